@@ -1,0 +1,189 @@
+"""Biased training sets with balanced test sets, built from a face data set and its identities.
+
+Everything a seed decides (which identities are never seen in training, which class is whose
+majority, which images are held out, in which order images are used) is drawn before the bias level
+is looked at. Levels of one seed therefore share their test images and differ only in how many images
+of the minority class give way to the majority class: a curve over the level is a paired comparison.
+
+Identities are used here and in the evaluation only, never by a method without identity labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+KINDS = ("correlation",)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of one biased training set and of its two test sets.
+
+    Attributes
+    ----------
+    train : int64 array
+        Training images, of the seen identities, biased.
+    test_seen : int64 array
+        Held-out images of the seen identities, as many of either class in every identity.
+    test_unseen : int64 array
+        Images of identities absent from training, as many of either class in every identity.
+    """
+
+    train: np.ndarray
+    test_seen: np.ndarray
+    test_unseen: np.ndarray
+
+
+def usable_identities(
+    identities, labels, images_per_identity: int, test_per_class: int
+) -> pd.DataFrame:
+    """Which identities have enough images for every bias level, and why the others do not.
+
+    An identity needs ``images_per_identity + test_per_class`` images of either class: at level 1 all
+    its training images are of its majority class, whichever that is. The rule does not depend on the
+    levels under study, so that adding one changes no other.
+
+    Parameters
+    ----------
+    identities : array, shape (n,)
+        Identity of every image.
+    labels : int array, shape (n,)
+        0/1 label of every image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
+        ``usable``, ``reason`` (empty when usable).
+    """
+    needed = images_per_identity + test_per_class
+    counts = pd.crosstab(np.asarray(identities), np.asarray(labels)).reindex(
+        columns=[0, 1], fill_value=0
+    )
+    table = pd.DataFrame(
+        {
+            "identity": counts.index.to_numpy(),
+            "class_0": counts[0].to_numpy(),
+            "class_1": counts[1].to_numpy(),
+        }
+    )
+    fewest = table[["class_0", "class_1"]].min(axis=1)
+    table["usable"] = fewest >= needed
+    table["reason"] = np.where(
+        table["usable"],
+        "",
+        "only " + fewest.astype(str) + f" images of a class; {needed} are needed",
+    )
+    return table
+
+
+def biased_split(
+    identities,
+    labels,
+    *,
+    kind: str,
+    level: float,
+    seed: int,
+    images_per_identity: int,
+    test_per_class: int,
+    unseen_share: float,
+) -> Split:
+    """Draw one biased training set and its test sets.
+
+    Parameters
+    ----------
+    identities, labels
+        As in :func:`usable_identities`; identities it finds unusable are left out.
+    kind : {"correlation"}
+        How the training set is biased. ``correlation``: every identity has a majority class, drawn
+        at random, and a share ``(1 + level) / 2`` of its training images is of that class. Where the
+        share is not a whole number of images it is rounded at random, right on average.
+    level : float in [0, 1]
+        Strength of the bias; 0 is none.
+    seed : int
+        Decides everything but the level.
+    images_per_identity : int
+        Training images of every seen identity, the same at every level.
+    test_per_class : int
+        Held-out images of either class of every seen identity.
+    unseen_share : float in [0, 1)
+        Share of the identities that is kept out of training.
+
+    Raises
+    ------
+    ValueError
+        On an unknown kind, a level outside [0, 1], or too few usable identities.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"bias kind {kind!r} is unknown; known: {', '.join(KINDS)}")
+    if not 0 <= level <= 1:
+        raise ValueError(f"bias level {level} is outside [0, 1]")
+    if not 0 <= unseen_share < 1:
+        raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
+    identities, labels = np.asarray(identities), np.asarray(labels)
+    table = usable_identities(identities, labels, images_per_identity, test_per_class)
+    usable = table.loc[table["usable"], "identity"].to_numpy()
+    n_unseen = round(unseen_share * len(usable))
+    if len(usable) - n_unseen < 2:
+        raise ValueError(
+            f"{len(usable)} of {len(table)} identities have {images_per_identity + test_per_class} "
+            "images of either class; at least 2 for training are needed, so lower "
+            "bias.images_per_identity or bias.test_per_class"
+        )
+
+    rng = np.random.default_rng(seed)
+    unseen = set(rng.choice(usable, n_unseen, replace=False).tolist())
+    train, seen_test, unseen_test = [], [], []
+    for identity in usable:
+        # Drawn for every identity, seen or not, so that one draw never shifts the next.
+        majority, rounding = int(rng.integers(2)), rng.random()
+        rows = [
+            rng.permutation(np.flatnonzero((identities == identity) & (labels == c)))
+            for c in (0, 1)
+        ]
+        if identity in unseen:
+            fewest = min(map(len, rows))
+            unseen_test += [r[:fewest] for r in rows]
+            continue
+        seen_test += [r[:test_per_class] for r in rows]
+        exact = (1 + level) / 2 * images_per_identity
+        n_majority = int(np.floor(exact + rounding))
+        n_class = [images_per_identity - n_majority, n_majority]
+        if majority == 0:
+            n_class.reverse()
+        train += [
+            r[test_per_class : test_per_class + k] for r, k in zip(rows, n_class, strict=True)
+        ]
+    return Split(*(_rows(parts) for parts in (train, seen_test, unseen_test)))
+
+
+def draw_sets(identities, labels, *, seeds: int, **settings) -> pd.DataFrame:
+    """The training and test sets of seeds 0 .. seeds - 1; ``settings`` as for :func:`biased_split`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image of a set: ``seed``, ``part`` ("train", "seen" or "unseen"), ``row`` (of the
+        data set), and ``cell_size``: in training, how many training images share its person and
+        class; 0 in the test sets.
+    """
+    identities, labels = np.asarray(identities), np.asarray(labels)
+    tables = []
+    for seed in range(seeds):
+        split = biased_split(identities, labels, seed=seed, **settings)
+        train = pd.DataFrame({"row": split.train, "part": "train"})
+        cell = [identities[split.train], labels[split.train]]
+        train["cell_size"] = train.groupby(cell)["row"].transform("size")
+        tests = [
+            pd.DataFrame({"row": rows, "part": part, "cell_size": 0})
+            for part, rows in (("seen", split.test_seen), ("unseen", split.test_unseen))
+        ]
+        tables.append(pd.concat([train, *tests]).assign(seed=seed))
+    return pd.concat(tables, ignore_index=True)[["seed", "part", "row", "cell_size"]]
+
+
+def _rows(parts: list[np.ndarray]) -> np.ndarray:
+    return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)

@@ -1,0 +1,91 @@
+"""Methods: hand-worked weights, and what each may see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cid.bias import draw_sets
+from cid.density import cid_weights
+from cid.methods import METHODS, training_weights, weigh_sets
+
+SETTINGS = {"tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True}
+LABELS = np.array([0, 0, 0, 0, 1, 1])
+PEOPLE = np.array([7, 7, 7, 8, 7, 8])
+
+
+@pytest.fixture
+def embeddings():
+    return np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+
+
+def weigh(method, embeddings, identities=PEOPLE):
+    return training_weights(method, embeddings, LABELS, identities, SETTINGS)
+
+
+def test_hand_worked_weights(embeddings):
+    np.testing.assert_allclose(weigh("erm", embeddings), 1)
+    np.testing.assert_allclose(weigh("balanced", embeddings), [0.75] * 4 + [1.5] * 2)
+    # Cells: (7, 0) of 3 images, (8, 0) of 1, (7, 1) of 1, (8, 1) of 1; each class weighs 3 in all.
+    np.testing.assert_allclose(weigh("oracle", embeddings), [0.5] * 3 + [1.5] * 3)
+
+
+def test_cid_is_conditional_and_inverse_density_is_not(embeddings):
+    np.testing.assert_allclose(
+        weigh("cid", embeddings), cid_weights(embeddings, LABELS, 0.05), rtol=1e-6
+    )
+    near = np.eye(6, 5, dtype=np.float32) + 0.01
+    near[4] = near[0]  # same place, other class: a neighbour only where the class does not count
+    conditional, plain = weigh("cid", near), weigh("inverse-density", near)
+    assert conditional[0] == pytest.approx(conditional[1], rel=1e-4)
+    assert plain[0] == pytest.approx(plain[1] / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_positive_weights_of_mean_one(method, embeddings):
+    weights = weigh(method, embeddings)
+    assert (
+        weights.shape == (6,)
+        and (weights > 0).all()
+        and weights.mean() == pytest.approx(1, rel=1e-5)
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [m for m, spec in METHODS.items() if "identity" not in spec.sees]
+)
+def test_a_method_without_identity_labels_never_receives_them(method, embeddings):
+    class Untouchable:
+        def __getattribute__(self, name):
+            raise AssertionError(f"{method} looked at the identities")
+
+    np.testing.assert_array_equal(
+        weigh(method, embeddings, Untouchable()), weigh(method, embeddings, None)
+    )
+
+
+def test_the_oracle_says_that_it_needs_identities(embeddings):
+    with pytest.raises(ValueError, match="'oracle' needs identities"):
+        weigh("oracle", embeddings, None)
+
+
+def test_unknown_method_is_named_with_the_nearest(embeddings):
+    with pytest.raises(ValueError, match=r"'cdi' is unknown \(did you mean 'cid'\?\)"):
+        weigh("cdi", embeddings)
+
+
+def test_sets_are_weighed_seed_by_seed():
+    rng = np.random.default_rng(1)
+    identities, labels = np.repeat(np.arange(8), 12), np.tile([0, 1], 48)
+    embeddings = rng.normal(size=(96, 6))
+    sets = draw_sets(
+        identities, labels, seeds=2, kind="correlation", level=0.5, images_per_identity=4,
+        test_per_class=2, unseen_share=0.25,
+    )  # fmt: skip
+    weighed = weigh_sets(sets, embeddings, labels, identities, list(METHODS), SETTINGS)
+    assert weighed.loc[sets["part"] != "train", list(METHODS)].isna().all(axis=None)
+    second = weighed[(weighed["seed"] == 1) & (weighed["part"] == "train")]
+    expected = cid_weights(embeddings[second["row"]], labels[second["row"]], 0.05)
+    np.testing.assert_allclose(second["cid"], expected)
+    pd.testing.assert_frame_equal(weighed[sets.columns], sets)
