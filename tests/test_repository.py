@@ -1,0 +1,91 @@
+"""What the repository promises beyond its code: pins, notebooks, and figures that are up to date."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from ruamel.yaml import YAML
+
+from cid import report
+
+ROOT = Path(__file__).parents[1]
+yaml = YAML(typ="safe")
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def requirements() -> list[Requirement]:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for part in lists for text in part]
+
+
+def test_every_dependency_is_pinned_to_a_version_that_fits():
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
+    for requirement in requirements():
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert name in known, f"{name} is not in requirements.lock"
+        assert requirement.specifier.contains(known[name].split("+")[0]), name
+
+
+def test_pins_name_no_index_and_no_local_build():
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text and " @ " not in text and "+cpu" not in text
+    assert pins()["torch"] != "2.13.0"
+
+
+def test_conda_users_get_the_same_list():
+    entries = yaml.load(ROOT / "environment.yml")["dependencies"]
+    (pip,) = [entry["pip"] for entry in entries if isinstance(entry, dict)]
+    assert "-c requirements.lock" in pip and "-e .[people,test]" in pip
+
+
+def test_modules_import_only_modules_below_them():
+    order = ["report", "pages", "notebook", "plots", "metrics", "train", "methods", "bias", "density",
+             "embed", "people", "faces"]  # fmt: skip
+    found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
+    assert found == set(order)
+    for position, module in enumerate(order):
+        tree = ast.parse((ROOT / "cid" / f"{module}.py").read_text())
+        names = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+        for name in names:
+            if name.startswith("cid."):
+                assert order.index(name.removeprefix("cid.")) > position, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_hold_no_logic_a_test_could_want(path):
+    cells = json.loads(path.read_text())["cells"]
+    assert len(cells) <= 15
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            tree = ast.parse("".join(cell["source"]))
+            for node in ast.walk(tree):
+                assert not isinstance(node, (ast.FunctionDef, ast.ClassDef)), path.name
+
+
+def test_the_readme_shows_the_committed_numbers(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = report.read_params()
+    text = (ROOT / "README.md").read_text()
+    assert report.readme(params) == text, "run `python -m cid.report readme`"
+    for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
+        target = next(filter(None, name))
+        assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
+
+
+def test_the_committed_report_is_of_the_committed_parameters():
+    params = yaml.load(ROOT / "params.yaml")
+    assert yaml.load(ROOT / "reports" / params["study"] / "params.yaml") == params
+    lock = yaml.load(ROOT / "dvc.lock")["stages"]
+    assert {f"train@{level}" for level in params["bias"]["levels"]} <= set(lock)
