@@ -202,7 +202,7 @@ def demographics(people: pd.DataFrame, columns: list[str]) -> Figure:
     return _done(figure)
 
 
-def verification(same, different, auc: float, tau: float | None = None) -> Figure:
+def verification(same, different, auc: float) -> Figure:
     """Similarity histograms of same-person and different-people pairs, and the ROC curve.
 
     Parameters
@@ -379,8 +379,8 @@ def _curves(table, metrics, test, methods, zero) -> Figure:
             title=METRICS[metric] + (" − ERM" if zero else ""),
             xlabel="bias level of the training set",
         )
-        axis.set_xticks(sorted(rows["level"].unique()))
-        axis.tick_params(axis="x", labelsize=8)
+        levels = sorted(rows["level"].unique())
+        axis.set_xticks(levels, [f"{level:g}" for level in levels], rotation=50, fontsize=8)
         if zero:
             axis.yaxis.set_major_formatter(
                 mpl.ticker.FuncFormatter(lambda y, _: f"{100 * y:+.1f}".replace("-", "−"))

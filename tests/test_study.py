@@ -75,7 +75,10 @@ def study(tmp_path_factory):
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, tracked):
-        if not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock")) and (ROOT / name).exists():
+        if (
+            not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock"))
+            and (ROOT / name).exists()
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
     call(folder, "git", "init", "-q")
