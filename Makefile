@@ -14,7 +14,7 @@ test: $(VENV)/.test data         ## run all tests
 	python -m pytest
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
-	@test -e data.dvc && dvc pull --quiet data
+	@test -e data.dvc && dvc pull --quiet data.dvc
 
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m cid.people data --seed 0

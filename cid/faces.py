@@ -196,7 +196,9 @@ def read_faces(folder, *, check_images: bool = True) -> FaceSet:
     attributes, demographics = card["attributes"], card["demographics"]
     files = sorted(folder.glob("faces-*.parquet"))
     if not files:
-        raise ValueError(f"{folder} holds no faces-*.parquet; fetch the data with `dvc pull`")
+        raise ValueError(
+            f"{folder} holds no faces-*.parquet; fetch the data with `dvc pull data.dvc`"
+        )
 
     tables, origin = [], []
     for file in files:
@@ -222,7 +224,9 @@ def read_faces(folder, *, check_images: bool = True) -> FaceSet:
 def _read_card(folder: Path) -> dict:
     path = folder / CARD
     if not path.exists():
-        raise ValueError(f"{path} is missing; fetch the data with `dvc pull` or import a data set")
+        raise ValueError(
+            f"{path} is missing; fetch the data with `dvc pull data.dvc` or import a data set"
+        )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

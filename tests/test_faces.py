@@ -175,7 +175,9 @@ def test_a_truncated_image_is_named(folder):
 
 
 def test_broken_folders_are_named(folder, tmp_path):
-    with pytest.raises(ValueError, match="card.json is missing; fetch the data with `dvc pull`"):
+    with pytest.raises(
+        ValueError, match="card.json is missing; fetch the data with `dvc pull data.dvc`"
+    ):
         read_faces(tmp_path / "nowhere")
     card = json.loads((folder / CARD).read_text())
     del card["licence"]
