@@ -137,6 +137,7 @@ def audit(people: pd.DataFrame, attribute: str, needed: int) -> Figure:
     low, high = images.min(), images.max()
     step = max(1, round((high - low) / 40))
     left.hist(images, bins=np.arange(low - 0.5, high + step + 0.5, step), color=OTHER, rwidth=0.9)
+    left.set_xlim(low - 3, high + 3)  # whole numbers on the axis, also where all have the same
     left.set(title="Images per person", xlabel="images", ylabel="people")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -126,7 +126,10 @@ def _figure(source: str, text: str) -> str:
 def _headline(folder: Path, test: str) -> str:
     lines = [line.strip("| ").split(" | ") for line in _table(folder, test).splitlines()]
     head, body = lines[0], lines[2:]
-    rows = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in line) + "</tr>" for line in body)
+    rows = "".join(
+        "<tr>" + "".join(f'<td style="white-space:nowrap">{c}</td>' for c in line) + "</tr>"
+        for line in body
+    )
     top = "<tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>"
     return f'<div style="overflow-x:auto"><table>{top}{rows}</table></div>'
 

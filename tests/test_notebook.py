@@ -182,7 +182,14 @@ def test_interrupting_leaves_nothing_behind(folder):
     source = str(FIXTURES / "sleeps.ipynb")
     command = [sys.executable, "-m", "cid.notebook", "run", source, "out.ipynb"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores SIGINT, and so would every process these tests start.
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     pid = folder / "kernel.pid"
     deadline = time.monotonic() + 60
     while not (pid.exists() and pid.read_text()) and time.monotonic() < deadline:
