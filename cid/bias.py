@@ -3,7 +3,7 @@
 Everything a seed decides (which identities are never seen in training, which class is whose
 majority, which images are held out, in which order images are used) is drawn before the bias level
 is looked at. Levels of one seed therefore share their test images and differ only in how many images
-of the minority class give way to the majority class: a curve over the level is a paired comparison.
+of which person and class are used: a curve over the level is a paired comparison.
 
 Identities are used here and in the evaluation only, never by a method without identity labels.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-KINDS = ("correlation",)
+KINDS = ("correlation", "longtail")
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ def usable_identities(
 ) -> pd.DataFrame:
     """Which identities have enough images for every bias level, and why the others do not.
 
-    An identity needs ``images_per_identity + test_per_class`` images of either class: at level 1 all
-    its training images are of its majority class, whichever that is. The rule does not depend on the
-    levels under study, so that adding one changes no other.
+    An identity needs ``images_per_identity + test_per_class`` images of either class: at level 1 of
+    kind ``correlation`` all its training images are of its majority class, whichever that is, and of
+    kind ``longtail`` the head of the distribution has twice as many images as the mean. The rule does
+    not depend on the levels under study, so that adding one changes no other.
 
     Parameters
     ----------
@@ -90,6 +91,7 @@ def biased_split(
     images_per_identity: int,
     test_per_class: int,
     unseen_share: float,
+    people: int | None = None,
 ) -> Split:
     """Draw one biased training set and its test sets.
 
@@ -97,20 +99,26 @@ def biased_split(
     ----------
     identities, labels
         As in :func:`usable_identities`; identities it finds unusable are left out.
-    kind : {"correlation"}
+    kind : {"correlation", "longtail"}
         How the training set is biased. ``correlation``: every identity has a majority class, drawn
         at random, and a share ``(1 + level) / 2`` of its training images is of that class. Where the
         share is not a whole number of images it is rounded at random, right on average.
+        ``longtail``: as many images of either class, but the number of images falls from identity to
+        identity, in random order, from ``1 + level`` times the mean to ``1 - level`` times it (and
+        never below one image of either class).
     level : float in [0, 1]
         Strength of the bias; 0 is none.
     seed : int
         Decides everything but the level.
     images_per_identity : int
-        Training images of every seen identity, the same at every level.
+        Training images of a seen identity, of all (``correlation``) or on average (``longtail``): the
+        training set is as large at every level.
     test_per_class : int
         Held-out images of either class of every seen identity.
     unseen_share : float in [0, 1)
         Share of the identities that is kept out of training.
+    people : int, optional
+        How many of the usable identities take part: the first by name; all without it.
 
     Raises
     ------
@@ -126,6 +134,13 @@ def biased_split(
     identities, labels = np.asarray(identities), np.asarray(labels)
     table = usable_identities(identities, labels, images_per_identity, test_per_class)
     usable = table.loc[table["usable"], "identity"].to_numpy()
+    if people is not None:
+        if not 2 <= people <= len(usable):
+            raise ValueError(
+                f"bias.people is {people}; it must be null (all) or a number from 2 to {len(usable)}, the "
+                "identities with enough images of either class"
+            )
+        usable = usable[:people]
     n_unseen = round(unseen_share * len(usable))
     if len(usable) - n_unseen < 2:
         raise ValueError(
@@ -136,10 +151,10 @@ def biased_split(
 
     rng = np.random.default_rng(seed)
     unseen = set(rng.choice(usable, n_unseen, replace=False).tolist())
-    train, seen_test, unseen_test = [], [], []
+    order, draws, seen_test, unseen_test = [], [], [], []
     for identity in usable:
         # Drawn for every identity, seen or not, so that one draw never shifts the next.
-        majority, rounding = int(rng.integers(2)), rng.random()
+        majority, chance = int(rng.integers(2)), rng.random()
         rows = [
             rng.permutation(np.flatnonzero((identities == identity) & (labels == c)))
             for c in (0, 1)
@@ -149,15 +164,40 @@ def biased_split(
             unseen_test += [r[:fewest] for r in rows]
             continue
         seen_test += [r[:test_per_class] for r in rows]
-        exact = (1 + level) / 2 * images_per_identity
-        n_majority = int(np.floor(exact + rounding))
-        n_class = [images_per_identity - n_majority, n_majority]
-        if majority == 0:
-            n_class.reverse()
-        train += [
-            r[test_per_class : test_per_class + k] for r, k in zip(rows, n_class, strict=True)
-        ]
+        order.append([r[test_per_class:] for r in rows])
+        draws.append((majority, chance))
+    sizes = {"correlation": _correlated, "longtail": _long_tailed}[kind](
+        level, images_per_identity, *map(np.array, zip(*draws, strict=True))
+    )
+    train = [
+        r[:n]
+        for rows, size in zip(order, sizes, strict=True)
+        for r, n in zip(rows, size, strict=True)
+    ]
     return Split(*(_rows(parts) for parts in (train, seen_test, unseen_test)))
+
+
+def _correlated(level: float, k: int, majority: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """Training images of every identity and class, shape (identities, 2), under ``correlation``."""
+    n_majority = np.floor((1 + level) / 2 * k + chance).astype(int)
+    sizes = np.stack([k - n_majority, n_majority], axis=1)
+    return np.where(majority[:, None] == 1, sizes, sizes[:, ::-1])
+
+
+def _long_tailed(level: float, k: int, majority: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    """As :func:`_correlated`, under ``longtail``; ``chance`` puts the identities in order."""
+    people = len(chance)
+    place = (np.argsort(np.argsort(chance)) + 0.5) / people
+    exact = k / 2 * (1 + level * (1 - 2 * place))
+    sizes = np.maximum(1, np.floor(exact)).astype(int)
+    # Whole numbers of the same sum at every level: the largest remainders round up, and what the
+    # floor of one image adds is taken from the head.
+    short = people * k // 2 - sizes.sum()
+    if short > 0:
+        sizes[np.argsort(sizes - exact, kind="stable")[:short]] += 1
+    for _ in range(-short):
+        sizes[np.argmax(sizes)] -= 1
+    return np.stack([sizes, sizes], axis=1)
 
 
 def draw_sets(identities, labels, *, seeds: int, **settings) -> pd.DataFrame:

@@ -391,6 +391,38 @@ def embed_faces(
     return FaceEmbeddings(detection, torch.cat(embedding), torch.cat(features), crops)
 
 
+def embed_mirrored(
+    images: Iterable[np.ndarray],
+    landmarks,
+    network: str = "dlib-resnet",
+    *,
+    total: int | None = None,
+    chunk: int = 512,
+    device: str = "auto",
+    progress: bool = True,
+) -> np.ndarray:
+    """Embed the mirror image of every aligned face: float32 array (n, d) of unit rows.
+
+    Parameters
+    ----------
+    images : iterable of uint8 arrays (h, w, 3)
+    landmarks : array, shape (n, 5, 2)
+        Of the photos as they are, from `detect`.
+    total : int, optional
+        Number of images, for the progress bar.
+    """
+    spec, found, start = _network(network), [], 0
+    source = iter(images)
+    with _bar(total, f"embed mirrored ({network})", progress) as bar:
+        while photos := list(islice(source, chunk)):
+            rows = slice(start, start + len(photos))
+            crops = align(photos, landmarks[rows], spec.size, template=spec.template, device=device)
+            found.append(embed(crops.flip(3), network, device=device).embedding)
+            start += len(photos)
+            bar.update(len(photos))
+    return torch.cat(found).numpy()
+
+
 # --- networks -------------------------------------------------------------------------------------
 
 # dlib's residual blocks in order: channels, and whether the block halves the map.

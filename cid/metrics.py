@@ -1,85 +1,429 @@
-"""Identity-robustness metrics, their intervals, and comparisons between methods.
+"""Identity-robustness metrics: pure functions of labels, scores and identities.
 
 A *run* is one method on one biased training set (one level, one seed). Its metrics are computed from
 the scores of its test images and their true identities, which are evaluation data: no method without
-identity labels sees them.
+identity labels sees them. Intervals and comparisons are in :mod:`cid.inference`.
 
-Intervals are Student t intervals over seeds. A seed redraws which identities are unseen, which class
-is whose majority, and which images train and test; so an interval speaks of redraws from this
-population of people, not of another population.
+Wherever they appear, ``labels`` are 0 or 1, ``scores`` are logits of class 1 (an image is called 1
+when its score is above 0), and all arrays have shape (n,), one value an image.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import expit
+from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
-METRICS = {
-    "accuracy": "Accuracy",
-    "worst_decile": "Worst-decile accuracy",
-    "worst_identity": "Worst-identity accuracy",
-    "identity_sd": "Standard deviation over identities",
-    "tpr_gap": "Largest TPR gap",
-    "tnr_gap": "Largest TNR gap",
-}
-CONFIDENCE = 0.95
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one run.
+
+    Attributes
+    ----------
+    title : str
+        Name in figures and tables.
+    definition : str
+        One sentence, with the labels it uses.
+    better : {"higher", "lower"}
+    measure : callable
+        ``(labels, scores, identities) -> float``
+    weighted : callable
+        ``(run, counts) -> values``: the same of every method of a :class:`Run`, shape (R, m), when its
+        people count as often as ``counts``, shape (R, k); NaN where undefined.
+    """
+
+    title: str
+    definition: str
+    better: str
+    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+    weighted: Callable[[Run, np.ndarray], np.ndarray]
+
+
+def accuracy(labels, scores) -> float:
+    """Share of the images that are classified right."""
+    return float(_right(labels, scores).mean())
+
+
+def balanced_accuracy(labels, scores) -> float:
+    """Mean of the true positive and the true negative rate; NaN where a class is missing."""
+    labels, right = np.asarray(labels), _right(labels, scores)
+    if not 0 < labels.sum() < len(labels):
+        return np.nan
+    return float((right[labels == 1].mean() + right[labels == 0].mean()) / 2)
+
+
+def auroc(labels, scores) -> float:
+    """Area under the ROC curve: share of (positive, negative) pairs ranked right, ties by half.
+
+    Computed from ranks (Mann and Whitney 1947); NaN where a class is missing.
+    """
+    positive = np.asarray(labels) == 1
+    n1, n0 = positive.sum(), (~positive).sum()
+    if n1 == 0 or n0 == 0:
+        return np.nan
+    rank_sum = rankdata(np.asarray(scores))[positive].sum()
+    return float((rank_sum - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def ece(labels, scores) -> float:
+    """Expected calibration error: mean distance of accuracy and confidence over confidence bins.
+
+    Confidence is the sigmoid probability of the predicted class; there are 15 bins of equal width on
+    (0, 1], each closed on the right, weighted by their number of images. Two classes leave confidence
+    at one half or more, so the upper eight bins are in use. Guo et al., "On Calibration of Modern
+    Neural Networks", arXiv 1706.04599 (2017).
+    """
+    confidence, bins = confidence_bins(scores)
+    return float(np.abs(np.bincount(bins, _right(labels, scores) - confidence)).sum() / len(bins))
+
+
+def confidence_bins(scores) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence in the predicted class and its bin, 0 to 14; arrays of the shape of ``scores``."""
+    confidence = expit(np.abs(np.asarray(scores, dtype=float)))
+    return confidence, np.ceil(confidence * ECE_BINS).astype(int) - 1
+
+
+def brier(labels, scores) -> float:
+    """Brier score: mean squared distance of the predicted probability of class 1 from the label.
+
+    G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
+    78 (1950), in the form for two classes, between 0 and 1.
+    """
+    return float(((expit(np.asarray(scores, dtype=float)) - np.asarray(labels)) ** 2).mean())
 
 
 def identity_accuracy(labels, scores, identities) -> pd.Series:
-    """Share of each identity's images that are classified right (score > 0 means class 1).
-
-    Parameters
-    ----------
-    labels : int array, shape (n,)
-    scores : float array, shape (n,)
-        Logits of class 1.
-    identities : array, shape (n,)
+    """Accuracy of every identity, or of every group of another grouping of the images.
 
     Returns
     -------
-    pandas.Series indexed by identity.
+    pandas.Series indexed by identity, in sorted order.
     """
-    right = (np.asarray(scores) > 0) == (np.asarray(labels) == 1)
-    return pd.Series(right).groupby(np.asarray(identities)).mean()
+    names, codes = np.unique(np.asarray(identities), return_inverse=True)
+    right = np.bincount(codes, _right(labels, scores), minlength=len(names))
+    return pd.Series(right / np.bincount(codes, minlength=len(names)), index=names)
 
 
 def worst_decile(per_identity) -> float:
     """Mean accuracy of the worst tenth of identities, rounded up to at least one identity."""
     ordered = np.sort(np.asarray(per_identity, dtype=float))
-    return float(ordered[: max(1, int(np.ceil(len(ordered) / 10)))].mean())
+    return float(ordered[: -(-len(ordered) // 10)].mean())
 
 
-def run_metrics(labels, scores, identities) -> dict[str, float]:
-    """All metrics of one run; arguments as in :func:`identity_accuracy`.
+def gini(per_identity) -> float:
+    """Gini coefficient: mean distance of two identities' accuracies over twice their mean.
 
-    ``accuracy`` is the share of all test images classified right; the study's test sets hold as many
-    images of either class for every identity, so it is class-balanced too. ``worst_decile``,
-    ``worst_identity`` and ``identity_sd`` describe the distribution of accuracy over identities.
-    ``tpr_gap`` and ``tnr_gap`` are the largest differences between two identities' true positive and
-    true negative rates.
+    The two are drawn with replacement. 0 where all are alike, towards 1 where few identities have all
+    that is right; 0 too where nothing is right. C. Gini, "Variabilita e mutabilita" (1912).
+    """
+    a = np.sort(np.asarray(per_identity, dtype=float))
+    below_minus_above = 2 * np.arange(len(a)) - (len(a) - 1)
+    return float(below_minus_above @ a / (len(a) * a.sum())) if a.any() else 0.0
+
+
+def rate_gap(labels, scores, identities, value: int) -> float:
+    """Largest difference between two identities' share of class ``value`` that is classified right.
+
+    Only identities with an image of the class count; NaN where there is none. ``value`` 1 compares
+    true positive rates, 0 true negative rates.
     """
     labels, scores, identities = map(np.asarray, (labels, scores, identities))
-    per_identity = identity_accuracy(labels, scores, identities)
-    gaps = {}
-    for name, value in (("tpr_gap", 1), ("tnr_gap", 0)):
-        rows = labels == value
-        rate = identity_accuracy(labels[rows], scores[rows], identities[rows])
-        gaps[name] = float(rate.max() - rate.min())
-    return {
-        "accuracy": float(((scores > 0) == (labels == 1)).mean()),
-        "worst_decile": worst_decile(per_identity),
-        "worst_identity": float(per_identity.min()),
-        "identity_sd": float(per_identity.std(ddof=0)),
-        **gaps,
-    }
+    rows = labels == value
+    if not rows.any():
+        return np.nan
+    return float(np.ptp(identity_accuracy(labels[rows], scores[rows], identities[rows])))
 
 
-def evaluate(predictions: pd.DataFrame, methods, labels, identities) -> pd.DataFrame:
+def group_gap(labels, scores, groups) -> float:
+    """Accuracy of the best-served group minus that of the worst, over the groups that occur."""
+    return float(np.ptp(identity_accuracy(labels, scores, groups)))
+
+
+# ---------------------------------------------------------------------------- the same, where people count more or less often
+
+
+@dataclass(frozen=True)
+class Run:
+    """Test images of one training set, n of k people sorted by person, scored by m methods.
+
+    Attributes
+    ----------
+    row : int array, shape (n,)
+        Of the data set.
+    label : float array, shape (n,)
+        0 or 1.
+    score : float array, shape (n, m)
+    starts : int array, shape (k,)
+        First image of every person.
+    """
+
+    row: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    starts: np.ndarray
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum over every person's images: (n, ...) to (k, ...)."""
+        return np.add.reduceat(np.asarray(values, dtype=float), self.starts, axis=0)
+
+    @cached_property
+    def right(self) -> np.ndarray:
+        """1 where an image is classified right, shape (n, m)."""
+        return ((self.score > 0) == (self.label[:, None] == 1)).astype(float)
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """Images of every person, shape (k,)."""
+        return self.sums(np.ones(len(self.row)))
+
+    @cached_property
+    def rate(self) -> np.ndarray:
+        """Accuracy of every person, shape (k, m)."""
+        return self.sums(self.right) / self.size[:, None]
+
+
+def share(run: Run, counts: np.ndarray, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Mean of ``values`` (n, m) over the images where ``rows`` (n,) is 1; shape (R, m)."""
+    chosen = np.asarray(rows, dtype=float)
+    return ratio(counts @ run.sums(values * chosen[:, None]), (counts @ run.sums(chosen))[:, None])
+
+
+def _accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    return share(run, counts, run.right, np.ones(len(run.row)))
+
+
+def _balanced_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    return sum(share(run, counts, run.right, run.label == c) for c in (0, 1)) / 2
+
+
+def _identity_balanced_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    return ratio(counts @ run.rate, counts.sum(axis=1, keepdims=True))
+
+
+def _brier(run: Run, counts: np.ndarray) -> np.ndarray:
+    squares = (expit(run.score) - run.label[:, None]) ** 2
+    return share(run, counts, squares, np.ones(len(run.row)))
+
+
+def _ece(run: Run, counts: np.ndarray) -> np.ndarray:
+    confidence, bins = confidence_bins(run.score)
+    excess = np.stack(
+        [run.sums(np.where(bins == b, run.right - confidence, 0)) for b in range(ECE_BINS)]
+    )
+    apart = np.abs(counts @ excess).sum(axis=0)
+    return ratio(apart, (counts @ run.size)[:, None])
+
+
+def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
+    # The share of ordered pairs is a quadratic form in the counts: wins[i, j] says how many pairs of
+    # a positive of person i and a negative of person j are in the right order.
+    k, positive = len(run.starts), run.label == 1
+    person = np.eye(k)[np.repeat(np.arange(k), run.size.astype(int))]
+    pairs = (counts @ person[positive].sum(axis=0)) * (counts @ person[~positive].sum(axis=0))
+    ordered = np.empty((len(counts), run.score.shape[1]))
+    for m, score in enumerate(run.score.T):
+        order = np.argsort(score[~positive], kind="stable")
+        below = np.vstack([np.zeros(k), person[~positive][order].cumsum(axis=0)])
+        negatives = score[~positive][order]
+        wins = sum(
+            below[np.searchsorted(negatives, score[positive], side)] for side in ("left", "right")
+        )
+        wins = person[positive].T @ wins / 2  # a tie counts by half
+        ordered[:, m] = ((counts @ wins) * counts).sum(axis=1)
+    return ratio(ordered, pairs[:, None])
+
+
+def _by_rank(formula: Callable) -> Callable:
+    """A measure from ``formula(accuracy, counts, counts summed up to each)``, people worst first."""
+
+    def measure(run: Run, counts: np.ndarray) -> np.ndarray:
+        values = np.empty((len(counts), run.rate.shape[1]))
+        for m, rate in enumerate(run.rate.T):
+            order = np.argsort(rate, kind="stable")
+            sorted_counts = counts[:, order]
+            values[:, m] = formula(rate[order], sorted_counts, sorted_counts.cumsum(axis=1))
+        return values
+
+    return measure
+
+
+def _worst_decile(rate, counts, upto) -> np.ndarray:
+    needed = np.ceil(upto[:, -1:] / 10)
+    taken = np.clip(needed - (upto - counts), 0, counts)
+    return ratio(taken @ rate, needed[:, 0])
+
+
+def _gini(rate, counts, upto) -> np.ndarray:
+    n, right = upto[:, -1], counts @ rate
+    # 2 * upto - counts - n: how many people are worse off than a person, minus how many are better.
+    apart = np.einsum("k,rk,rk->r", rate, counts, 2 * upto - counts - n[:, None])
+    return np.where((n > 0) & (right == 0), 0.0, ratio(apart, n * right))
+
+
+def _identity_sd(run: Run, counts: np.ndarray) -> np.ndarray:
+    centred = run.rate - run.rate.mean(axis=0)  # so that the difference of moments loses no digits
+    n = counts.sum(axis=1, keepdims=True)
+    variance = ratio(counts @ centred**2, n) - ratio(counts @ centred, n) ** 2
+    return np.sqrt(np.maximum(variance, 0))
+
+
+def _least(rate: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Lowest ``rate`` (k, m) among the people ``present`` (R, k); NaN where there is none."""
+    least = np.empty((len(present), rate.shape[1]))
+    for m, values in enumerate(rate.T):
+        order = np.argsort(values, kind="stable")
+        least[:, m] = values[order[present[:, order].argmax(axis=1)]]
+    return np.where(present.any(axis=1)[:, None], least, np.nan)
+
+
+def _worst_identity(run: Run, counts: np.ndarray) -> np.ndarray:
+    return _least(run.rate, counts > 0)
+
+
+def _rate_gap(value: int) -> Callable:
+    def measure(run: Run, counts: np.ndarray) -> np.ndarray:
+        rows = (run.label == value).astype(float)
+        size = run.sums(rows)
+        if not size.any():
+            return np.full((len(counts), run.score.shape[1]), np.nan)
+        rate = run.sums(run.right * rows[:, None])[size > 0] / size[size > 0, None]
+        present = counts[:, size > 0] > 0
+        return -_least(-rate, present) - _least(rate, present)
+
+    return measure
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Quotient of non-negative denominators; NaN where 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
+# ---------------------------------------------------------------------------- the registry
+
+METRICS = {
+    "accuracy": Metric(
+        "Accuracy",
+        "Share of all test images that are classified right; uses class labels.",
+        "higher",
+        lambda y, s, g: accuracy(y, s),
+        _accuracy,
+    ),
+    "balanced_accuracy": Metric(
+        "Balanced accuracy",
+        "Mean of the true positive and the true negative rate over all test images; uses class "
+        "labels.",
+        "higher",
+        lambda y, s, g: balanced_accuracy(y, s),
+        _balanced_accuracy,
+    ),
+    "identity_balanced_accuracy": Metric(
+        "Identity-balanced accuracy",
+        "Mean over identities of their accuracy, every identity counting the same; uses class labels "
+        "and true identities.",
+        "higher",
+        lambda y, s, g: float(identity_accuracy(y, s, g).mean()),
+        _identity_balanced_accuracy,
+    ),
+    "auroc": Metric(
+        "AUROC",
+        "Share of (positive, negative) pairs of test images whose logits are in the right order; "
+        "uses class labels.",
+        "higher",
+        lambda y, s, g: auroc(y, s),
+        _auroc,
+    ),
+    "ece": Metric(
+        "Expected calibration error",
+        "Mean distance between accuracy and confidence over 15 bins of equal width of the predicted "
+        "class's confidence, weighted by images; uses class labels.",
+        "lower",
+        lambda y, s, g: ece(y, s),
+        _ece,
+    ),
+    "brier": Metric(
+        "Brier score",
+        "Mean squared distance between the predicted probability of class 1 and the label; uses class "
+        "labels.",
+        "lower",
+        lambda y, s, g: brier(y, s),
+        _brier,
+    ),
+    "worst_decile": Metric(
+        "Worst-decile accuracy",
+        "Mean accuracy of the worst tenth of identities, rounded up to at least one; uses class labels "
+        "and true identities.",
+        "higher",
+        lambda y, s, g: worst_decile(identity_accuracy(y, s, g)),
+        _by_rank(_worst_decile),
+    ),
+    "worst_identity": Metric(
+        "Worst-identity accuracy",
+        "Accuracy of the identity with the lowest; uses class labels and true identities.",
+        "higher",
+        lambda y, s, g: float(identity_accuracy(y, s, g).min()),
+        _worst_identity,
+    ),
+    "identity_sd": Metric(
+        "Standard deviation over identities",
+        "Standard deviation of accuracy over identities (divisor n); uses class labels and true "
+        "identities.",
+        "lower",
+        lambda y, s, g: float(identity_accuracy(y, s, g).std(ddof=0)),
+        _identity_sd,
+    ),
+    "identity_gini": Metric(
+        "Gini coefficient over identities",
+        "Mean distance between the accuracies of two identities over twice the mean accuracy; uses "
+        "class labels and true identities.",
+        "lower",
+        lambda y, s, g: gini(identity_accuracy(y, s, g)),
+        _by_rank(_gini),
+    ),
+    "tpr_gap": Metric(
+        "Largest TPR gap",
+        "Largest difference between two identities' true positive rates; uses class labels and true "
+        "identities.",
+        "lower",
+        lambda y, s, g: rate_gap(y, s, g, 1),
+        _rate_gap(1),
+    ),
+    "tnr_gap": Metric(
+        "Largest TNR gap",
+        "Largest difference between two identities' true negative rates; uses class labels and true "
+        "identities.",
+        "lower",
+        lambda y, s, g: rate_gap(y, s, g, 0),
+        _rate_gap(0),
+    ),
+}
+
+
+def run_metrics(labels, scores, identities, metrics=METRICS) -> dict[str, float]:
+    """Metrics of one run; see each one's definition in :data:`METRICS`.
+
+    Parameters
+    ----------
+    labels, scores, identities : array, shape (n,)
+    metrics : iterable of str
+        Which; all by default.
+    """
+    labels, scores, identities = map(np.asarray, (labels, scores, identities))
+    return {name: METRICS[name].measure(labels, scores, identities) for name in metrics}
+
+
+def evaluate(
+    predictions: pd.DataFrame, methods, labels, identities, metrics=METRICS
+) -> pd.DataFrame:
     """Metrics of every run.
 
     Parameters
@@ -89,20 +433,24 @@ def evaluate(predictions: pd.DataFrame, methods, labels, identities) -> pd.DataF
     methods : list of str
     labels, identities : array, shape (n,)
         Of the whole data set, indexed by ``row``.
+    metrics : iterable of str
+        Keys of :data:`METRICS`; all by default.
 
     Returns
     -------
     pandas.DataFrame
         One row a run and test set: ``level``, ``seed``, ``test``, ``method``, and the metrics.
     """
-    labels, identities = np.asarray(labels), np.asarray(identities)
+    labels = np.asarray(labels)
+    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
     runs = []
     for (level, seed, test), part in predictions.groupby(["level", "seed", "test"]):
         rows = part["row"].to_numpy()
+        y, g = labels[rows], codes[rows]
         for method in methods:
             runs.append(
                 {"level": level, "seed": seed, "test": test, "method": method}
-                | run_metrics(labels[rows], part[method].to_numpy(), identities[rows])
+                | run_metrics(y, part[method].to_numpy(), g, metrics)
             )
     return pd.DataFrame(runs)
 
@@ -118,148 +466,12 @@ def accuracy_by_identity(predictions: pd.DataFrame, methods, labels, identities)
         One row a level, test set and identity (the index), one column a method.
     """
     truth = np.asarray(labels)[predictions["row"]] == 1
-    right = (predictions[methods] > 0).eq(truth, axis=0)
+    right = (predictions[list(methods)] > 0).eq(truth, axis=0)
     keys = [predictions["level"], predictions["test"]]
     people = pd.Series(
         np.asarray(identities)[predictions["row"]], predictions.index, name="identity"
     )
     return right.groupby([*keys, people]).mean()
-
-
-def mean_interval(values) -> dict[str, float]:
-    """Mean of independent values with a Student t interval: ``mean``, ``low``, ``high``, ``n``.
-
-    With one value the interval is unbounded (infinite), never absent.
-    """
-    values = np.asarray(values, dtype=float)
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return {"mean": mean, "low": -np.inf, "high": np.inf, "n": n}
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return {"mean": mean, "low": mean - reach, "high": mean + reach, "n": n}
-
-
-def wide(runs: pd.DataFrame, metric: str, test: str) -> pd.DataFrame:
-    """Values of one metric on one test set: rows (level, seed), one column a method."""
-    rows = runs[runs["test"] == test]
-    return rows.pivot(index=["level", "seed"], columns="method", values=metric)
-
-
-def summary(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean and interval over seeds of every metric.
-
-    Parameters
-    ----------
-    runs : pandas.DataFrame
-        One row a run and test set: ``level``, ``seed``, ``method``, ``test``, and the metrics.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per test, metric, level and method: ``mean``, ``low``, ``high``, ``n``.
-    """
-    return _over_seeds(runs, lambda values: values)
-
-
-def difference(runs: pd.DataFrame, baseline: str = "erm") -> pd.DataFrame:
-    """As :func:`summary`, for each method's difference to the baseline within the same seed."""
-    return _over_seeds(
-        runs, lambda values: values.sub(values[baseline], axis=0).drop(columns=baseline)
-    )
-
-
-def _over_seeds(runs, transform) -> pd.DataFrame:
-    rows = []
-    for test in runs["test"].unique():
-        for metric in METRICS:
-            for level, values in transform(wide(runs, metric, test)).groupby("level"):
-                for method in values:
-                    rows.append(
-                        {"test": test, "metric": metric, "level": level, "method": method}
-                        | mean_interval(values[method])
-                    )
-    return pd.DataFrame(rows)
-
-
-def sensitivity(runs: pd.DataFrame, baseline: str = "erm") -> pd.DataFrame:
-    """Sensitivity to bias: least-squares slope of a metric over the bias level, per seed.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per test, metric and method: ``mean``, ``low``, ``high``, ``n`` of the slope, and the
-        same with the suffix ``_difference`` for the slope minus the baseline's. Empty with fewer than
-        two levels.
-    """
-    rows = []
-    if runs["level"].nunique() < 2:
-        return pd.DataFrame(rows)
-    for test in runs["test"].unique():
-        for metric in METRICS:
-            values = wide(runs, metric, test)
-            slopes = values.groupby("seed").apply(
-                lambda table: pd.Series(
-                    np.polyfit(table.index.get_level_values("level"), table.to_numpy(), 1)[0],
-                    index=table.columns,
-                )
-            )
-            for method in slopes:
-                apart = mean_interval(slopes[method] - slopes[baseline])
-                rows.append(
-                    {"test": test, "metric": metric, "method": method}
-                    | mean_interval(slopes[method])
-                    | {f"{key}_difference": value for key, value in apart.items()}
-                )
-    return pd.DataFrame(rows)
-
-
-def oracle_gap_recovered(
-    runs: pd.DataFrame, baseline: str = "erm", oracle: str = "oracle"
-) -> pd.DataFrame:
-    """Share of the oracle's gain over the baseline that a method reaches, with Fieller's interval.
-
-    The share is a ratio of two means over the same seeds. Fieller's theorem gives its exact interval
-    under normality; where the oracle's own gain is not clear of 0 the interval is unbounded, the
-    share means nothing, and all three values are NaN.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per test, metric, level and method: ``mean``, ``low``, ``high``, ``n``.
-    """
-    rows = []
-    for test in runs["test"].unique():
-        for metric in METRICS:
-            values = wide(runs, metric, test)
-            for level, table in values.sub(values[baseline], axis=0).groupby("level"):
-                for method in table.columns.drop([baseline, oracle]):
-                    rows.append(
-                        {"test": test, "metric": metric, "level": level, "method": method}
-                        | ratio_interval(table[method], table[oracle])
-                    )
-    return pd.DataFrame(rows)
-
-
-def ratio_interval(numerator, denominator) -> dict[str, float]:
-    """Ratio of two paired means with Fieller's interval; NaN where the denominator may be 0.
-
-    E. C. Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16 (1954).
-    """
-    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
-    n = len(a)
-    undefined = {"mean": np.nan, "low": np.nan, "high": np.nan, "n": n}
-    if n < 2:
-        return undefined
-    covariance = np.cov(a, b) / n
-    t2 = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) ** 2
-    # Ratios r for which mean(a - r b) is not significantly different from 0: a quadratic in r.
-    q2 = b.mean() ** 2 - t2 * covariance[1, 1]
-    q1 = a.mean() * b.mean() - t2 * covariance[0, 1]
-    q0 = a.mean() ** 2 - t2 * covariance[0, 0]
-    if q2 <= 0:
-        return undefined
-    root = np.sqrt(max(q1**2 - q2 * q0, 0.0))
-    return {"mean": a.mean() / b.mean(), "low": (q1 - root) / q2, "high": (q1 + root) / q2, "n": n}
 
 
 def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
@@ -289,88 +501,5 @@ def verification_auc(same, different) -> float:
     return float(roc_auc_score(truth, np.r_[same, different]))
 
 
-def headline(tables: dict[str, pd.DataFrame], test: str = "seen") -> str:
-    """The study in one Markdown table: ERM, and the gain of CID and of the oracle over it.
-
-    Parameters
-    ----------
-    tables : dict of pandas.DataFrame
-        ``summary`` and ``difference``, from the functions of those names.
-    test : {"seen", "unseen"}
-    """
-    value = _lookup(tables["summary"], test)
-    gain = _lookup(tables["difference"], test)
-    lines = [
-        "| bias | accuracy, ERM | CID − ERM | oracle − ERM | worst decile, ERM | CID − ERM | oracle − ERM |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for level in sorted(tables["summary"]["level"].unique()):
-        cells = [f"{level:g}"]
-        for metric in ("accuracy", "worst_decile"):
-            cells.append(f"{100 * value[metric, level, 'erm']['mean']:.1f} %")
-            cells += [_points(gain.get((metric, level, m))) for m in ("cid", "oracle")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _lookup(table: pd.DataFrame, test: str) -> dict:
-    rows = table[table["test"] == test]
-    return {(row["metric"], row["level"], row["method"]): row for row in rows.to_dict("records")}
-
-
-def _points(row: dict | None) -> str:
-    if row is None:  # the study does not run this method
-        return "–"
-    text = f"{100 * row['mean']:+.2f} [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
-    return text.replace("-", "−")
-
-
-def write_tables(folder, runs: pd.DataFrame, tables: dict[str, pd.DataFrame], about: dict) -> None:
-    """Write everything the evaluation found.
-
-    Parameters
-    ----------
-    folder : path-like
-        Receives ``runs.csv``, one CSV a table, ``<metric>-<test>.csv`` (means, one column a method,
-        for ``dvc plots``), ``headline.md``, and ``metrics.json`` (for ``dvc metrics``).
-    runs : pandas.DataFrame
-        From :func:`evaluate`.
-    tables : dict of pandas.DataFrame
-        ``summary``, ``difference``, ``sensitivity``, ``recovered``.
-    about : dict
-        What goes first into ``metrics.json``.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {"runs": runs, **tables}.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    numbers: dict = dict(about)
-    for test in sorted(runs["test"].unique()):
-        for metric in ("accuracy", "worst_decile"):
-            rows = tables["summary"].query("test == @test and metric == @metric")
-            means = rows.pivot(index="level", columns="method", values="mean")
-            means.to_csv(folder / f"{metric}-{test}.csv", float_format="%.6g")
-        numbers[test] = {
-            f"bias {level:g}": {
-                metric: {
-                    "mean": _numbers(tables["summary"], test, metric, level)["mean"],
-                    "minus ERM": _numbers(tables["difference"], test, metric, level),
-                }
-                for metric in METRICS
-            }
-            for level in sorted(runs["level"].unique())
-        }
-    (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    (folder / "headline.md").write_text(headline(tables), encoding="utf-8")
-
-
-def _numbers(table: pd.DataFrame, test: str, metric: str, level: float) -> dict:
-    """``{"mean": {method: value}, "low": ..., "high": ...}`` to five decimals; unbounded is null."""
-    rows = table.query("test == @test and metric == @metric and level == @level")
-    return {
-        key: {
-            row["method"]: round(row[key], 5) if np.isfinite(row[key]) else None
-            for row in rows.to_dict("records")
-        }
-        for key in ("mean", "low", "high")
-    }
+def _right(labels, scores) -> np.ndarray:
+    return (np.asarray(scores) > 0) == (np.asarray(labels) == 1)

@@ -25,11 +25,23 @@ from cid.metrics import METRICS
 # compared with stand back.
 COLOURS = {
     "erm": "#4d4d4d",
-    "balanced": "#56b4e9",
+    "balanced": "#8c8c8c",
     "inverse-density": "#cc79a7",
     "cid": "#d55e00",
+    "cid-kernel": "#e69f00",
+    "cid-knn": "#0072b2",
+    "surprise": "#56b4e9",
+    # Paul Tol's muted palette for what they are compared with.
+    "cvar-dro": "#999933",
+    "kl-dro": "#ddcc77",
+    "jtt": "#882255",
+    "lff": "#aa4499",
+    "cluster-dro": "#332288",
     "oracle": "#009e73",
+    "group-dro": "#117733",
+    "last-layer": "#44aa99",
 }
+STRONG = ("erm", "cid", "cid-knn", "oracle")
 OTHER, ACCENT, QUIET = "#0072b2", "#d55e00", "#9a9a9a"
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
 
@@ -299,7 +311,8 @@ def weight_distribution(table: pd.DataFrame, methods: list[str], ess: dict[str, 
 
 def run_accuracy(runs: pd.DataFrame, methods: list[str]) -> Figure:
     """Accuracy of every run of one bias level; seeds joined by a line, as they share their images."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    width = max(10, 1.1 * len(methods))
+    figure, axes = plt.subplots(1, 2, figsize=(width, 3.6), sharey=True)
     for axis, (test, name) in zip(axes, TESTS.items(), strict=True):
         values = runs[runs["test"] == test].pivot(index="seed", columns="method", values="accuracy")
         values = values[methods]
@@ -310,7 +323,7 @@ def run_accuracy(runs: pd.DataFrame, methods: list[str]) -> Figure:
             )
             axis.plot([x - 0.22, x + 0.22], [values[method].mean()] * 2, color="black", lw=1.8)
         axis.set(title=name, xticks=range(len(methods)))
-        axis.set_xticklabels([METHODS[m].title for m in methods], rotation=20, ha="right")
+        axis.set_xticklabels([METHODS[m].title for m in methods], rotation=30, ha="right")
         axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
     axes[0].set_ylabel("accuracy (a point: one seed; bar: mean)")
     figure.tight_layout()
@@ -340,7 +353,7 @@ def against_bias(table: pd.DataFrame, metrics: list[str], test: str, methods: li
     Parameters
     ----------
     table : pandas.DataFrame
-        From :func:`cid.metrics.summary`.
+        From :func:`cid.inference.summary`.
     """
     return _curves(table, metrics, test, methods, zero=False)
 
@@ -353,7 +366,7 @@ def difference_to_erm(
     Parameters
     ----------
     table : pandas.DataFrame
-        From :func:`cid.metrics.difference`.
+        From :func:`cid.inference.difference`.
     """
     return _curves(table, metrics, test, [m for m in methods if m != "erm"], zero=True)
 
@@ -368,7 +381,7 @@ def _curves(table, metrics, test, methods, zero) -> Figure:
             ends.append((0.0, rows["level"].max(), "ERM", COLOURS["erm"]))
         for method in methods:
             line = rows[rows["method"] == method].sort_values("level")
-            strong = method in ("cid", "oracle", "erm")
+            strong = method in STRONG
             axis.fill_between(line["level"], line["low"], line["high"], color=COLOURS[method],
                               alpha=0.18 if strong else 0.08, lw=0)  # fmt: skip
             axis.plot(line["level"], line["mean"], "o-", color=COLOURS[method],
@@ -377,7 +390,7 @@ def _curves(table, metrics, test, methods, zero) -> Figure:
                          COLOURS[method]))  # fmt: skip
         _direct_labels(axis, ends)
         axis.set(
-            title=METRICS[metric] + (" − ERM" if zero else ""),
+            title=METRICS[metric].title + (" − ERM" if zero else ""),
             xlabel="bias level of the training set",
         )
         levels = sorted(rows["level"].unique())
@@ -435,14 +448,14 @@ def sensitivity(table: pd.DataFrame, metrics: list[str], test: str, methods: lis
     Parameters
     ----------
     table : pandas.DataFrame
-        From :func:`cid.metrics.sensitivity`.
+        From :func:`cid.inference.sensitivity`.
     """
     return _forest(
         table[table["test"] == test],
         metrics,
         methods,
         "change of the metric from bias 0 to 1 (points)",
-        lambda metric: f"Sensitivity: {METRICS[metric].lower()}",
+        lambda metric: f"Sensitivity: {METRICS[metric].title.lower()}",
         100,
     )
 
@@ -457,14 +470,14 @@ def recovered(
         metrics,
         [m for m in methods if m not in ("erm", "oracle")],
         "share of the oracle's gain over ERM (0 = ERM, 1 = oracle)",
-        lambda metric: f"Oracle gap recovered, bias {level:g}: {METRICS[metric].lower()}",
+        lambda metric: f"Oracle gap recovered, bias {level:g}: {METRICS[metric].title.lower()}",
         1,
     )
 
 
 def _forest(rows, metrics, methods, xlabel, name, scale) -> Figure:
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(5.2 * len(metrics), 0.42 * len(methods) + 1.5), squeeze=False
+        1, len(metrics), figsize=(5.2 * len(metrics), 0.36 * len(methods) + 1.5), squeeze=False
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         part = rows[rows["metric"] == metric].set_index("method")
@@ -473,7 +486,7 @@ def _forest(rows, metrics, methods, xlabel, name, scale) -> Figure:
             mean, low, high = scale * part.loc[method, ["mean", "low", "high"]].astype(float)
             if np.isfinite(mean):
                 axis.plot([low, high], [y, y], color=COLOURS[method], lw=2.4, solid_capstyle="butt")
-                axis.plot(mean, y, "o", ms=6, color=COLOURS[method])
+                axis.plot(mean, y, _marker(method), ms=6, color=COLOURS[method])
             else:
                 axis.text(
                     0,
@@ -482,9 +495,255 @@ def _forest(rows, metrics, methods, xlabel, name, scale) -> Figure:
                     va="center",
                     fontsize=8,
                 )
-        axis.set_yticks(range(len(methods)), [METHODS[m].title for m in methods])
+        axis.set_yticks(range(len(methods)), [title(m) for m in methods])
         axis.set_ylim(len(methods) - 0.5, -0.5)
         axis.set_title(name(metric), fontsize=9.5)
         axis.set_xlabel(xlabel, fontsize=8.5)
+    for axis in axes[0, 1:]:
+        axis.set_yticklabels([])
+    figure.tight_layout()
+    return _done(figure)
+
+
+def _marker(method: str) -> str:
+    """Methods that saw true identities have a square, the others a disc."""
+    return "s" if "identity" in METHODS[method].sees else "o"
+
+
+def compare(table: pd.DataFrame, metrics: list[str], test: str, methods: list[str]) -> Figure:
+    """Gain over ERM of every method, averaged over the bias range; best of each kind first.
+
+    Methods that saw true identities stand below the others and have squares.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From :func:`cid.inference.area`.
+    """
+    rows = table[table["test"] == test].drop(columns=["mean", "low", "high"])
+    rows = rows.rename(columns=lambda name: name.removesuffix("_difference"))
+    gain = rows[rows["metric"] == metrics[0]].set_index("method")["mean"]
+    order = sorted(
+        (m for m in methods if m != "erm"),
+        key=lambda m: ("identity" in METHODS[m].sees, -gain[m]),
+    )
+    return _forest(
+        rows,
+        metrics,
+        order,
+        "points over ERM, mean over the bias range",
+        lambda metric: f"{METRICS[metric].title}: gain over ERM",
+        100,
+    )
+
+
+def factors(tables: dict[str, pd.DataFrame], columns: dict[str, str]) -> Figure:
+    """Each factor of the weights against the true size of the (person, class) cell.
+
+    Parameters
+    ----------
+    tables : dict of pandas.DataFrame
+        From :func:`cid.sweep.factors`, by the title of a panel row.
+    columns : dict of str
+        Factor to the title of its panel; the true factor is drawn beside it.
+    """
+    figure, axes = plt.subplots(
+        len(tables), len(columns), figsize=(3.1 * len(columns), 2.9 * len(tables)),
+        sharex="row", sharey="row", squeeze=False,
+    )  # fmt: skip
+    for row, (kind, table) in zip(axes, tables.items(), strict=True):
+        # Where all cells are alike but for rounding, a handful of images would be the axis.
+        size = table.groupby("cell_size")["row"].transform("size")
+        table = table[size >= 0.002 * len(table)]
+        groups = table.groupby("cell_size")
+        for axis, (column, name) in zip(row, columns.items(), strict=True):
+            truth = groups["true rarity" if column == "rarity" else "true surprise"].mean()
+            middle = groups[column].mean()
+            low, high = groups[column].quantile(0.1), groups[column].quantile(0.9)
+            axis.plot(truth.index, truth, "--", color=COLOURS["oracle"], lw=1.8)
+            axis.fill_between(middle.index, low, high, color=OTHER, alpha=0.15, lw=0)
+            axis.plot(middle.index, middle, "o-", ms=3, color=OTHER)
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+            axis.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if axis in axes[0]:
+                axis.set_title(name, fontsize=9)
+            axis.annotate(
+                "truth", (truth.index[0], truth.iloc[0]), (6, 3), textcoords="offset points",
+                color=COLOURS["oracle"], fontsize=8, fontweight="bold",
+            )  # fmt: skip
+        row[0].set_ylabel(f"{kind}\nfactor (mean 1, log scale)", fontsize=8.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("images of the same person and class", fontsize=8)
+    figure.tight_layout()
+    return _done(figure)
+
+
+def posteriors(table: pd.DataFrame) -> Figure:
+    """What the labels' leave-one-out likelihood chooses at each bias level, and how well it fits.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From :func:`cid.sweep.posteriors`.
+    """
+    figure, axes = plt.subplots(1, 4, figsize=(12.5, 3))
+    mean = table.groupby(["estimator", "level"]).mean(numeric_only=True)
+    names = {"knn": ("k-NN", COLOURS["cid-knn"]), "kernel": ("kernel", COLOURS["cid-kernel"])}
+    ends = []
+    for estimator, (name, colour) in names.items():
+        part = mean.loc[estimator]
+        axes[0].plot(part.index, part["loss"], "o-", ms=4, color=colour)
+        ends.append((part["loss"].iloc[-1], part.index[-1], name, colour))
+        axes[3].plot(part.index, part["slope"], "o-", ms=4, color=colour, label=name)
+        axes[1 if estimator == "knn" else 2].plot(
+            part.index, part["scale"], "o-", ms=4, color=colour
+        )
+    part = mean.loc["knn"]
+    axes[0].plot(part.index, part["prior_loss"], ":", color=QUIET)
+    axes[0].plot(part.index, part["true_loss"], "--", color=COLOURS["oracle"])
+    ends.append((part["prior_loss"].iloc[-1], part.index[-1], "prior", QUIET))
+    ends.append((part["true_loss"].iloc[-1], part.index[-1], "truth", COLOURS["oracle"]))
+    axes[0].set_ylim(bottom=0)
+    _direct_labels(axes[0], ends)
+    axes[0].set_title("Loss of the posterior (nats)", fontsize=9.5)
+    axes[1].set_title("Neighbours k", fontsize=9.5)
+    axes[2].set_title("Kernel width τ", fontsize=9.5)
+    axes[3].set_title("Exponent of the odds", fontsize=9.5)
+    axes[3].axhline(1, color=QUIET, lw=0.8, ls=":")
+    axes[3].legend(fontsize=8)
+    for axis in axes:
+        axis.set_xlabel("bias level", fontsize=8.5)
+        axis.margins(x=0.08)
+    figure.tight_layout(w_pad=2.5)
+    return _done(figure)
+
+
+def ablation(
+    table: pd.DataFrame, values: list, setting: str, metrics: list[str], methods: list[str]
+) -> Figure:
+    """Gain over ERM for every value of a setting, one panel a metric.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From :func:`cid.inference.difference`, on seen people; ``level`` is a value's place.
+    values : list
+    setting : str
+        Name of the horizontal axis.
+    """
+    figure, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.4), squeeze=False)
+    drawn = [m for m in methods if m != "erm"]
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        axis.axhline(0, color=COLOURS["erm"], lw=1.2)
+        rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
+        for k, method in enumerate(drawn):
+            part = rows[rows["method"] == method].sort_values("level")
+            x = part["level"] + 0.09 * (k - (len(drawn) - 1) / 2)
+            axis.vlines(x, 100 * part["low"], 100 * part["high"], color=COLOURS[method], lw=1.6)
+            axis.plot(x, 100 * part["mean"], _marker(method) + "-", ms=4.5, lw=1,
+                      color=COLOURS[method], label=title(method))  # fmt: skip
+        axis.set_xticks(range(len(values)), [_value(v) for v in values])
+        if max(len(_value(v)) for v in values) > 7:
+            plt.setp(axis.get_xticklabels(), rotation=25, ha="right")
+        axis.set(xlabel=setting, title=f"{METRICS[metric].title} − ERM")
+    axes[0, 0].set_ylabel("percentage points")
+    # Beside the panels: no place inside is free for every study.
+    axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.tight_layout()
+    return _done(figure)
+
+
+def _value(value) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def breadth(table: pd.DataFrame, metrics: list[str], methods: list[str]) -> Figure:
+    """Gain over ERM, mean over the bias range, for every task and kind of bias.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        ``task``, ``kind``, ``metric``, ``method``, ``mean``, ``low``, ``high``: of seen people.
+    """
+    kinds, tasks = table["kind"].unique(), table["task"].unique()
+    figure, axes = plt.subplots(
+        len(kinds), len(metrics), squeeze=False, sharex="col",
+        figsize=(5.2 * len(metrics), len(kinds) * (0.62 * len(tasks) + 0.9)),
+    )  # fmt: skip
+    drawn = [m for m in methods if m != "erm"]
+    for row, kind in zip(axes, kinds, strict=True):
+        for axis, metric in zip(row, metrics, strict=True):
+            axis.axvline(0, color=COLOURS["erm"], lw=1.2)
+            for k, method in enumerate(drawn):
+                part = table[
+                    (table["kind"] == kind)
+                    & (table["metric"] == metric)
+                    & (table["method"] == method)
+                ]
+                part = part.set_index("task").loc[tasks]
+                y = np.arange(len(tasks)) + 0.2 * (k - (len(drawn) - 1) / 2)
+                axis.hlines(y, 100 * part["low"], 100 * part["high"], color=COLOURS[method], lw=2)
+                axis.plot(100 * part["mean"], y, _marker(method), ms=5, color=COLOURS[method],
+                          label=title(method))  # fmt: skip
+            axis.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+            axis.set_ylim(len(tasks) - 0.5, -0.5)
+            axis.set_title(f"{kind}: {METRICS[metric].title.lower()} − ERM", fontsize=9.5)
+    for axis in axes[-1]:
+        axis.set_xlabel("points over ERM, mean over the bias range", fontsize=8.5)
+    for axis in axes[:, 1:].flat:
+        axis.set_yticklabels([])
+    axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
+    figure.tight_layout()
+    return _done(figure)
+
+
+def by_group(table: pd.DataFrame, methods: list[str], level: float) -> Figure:
+    """Accuracy of demographic groups under ERM, and what methods gain for each, on seen people.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From :func:`cid.inference.accuracy_by_group`.
+    level : float
+        Bias level shown.
+    """
+    rows = table[(table["test"] == "seen") & (table["level"] == level) & (table["group"] != "gap")]
+    names = rows[["column", "group", "people"]].drop_duplicates().reset_index(drop=True)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10.5, 0.3 * len(names) + 1.2), sharey=True,
+        gridspec_kw={"width_ratios": [1, 1.3]},
+    )  # fmt: skip
+    y = np.arange(len(names), dtype=float)
+    y += names["column"].ne(names["column"].shift()).cumsum().to_numpy() * 0.6
+    for method in ["erm", *[m for m in methods if m != "erm"]]:
+        part = rows[rows["method"] == method].set_index(["column", "group"])
+        part = part.loc[list(zip(names["column"], names["group"], strict=True))]
+        if method == "erm":
+            left.hlines(y, part["low"], part["high"], color=COLOURS["erm"], lw=2)
+            left.plot(part["mean"], y, "o", ms=5, color=COLOURS["erm"])
+            continue
+        at = y + 0.17 * (methods.index(method) - len(methods) / 2)
+        right.hlines(at, 100 * part["low_difference"], 100 * part["high_difference"],
+                     color=COLOURS[method], lw=1.8)  # fmt: skip
+        right.plot(100 * part["mean_difference"], at, _marker(method), ms=4.5,
+                   color=COLOURS[method], label=title(method))  # fmt: skip
+    left.set_yticks(
+        y,
+        [
+            f"{column.replace('_', ' ')}: {group} ({people})"
+            for column, group, people in names.itertuples(index=False)
+        ],
+        fontsize=8,
+    )
+    left.invert_yaxis()
+    left.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    left.set_title(f"Accuracy under ERM, bias {level:g}", fontsize=9.5)
+    right.axvline(0, color=COLOURS["erm"], lw=1.2)
+    right.set_title("Gain over ERM (points)", fontsize=9.5)
+    right.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.tight_layout()
     return _done(figure)

@@ -17,7 +17,8 @@ from pathlib import Path
 import pandas as pd
 from ruamel.yaml import YAML
 
-from cid.metrics import headline
+from cid.claims import claims_table, headline_cells, markdown_table, write_claims
+from cid.metrics import METRICS
 from cid.pages import page, render
 
 BUILD = Path("build")
@@ -43,6 +44,10 @@ def notebooks(params: dict) -> dict[str, str]:
         "02_embed": "Proxy embeddings",
         **cells,
         "05_evaluate": "Results",
+        "06_factors": "CID taken apart",
+        "07_proxies": "Better and worse proxies",
+        "08_breadth": "Every task and kind of bias",
+        **{f"09_ablation-{name}": f"One setting at a time, {name}" for name in params["ablations"]},
     }
 
 
@@ -63,6 +68,13 @@ def build(params: dict) -> Path:
         raise ValueError(f"{missing[0]} is missing; run `dvc repro`, which executes it")
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(BUILD / "evaluate", folder)
+    for part in (
+        BUILD / "factors",
+        BUILD / "proxies",
+        BUILD / "breadth",
+        *(BUILD / "ablate").iterdir(),
+    ):
+        _collect(part, folder)
     shutil.copy(PARAMS, folder / "params.yaml")
     shutil.copy("data/card.json", folder / "card.json")
     pages = render(executed, folder)
@@ -72,6 +84,22 @@ def build(params: dict) -> Path:
         page(f"Study: {params['study']}", _index(params, folder, links)), encoding="utf-8"
     )
     return index
+
+
+def _collect(part: Path, folder: Path) -> None:
+    """Copy what one stage found: figures, and tables under the stage's name."""
+    for file in sorted(part.iterdir()):
+        if file.suffix in (".png", ".svg"):
+            shutil.copy(file, folder / "figures" / file.name)
+        elif file.suffix == ".csv":
+            shutil.copy(file, folder / f"{part.name}-{file.name}")
+    if (part / "claims.json").exists():
+        # The main study's verdicts stand for its task and kind; the others join them.
+        entries = json.loads((folder / "claims.json").read_text())
+        have = {(entry["task"], entry["kind"]) for entry in entries}
+        more = json.loads((part / "claims.json").read_text())
+        entries += [entry for entry in more if (entry["task"], entry["kind"]) not in have]
+        write_claims(folder / "claims.json", entries)
 
 
 def _index(params: dict, folder: Path, links: dict[str, str]) -> str:
@@ -89,21 +117,44 @@ def _index(params: dict, folder: Path, links: dict[str, str]) -> str:
         f"<em>{html.escape(params['task'])}</em> robust to who is in the picture, without identity "
         f"labels? Data: {html.escape(data)} Proxy for identity: {html.escape(proxy['network'])}, "
         f"verification AUC {proxy['verification_auc']:.4f}.</p>",
+        "<h2>Verdicts</h2>",
+        "<p>On the claims of the abstract, for held-out images of seen people; the rules were fixed "
+        "beforehand. Effects on accuracy are means over the bias range or slopes over it, against ERM. "
+        "Labels used: class labels to train, true identities to evaluate. "
+        "<a href='claims.json'>claims.json</a> has all of them, with unseen people.</p>",
+        _verdicts(folder, params["task"], params["bias"]["kind"]),
+        "<details><summary>The other tasks and kinds of bias</summary>",
+        _verdicts(folder, None, None, but=(params["task"], params["bias"]["kind"])),
+        "</details>",
         "<h2>Held-out images of people seen in training</h2>",
         _figure(
             figure.format("seen"), "Accuracy and worst-decile accuracy against bias, seen people"
         ),
         _headline(folder, "seen"),
+        "<h2>Every method</h2>",
+        _figure("figures/compare.png", "Gain over ERM of every method"),
+        "<p>Squares: methods that were told the true identities.</p>",
         "<h2>People never seen in training</h2>",
         _figure(
             figure.format("unseen"),
             "Accuracy and worst-decile accuracy against bias, unseen people",
         ),
         _headline(folder, "unseen"),
-        f"<p>Gains in percentage points, with 95 % Student t intervals over {params['seeds']} paired seeds. "
-        "Worst decile: mean accuracy of the worst-served tenth of the people. Training used class "
-        "labels only, but for the oracle, which used true identities; the bias itself and all "
-        "evaluation use true identities.</p>",
+        f"<p>Gains in percentage points, with 95 % intervals from {params['bootstrap']} resamples of "
+        f"the {params['seeds']} seeds and of the people. Worst decile: mean accuracy of the worst-served "
+        "tenth of the people. Training used class labels only, but for the methods marked so, which used "
+        "true identities; the bias itself and all evaluation use true identities.</p>",
+        "<h2>CID taken apart</h2>",
+        _figure("figures/factors.png", "Rarity and label surprise against the true cell size"),
+        "<h2>Every task, every kind of bias</h2>",
+        _figure("figures/breadth.png", "Gain over ERM by task and kind of bias"),
+        "<h2>Definitions</h2>",
+        "<details><summary>Every metric, and which labels it uses</summary><dl>"
+        + "".join(
+            f"<dt>{html.escape(m.title)} ({m.better} is better)</dt><dd>{html.escape(m.definition)}</dd>"
+            for m in METRICS.values()
+        )
+        + "</dl></details>",
         "<h2>The notebooks</h2>",
         _cells(links),
         "<h2>Numbers and settings</h2>",
@@ -124,14 +175,41 @@ def _figure(source: str, text: str) -> str:
 
 
 def _headline(folder: Path, test: str) -> str:
-    lines = [line.strip("| ").split(" | ") for line in _table(folder, test).splitlines()]
-    head, body = lines[0], lines[2:]
-    rows = "".join(
-        "<tr>" + "".join(f'<td style="white-space:nowrap">{c}</td>' for c in line) + "</tr>"
-        for line in body
+    return _html_table(*_table(folder, test))
+
+
+def _html_table(head: list[str], rows: list[list[str]], wrap: bool = False) -> str:
+    """A table that scrolls where it is too wide; ``wrap`` breaks its lines and aligns them left."""
+    style = "text-align:left" if wrap else "white-space:nowrap"
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{style}">{c}</td>' for c in line) + "</tr>" for line in rows
     )
-    top = "<tr>" + "".join(f"<th>{c}</th>" for c in head) + "</tr>"
-    return f'<div style="overflow-x:auto"><table>{top}{rows}</table></div>'
+    top = "<tr>" + "".join(f'<th style="{style if wrap else ""}">{c}</th>' for c in head) + "</tr>"
+    return f'<div style="overflow-x:auto"><table>{top}{body}</table></div>'
+
+
+def _verdicts(folder: Path, task: str | None, kind: str | None, but: tuple = ()) -> str:
+    """The verdicts on seen people, of one task and kind or of all but one; a column each method."""
+    entries = [
+        entry
+        for entry in json.loads((folder / "claims.json").read_text())
+        if entry["test"] in ("seen", None)
+        and (
+            (entry["task"], entry["kind"]) != but
+            if but
+            else (entry["task"], entry["kind"]) == (task, kind)
+        )
+    ]
+    lines: dict[tuple, dict[str, str]] = {}
+    for cells in claims_table(entries)[1]:
+        claim, task, kind, method, _, statement, effect, p, verdict = cells
+        where = f"{html.escape(task)}, {html.escape(kind)}: " if but else ""
+        line = lines.setdefault((claim, where + statement), {})
+        note = "" if p == "–" else f" (p {p})"
+        line[method] = f"<strong>{verdict}</strong><br><small>{effect}{note}</small>"
+    methods = list(dict.fromkeys(method for line in lines.values() for method in line))
+    rows = [[*key, *(line.get(method, "–") for method in methods)] for key, line in lines.items()]
+    return _html_table(["claim", "statement", *methods], rows, wrap=True)
 
 
 def _cells(links: dict[str, str]) -> str:
@@ -149,9 +227,13 @@ def _cells(links: dict[str, str]) -> str:
     return "<ol>" + "".join(items) + "</ol>"
 
 
-def _table(folder: Path, test: str) -> str:
+def _table(folder: Path, test: str, methods=("cid", "cid-knn", "oracle")) -> tuple:
     tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("summary", "difference")}
-    return headline(tables, test)
+    return headline_cells(tables["difference"], tables["summary"], test, methods)
+
+
+def _markdown(params: dict) -> str:
+    return markdown_table(*_table(Path("reports", params["study"]), "seen"))
 
 
 def readme(params: dict) -> str:
@@ -167,7 +249,7 @@ def readme(params: dict) -> str:
     if begin not in text or end not in text:
         raise ValueError(f"README.md lacks {begin} or {end}; put both around the headline table")
     before, after = text.split(begin)[0], text.split(end)[1]
-    return f"{before}{begin}\n{_table(Path('reports', params['study']), 'seen')}{end}{after}"
+    return f"{before}{begin}\n{_markdown(params)}{end}{after}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -189,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 "Held-out images of people seen in training; gains in points with 95 % intervals.\n"
             )
-            print(_table(folder, "seen"))
+            print(_markdown(params))
     except (ValueError, OSError) as error:
         print(f"cid.report: {error}", file=sys.stderr)
         return 1

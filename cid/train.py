@@ -1,14 +1,16 @@
-"""Weighted training: many linear heads on cached features as one stacked computation.
+"""Training: many linear heads on cached features as one stacked computation.
 
 A run of the study is a head: one method on one biased training set. All runs read the same feature
-matrix and differ in their sample weights, which are 0 off the training set. So a whole cell of the
-study, every method times every seed, is one optimisation whose cost is a few hundred products of the
-feature matrix with a thin matrix.
+matrix and differ in their sample weights, which are 0 off the training set, and in the *risk* that
+makes one number of the images' losses: their weighted mean, or a robust risk that looks at the worst
+of them. So a whole cell of the study, every method times every seed, is a few optimisations whose
+cost is a few hundred products of the feature matrix with a thin matrix.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pandas as pd
@@ -16,7 +18,158 @@ import torch
 from torch.nn.functional import softplus
 from tqdm import tqdm
 
+from cid.faces import suggest
+from cid.methods import METHODS, group_column
+
 HISTORY = 10  # pairs an L-BFGS step remembers; more gained nothing on face features
+
+
+# (losses (h, n), weights (h, n) of row sum 1) -> (risk (h,), its gradient by the losses (h, n))
+Risk = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How methods train, beyond their weights; ``train.through`` and ``train.robust`` of params.yaml.
+
+    Attributes
+    ----------
+    through : {"loss", "sampler"}
+        A weight multiplies the image's loss, or its chance in a sample of the training set with
+        replacement, of the same size.
+    alpha : float in (0, 1]
+        CVaR-DRO: the share of worst images whose mean loss counts.
+    tilt : float > 0
+        KL-DRO: tilt t of ``log(mean(exp(t loss))) / t``.
+    group_tilt : float > 0
+        GroupDRO: the same tilt over the mean losses of groups; large is the worst group alone.
+    jtt_l2, jtt_upweight : float > 0
+        JTT: penalty of the first head, and the weight of the images it gets wrong.
+    lff_q : float in (0, 1]
+        LfF: exponent of the biased model's generalised cross-entropy.
+    lff_rounds : int
+        LfF: how often relative difficulties are taken anew.
+    draws : int
+        Last-layer retraining: balanced subsets whose heads are averaged.
+    """
+
+    through: str = "loss"
+    alpha: float = 0.2
+    tilt: float = 3.0
+    group_tilt: float = 10.0
+    jtt_l2: float = 10.0
+    jtt_upweight: float = 2.0
+    lff_q: float = 0.7
+    lff_rounds: int = 4
+    draws: int = 10
+
+    def __post_init__(self):
+        if self.through not in ("loss", "sampler"):
+            raise ValueError(f"train.through is {self.through!r}; write loss or sampler")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "through" and not value > 0:
+                raise ValueError(f"train.robust.{field.name} is {value!r}; it must be above 0")
+        if self.alpha > 1:
+            raise ValueError(f"train.robust.alpha is {self.alpha}; it is at most 1")
+
+    @classmethod
+    def of(cls, robust: dict, through: str = "loss") -> Options:
+        """From the parsed section; an unknown key is an error that names the nearest."""
+        known = [field.name for field in fields(cls) if field.name != "through"]
+        for key in robust:
+            if key not in known:
+                raise ValueError(f"train.robust.{key} is unknown{suggest(key, known)}")
+        return cls(through=through, **robust)
+
+
+def mean_risk(losses, weights):
+    """The weighted mean."""
+    return (weights * losses).sum(1), weights
+
+
+def cvar_risk(share: float, smoothing: float = 0.05) -> Risk:
+    """Mean loss of the worst ``share`` of the images, smoothed by entropy.
+
+    The supremum of ``sum q_i l_i - smoothing KL(q | w)`` over ``0 <= q_i <= w_i / share``,
+    ``sum q = 1``: the smoothed conditional value at risk of Levy et al., "Large-Scale Methods for
+    Distributionally Robust Optimization" (2020, arXiv 2010.05893), which has a gradient everywhere.
+    """
+
+    def risk(losses, weights):
+        low, high = losses.min(1, keepdim=True).values, losses.max(1, keepdim=True).values
+        low = low + smoothing * np.log(share) - smoothing  # there every ratio is at its cap
+        for _ in range(40):  # the cut at which the capped weights sum to 1
+            middle = (low + high) / 2
+            mass = (weights * _capped(losses, middle, smoothing, share)).sum(1, keepdim=True)
+            low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
+        ratio = _capped(losses, high, smoothing, share)
+        q = weights * ratio
+        q = q / q.sum(1, keepdim=True)
+        divergence = (q * ratio.clamp_min(1e-30).log()).sum(1)
+        return (q * losses).sum(1) - smoothing * divergence, q
+
+    return risk
+
+
+def _capped(losses, cut, smoothing, share):
+    return ((losses - cut) / smoothing).clamp(max=-np.log(share)).exp()
+
+
+def tilted_risk(tilt: float) -> Risk:
+    """``log(mean(exp(tilt loss))) / tilt``, the dual of a KL ball around the training set.
+
+    Li et al., "Tilted Empirical Risk Minimization" (2021, arXiv 2007.01162).
+    """
+
+    def risk(losses, weights):
+        # In float64: the division by a small tilt would blow up the rounding of the logarithm.
+        logs = tilt * losses.double() + weights.double().log()  # log 0 = -inf leaves an image out
+        return (logs.logsumexp(1) / tilt).to(losses), logs.softmax(1).to(losses)
+
+    return risk
+
+
+def group_risk(tilt: float, groups) -> Risk:
+    """Tilted mean over groups of each group's weighted mean loss.
+
+    As ``tilt`` grows this is the worst group's loss, the objective of Sagawa et al.,
+    "Distributionally Robust Neural Networks" (2020, arXiv 1911.08731); a finite tilt is the entropy
+    that their exponentiated-gradient steps put on the group weights, in closed form.
+
+    Parameters
+    ----------
+    groups : int tensor, shape (h, n)
+        Codes from 0; where the weight is 0 any code will do.
+    """
+
+    def risk(losses, weights):
+        kind, losses, weights = losses, losses.double(), weights.double()  # as in tilted_risk
+        size = int(groups.max()) + 1
+        empty = torch.zeros(len(losses), size, dtype=losses.dtype, device=losses.device)
+        mass = empty.scatter_add(1, groups, weights)
+        present = mass > 0
+        mean = empty.scatter_add(1, groups, weights * losses) / mass.clamp_min(1e-30)
+        logs = (tilt * mean).masked_fill(~present, -torch.inf)
+        value = (logs.logsumexp(1) - present.sum(1).double().log()) / tilt
+        share = logs.softmax(1) / mass.clamp_min(1e-30)
+        return value.to(kind), (weights * share.gather(1, groups)).to(kind)
+
+    return risk
+
+
+def generalised_cross_entropy(q: float) -> Risk:
+    """Mean of ``(1 - p^q) / q`` for cross-entropies ``-log p``: easy images dominate its gradient.
+
+    Zhang & Sabuncu, "Generalized Cross Entropy Loss" (2018, arXiv 1805.07836), which Nam et al. train
+    their biased model with.
+    """
+
+    def risk(losses, weights):
+        p = (-q * losses).exp()
+        return (weights * (1 - p)).sum(1) / q, weights * p
+
+    return risk
 
 
 @dataclass(frozen=True)
@@ -43,6 +196,10 @@ class Heads:
         product = torch.from_numpy(self.weight) @ torch.from_numpy(features).T
         return product.numpy() + self.bias[:, None]
 
+    def rows(self, which: slice) -> Heads:
+        """Some of the heads."""
+        return Heads(self.weight[which], self.bias[which], self.iterations, self.gradient[which])
+
 
 def fit_heads(
     features,
@@ -50,6 +207,8 @@ def fit_heads(
     sample_weights,
     l2: float,
     *,
+    risk: Callable = mean_risk,
+    groups=None,
     tolerance: float = 1e-4,
     max_iterations: int = 500,
     device: str = "auto",
@@ -59,9 +218,10 @@ def fit_heads(
 
     Head h minimises over w and b
 
-        sum_i s_hi softplus(-y_i (w . x_i + b)) / sum_i s_hi  +  l2 / 2 |w|^2,
+        risk_i softplus(-y_i (w . x_i + b))  +  l2 / 2 |w|^2,
 
-    where y is +-1 and x are the features standardised by the mean and standard deviation of the
+    where the risk is the mean under weights ``s_hi / sum_i s_hi`` or what ``risk`` makes of it, y is
+    +-1 and x are the features standardised by the mean and standard deviation of the
     head's own training images (those of positive weight, each counted once), so that no statistic of
     a test image enters. The returned heads are in units of the raw features.
 
@@ -74,6 +234,11 @@ def fit_heads(
         Non-negative; 0 keeps an image out of the head's training set.
     l2 : float
         Strength of the L2 penalty on standardised features, > 0.
+    risk : callable
+        :func:`mean_risk`, or what :func:`cvar_risk`, :func:`tilted_risk` or
+        :func:`generalised_cross_entropy` return; with ``groups``, :func:`group_risk` of a tilt.
+    groups : int array, shape (h, n), optional
+        ``risk`` is then called with the groups of the images in use and returns the risk.
     tolerance : float
         A head has converged when its gradient norm is this share of the initial one.
     max_iterations : int
@@ -97,6 +262,8 @@ def fit_heads(
     sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)[used]
     weights = weights[:, used]
     weights = weights / weights.sum(dim=1, keepdim=True)
+    if groups is not None:
+        risk = risk(torch.as_tensor(np.asarray(groups), device=device)[:, used])
 
     # Standardise once with all images, which is exact for no head, then correct each head by its own
     # shift and scale: the big matrix is shared and every head still sees its own statistics.
@@ -111,8 +278,9 @@ def fit_heads(
         w, b = theta[:, :-1], theta[:, -1:]
         v = w / scale
         margin = torch.addmm(b - (v * shift).sum(1, keepdim=True), v, x.T) * sign
-        loss = (weights * softplus(-margin)).sum(1) + 0.5 * l2 * (w * w).sum(1)
-        slope = -weights * torch.sigmoid(-margin) * sign
+        value, share = risk(softplus(-margin), weights)
+        loss = value + 0.5 * l2 * (w * w).sum(1)
+        slope = -share * torch.sigmoid(-margin) * sign
         total = slope.sum(1, keepdim=True)
         gradient = torch.cat([(slope @ x - total * shift) / scale + l2 * w, total], dim=1)
         return loss, gradient
@@ -133,7 +301,15 @@ def fit_heads(
 
 
 def train_sets(
-    sets: pd.DataFrame, features, labels, methods: list[str], l2: float, **options
+    sets: pd.DataFrame,
+    features,
+    labels,
+    methods: list[str],
+    l2: float,
+    options: Options = Options(),
+    *,
+    device: str = "auto",
+    progress: str | None = None,
 ) -> tuple[pd.DataFrame, Heads]:
     """Train every method on the training set of every seed and score the test images.
 
@@ -144,9 +320,10 @@ def train_sets(
     features : float32 array, shape (n, d)
         Of the whole data set; labels likewise.
     methods : list of str
-        Weight columns of ``sets``.
+        Weight columns of ``sets``. A method that is not of the registry is trained by its weights.
     l2 : float
-        As in :func:`fit_heads`, which also takes the further options.
+        As in :func:`fit_heads`.
+    options : Options
 
     Returns
     -------
@@ -156,20 +333,159 @@ def train_sets(
     heads : Heads
         In the order (seed, method), methods fastest.
     """
+    labels = np.asarray(labels)
     seeds = sets["seed"].unique()
-    weights = np.zeros((len(seeds), len(methods), len(labels)), dtype=np.float32)
     train, test = sets[sets["part"] == "train"], sets[sets["part"] != "train"]
-    for k, seed in enumerate(seeds):
-        part = train[train["seed"] == seed]
-        weights[k][:, part["row"]] = part[methods].to_numpy().T
-    heads = fit_heads(features, labels, weights.reshape(-1, len(labels)), l2, **options)
 
-    scores = heads.logits(features).reshape(weights.shape)
+    def spread(column: str, dtype) -> np.ndarray:
+        """A column of the training sets as an array (seeds, n), 0 off the training set."""
+        values = np.zeros((len(seeds), len(labels)), dtype=dtype)
+        values[np.searchsorted(seeds, train["seed"]), train["row"]] = train[column]
+        return values
+
+    def fit(weights, l2=l2, **more) -> Heads:
+        return fit_heads(features, labels, weights, l2, device=device, progress=progress, **more)
+
+    kinds: dict[str, list[str]] = {}
+    for method in methods:
+        kinds.setdefault(METHODS[method].training if method in METHODS else "weighted", []).append(
+            method
+        )
+    fitted: dict[str, Heads] = {}
+    for kind, members in kinds.items():
+        weights = {m: _sampled(spread(m, np.float32), seeds, options.through) for m in members}
+        if kind == "weighted":  # the bulk of a study: all methods in one stack
+            heads = fit(np.concatenate(list(weights.values())))
+            for k, method in enumerate(members):
+                fitted[method] = heads.rows(slice(k * len(seeds), (k + 1) * len(seeds)))
+            continue
+        for method in members:
+            groups = group_column(method)
+            codes = spread(groups, np.int64) if groups in train else None
+            fitted[method] = TRAINERS[kind](fit, weights[method], codes, features, labels, options)
+
+    # (method, seed) to (seed, method)
+    stacked = [fitted[m] for m in methods]
+    heads = Heads(
+        np.stack([h.weight for h in stacked], axis=1).reshape(-1, features.shape[1]),
+        np.stack([h.bias for h in stacked], axis=1).reshape(-1),
+        max(h.iterations for h in stacked),
+        np.stack([h.gradient for h in stacked], axis=1).reshape(-1),
+    )
+    scores = heads.logits(features).reshape(len(seeds), len(methods), len(labels))
     place = np.searchsorted(seeds, test["seed"])
     predictions = test[["seed", "part", "row"]].rename(columns={"part": "test"})
     for m, method in enumerate(methods):
         predictions[method] = scores[place, m, test["row"]]
     return predictions.reset_index(drop=True), heads
+
+
+def _sampled(weights: np.ndarray, seeds, through: str) -> np.ndarray:
+    """The weights themselves, or how often a sampler with these weights draws each image."""
+    if through == "loss":
+        return weights
+    counts = np.zeros_like(weights)
+    for row, seed in enumerate(seeds):
+        chance = weights[row].astype(np.float64)
+        n = np.count_nonzero(chance)
+        counts[row] = np.random.default_rng([int(seed), 1]).multinomial(n, chance / chance.sum())
+    return counts
+
+
+def _just_train_twice(fit, weights, groups, features, labels, options) -> Heads:
+    """JTT: Liu et al., "Just Train Twice" (2021, arXiv 2107.09044).
+
+    The first model is kept from learning the hard images by a strong penalty, where the paper stops
+    its training early.
+    """
+    first = fit(weights, l2=options.jtt_l2)
+    wrong = (first.logits(features) > 0) != (labels == 1)
+    return fit(weights * np.where(wrong, np.float32(options.jtt_upweight), np.float32(1)))
+
+
+def _learning_from_failure(fit, weights, groups, features, labels, options) -> Heads:
+    """LfF: Nam et al., "Learning from Failure" (2020, arXiv 2007.02561).
+
+    The paper moves both models together, step by step; with heads that can be fitted to the end, the
+    relative difficulty is taken from finished heads, and a few times anew.
+    """
+
+    def losses(heads):
+        return np.logaddexp(0, -heads.logits(features) * np.where(labels == 1, 1, -1))
+
+    biased = losses(fit(weights, risk=generalised_cross_entropy(options.lff_q)))
+    heads = fit(weights)
+    for _ in range(options.lff_rounds):
+        difficulty = biased / (biased + losses(heads))
+        heads = fit(weights * difficulty)
+    return heads
+
+
+def _retrained(fit, weights, groups, features, labels, options) -> Heads:
+    """Last-layer retraining: after Kirichenko et al., "Last Layer Re-Training is Sufficient for
+    Robustness to Spurious Correlations" (2023, arXiv 2204.02937).
+
+    The features are fixed here anyway, so what remains is their second step: the head is fitted on
+    random subsets with as many images of either class in every identity, and averaged over subsets.
+    """
+    draws = []
+    for draw in range(options.draws):
+        for row in range(len(weights)):
+            keep = balanced_subset(
+                groups[row], weights[row] > 0, np.random.default_rng([row, draw])
+            )
+            draws.append(weights[row] * keep)
+    heads = fit(np.stack(draws))
+    shape = (options.draws, len(weights))
+    return Heads(
+        heads.weight.reshape(*shape, -1).mean(axis=0),
+        heads.bias.reshape(shape).mean(axis=0),
+        heads.iterations,
+        heads.gradient.reshape(shape).max(axis=0),
+    )
+
+
+def balanced_subset(groups, member, rng) -> np.ndarray:
+    """Choose as many images of either class in every identity: bool array, shape (n,).
+
+    Parameters
+    ----------
+    groups : int array, shape (n,)
+        ``2 * identity + class``.
+    member : bool array, shape (n,)
+        What may be chosen.
+    """
+    groups = np.asarray(groups)
+    order = rng.permutation(np.flatnonzero(member))
+    place = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
+    size = np.bincount(groups[order], minlength=groups.max() + 2)
+    fewest = np.minimum(size[groups[order]], size[groups[order] ^ 1])
+    keep = np.zeros(len(groups), dtype=bool)
+    keep[order[place < fewest]] = True
+    return keep
+
+
+def _cvar_dro(fit, weights, groups, features, labels, options) -> Heads:
+    return fit(weights, risk=cvar_risk(options.alpha))
+
+
+def _kl_dro(fit, weights, groups, features, labels, options) -> Heads:
+    return fit(weights, risk=tilted_risk(options.tilt))
+
+
+def _group_dro(fit, weights, groups, features, labels, options) -> Heads:
+    return fit(weights, risk=lambda codes: group_risk(options.group_tilt, codes), groups=groups)
+
+
+# (fit, weights (seeds, n), groups (seeds, n) or None, features, labels, options) -> Heads, one a seed
+TRAINERS = {
+    "cvar-dro": _cvar_dro,
+    "kl-dro": _kl_dro,
+    "group-dro": _group_dro,
+    "jtt": _just_train_twice,
+    "lff": _learning_from_failure,
+    "retrain": _retrained,
+}
 
 
 def _lbfgs(objective, theta, tolerance, max_iterations, progress):

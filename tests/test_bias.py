@@ -102,3 +102,42 @@ def test_draw_sets_gives_true_cell_sizes(population):
 def test_bad_settings_are_named(population, change, message):
     with pytest.raises(ValueError, match=message):
         biased_split(*population, **({"level": 0.5, "seed": 0} | SETTINGS | change))
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 1.0])
+def test_a_long_tail_is_as_large_at_every_level_and_balanced(population, level):
+    identities, labels = population
+    split = biased_split(*population, level=level, seed=4, **SETTINGS | {"kind": "longtail"})
+    table = counts(split.train, identities, labels)
+    people = table[table.sum(axis=1) > 0]
+    assert (people[:, 0] == people[:, 1]).all()
+    assert len(split.train) == 40 * 18 and len(people) == 40
+    sizes = np.sort(people.sum(axis=1))[::-1]
+    place = (np.arange(40) + 0.5) / 40
+    # Whole pairs of images: within a pair of the straight line, and never without one.
+    assert abs(sizes - np.maximum(2, 18 * (1 + level * (1 - 2 * place)))).max() <= 2
+    same = biased_split(*population, level=level, seed=4, **SETTINGS)
+    np.testing.assert_array_equal(split.test_seen, same.test_seen)
+    np.testing.assert_array_equal(split.test_unseen, same.test_unseen)
+
+
+def test_the_order_of_the_tail_is_the_seeds_and_the_same_at_every_level(population):
+    identities, labels = population
+
+    def sizes(seed, level):
+        split = biased_split(*population, level=level, seed=seed, **SETTINGS | {"kind": "longtail"})
+        return counts(split.train, identities, labels).sum(axis=1)
+
+    low, high, other = sizes(0, 0.5), sizes(0, 0.9), sizes(1, 0.9)
+    assert np.corrcoef(low, high)[0, 1] > 0.95
+    assert abs(np.corrcoef(high, other)[0, 1]) < 0.5
+
+
+def test_fewer_people_are_the_first_by_name(population):
+    identities, labels = population
+    split = biased_split(*population, level=0.5, seed=0, **SETTINGS, people=10)
+    assert set(identities[split.train]) | set(identities[split.test_unseen]) == set(range(10))
+    with pytest.raises(
+        ValueError, match=r"people is 51; it must be null \(all\) or a number from 2 to 50"
+    ):
+        biased_split(*population, level=0.5, seed=0, **SETTINGS, people=51)

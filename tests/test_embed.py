@@ -440,3 +440,15 @@ def test_unknown_networks_list_the_known_ones():
         E.embed_faces([GOOD], "arcface", device="cpu", progress=False)
     with pytest.raises(ValueError, match="'arcface'"):
         E.embed_faces([GOOD], trunk="arcface", device="cpu", progress=False)
+
+
+def test_mirrored_faces_are_embedded_flipped_whatever_the_chunk():
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
+    points = np.repeat((E.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
+    flipped = E.align(photos, points, 150).flip(3)
+    expected = E.embed(flipped).embedding.numpy()
+    found = E.embed_mirrored(photos, points, chunk=2, progress=False)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    upright = E.embed(E.align(photos, points, 150)).embedding.numpy()
+    assert abs(found - upright).max() > 1e-2

@@ -22,6 +22,8 @@ from cid.faces import read_faces, write_faces
 
 ROOT = Path(__file__).parents[1]
 PEOPLE = 12
+TRAINED = ["train@0.0", "train@0.9", "evaluate", "proxies", "breadth", "ablate@tau", "report"]
+STAGES = ["data", "embed", "weights@0.0", "weights@0.9", "factors", *TRAINED]
 yaml = YAML()
 
 pytestmark = pytest.mark.skipif(
@@ -93,11 +95,13 @@ def study(tmp_path_factory):
     )
     write_faces(folder / "data", records, faces.card)
     call(folder, "dvc", "add", "-q", "data")
-    edit(folder, study="tiny", bias__levels=[0.0, 0.9], seeds=3)
+    edit(
+        folder, study="tiny", bias__levels=[0.0, 0.9], seeds=3, bootstrap=100, ablation__seeds=2,
+        breadth__tasks=["smiling"], breadth__kinds=["longtail"], proxies__noise=[0.4],
+        ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
+    )  # fmt: skip
     output = call(folder, "dvc", "repro")
-    assert ran(output) == [
-        "data", "embed", "weights@0.0", "weights@0.9", "train@0.0", "train@0.9", "evaluate", "report",
-    ]  # fmt: skip
+    assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "report"
     return folder
 
 
@@ -105,7 +109,8 @@ def test_the_report_is_complete(study):
     report = study / "reports" / "tiny"
     index = (report / "index.html").read_text()
     names = {path.name for path in report.iterdir()}
-    for stem in ("01_data", "02_embed", "03_weights-0.9", "04_train-0.0", "05_evaluate"):
+    for stem in ("01_data", "02_embed", "03_weights-0.9", "04_train-0.0", "05_evaluate", "06_factors",
+                 "07_proxies", "08_breadth", "09_ablation-tau"):  # fmt: skip
         assert f"{stem}.html" in names and f'href="{stem}.html"' in index
     assert "<script" not in index and 'src="http' not in index
     numbers = json.loads((report / "metrics.json").read_text())
@@ -119,10 +124,20 @@ def test_the_numbers_are_those_of_the_predictions(study):
     predictions = pd.read_parquet(study / "build/train/0.9/predictions.parquet")
     seen = predictions[predictions["test"] == "seen"]
     truth = read_faces(study / "data").frame["smiling"].to_numpy()[seen["row"]]
-    for method in ("erm", "cid", "oracle"):
+    for method in ("erm", "cid", "cid-knn", "last-layer", "oracle"):
         by_seed = ((seen[method] > 0) == truth).groupby(seen["seed"]).mean()
         mean = numbers["seen"]["bias 0.9"]["accuracy"]["mean"][method]
         assert mean == pytest.approx(by_seed.mean(), abs=1e-5)
+
+
+def test_every_claim_has_a_verdict(study):
+    entries = json.loads((study / "reports/tiny/claims.json").read_text())
+    main = [e for e in entries if (e["task"], e["kind"]) == ("smiling", "correlation")]
+    assert {e["claim"] for e in main} == {"1", "2", "3a", "3b", "4"}
+    assert {e["method"] for e in main} == {"cid", "cid-knn"}
+    assert all(e["verdict"] == "supported" for e in main if e["claim"] == "4")
+    assert any(e["kind"] == "longtail" for e in entries)
+    assert "Verdicts" in (study / "reports/tiny/index.html").read_text()
 
 
 def test_metrics_and_plots_are_known_to_dvc(study):
@@ -136,13 +151,13 @@ def test_a_second_run_runs_nothing(study):
 
 def test_a_forced_run_gives_the_same_bytes(study):
     before = locked(study)
-    assert len(ran(call(study, "dvc", "repro", "--force"))) == 8
+    assert len(ran(call(study, "dvc", "repro", "--force"))) == len(STAGES)
     assert locked(study) == before
 
 
 def test_an_edit_runs_only_what_depends_on_it(study):
     edit(study, train__l2=0.3)
-    assert ran(call(study, "dvc", "repro")) == ["train@0.0", "train@0.9", "evaluate", "report"]
+    assert sorted(ran(call(study, "dvc", "repro"))) == sorted(TRAINED)
 
 
 def test_a_bad_parameter_stops_with_one_sentence(study):

@@ -1,0 +1,230 @@
+"""The second factor of CID: the label posterior among neighbours in the proxy embedding.
+
+By Bayes, an inverse class-conditional density is a product of two factors,
+
+    1 / p(z | y)  ~  1 / p(z)  x  1 / p(y | z)         (within a class),
+
+*rarity* (few images look like this person) times *label surprise* (among images that look like this
+person, this label is unusual). A kernel wide enough to estimate the first flattens the second, on
+which everything rests where people differ in their labels and not in their number of images. Here
+the posterior is estimated on its own scale, without the image itself, by a kernel or by the nearest
+neighbours. Whatever is left open (the number of neighbours, the kernel's width, the smoothing, and
+how sharp the posterior is) is chosen by the leave-one-out likelihood of the *class labels* of the
+training set. No identity, no test image and no held-out label is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from cid.density import unit_vectors
+
+ESTIMATORS = ("knn", "kernel")
+NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
+WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: auto; .001 to .045
+PSEUDO_MASS = (
+    0.01,
+    0.1,
+    1.0,
+)  # kernel mass given to the class prior; an identical image has mass 1
+MAX_SLOPE = 4.0
+BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Leave-one-out posterior of every sample's own label.
+
+    Attributes
+    ----------
+    probability : float64 array, shape (n,)
+        ``p(y_i | z_i)``, estimated from the other samples; in (0, 1).
+    scale : float
+        Number of neighbours, or kernel width tau.
+    slope : float
+        Exponent that sharpened the posterior's odds against the prior's (1: as counted).
+    loss : float
+        Mean of ``-log probability``, which chose the scale and the slope, in nats.
+    prior_loss : float
+        The same for class frequencies alone: what the embedding tells of the label is the difference.
+    """
+
+    probability: np.ndarray
+    scale: float
+    slope: float
+    loss: float
+    prior_loss: float
+
+
+def label_posterior(
+    embeddings,
+    labels,
+    *,
+    estimator: str = "knn",
+    scale: float | str = "auto",
+    slope: float | str = "auto",
+    device: str = "auto",
+) -> Posterior:
+    """Estimate each sample's label posterior from its neighbours, leaving the sample itself out.
+
+    With ``m`` of ``k`` neighbours (or, with a kernel, a mass ``m`` of ``k``) sharing the label and
+    ``q`` the label's frequency, the estimate is ``(m + s q) / (k + s)``: Laplace's rule, with s the
+    number of classes for neighbours and the best of :data:`PSEUDO_MASS` for a kernel. Its odds
+    against the prior are then raised to ``slope`` and normalised, the one-parameter calibration of
+    Guo et al., "On Calibration of Modern Neural Networks" (2017, arXiv 1706.04599).
+
+    Parameters
+    ----------
+    embeddings : array or tensor, shape (n, d)
+        Only directions count.
+    labels : array, shape (n,)
+        At least two classes.
+    estimator : {"knn", "kernel"}
+    scale : int, float or "auto"
+        Number of neighbours, or tau of :func:`cid.density.class_density`; "auto": the likeliest of
+        :data:`NEIGHBOURS` or :data:`WIDTHS`.
+    slope : float or "auto"
+        1 leaves the estimate as counted, 0 gives the prior, "auto" is the likeliest up to
+        :data:`MAX_SLOPE`.
+
+    Raises
+    ------
+    ValueError
+        On unusable embeddings, an unknown estimator, a scale out of range, or a single class.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(ESTIMATORS)}")
+    unit = unit_vectors(embeddings, device)
+    codes = _codes(labels, len(unit))
+    if scale == "auto":
+        tried = [k for k in NEIGHBOURS if k < len(unit)] if estimator == "knn" else list(WIDTHS)
+    else:
+        _check_scale(estimator, scale, len(unit))
+        tried = [scale]
+    prior = np.bincount(codes) / len(codes)
+    shares = (_neighbour_shares if estimator == "knn" else _kernel_shares)(
+        unit, codes, tried, prior
+    )
+    best = None
+    for value, share in shares:
+        chosen = _likeliest_slope(share, prior, codes) if slope == "auto" else float(slope)
+        probability = _sharpen(share, prior, codes, chosen)
+        loss = float(-np.log(probability).mean())
+        if best is None or loss < best.loss:
+            best = Posterior(probability, value, chosen, loss, float(-np.log(prior[codes]).mean()))
+    return best
+
+
+def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: str = "auto"):
+    """Embeddings without the direction in which a change of label moves them.
+
+    A face-recognition network is not blind to, say, a smile: among images of one person those of one
+    label lie a little closer together, and a local posterior mistakes that for information about the
+    person. Every sample is paired with its nearest ones of another class, mostly the same person with
+    another label; the mean difference is the label's own direction, with the person held nearly
+    fixed, and is projected out. Class means would do where label and person are independent, but in a
+    biased training set their difference contains people.
+
+    Parameters
+    ----------
+    embeddings : array or tensor, shape (n, d)
+    labels : array, shape (n,)
+    neighbours : int
+        Samples of another class each sample is compared with.
+
+    Returns
+    -------
+    float32 or float64 tensor, shape (n, d)
+        Unit vectors, on the device.
+    """
+    unit = unit_vectors(embeddings, device)
+    codes = torch.from_numpy(_codes(labels, len(unit))).to(unit.device)
+    directions = []
+    for code in range(int(codes.max()) + 1):
+        own, other = unit[codes == code], unit[codes != code]
+        k = min(neighbours, len(other))
+        apart = torch.zeros(unit.shape[1], dtype=torch.float64, device=unit.device)
+        for block in own.split(BLOCK):
+            near = (block @ other.T).topk(k, dim=1).indices
+            apart += (block[:, None] - other[near]).double().sum(dim=(0, 1))
+        directions.append(apart / (len(own) * k))
+    # Two classes give one direction, seen from either side; C classes span at most C.
+    basis, size, _ = torch.linalg.svd(torch.stack(directions).T, full_matrices=False)
+    basis = basis[:, : min(len(directions) - 1, unit.shape[1] - 1)].to(unit.dtype)
+    if float(size[0]) == 0:
+        return unit
+    return unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
+
+
+def _neighbour_shares(unit, codes, tried, prior):
+    """For each k: smoothed class shares (n, C) among the k nearest other samples."""
+    n, n_classes = len(unit), len(prior)
+    most = max(tried)
+    onehot = np.eye(n_classes)[codes]
+    counted = np.empty((n, most, n_classes), dtype=np.uint8)
+    for start in range(0, n, BLOCK):
+        rows = slice(start, min(start + BLOCK, n))
+        cosine = unit[rows] @ unit.T
+        cosine[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = -2.0
+        near = cosine.topk(most, dim=1).indices.cpu().numpy()
+        counted[rows] = onehot[near].cumsum(axis=1)
+    for k in tried:
+        yield k, (counted[:, k - 1] + n_classes * prior) / (k + n_classes)
+
+
+def _kernel_shares(unit, codes, tried, prior):
+    """For each tau and pseudo mass: smoothed class shares (n, C) of the kernel mass of the others."""
+    onehot = torch.from_numpy(np.eye(len(prior))[codes]).to(unit.device)
+    for tau in tried:
+        mass = torch.empty_like(onehot)
+        for start in range(0, len(unit), BLOCK):
+            rows = slice(start, min(start + BLOCK, len(unit)))
+            kernel = ((unit[rows] @ unit.T).double() - 1).div_(tau).exp_()
+            kernel[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = 0.0
+            mass[rows] = kernel @ onehot
+        counted = mass.cpu().numpy()
+        for pseudo in PSEUDO_MASS:
+            total = counted.sum(axis=1, keepdims=True) + pseudo
+            yield tau, (counted + pseudo * prior) / total
+
+
+def _sharpen(share, prior, codes, slope):
+    """Probability of the own label with the odds against the prior raised to ``slope``."""
+    logits = np.log(prior) + slope * np.log(share / prior)
+    logits -= logits.max(axis=1, keepdims=True)
+    weight = np.exp(logits)
+    return (weight / weight.sum(axis=1, keepdims=True))[np.arange(len(codes)), codes]
+
+
+def _likeliest_slope(share, prior, codes) -> float:
+    found = minimize_scalar(
+        lambda slope: -np.log(_sharpen(share, prior, codes, slope)).mean(),
+        bounds=(0.0, MAX_SLOPE),
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return float(found.x)
+
+
+def _codes(labels, n: int) -> np.ndarray:
+    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    if codes.shape != (n,):
+        raise ValueError(
+            f"labels have shape {codes.shape} but there are {n} samples; give one each"
+        )
+    if len(classes) < 2:
+        raise ValueError(f"all labels are {classes[0]}; a posterior needs at least two classes")
+    return codes
+
+
+def _check_scale(estimator, scale, n) -> None:
+    if isinstance(scale, str) or not scale > 0:
+        raise ValueError(f"scale is {scale!r}; it must be 'auto' or a number greater than 0")
+    if estimator == "knn" and not (float(scale).is_integer() and scale < n):
+        raise ValueError(
+            f"k is {scale}; it must be a whole number below the number of samples, {n}"
+        )
