@@ -20,6 +20,8 @@ import math
 import numpy as np
 import torch
 
+from cid.device import pick_device
+
 CLASS_PRIORS = ("balanced", "empirical")
 BLOCK = 2048  # 16 MiB of float32 a block: large enough for a fast product, small enough for a cache
 
@@ -153,9 +155,7 @@ def unit_vectors(embeddings, device: str = "auto") -> torch.Tensor:
         raise ValueError(
             f"embeddings have shape {tuple(vectors.shape)}; (n, d) with n and d at least 1 is needed"
         )
-    if device == "auto":
-        device = "cuda" if vectors.is_cuda or torch.cuda.is_available() else "cpu"
-    vectors = vectors.to(device)
+    vectors = vectors.to(pick_device(device))
     finite = torch.isfinite(vectors).all(dim=1)
     if not finite.all():
         bad = torch.nonzero(~finite)[:, 0]

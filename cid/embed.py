@@ -30,6 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cid.device import pick_device
+
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
 # side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.
 DLIB_TEMPLATE = [(45.0, 40.3), (101.8, 40.3), (73.2, 73.3), (48.6, 99.4), (97.2, 99.4)]
@@ -131,7 +133,7 @@ def detect(
         If there is no image, or one is not a uint8 (h, w, 3) array; the message has its index.
     """
     images = _check_images(images)
-    device = _device(device)
+    device = pick_device(device)
     n = len(images)
     landmarks = np.stack([_centre_landmarks(image.shape) for image in images])
     probability, faces = np.zeros(n, np.float32), np.zeros(n, np.int64)
@@ -267,7 +269,7 @@ def align(
     n = len(images)
     if np.shape(landmarks) != (n, 5, 2):
         raise ValueError(f"landmarks have shape {np.shape(landmarks)}; {n} images need ({n}, 5, 2)")
-    device = _device(device)
+    device = pick_device(device)
     a, b = similarity(landmarks, template * size - 0.5)
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
     keys = [(*image.shape[:2], k) for image, k in zip(images, samples, strict=True)]
@@ -316,7 +318,7 @@ def embed(
             f"crops are {crops.dtype} of shape {tuple(crops.shape)}; {network} needs torch.uint8 "
             f"of shape (n, 3, {spec.size}, {spec.size})"
         )
-    device = _device(device)
+    device = pick_device(device)
     model = _load_network(network, device)
     embedding = torch.empty(len(crops), spec.dimension)
     trunk = torch.empty(len(crops), spec.trunk_dimension)
@@ -360,7 +362,7 @@ def embed_faces(
     ValueError, FileNotFoundError, ConnectionError
         As `detect` and `embed`.
     """
-    device = _device(device)
+    device = pick_device(device)
     # Missing weights should stop the run before minutes of detection, not after.
     for name in (network, trunk):
         _load_network(name, device)
@@ -391,36 +393,48 @@ def embed_faces(
     return FaceEmbeddings(detection, torch.cat(embedding), torch.cat(features), crops)
 
 
-def embed_mirrored(
+def embed_views(
     images: Iterable[np.ndarray],
     landmarks,
     network: str = "dlib-resnet",
     *,
+    zooms: Sequence[float] = (),
     total: int | None = None,
     chunk: int = 512,
     device: str = "auto",
     progress: bool = True,
-) -> np.ndarray:
-    """Embed the mirror image of every aligned face: float32 array (n, d) of unit rows.
+) -> dict[str, np.ndarray]:
+    """Embed other views of every aligned face: its mirror image, and nearer or wider crops.
 
     Parameters
     ----------
     images : iterable of uint8 arrays (h, w, 3)
     landmarks : array, shape (n, 5, 2)
         Of the photos as they are, from `detect`.
+    zooms : sequence of float
+        How much larger the face is in a crop than in the network's own.
     total : int, optional
         Number of images, for the progress bar.
+
+    Returns
+    -------
+    dict of float32 arrays (n, d)
+        ``mirrored`` and ``zoom <z>``, of unit rows.
     """
-    spec, found, start = _network(network), [], 0
+    spec, start = _network(network), 0
+    found = {"mirrored": []} | {f"zoom {zoom:g}": [] for zoom in zooms}
     source = iter(images)
-    with _bar(total, f"embed mirrored ({network})", progress) as bar:
+    with _bar(total, f"embed other views ({network})", progress) as bar:
         while photos := list(islice(source, chunk)):
-            rows = slice(start, start + len(photos))
-            crops = align(photos, landmarks[rows], spec.size, template=spec.template, device=device)
-            found.append(embed(crops.flip(3), network, device=device).embedding)
+            place = landmarks[start : start + len(photos)]
+            for view, zoom in zip(found, (1.0, *zooms), strict=True):
+                template = 0.5 + zoom * (spec.template - 0.5)
+                crops = align(photos, place, spec.size, template=template, device=device)
+                crops = crops.flip(3) if view == "mirrored" else crops
+                found[view].append(embed(crops, network, device=device).embedding)
             start += len(photos)
             bar.update(len(photos))
-    return torch.cat(found).numpy()
+    return {view: torch.cat(parts).numpy() for view, parts in found.items()}
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -670,12 +684,6 @@ def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) 
     """The images of some rows as one float tensor (b, 3, h, w) in 0..255."""
     batch = torch.from_numpy(np.stack([images[row] for row in rows]))
     return batch.to(device).permute(0, 3, 1, 2).float()
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 @contextmanager

@@ -221,6 +221,7 @@ def surprise(sample: Sample, settings: dict, estimator: str) -> Posterior:
         estimator=estimator,
         scale=settings["neighbours" if estimator == "knn" else "posterior_tau"],
         slope="auto" if settings["surprise"] == "auto" else 1.0,
+        local_scaling=settings["local_scaling"],
     )
 
 

@@ -6,9 +6,8 @@ augmentation) is a function of its seed and of the epoch alone. So every method 
 the same network and sees the same batches, which makes their comparison paired, and an interrupted
 run needs no record of any generator to go on as if nothing had happened.
 
-How a method trains is its *kind*, a key of :data:`KINDS`. The risks are the pure functions
-:func:`weighted_risk`, :func:`cvar_risk`, :func:`tilted_risk` and :func:`group_risk`; each maps the
-losses of a minibatch to a number and, on the whole training set, is the risk of the cited paper.
+How a method trains is its *kind*, a key of :data:`KINDS`. Risks that look at the worst of a minibatch
+are those of :mod:`cid.train`; :func:`group_risk` takes its online steps here.
 
 On a CPU the same seed gives the same bytes for the same number of threads. On a GPU sums may be taken
 in another order, so two runs agree to rounding only.
@@ -40,11 +39,20 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 from tqdm import tqdm
 
+from cid.device import pick_device
 from cid.embed import DLIB_TEMPLATE, align
 from cid.faces import FaceSet, suggest
 from cid.methods import METHODS, group_column
 from cid.train import Options as LinearOptions
-from cid.train import balanced_subset, fit_heads, train_sets
+from cid.train import (
+    Risk,
+    balanced_subset,
+    cvar_risk,
+    fit_heads,
+    generalised_cross_entropy,
+    tilted_risk,
+    train_sets,
+)
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
@@ -88,6 +96,8 @@ class Options:
         Flip training images and shift them by up to 1/16 of their side (not features).
     through : {"loss", "sampler"}
         How weights act: multiply the loss, or draw images in proportion to them, with replacement.
+        With a minibatch's few rare images, each of a large weight, the loss is too noisy to train
+        the networks here from scratch; a sampler shows the rare images at every step.
     pretrained : {"auto", "imagenet", "none"}
         ImageNet weights for a network that has them: when to be had, always, or never.
     alpha : float
@@ -113,7 +123,7 @@ class Options:
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     augment: bool = True
-    through: str = "loss"
+    through: str = "sampler"
     pretrained: str = "auto"
     alpha: float = 0.5
     tilt: float = 1.0
@@ -335,24 +345,14 @@ def weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
     return (weights * losses).mean()
 
 
-def cvar_risk(losses: Tensor, share: float) -> Tensor:
-    """Conditional value at risk: the mean of the worst ``share * n`` losses.
+def minibatch_risk(risk: Risk, losses: Tensor) -> Tensor:
+    """A risk of :mod:`cid.train`, such as ``cvar_risk(0.2)``, of a minibatch; differentiable.
 
-    Where that is not a whole number the next loss counts in part. Levy, Carmon, Duchi & Sidford
-    2020, "Large-Scale Methods for Distributionally Robust Optimization", arXiv 2010.05893.
+    The risk brings its own gradient by the losses, so autograd need not pass through it.
     """
-    worst = losses.sort(descending=True).values
-    count = share * len(losses)
-    rank = torch.arange(len(losses), dtype=losses.dtype, device=losses.device)
-    return ((count - rank).clamp(0, 1) * worst).sum() / count
-
-
-def tilted_risk(losses: Tensor, tilt: float) -> Tensor:
-    """Exponential tilting, ``log mean exp(t losses) / t``; the dual of a KL ball of distributions.
-
-    Li, Beirami, Sanjabi & Smith 2021, "Tilted Empirical Risk Minimization", arXiv 2007.01162.
-    """
-    return (torch.logsumexp(tilt * losses, 0) - math.log(len(losses))) / tilt
+    fixed = losses.detach()[None]
+    value, slope = risk(fixed, torch.full_like(fixed, 1 / len(losses)))
+    return value[0] + (slope[0] * (losses - fixed[0])).sum()
 
 
 def group_risk(
@@ -398,14 +398,6 @@ def jtt_weights(wrong, upweight: float) -> np.ndarray:
     """
     weights = np.where(np.asarray(wrong, dtype=bool), float(upweight), 1.0)
     return weights / weights.mean()
-
-
-def generalised_cross_entropy(losses: Tensor, q: float) -> Tensor:
-    """``(1 - p^q) / q`` from cross-entropies ``-log p``; its slope is ``p^q`` times theirs.
-
-    Zhang & Sabuncu 2018, "Generalized Cross Entropy Loss", arXiv 1805.07836.
-    """
-    return -torch.expm1(-q * losses) / q
 
 
 def relative_difficulty(biased: Tensor, debiased: Tensor) -> Tensor:
@@ -510,7 +502,7 @@ def fit(
         missing or unasked for, or ImageNet weights that are demanded and not to be had.
     """
     options = options or read_options(model)
-    device = _device(device)
+    device = pick_device(device)
     inputs, rows = _place(inputs, device), np.asarray(rows, dtype=np.int64)
     _check(model, inputs, labels, rows, training, weights, groups)
     labels = np.asarray(labels)[rows]
@@ -567,15 +559,15 @@ def _step(kind: str, options: Options, weights, groups, device) -> tuple[Callabl
         weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
         return lambda losses, at: weighted_risk(losses[0], weights[at]), {}
     if kind == "cvar-dro":
-        return lambda losses, at: cvar_risk(losses[0], options.alpha), {}
+        return lambda losses, at: minibatch_risk(cvar_risk(options.alpha), losses[0]), {}
     if kind == "kl-dro":
-        return lambda losses, at: tilted_risk(losses[0], options.tilt), {}
+        return lambda losses, at: minibatch_risk(tilted_risk(options.tilt), losses[0]), {}
     if kind == "lff":
 
         def lff(losses, at):
             # The networks share no parameter, so one sum trains each on its own risk.
             biased, debiased = losses[1], losses[0]
-            own = generalised_cross_entropy(biased, options.lff_q).mean()
+            own = minibatch_risk(generalised_cross_entropy(options.lff_q), biased)
             return own + weighted_risk(debiased, relative_difficulty(biased, debiased))
 
         return lff, {}
@@ -722,11 +714,6 @@ def _retrain(erm: Fitted, inputs, rows, labels, groups, options: Options, seed: 
     everyone = np.ones(len(rows), dtype=bool)
     for subset in member:
         subset[balanced_subset(groups, everyone, rng)] = 1
-    if not member.any():
-        raise ValueError(
-            "no identity of the training set has images of both classes, so last-layer retraining "
-            "has nothing to balance; lower the bias level or leave this method out"
-        )
     device = erm.module.centre.device
     features = erm.penultimate(inputs, rows)
     heads = fit_heads(features, labels, member, options.retrain_l2, device=str(device))
@@ -787,7 +774,7 @@ def train_networks(
         As :func:`fit`, or on a missing column of ``sets`` or an unreadable file in ``folder``.
     """
     options = options or read_options(model)
-    device = _device(device)
+    device = pick_device(device)
     inputs, labels = _place(inputs, device), np.asarray(labels)
     registered = {name: METHODS[name].training for name in methods if name in METHODS}
     kinds = {name: "weighted" for name in methods} | registered | (training or {})
@@ -904,7 +891,7 @@ def train_model(
         )
     model = get_model(train["model"])
     inputs = features if model.side is None else aligned_faces(data, landmarks, model.side)
-    options = read_options(train["model"], {"through": train["through"]} | train["network"])
+    options = read_options(train["model"], train["network"])
     predictions, info = train_networks(
         sets, inputs, labels, methods, train["model"], options, folder=folder, progress="networks"
     )
@@ -1055,12 +1042,6 @@ def _settled():
     """On a GPU, convolutions by deterministic algorithms, the same ones at every run."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
-
-
-def _device(device: str | torch.device) -> torch.device:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
 
 
 def _bar(label: str | None, runs: int, finished: int) -> tqdm:

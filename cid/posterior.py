@@ -26,11 +26,8 @@ from cid.density import unit_vectors
 ESTIMATORS = ("knn", "kernel")
 NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
 WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: auto; .001 to .045
-PSEUDO_MASS = (
-    0.01,
-    0.1,
-    1.0,
-)  # kernel mass given to the class prior; an identical image has mass 1
+PSEUDO_MASS = (0.01, 0.1, 1.0)  # kernel mass of the class prior; an identical image has mass 1
+HUB = 10  # neighbours whose mean cosine tells how crowded a place is
 MAX_SLOPE = 4.0
 BLOCK = 1024
 
@@ -67,6 +64,7 @@ def label_posterior(
     estimator: str = "knn",
     scale: float | str = "auto",
     slope: float | str = "auto",
+    local_scaling: bool = False,
     device: str = "auto",
 ) -> Posterior:
     """Estimate each sample's label posterior from its neighbours, leaving the sample itself out.
@@ -90,6 +88,10 @@ def label_posterior(
     slope : float or "auto"
         1 leaves the estimate as counted, 0 gives the prior, "auto" is the likeliest up to
         :data:`MAX_SLOPE`.
+    local_scaling : bool
+        With neighbours: take half a sample's mean cosine with its own :data:`HUB` nearest off every
+        cosine with it, so that samples of crowded places are not everybody's neighbours (CSLS:
+        Conneau et al., "Word Translation Without Parallel Data", 2018, arXiv 1710.04087).
 
     Raises
     ------
@@ -106,9 +108,10 @@ def label_posterior(
         _check_scale(estimator, scale, len(unit))
         tried = [scale]
     prior = np.bincount(codes) / len(codes)
-    shares = (_neighbour_shares if estimator == "knn" else _kernel_shares)(
-        unit, codes, tried, prior
-    )
+    if estimator == "knn":
+        shares = _neighbour_shares(unit, codes, tried, prior, local_scaling)
+    else:
+        shares = _kernel_shares(unit, codes, tried, prior)
     best = None
     for value, share in shares:
         chosen = _likeliest_slope(share, prior, codes) if slope == "auto" else float(slope)
@@ -160,17 +163,28 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     return unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
 
 
-def _neighbour_shares(unit, codes, tried, prior):
+def _cosines(unit):
+    """The cosines with all samples, block by block; that of a sample with itself is below them all."""
+    for start in range(0, len(unit), BLOCK):
+        rows = slice(start, min(start + BLOCK, len(unit)))
+        cosine = unit[rows] @ unit.T
+        cosine[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = -3.0
+        yield rows, cosine
+
+
+def _neighbour_shares(unit, codes, tried, prior, local_scaling):
     """For each k: smoothed class shares (n, C) among the k nearest other samples."""
     n, n_classes = len(unit), len(prior)
     most = max(tried)
     onehot = np.eye(n_classes)[codes]
     counted = np.empty((n, most, n_classes), dtype=np.uint8)
-    for start in range(0, n, BLOCK):
-        rows = slice(start, min(start + BLOCK, n))
-        cosine = unit[rows] @ unit.T
-        cosine[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = -2.0
-        near = cosine.topk(most, dim=1).indices.cpu().numpy()
+    crowding = torch.zeros(n, dtype=unit.dtype, device=unit.device)
+    if local_scaling:
+        for rows, cosine in _cosines(unit):
+            crowding[rows] = cosine.topk(min(HUB, n - 1), dim=1).values.mean(dim=1)
+    for rows, cosine in _cosines(unit):
+        # A sample's own crowding shifts all of its cosines alike and changes no order.
+        near = (cosine - crowding / 2).topk(most, dim=1).indices.cpu().numpy()
         counted[rows] = onehot[near].cumsum(axis=1)
     for k in tried:
         yield k, (counted[:, k - 1] + n_classes * prior) / (k + n_classes)

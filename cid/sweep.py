@@ -237,24 +237,27 @@ def degraded(proxy: np.ndarray, identities, noise: Sequence[float]) -> dict[str,
     return found | {"random": jitter}
 
 
-def remedies(proxy: np.ndarray, mirrored: np.ndarray) -> dict[str, np.ndarray]:
+def remedies(proxy: np.ndarray, views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Proxies that might leak less of the label, none of which sees a label or an identity.
 
     Parameters
     ----------
-    proxy, mirrored : float32 arrays, shape (n, d)
-        Unit vectors of the photos and of their mirror images.
+    proxy : float32 array, shape (n, d)
+        Unit vectors of the photos.
+    views : dict of float32 arrays (n, d)
+        From :func:`cid.embed.embed_views`.
 
     Returns
     -------
     dict of float32 arrays (n, d)
     """
-    both = proxy + mirrored
+    crops = proxy + sum(view for name, view in views.items() if name != "mirrored")
     return {
         "as it is": proxy,
-        "mirror averaged": both,
+        "mirror averaged": proxy + views["mirrored"],
+        "crops averaged": crops,
+        "all views": crops + views["mirrored"],
         "centred": proxy - proxy.mean(axis=0),
-        "both": both - both.mean(axis=0),
     }
 
 

@@ -18,6 +18,7 @@ import torch
 from torch.nn.functional import softplus
 from tqdm import tqdm
 
+from cid.device import pick_device
 from cid.faces import suggest
 from cid.methods import METHODS, group_column
 
@@ -251,7 +252,7 @@ def fit_heads(
     ValueError
         On shapes that disagree, l2 <= 0, a head without both classes, or no convergence.
     """
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    device = pick_device(device)
     weights = torch.as_tensor(np.asarray(sample_weights), dtype=torch.float32, device=device)
     labels = np.asarray(labels)
     _check(features, labels, weights, l2)
@@ -454,6 +455,11 @@ def balanced_subset(groups, member, rng) -> np.ndarray:
         ``2 * identity + class``.
     member : bool array, shape (n,)
         What may be chosen.
+
+    Raises
+    ------
+    ValueError
+        If no identity has images of both classes.
     """
     groups = np.asarray(groups)
     order = rng.permutation(np.flatnonzero(member))
@@ -462,6 +468,11 @@ def balanced_subset(groups, member, rng) -> np.ndarray:
     fewest = np.minimum(size[groups[order]], size[groups[order] ^ 1])
     keep = np.zeros(len(groups), dtype=bool)
     keep[order[place < fewest]] = True
+    if not keep.any():
+        raise ValueError(
+            "no identity of a training set has images of both classes, so last-layer retraining has "
+            "nothing to balance; lower the bias level or leave last-layer out of the methods"
+        )
     return keep
 
 

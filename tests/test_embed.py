@@ -442,13 +442,21 @@ def test_unknown_networks_list_the_known_ones():
         E.embed_faces([GOOD], trunk="arcface", device="cpu", progress=False)
 
 
-def test_mirrored_faces_are_embedded_flipped_whatever_the_chunk():
+def test_views_are_mirrored_or_zoomed_whatever_the_chunk():
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
     points = np.repeat((E.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
     flipped = E.align(photos, points, 150).flip(3)
     expected = E.embed(flipped).embedding.numpy()
-    found = E.embed_mirrored(photos, points, chunk=2, progress=False)
+    views = E.embed_views(photos, points, zooms=[1.0, 1.2], chunk=2, progress=False)
+    assert list(views) == ["mirrored", "zoom 1", "zoom 1.2"]
+    found = views["mirrored"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
     upright = E.embed(E.align(photos, points, 150)).embedding.numpy()
     assert abs(found - upright).max() > 1e-2
+    np.testing.assert_allclose(views["zoom 1"], upright, atol=1e-6)
+    # Zooming about the crop's middle is aligning by landmarks drawn together about that point.
+    drawn = (points - 40) / 1.2 + 40
+    np.testing.assert_allclose(
+        views["zoom 1.2"], E.embed(E.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
+    )

@@ -21,7 +21,7 @@ from cid.posterior import label_posterior
 SETTINGS = {
     "tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
-    "keep_class_direction": False, "clusters": "auto",
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
 }  # fmt: skip
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 PEOPLE = np.array([7, 7, 7, 8, 7, 8])

@@ -8,24 +8,23 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import logsumexp
 from scipy.stats import chisquare
 
 import cid.networks as networks
 from cid.networks import (
     MODELS,
     aligned_faces,
-    cvar_risk,
     fit,
-    generalised_cross_entropy,
     group_risk,
     jtt_weights,
+    minibatch_risk,
     read_options,
     relative_difficulty,
-    tilted_risk,
+    train_model,
     train_networks,
     weighted_risk,
 )
+from cid.train import cvar_risk, generalised_cross_entropy, tilted_risk, train_sets
 
 CPU = {"device": "cpu"}
 
@@ -87,28 +86,14 @@ QUICK = {"epochs": 3, "jtt_epochs": 1}
 # --- risks ----------------------------------------------------------------------------------------
 
 
-def test_cvar_is_the_mean_of_the_worst():
-    losses = torch.tensor([1.0, 4.0, 2.0, 3.0])
-    assert cvar_risk(losses, 0.5).item() == pytest.approx((4 + 3) / 2)
-    # 0.6 * 4 = 2.4 losses: 4, 3 and four tenths of 2
-    assert cvar_risk(losses, 0.6).item() == pytest.approx((4 + 3 + 0.4 * 2) / 2.4)
-    assert cvar_risk(losses, 1.0).item() == pytest.approx(2.5)
-    assert cvar_risk(losses, 0.01).item() == pytest.approx(4)
-
-
-def test_cvar_looks_at_the_worst_only():
+@pytest.mark.parametrize("risk", [cvar_risk(0.4), tilted_risk(2.0), generalised_cross_entropy(0.7)])
+def test_a_minibatch_has_the_risk_of_the_heads_and_its_gradient(risk):
     losses = torch.tensor([1.0, 4.0, 2.0, 3.0], requires_grad=True)
-    cvar_risk(losses, 0.5).backward()
-    assert losses.grad.tolist() == [0, 0.5, 0, 0.5]
-
-
-def test_tilted_risk_is_scipys_and_lies_between_mean_and_worst():
-    losses = torch.tensor([0.1, 2.0, 0.7])
-    for tilt in (0.5, 1.0, 3.0):
-        wanted = logsumexp(tilt * losses.numpy(), b=1 / 3) / tilt
-        assert tilted_risk(losses, tilt).item() == pytest.approx(wanted, rel=1e-6)
-    assert tilted_risk(losses, 1e-3).item() == pytest.approx(losses.mean().item(), abs=1e-3)
-    assert tilted_risk(losses, 1e3).item() == pytest.approx(2.0, abs=2e-3)
+    value, slope = risk(losses.detach()[None], torch.full((1, 4), 0.25))
+    found = minibatch_risk(risk, losses)
+    assert found.item() == pytest.approx(value.item())
+    found.backward()
+    torch.testing.assert_close(losses.grad, slope[0])
 
 
 def test_group_step_by_hand():
@@ -138,15 +123,6 @@ def test_group_means_are_right_on_average_over_the_batches_of_an_epoch():
     assert np.mean(risks) == pytest.approx(0.2 * 2 + 0.5 * 4 / 3 + 0.3 * 7, rel=1e-6)
 
 
-def test_generalised_cross_entropy_and_its_slope():
-    p = torch.tensor([0.9, 0.2])
-    losses = (-p.log()).requires_grad_()
-    risk = generalised_cross_entropy(losses, 0.7)
-    np.testing.assert_allclose(risk.detach(), (1 - p**0.7) / 0.7, rtol=1e-5)
-    risk.sum().backward()
-    np.testing.assert_allclose(losses.grad, p**0.7, rtol=1e-5)
-
-
 def test_relative_difficulty_by_hand():
     weight = relative_difficulty(torch.tensor([3.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]))
     assert weight.tolist() == [0.75, 0, 0]
@@ -170,7 +146,7 @@ def test_integer_weights_equal_copies(features):
     """On the full batch; one hidden layer, as batch normalisation would count the copies."""
     x, labels = features
     rows, counts = np.arange(100), np.random.default_rng(3).integers(1, 4, size=100)
-    options = read_options("mlp", {"epochs": 30, "batch": 1000})
+    options = read_options("mlp", {"epochs": 30, "batch": 1000, "through": "loss"})
     weighted = fit("mlp", x, labels, rows, weights=counts, options=options, **CPU)
     copied = fit("mlp", x, labels, np.repeat(rows, counts), options=options, **CPU)
     plain = fit("mlp", x, labels, rows, options=options, **CPU)
@@ -503,7 +479,7 @@ def test_one_class_an_identity_leaves_nothing_to_retrain_on(features):
     x, labels = features
     rows = np.arange(100)
     groups = 2 * (2 * (rows % 5) + labels[rows]) + labels[rows]
-    with pytest.raises(ValueError, match="no identity of the training set has images of both"):
+    with pytest.raises(ValueError, match="no identity of a training set has images of both"):
         options = read_options("mlp", QUICK)
         fit("mlp", x, labels, rows, training="retrain", groups=groups, options=options, **CPU)
 
@@ -587,3 +563,29 @@ def test_aligned_faces_are_align_in_chunks():
     assert torch.equal(cut, align(photos, landmarks, 64, device="cpu"))
     with pytest.raises(ValueError, match="5 images need"):
         aligned_faces(data, landmarks[:4], 64)
+
+
+# --- the model of params.yaml ---------------------------------------------------------------------
+
+
+def test_the_named_model_is_trained(tmp_path, features, sets):
+    settings = {"l2": 0.1, "through": "loss", "robust": {}, "network": {}}
+    features, labels = features
+    methods = ["erm", "cid"]
+    arguments = (sets, None, features, None, labels, methods)
+    found, about = train_model(*arguments, settings | {"model": "linear"})
+    expected, _ = train_sets(sets, features, labels, methods, 0.1)
+    pd.testing.assert_frame_equal(found, expected)
+    assert about.startswith("4 linear heads")
+    network = {"epochs": 2, "jtt_epochs": 1}
+    found, about = train_model(
+        *arguments, settings | {"model": "mlp", "network": network}, folder=tmp_path
+    )
+    expected, _ = train_networks(
+        sets, features, labels, methods, "mlp", read_options("mlp", network)
+    )
+    pd.testing.assert_frame_equal(found, expected)
+    assert about == "4 networks (One hidden layer), trained from scratch."
+    assert len(list(tmp_path.glob("*.npz"))) == 4
+    with pytest.raises(ValueError, match="'mpl' is unknown.*'mlp'"):
+        train_model(*arguments, settings | {"model": "mpl"})

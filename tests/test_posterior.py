@@ -149,3 +149,24 @@ def test_bad_input_is_named():
         label_posterior(z, np.ones(8, int))
     with pytest.raises(ValueError, match=r"labels have shape \(7,\) but there are 8 samples"):
         without_class_direction(z, y[:7])
+
+
+def test_local_scaling_takes_hubs_off_the_lists():
+    # Sample 0 is nearer to a crowd of the other class than to the few, far apart, of its own.
+    rng = np.random.default_rng(0)
+    crowd = np.array([1.0, 0.0, 0.0]) + 0.01 * rng.normal(size=(12, 3))
+    alone = np.array([[0.8, 0.6, 0.0], [0.1, 0.99, 0.1], [0.1, 0.99, -0.1], [0.0, 1.0, 0.0]])
+    points = np.vstack([alone, crowd]).astype(np.float32)
+    labels = np.array([1] * 4 + [0] * 12)
+    plain, scaled = (
+        label_posterior(points, labels, scale=3, slope=1.0, local_scaling=on).probability[0]
+        for on in (False, True)
+    )
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    cosine = unit @ unit.T
+    np.fill_diagonal(cosine, -3)
+    crowding = np.sort(cosine, axis=1)[:, -10:].mean(axis=1)
+    for found, score in ((plain, cosine[0]), (scaled, cosine[0] - crowding / 2)):
+        own = labels[np.argsort(-score)[:3]].sum()
+        assert found == pytest.approx((own + 2 * 0.25) / (3 + 2))
+    assert scaled > plain

@@ -52,7 +52,8 @@ def test_conda_users_get_the_same_list():
 
 def test_modules_import_only_modules_below_them():
     order = ["report", "pages", "notebook", "plots", "claims", "inference", "sweep", "networks",
-             "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people", "faces"]  # fmt: skip
+             "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people",
+             "faces", "device"]  # fmt: skip
     found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
     assert found == set(order)
     for position, module in enumerate(order):

@@ -299,3 +299,10 @@ def test_bad_options_are_named(settings, message):
         Options.of(settings)
     with pytest.raises(ValueError, match="train.through is 'los'; write loss or sampler"):
         Options.of({}, "los")
+
+
+def test_nothing_to_balance_is_said():
+    with pytest.raises(
+        ValueError, match="no identity of a training set has images of both classes"
+    ):
+        balanced_subset([0, 0, 3, 3], np.ones(4, dtype=bool), np.random.default_rng(0))
