@@ -65,13 +65,13 @@ PIXEL_SPREAD = 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
 # Every training kind, and which options matter to it alone.
 KINDS: dict[str, tuple[str, ...]] = {
-    "weighted": ("through",),
+    "weighted": (),
     "cvar-dro": ("alpha",),
     "kl-dro": ("tilt",),
     "group-dro": ("group_step",),
-    "jtt": ("through", "jtt_epochs", "jtt_upweight"),
+    "jtt": ("jtt_epochs", "jtt_upweight"),
     "lff": ("lff_q",),
-    "retrain": ("through", "draws", "retrain_l2"),
+    "retrain": ("draws", "retrain_l2"),
 }
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ class Options:
     through : {"loss", "sampler"}
         How weights act: multiply the loss, or draw images in proportion to them, with replacement.
         With a minibatch's few rare images, each of a large weight, the loss is too noisy to train
-        the networks here from scratch; a sampler shows the rare images at every step.
+        the networks here from scratch; a sampler shows the rare images at every step. It draws the
+        batches of every method, ERM's with equal chances.
     pretrained : {"auto", "imagenet", "none"}
         ImageNet weights for a network that has them: when to be had, always, or never.
     alpha : float
@@ -520,7 +521,6 @@ def fit(
             for stream in range(2 if kind == "lff" else 1)
         ]
         step, state = _step(kind, options, weights, groups, device)
-        through_sampler = kind == "weighted" and options.through == "sampler"
         loss = _train(
             nets,
             step,
@@ -531,7 +531,7 @@ def fit(
             options,
             seed,
             epochs=epochs,
-            draw=weights if through_sampler else None,
+            draw=weights if options.through == "sampler" else None,
             checkpoint=None if file is None else Path(file),
             report=lambda done, risk: on_epoch(before + done, total, risk),
         )
