@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-KINDS = ("correlation", "longtail")
+KINDS = ("correlation", "longtail", "natural")
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,22 @@ class Split:
     test_unseen: np.ndarray
 
 
+def images_needed(kind: str, images_per_identity: int, test_per_class: int) -> int:
+    """How many images of either class make a person usable; see :func:`usable_identities`."""
+    return (1 if kind == "natural" else images_per_identity) + test_per_class
+
+
 def usable_identities(
-    identities, labels, images_per_identity: int, test_per_class: int
+    identities, labels, images_per_identity: int, test_per_class: int, kind: str = "correlation"
 ) -> pd.DataFrame:
     """Which identities have enough images for every bias level, and why the others do not.
 
     An identity needs ``images_per_identity + test_per_class`` images of either class: at level 1 of
     kind ``correlation`` all its training images are of its majority class, whichever that is, and of
     kind ``longtail`` the head of the distribution has twice as many images as the mean. The rule does
-    not depend on the levels under study, so that adding one changes no other.
+    not depend on the levels under study, so that adding one changes no other. Of kind ``natural``, where
+    everybody's images train, it is about who can be tested: ``test_per_class + 1`` images of either
+    class are needed.
 
     Parameters
     ----------
@@ -60,7 +67,7 @@ def usable_identities(
         One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
         ``usable``, ``reason`` (empty when usable).
     """
-    needed = images_per_identity + test_per_class
+    needed = images_needed(kind, images_per_identity, test_per_class)
     counts = pd.crosstab(np.asarray(identities), np.asarray(labels)).reindex(
         columns=[0, 1], fill_value=0
     )
@@ -105,7 +112,9 @@ def biased_split(
         share is not a whole number of images it is rounded at random, right on average.
         ``longtail``: as many images of either class, but the number of images falls from identity to
         identity, in random order, from ``1 + level`` times the mean to ``1 - level`` times it (and
-        never below one image of either class).
+        never below one image of either class). ``natural``: the data as they are, at level 0 only; all
+        images train but the held-out ones of people with enough images to be tested, and those of
+        the unseen people, who are drawn among these.
     level : float in [0, 1]
         Strength of the bias; 0 is none.
     seed : int
@@ -132,7 +141,12 @@ def biased_split(
     if not 0 <= unseen_share < 1:
         raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
     identities, labels = np.asarray(identities), np.asarray(labels)
-    table = usable_identities(identities, labels, images_per_identity, test_per_class)
+    if kind == "natural" and level != 0:
+        raise ValueError(
+            f"bias level {level} of the kind natural: the data as they are have no level, so set "
+            "bias.levels to [0.0]"
+        )
+    table = usable_identities(identities, labels, images_per_identity, test_per_class, kind)
     usable = table.loc[table["usable"], "identity"].to_numpy()
     if people is not None:
         if not 2 <= people <= len(usable):
@@ -144,9 +158,9 @@ def biased_split(
     n_unseen = round(unseen_share * len(usable))
     if len(usable) - n_unseen < 2:
         raise ValueError(
-            f"{len(usable)} of {len(table)} identities have {images_per_identity + test_per_class} "
-            "images of either class; at least 2 for training are needed, so lower "
-            "bias.images_per_identity or bias.test_per_class"
+            f"{len(usable)} of {len(table)} identities have enough images of either class "
+            f"(bias.images_per_identity {images_per_identity}, bias.test_per_class {test_per_class}); at "
+            "least 2 for training are needed, so lower one of the two"
         )
 
     rng = np.random.default_rng(seed)
@@ -166,6 +180,13 @@ def biased_split(
         seen_test += [r[:test_per_class] for r in rows]
         order.append([r[test_per_class:] for r in rows])
         draws.append((majority, chance))
+    if kind == "natural":
+        tested = np.concatenate(
+            [*seen_test, *np.flatnonzero(np.isin(identities, list(unseen)))[None]]
+        )
+        return Split(
+            np.setdiff1d(np.arange(len(labels)), tested), _rows(seen_test), _rows(unseen_test)
+        )
     sizes = {"correlation": _correlated, "longtail": _long_tailed}[kind](
         level, images_per_identity, *map(np.array, zip(*draws, strict=True))
     )

@@ -14,8 +14,11 @@ are (x, y).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
+import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -342,6 +345,8 @@ def embed_faces(
     chunk: int = 512,
     total: int | None = None,
     keep_crops: Iterable[int] = (),
+    landmarks=None,
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> FaceEmbeddings:
     """Detect, align and embed, a chunk of photos at a time.
@@ -356,6 +361,11 @@ def embed_faces(
         The number of photos, for the bar, where `images` has no length.
     keep_crops : iterable of int
         Rows whose crops are returned, for figures.
+    landmarks : array, shape (n, 5, 2), optional
+        Known landmarks; nothing is detected then, and every face counts as found.
+    folder : path, optional
+        Where every finished chunk is kept until the last one is, so that an interrupted call with
+        the same photos and settings goes on where it stopped.
 
     Raises
     ------
@@ -367,30 +377,84 @@ def embed_faces(
     for name in (network, trunk):
         _load_network(name, device)
     total = len(images) if total is None and hasattr(images, "__len__") else total
-    wanted, crops, parts, start = set(keep_crops), {}, [], 0
+    wanted, crops, parts, start = sorted(set(keep_crops)), {}, [], 0
     stream = iter(images)
     with _bar(total, "detect and embed", progress) as bar:
-        while batch := list(islice(stream, chunk)):
-            options = {"device": device, "batch_size": batch_size}
-            found = detect(_check_images(batch, first=start), progress=False, **options)
-
-            def cut(name, batch=batch, found=found, options=options):
-                spec = _network(name)
-                return align(batch, found.landmarks, spec.size, template=spec.template, **options)
-
-            aligned = cut(network)
-            proxy = embed(aligned, network, **options)
-            other = proxy if trunk == network else embed(cut(trunk), trunk, **options)
-            parts.append((found, proxy.embedding, other.trunk))
-            crops |= {i: aligned[i - start].clone() for i in wanted if 0 <= i - start < len(batch)}
-            start += len(batch)
-            bar.update(len(batch))
+        while photos := list(islice(stream, chunk)):
+            _check_images(photos, first=start)
+            end = start + len(photos)
+            points = None if landmarks is None else np.float32(landmarks[start:end])
+            inside = [row for row in wanted if start <= row < end]
+            settings = network, trunk, [row - start for row in inside], device, batch_size
+            part = None
+            if folder is not None:
+                file = Path(folder) / f"{_digest(photos, points, settings)}.npz"
+                part = _read_chunk(file)
+            if part is None:
+                part = _embed_chunk(photos, points, *settings)
+                if folder is not None:
+                    _write_chunk(file, part)
+            crops |= dict(zip(inside, torch.from_numpy(part.pop("crops")), strict=True))
+            parts.append(part)
+            start = end
+            bar.update(len(photos))
     if not parts:
         raise ValueError("there are no images; pass at least one")
-    found, embedding, features = zip(*parts, strict=True)
-    columns = zip(*(vars(part).values() for part in found), strict=True)
-    detection = Detection(*map(np.concatenate, columns))
-    return FaceEmbeddings(detection, torch.cat(embedding), torch.cat(features), crops)
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    proxy, features = (torch.from_numpy(whole.pop(name)) for name in ("proxy", "trunk"))
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return FaceEmbeddings(Detection(**whole), proxy, features, crops)
+
+
+def _embed_chunk(photos, points, network, trunk, wanted, device, batch_size) -> dict:
+    """Arrays of a chunk: the fields of `Detection`, ``proxy``, ``trunk``, and ``crops`` of some rows."""
+    options = {"device": device, "batch_size": batch_size}
+    if points is None:
+        found = detect(photos, progress=False, **options)
+    else:
+        n = len(photos)
+        found = Detection(
+            points, np.ones(n, np.float32), np.ones(n, np.int64), np.ones(n, dtype=bool)
+        )
+
+    def cut(name):
+        spec = _network(name)
+        return align(photos, found.landmarks, spec.size, template=spec.template, **options)
+
+    aligned = cut(network)
+    proxy = embed(aligned, network, **options)
+    other = proxy if trunk == network else embed(cut(trunk), trunk, **options)
+    own = {"proxy": proxy.embedding, "trunk": other.trunk, "crops": aligned[wanted]}
+    return vars(found) | {name: tensor.numpy() for name, tensor in own.items()}
+
+
+def _read_chunk(file: Path) -> dict | None:
+    """A kept chunk, or None where there is none that can be read."""
+    try:
+        with open(file, "rb") as stream, np.load(stream) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_chunk(file: Path, part: dict) -> None:
+    """Keep a chunk; the file appears complete or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name("draft.npz")
+    np.savez(draft, **part)
+    draft.replace(file)
+
+
+def _digest(photos, points, settings) -> str:
+    """Hash of all that the embeddings of a chunk depend on, this module's own text included."""
+    state = hashlib.sha256(Path(__file__).read_bytes())
+    state.update(repr((settings, torch.__version__)).encode())
+    for photo in photos:
+        state.update(repr(photo.shape).encode())
+        state.update(np.ascontiguousarray(photo))
+    state.update(b"" if points is None else np.ascontiguousarray(points))
+    return state.hexdigest()[:24]
 
 
 def embed_views(

@@ -6,10 +6,14 @@ A data set is a folder::
       card.json            what this is: name, source, licence, counts, attributes, seed, versions
       faces-00000.parquet  one row an image, images embedded as encoded bytes
       faces-00001.parquet  ...
+      excluded.csv         optional: images an import left out, and why
 
 Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name unique in
 the data set), ``identity`` (string), one 0/1 column for every attribute the card lists, and any
-further columns, of which the card's ``demographics`` are constant within a person.
+further columns, of which the card's ``demographics`` are constant within a person. An optional column
+``landmarks`` (ten numbers, x and y of five points in pixels, as :mod:`cid.embed` orders them) lets
+embedding skip detection. ``show_images: false`` in the card keeps photographs of real people out of
+notebooks and reports.
 
 Identities are stored because an identity-robust evaluation needs them. Nothing that trains a model
 without identity labels may read that column; see :mod:`cid.methods`.
@@ -21,7 +25,9 @@ import io
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -32,6 +38,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 CARD = "card.json"
+EXCLUDED = "excluded.csv"
+AHEAD = 256  # images decoded ahead of their use
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
 
@@ -48,11 +56,16 @@ class FaceSet:
         One row an image, index 0..n-1: ``path``, ``identity``, attributes, further columns.
     encoded : pyarrow.ChunkedArray
         The encoded images, in the order of ``frame``.
+    excluded : pandas.DataFrame
+        Images that an import left out: ``image`` (name in the source), ``reason``.
     """
 
     card: dict
     frame: pd.DataFrame
     encoded: pa.ChunkedArray
+    excluded: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=["image", "reason"], dtype=str)
+    )
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -60,6 +73,21 @@ class FaceSet:
     def image(self, row: int) -> np.ndarray:
         """Decode one image to a uint8 array of shape (height, width, 3), RGB."""
         return decode(self.encoded[int(row)].as_py(), self.frame["path"].iloc[row])
+
+    def images(self, rows=None) -> Iterator[np.ndarray]:
+        """Decode images in order, some ahead of their use, on all cores: Pillow decodes unlocked."""
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(rows), AHEAD):
+                yield from pool.map(self.image, rows[start : start + AHEAD])
+
+    def landmarks(self) -> np.ndarray:
+        """The landmarks that came with the data, float32 (n, 5, 2)."""
+        if "landmarks" not in self.frame:
+            raise ValueError(
+                f"the data set {self.card['name']!r} came without landmarks; set embed.detect to true"
+            )
+        return np.stack(self.frame["landmarks"]).astype(np.float32).reshape(-1, 5, 2)
 
     def labels(self, attribute: str) -> np.ndarray:
         """The 0/1 labels of an attribute, int64 of shape (n,)."""
@@ -128,27 +156,7 @@ def write_faces(folder, records, card: dict, *, shard_rows: int = 2048) -> Path:
 
     def flush():
         nonlocal shard, shards
-        columns = {key: [record[key] for record in shard] for key in shard[0]}
-        arrays = {
-            key: pa.array(
-                values,
-                type=IMAGE_TYPE
-                if key == "image"
-                else pa.int8()
-                if key in card["attributes"]
-                else None,
-            )
-            for key, values in columns.items()
-        }
-        # Encoded images do not compress further; small pages keep a row cheap to reach.
-        pq.write_table(
-            pa.table(arrays),
-            partial / f"faces-{shards:05d}.parquet",
-            compression="zstd",
-            row_group_size=256,
-            use_dictionary=["identity"],
-            write_statistics=False,
-        )
+        write_shard(partial / f"faces-{shards:05d}.parquet", shard, card["attributes"])
         shard, shards = [], shards + 1
 
     for record in records:
@@ -166,6 +174,29 @@ def write_faces(folder, records, card: dict, *, shard_rows: int = 2048) -> Path:
         raise ValueError(f"no images to write to {folder}; the list of records is empty")
 
     counts = {"images": total, "identities": len(people), "positives": positives}
+    return finish(partial, folder, card, counts)
+
+
+def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
+    """Write one Parquet file of a data set; records as for :func:`write_faces`."""
+    types = {"image": IMAGE_TYPE} | dict.fromkeys(attributes, pa.int8())
+    arrays = {
+        key: pa.array([record[key] for record in records], type=types.get(key))
+        for key in records[0]
+    }
+    # Encoded images do not compress further; small pages keep a row cheap to reach.
+    pq.write_table(
+        pa.table(arrays),
+        path,
+        compression="zstd",
+        row_group_size=256,
+        use_dictionary=["identity"],
+        write_statistics=False,
+    )
+
+
+def finish(partial: Path, folder: Path, card: dict, counts: dict) -> Path:
+    """Give the shards in ``partial`` their card, and the folder its place."""
     text = json.dumps({**card, "counts": counts}, indent=2, ensure_ascii=False) + "\n"
     (partial / CARD).write_text(text, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
@@ -218,7 +249,10 @@ def read_faces(folder, *, check_images: bool = True) -> FaceSet:
     frame = table.drop_columns(["image"]).to_pandas()
     frame.insert(0, "path", paths.to_pandas())
     _check_whole(folder, frame, card, origin)
-    return FaceSet(card, frame, encoded)
+    left_out = folder / EXCLUDED
+    if not left_out.exists():
+        return FaceSet(card, frame, encoded)
+    return FaceSet(card, frame, encoded, pd.read_csv(left_out, dtype=str, keep_default_na=False))
 
 
 def _read_card(folder: Path) -> dict:

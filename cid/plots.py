@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from IPython.display import Image
+from IPython.display import Image, Markdown
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -96,11 +96,17 @@ def _done(figure: Figure) -> Figure:
     return figure
 
 
-def face_grid(images, *, columns: int, captions=None, row_titles=None, cell: float = 0.9) -> Image:
+def face_grid(
+    images, card: dict, *, columns: int, captions=None, row_titles=None, cell: float = 0.9
+) -> Image | Markdown:
     """Faces in a grid, read row by row, as a JPEG: a tenth of a PNG's size for photographs.
+
+    A sentence instead, where the data card forbids showing photographs.
 
     Parameters
     ----------
+    card : dict
+        The data card; its ``show_images`` decides, and without that key images are shown.
     images : sequence of uint8 arrays (height, width, 3)
     columns : int
     captions : sequence of str, optional
@@ -110,6 +116,8 @@ def face_grid(images, *, columns: int, captions=None, row_titles=None, cell: flo
     cell : float
         Width of a face in inches.
     """
+    if not card.get("show_images", True):
+        return Markdown("*The photographs of this data set are of real people and not shown.*")
     rows = -(-len(images) // columns)
     height = cell * (1.22 if captions is not None else 1.04)
     figure, axes = plt.subplots(
@@ -379,9 +387,12 @@ def _curves(table, metrics, test, methods, zero) -> Figure:
         if zero:
             axis.axhline(0, color=COLOURS["erm"], lw=1.2)
             ends.append((0.0, rows["level"].max(), "ERM", COLOURS["erm"]))
-        for method in methods:
+        for place, method in enumerate(methods):
             line = rows[rows["method"] == method].sort_values("level")
             strong = method in STRONG
+            if len(line) == 1:  # no curve: intervals side by side
+                line = line.assign(level=line["level"] + 0.01 * place)
+                axis.vlines(line["level"], line["low"], line["high"], color=COLOURS[method])
             axis.fill_between(line["level"], line["low"], line["high"], color=COLOURS[method],
                               alpha=0.18 if strong else 0.08, lw=0)  # fmt: skip
             axis.plot(line["level"], line["mean"], "o-", color=COLOURS[method],
@@ -450,6 +461,11 @@ def sensitivity(table: pd.DataFrame, metrics: list[str], test: str, methods: lis
     table : pandas.DataFrame
         From :func:`cid.inference.sensitivity`.
     """
+    if table.empty:
+        figure, axis = plt.subplots(figsize=(4, 0.4))
+        axis.text(0, 0.5, "One bias level only: there is no slope over the bias.", fontsize=9)
+        axis.axis("off")
+        return _done(figure)
     return _forest(
         table[table["test"] == test],
         metrics,

@@ -2,7 +2,7 @@
 
 python -m cid.report            build the report of the study in params.yaml
 python -m cid.report headline   print where it is and its headline numbers
-python -m cid.report readme     put the headline numbers into README.md
+python -m cid.report readme     put the headline numbers, and all studies side by side, into README.md
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from cid.claims import claims_table, headline_cells, markdown_table, write_claims
+from cid.methods import METHODS
 from cid.metrics import METRICS
 from cid.pages import page, render
 
 BUILD = Path("build")
 PARAMS = Path("params.yaml")
-MARKS = ("<!-- headline: begin -->", "<!-- headline: end -->")
+MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 def read_params() -> dict:
@@ -217,7 +218,9 @@ def _cells(links: dict[str, str]) -> str:
     lines: dict[str, list[str]] = {}
     for file, text in links.items():
         name, _, level = text.partition(", ")
-        lines.setdefault(name, []).append(f'<a href="{file}">{html.escape(level or name)}</a>')
+        alone = sum(other.partition(", ")[0] == name for other in links.values()) == 1
+        what = text if alone else level
+        lines.setdefault(name, []).append(f'<a href="{file}">{html.escape(what)}</a>')
     items = (
         f"<li>{cells[0]}</li>"
         if len(cells) == 1
@@ -236,8 +239,47 @@ def _markdown(params: dict) -> str:
     return markdown_table(*_table(Path("reports", params["study"]), "seen"))
 
 
+def studies(folder: Path = Path("reports")) -> str:
+    """All studies side by side, as a Markdown table: gains over ERM, means over the bias range."""
+    head = ["study", "data", "people", "task, bias", "model", "seeds", "accuracy, ERM"]
+    columns = [
+        (metric, m) for metric in ("accuracy", "worst_decile") for m in ("cid", "cid-knn", "oracle")
+    ]
+    head += [f"{METRICS[metric].title.lower()}, {METHODS[m].title} − ERM" for metric, m in columns]
+    rows = []
+    for card_file in sorted(folder.glob("*/card.json")):
+        study = card_file.parent
+        card, params = (
+            json.loads(card_file.read_text()),
+            YAML(typ="safe").load(study / "params.yaml"),
+        )
+        area = (
+            pd.read_csv(study / "area.csv").query("test == 'seen'").set_index(["metric", "method"])
+        )
+        gains = []
+        for key in columns:
+            if key not in area.index:
+                gains.append("–")
+                continue
+            low, mean, high = (
+                100 * area.loc[key, f"{name}_difference"] for name in ("low", "mean", "high")
+            )
+            gains.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"))
+        kind, levels = params["bias"]["kind"], params["bias"]["levels"]
+        span = f" {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
+        rows.append(
+            [
+                f"[{study.name}]({study.as_posix()}/index.html)", card["name"],
+                f"{card['counts']['identities']:,}", f"{params['task']}, {kind}{span}",
+                params["train"]["model"], str(params["seeds"]),
+                f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *gains,
+            ]
+        )  # fmt: skip
+    return markdown_table(head, rows)
+
+
 def readme(params: dict) -> str:
-    """README.md with the headline table of the study between its marks.
+    """README.md with its tables between their marks: the study's headline, and all studies.
 
     Raises
     ------
@@ -245,11 +287,13 @@ def readme(params: dict) -> str:
         If README.md lacks a mark.
     """
     text = Path("README.md").read_text(encoding="utf-8")
-    begin, end = MARKS
-    if begin not in text or end not in text:
-        raise ValueError(f"README.md lacks {begin} or {end}; put both around the headline table")
-    before, after = text.split(begin)[0], text.split(end)[1]
-    return f"{before}{begin}\n{_markdown(params)}{end}{after}"
+    for name, table in (("headline", _markdown(params)), ("studies", studies())):
+        begin, end = (mark.format(name) for mark in MARKS)
+        if begin not in text or end not in text:
+            raise ValueError(f"README.md lacks {begin} or {end}; put both around the {name} table")
+        before, after = text.split(begin)[0], text.split(end)[1]
+        text = f"{before}{begin}\n{table}{end}{after}"
+    return text
 
 
 def main(argv: list[str] | None = None) -> int:

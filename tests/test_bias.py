@@ -96,7 +96,7 @@ def test_draw_sets_gives_true_cell_sizes(population):
         ({"kind": "correlated"}, "kind 'correlated' is unknown"),
         ({"level": 1.2}, r"level 1.2 is outside \[0, 1\]"),
         ({"unseen_share": 1.0}, "unseen_share is 1.0"),
-        ({"images_per_identity": 40}, "0 of 50 identities have 46 images"),
+        ({"images_per_identity": 40}, "0 of 50 identities have enough images"),
     ],
 )
 def test_bad_settings_are_named(population, change, message):
@@ -141,3 +141,30 @@ def test_fewer_people_are_the_first_by_name(population):
         ValueError, match=r"people is 51; it must be null \(all\) or a number from 2 to 50"
     ):
         biased_split(*population, level=0.5, seed=0, **SETTINGS, people=51)
+
+
+def test_natural_trains_on_everything_but_the_tests():
+    # Person 0 and 1 can be tested; 2 has one image of a class, 3 a single image.
+    identities = np.repeat([0, 1, 2, 3, 4, 5], [8, 6, 4, 1, 6, 6])
+    labels = np.concatenate([[0, 1] * 4, [0, 1] * 3, [0, 0, 0, 1], [1], [0, 1] * 3, [0, 1] * 3])
+    settings = SETTINGS | {
+        "kind": "natural",
+        "level": 0.0,
+        "test_per_class": 2,
+        "unseen_share": 0.25,
+    }
+    split = biased_split(identities, labels, seed=0, **settings)
+    everything = np.concatenate([split.train, split.test_seen, split.test_unseen])
+    (unseen,) = np.unique(identities[split.test_unseen])
+    left_out = np.setdiff1d(np.arange(len(labels)), everything)
+    assert len(np.unique(everything)) == len(everything)
+    assert (identities[left_out] == unseen).all()  # nothing else is lost
+    assert not (identities[split.train] == unseen).any()
+    assert {2, 3} <= set(identities[split.train])
+    seen = identities[split.test_seen]
+    assert len(np.unique(seen)) == 3
+    for person in np.unique(seen):
+        own = labels[split.test_seen][seen == person]
+        assert (own == 0).sum() == (own == 1).sum() == 2
+    with pytest.raises(ValueError, match="no level, so set bias.levels"):
+        biased_split(identities, labels, seed=0, **settings | {"level": 0.5})

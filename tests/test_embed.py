@@ -460,3 +460,58 @@ def test_views_are_mirrored_or_zoomed_whatever_the_chunk():
     np.testing.assert_allclose(
         views["zoom 1.2"], E.embed(E.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
     )
+
+
+# --- interruptions and known landmarks ------------------------------------------------------------
+
+
+def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    photos = [rng.integers(0, 256, (60, 50, 3), dtype=np.uint8) for _ in range(5)]
+    points = np.repeat((E.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0)
+    settings = {"landmarks": points, "chunk": 2, "keep_crops": [0, 3], "progress": False}
+    whole = E.embed_faces(photos, device="cpu", **settings)
+    compute, done = E._embed_chunk, []
+
+    def interrupted(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return compute(*arguments)
+
+    folder = tmp_path / "kept"
+    monkeypatch.setattr(E, "_embed_chunk", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        E.embed_faces(photos, device="cpu", folder=folder, **settings)
+    (damaged, _) = sorted(folder.glob("*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:100])  # as after a power cut
+    calls = []
+    monkeypatch.setattr(E, "_embed_chunk", lambda *a: calls.append(1) or compute(*a))
+    resumed = E.embed_faces(photos, device="cpu", folder=folder, **settings)
+    assert len(calls) == 2 and not folder.exists()
+    for name in ("embedding", "trunk"):
+        assert torch.equal(getattr(resumed, name), getattr(whole, name))
+    assert set(resumed.crops) == {0, 3}
+    assert all(torch.equal(resumed.crops[row], whole.crops[row]) for row in (0, 3))
+
+
+def test_another_photo_is_not_taken_for_a_kept_one(tmp_path, monkeypatch):
+    photos = [np.full((50, 50, 3), value, np.uint8) for value in (10, 200)]
+    points = np.repeat((E.DLIB_TEMPLATE * 40 + 5)[None], 2, axis=0)
+    digests = {
+        E._digest(photos, points, ("a",)),
+        E._digest(photos[::-1], points, ("a",)),
+        E._digest(photos, None, ("a",)),
+        E._digest(photos, points, ("b",)),
+    }
+    assert len(digests) == 4
+
+
+def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):
+    monkeypatch.setattr(E, "detect", None)
+    photo = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
+    points = (E.DLIB_TEMPLATE * 60 + 10)[None].astype(np.float32)
+    result = E.embed_faces([photo], device="cpu", landmarks=points, progress=False)
+    expected = E.embed(E.align([photo], points, 150)).embedding
+    torch.testing.assert_close(result.embedding, expected)
+    assert result.detection.found.all()

@@ -53,7 +53,7 @@ def test_conda_users_get_the_same_list():
 def test_modules_import_only_modules_below_them():
     order = ["report", "pages", "notebook", "plots", "claims", "inference", "sweep", "networks",
              "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people",
-             "faces", "device"]  # fmt: skip
+             "importers", "faces", "device"]  # fmt: skip
     found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
     assert found == set(order)
     for position, module in enumerate(order):
@@ -90,3 +90,16 @@ def test_the_committed_report_is_of_the_committed_parameters():
     assert yaml.load(ROOT / "reports" / params["study"] / "params.yaml") == params
     lock = yaml.load(ROOT / "dvc.lock")["stages"]
     assert {f"train@{level}" for level in params["bias"]["levels"]} <= set(lock)
+
+
+@pytest.mark.parametrize(
+    "card", sorted(ROOT.glob("reports/*/card.json")), ids=lambda p: p.parent.name
+)
+def test_reports_show_no_photograph_that_must_not_be_shown(card):
+    """Faces are the only JPEGs a notebook draws; other figures are PNG and SVG."""
+    shown = [
+        page.name for page in card.parent.glob("*.html") if "data:image/jpeg" in page.read_text()
+    ]
+    allowed = json.loads(card.read_text()).get("show_images", True)
+    assert bool(shown) == allowed, shown
+    assert not [f for f in card.parent.rglob("*") if f.suffix in (".jpg", ".jpeg", ".webp")]
