@@ -4,7 +4,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test data people clean-notebooks
+.PHONY: reproduce test bench data people clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 	dvc repro
@@ -12,6 +12,10 @@ reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 
 test: $(VENV)/.test data         ## run all tests
 	python -m pytest
+
+bench: $(VENV)/.bench data       ## measure every speed side by side; writes benchmarks/
+	dvc repro embed
+	python benchmarks/run.py
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	@test -e data.dvc && dvc pull --quiet data.dvc
@@ -34,4 +38,8 @@ $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 
 $(VENV)/.test: $(VENV)/.study
 	$(INSTALL) -e '.[people,test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.study
+	$(INSTALL) -e '.[bench]'
 	@touch $@

@@ -10,7 +10,8 @@ conditional inverse density (CID) weight is ``w_i ~ 1 / p(z_i | y_i)``, after Qi
 "Improving Identity-Robustness for Face Models", arXiv 2304.03838.
 
 Everything here is exact. Memory grows with n: kernel values live one block at a time, and each
-pair of blocks is computed once, as the kernel is symmetric.
+pair of blocks is computed once, as the kernel is symmetric. Embeddings that do not fit into memory
+are handed over as a ``numpy.memmap`` and read in chunks, two of which are held at a time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ import torch
 from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
-BLOCK = 2048  # 16 MiB of float32 a block: large enough for a fast product, small enough for a cache
+PRECISIONS = ("single", "half")
+CHUNK = (
+    2**16
+)  # rows of a memory-mapped array held at once; a multiple of BLOCK, so blocks stay alike
+BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
+
+GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 
 
 def cid_weights(
@@ -34,6 +41,7 @@ def cid_weights(
     class_prior: str = "balanced",
     power: float = 1.0,
     include_self: bool = True,
+    precision: str = "single",
     device: str = "auto",
 ):
     """Conditional inverse density weights of every training sample.
@@ -42,7 +50,7 @@ def cid_weights(
     ----------
     embeddings : array or tensor, shape (n, d)
         Proxy embeddings; only their direction counts. float64 is computed in float64, everything
-        else in float32, to a relative error of a few 1e-6.
+        else in float32, to a relative error of a few 1e-6. A ``numpy.memmap`` is read in chunks.
     labels : array or tensor, shape (n,)
         Class of every sample.
     tau : float
@@ -54,6 +62,9 @@ def cid_weights(
     include_self : bool
         Count the sample itself in its own density, which bounds the weight of an outlier. Without
         it the kernel is computed in float64.
+    precision : {"single", "half"}
+        "half" rounds the centred vectors to float16 before the product, whose sums stay float32: for
+        GPUs, at a relative error of the weights below 1e-3.
     device : str
         "auto" (where the tensor is, else a GPU when there is one), "cpu", "cuda", ...
 
@@ -67,11 +78,21 @@ def cid_weights(
     ValueError
         On NaN, infinite or zero-norm embeddings, a length mismatch, tau <= 0, or empty input.
     """
-    density = class_density(embeddings, labels, tau, include_self=include_self, device=device)
+    density = class_density(
+        embeddings, labels, tau, include_self=include_self, precision=precision, device=device
+    )
     return inverse_weights(density, labels, class_prior=class_prior, power=power)
 
 
-def class_density(embeddings, labels, tau: float, *, include_self: bool = True, device="auto"):
+def class_density(
+    embeddings,
+    labels,
+    tau: float,
+    *,
+    include_self: bool = True,
+    precision: str = "single",
+    device: str = "auto",
+):
     """Density of every sample among the samples of its own class, up to a constant.
 
     Parameters are those of :func:`cid_weights`. One label for all samples gives the unconditional
@@ -84,18 +105,34 @@ def class_density(embeddings, labels, tau: float, *, include_self: bool = True, 
     """
     if not (isinstance(tau, (int, float, np.floating)) and 0 < tau < math.inf):
         raise ValueError(f"tau is {tau!r}; it must be a number greater than 0")
-    # Without the own term nothing bounds the density from below: it can rest on exponents near -100,
-    # which float32 rounds too coarsely.
-    vectors = _tensor(embeddings)
-    unit = unit_vectors(vectors if include_self else vectors.double(), device)
-    codes, n_classes = _class_codes(labels, len(unit))
-    order = torch.from_numpy(np.argsort(codes, kind="stable")).to(unit.device)
-    density = torch.empty(len(unit), dtype=unit.dtype, device=unit.device)
-    start = 0
-    for count in np.bincount(codes, minlength=n_classes):
-        rows = order[start : start + int(count)]
-        density[rows] = _kernel_mean(unit[rows], float(tau), include_self)
-        start += int(count)
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if precision == "half" and not include_self:
+        raise ValueError("precision half needs include_self true: without it float64 is needed")
+    codes, n_classes = _class_codes(labels, len(embeddings))
+    order = np.argsort(codes, kind="stable")
+    classes = np.split(order, np.cumsum(np.bincount(codes, minlength=n_classes))[:-1])
+
+    def unit(vectors, first=0):
+        # Without the own term nothing bounds the density from below: it can rest on exponents near
+        # -100, which float32 rounds too coarsely.
+        vectors = _tensor(vectors)
+        return unit_vectors(vectors if include_self else vectors.double(), device, first)
+
+    if stored := isinstance(embeddings, np.memmap):
+        for start in range(0, len(embeddings), CHUNK):
+            sample = unit(embeddings[start : start + CHUNK], start)  # the checks, with row numbers
+    else:
+        sample = unit(embeddings)
+    density = torch.empty(len(embeddings), dtype=sample.dtype, device=sample.device)
+    for rows in classes:
+        there = torch.from_numpy(rows).to(sample.device)
+        if stored:
+            chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+            load = [lambda chunk=chunk: unit(embeddings[chunk]) for chunk in chunks]
+        else:
+            load = [lambda own=sample[there]: own]
+        density[there] = _kernel_mean(load, len(rows), float(tau), include_self, precision)
     stray = int((density <= 0).sum())
     if stray:
         raise ValueError(
@@ -142,8 +179,10 @@ def effective_sample_size(weights) -> float:
     return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
 
 
-def unit_vectors(embeddings, device: str = "auto") -> torch.Tensor:
+def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tensor:
     """Embeddings scaled to unit norm, checked, on the device: tensor of shape (n, d).
+
+    ``first`` is the row number of the first one, for messages.
 
     Raises
     ------
@@ -160,43 +199,76 @@ def unit_vectors(embeddings, device: str = "auto") -> torch.Tensor:
     if not finite.all():
         bad = torch.nonzero(~finite)[:, 0]
         raise ValueError(
-            f"embeddings row {int(bad[0])} holds NaN or infinite values ({len(bad)} such rows); "
+            f"embeddings row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such rows); "
             "remove these samples or embed them again"
         )
     # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
     norm = vectors.double().norm(dim=1, keepdim=True)
     if (norm == 0).any():
-        row = int(torch.nonzero(norm[:, 0] == 0)[0])
+        row = first + int(torch.nonzero(norm[:, 0] == 0)[0])
         raise ValueError(f"embeddings row {row} has norm 0, so no direction; remove this sample")
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
     return (vectors.double() / norm).to(working)
 
 
-def _kernel_mean(unit: torch.Tensor, tau: float, include_self: bool) -> torch.Tensor:
-    """Mean over j of ``exp((z_i . z_j - 1) / tau)`` for every i; shape (n,)."""
-    n = len(unit)
+def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -> torch.Tensor:
+    """Mean over j of ``exp((z_i . z_j - 1) / tau)`` for every i; shape (n,).
+
+    ``load`` holds a function for every chunk of the samples, which returns its unit vectors.
+    """
+    sums = [chunk() for chunk in load] if len(load) == 1 else None
+    common = sum((sums[0] if sums else chunk()).sum(dim=0, dtype=torch.float64) for chunk in load)
+    common /= n
+
+    def centred(place):
+        # With u = (z - mean) / sqrt(tau) the exponent is u_i . u_j - |u_i|^2/2 - |u_j|^2/2. Face
+        # embeddings share a large common direction; without it the products are small, and so is
+        # their rounding error, which the exponential turns into a relative error of the density.
+        unit = sums[0] if sums else load[place]()
+        u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
+        u = u.half() if precision == "half" else u
+        return u, (u.double() ** 2).sum(dim=1).div(2).to(unit.dtype)
+
+    first = centred(0)
+    kind, device = first[1].dtype, first[1].device
     if n == 1:
-        return torch.ones(1, dtype=unit.dtype, device=unit.device)
-    # With u = (z - mean) / sqrt(tau) the exponent is u_i . u_j - |u_i|^2/2 - |u_j|^2/2. Face
-    # embeddings share a large common direction; without it the products are small, and so is their
-    # rounding error, which the exponential turns into a relative error of the density.
-    u = ((unit - unit.mean(dim=0)) / math.sqrt(tau)).to(unit.dtype)
-    half = (u.double() ** 2).sum(dim=1).div(2).to(unit.dtype)
-    total = torch.zeros(n, dtype=torch.float64, device=unit.device)
-    for a in range(0, n, BLOCK):
-        rows = slice(a, min(a + BLOCK, n))
-        for b in range(a, n, BLOCK):
-            cols = slice(b, min(b + BLOCK, n))
-            kernel = torch.addmm(half[rows, None], u[rows], u[cols].T, beta=-1)
-            kernel.sub_(half[cols]).exp_()
-            if a == b:  # a sample's kernel with itself is 1 exactly
-                kernel.fill_diagonal_(float(include_self))
-                total[rows] += kernel.sum(dim=1)
-            else:
-                total[rows] += kernel.sum(dim=1)
-                total[cols] += kernel.sum(dim=0)
+        return torch.ones(1, dtype=kind, device=device)
+    total = torch.zeros(n, dtype=torch.float64, device=device)
+    block = BLOCK if device.type == "cpu" else GPU_BLOCK
+    start = 0
+    for place in range(len(load)):
+        ours = first if place == 0 else centred(place)
+        other = start
+        for visitor in range(place, len(load)):
+            theirs = ours if visitor == place else centred(visitor)
+            for a in range(0, len(ours[0]), block):
+                rows = slice(start + a, start + min(a + block, len(ours[0])))
+                for b in range(a if visitor == place else 0, len(theirs[0]), block):
+                    cols = slice(other + b, other + min(b + block, len(theirs[0])))
+                    kernel = _kernel(ours, theirs, slice(a, a + block), slice(b, b + block))
+                    if rows == cols:  # a sample's kernel with itself is 1 exactly
+                        kernel.fill_diagonal_(float(include_self))
+                    else:
+                        total[cols] += kernel.sum(dim=0)
+                    total[rows] += kernel.sum(dim=1)
+            other += len(theirs[0])
+        start += len(ours[0])
     mean = total / (n if include_self else n - 1)
-    return mean.clamp_(max=1.0).to(unit.dtype)
+    return mean.clamp_(max=1.0).to(kind)
+
+
+def _kernel(ours, theirs, rows: slice, cols: slice) -> torch.Tensor:
+    """Kernel values between some rows of two centred chunks."""
+    (u, half), (v, other) = ours, theirs
+    if u.dtype != torch.float16:
+        product = torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1)
+    else:
+        if u.is_cuda:
+            product = torch.mm(u[rows], v[cols].T, out_dtype=torch.float32)
+        else:  # what a GPU computes, for the tests
+            product = u[rows].float() @ v[cols].float().T
+        product.sub_(half[rows, None])
+    return product.sub_(other[cols]).exp_()
 
 
 def _class_codes(labels, n: int) -> tuple[np.ndarray, int]:
@@ -219,7 +291,8 @@ def _class_codes(labels, n: int) -> tuple[np.ndarray, int]:
 def _tensor(values) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values.detach()
-    return torch.from_numpy(np.ascontiguousarray(values))
+    values = np.ascontiguousarray(values)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 def _like(result: torch.Tensor, source):

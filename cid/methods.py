@@ -10,12 +10,12 @@ code and not a promise. How each way of training works is said in :mod:`cid.trai
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import pairwise_distances, silhouette_score
 
 from cid.density import cid_weights, class_density, inverse_weights, unit_vectors
 from cid.faces import suggest
@@ -30,12 +30,20 @@ class Sample:
     """What a method may look at: one training set of n images.
 
     ``embeddings`` (n, d), ``labels`` (n,) and, for methods that declare it only, ``identities``
-    (n,), else None.
+    (n,), else None. ``shared`` keeps what methods of one training set have in common, computed from
+    embeddings and class labels.
     """
 
     embeddings: np.ndarray
     labels: np.ndarray
     identities: np.ndarray | None
+    shared: dict = field(default_factory=dict)
+
+    def once(self, key, compute: Callable[[], object]):
+        """What ``compute`` returns, computed by whichever method asks first."""
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]
 
 
 def _uniform(sample: Sample, settings: dict) -> np.ndarray:
@@ -76,7 +84,9 @@ def group_column(method: str) -> str:
     return f"{method}:group"
 
 
-def training_weights(method: str, embeddings, labels, identities, settings: dict) -> np.ndarray:
+def training_weights(
+    method: str, embeddings, labels, identities, settings: dict, shared: dict | None = None
+) -> np.ndarray:
     """Weights of a training set under a method.
 
     Parameters
@@ -89,6 +99,9 @@ def training_weights(method: str, embeddings, labels, identities, settings: dict
         ``identities`` may be None for methods that do not see them.
     settings : dict
         The section ``weights`` of params.yaml, where every key is explained.
+    shared : dict, optional
+        Handed to several calls with the same embeddings, labels and settings, it keeps what their
+        methods have in common.
 
     Returns
     -------
@@ -99,26 +112,30 @@ def training_weights(method: str, embeddings, labels, identities, settings: dict
     ValueError
         On an unknown method, or identities missing for a method that needs them.
     """
-    spec, sample = _allowed(method, embeddings, labels, identities)
+    spec, sample = _allowed(method, embeddings, labels, identities, shared)
     return np.asarray(spec.weigh(sample, settings), dtype=np.float64)
 
 
-def training_groups(method: str, embeddings, labels, identities, settings: dict):
+def training_groups(
+    method: str, embeddings, labels, identities, settings: dict, shared: dict | None = None
+):
     """Groups of a training set under a method: int array of shape (n,), or None if it has none.
 
     Arguments and errors as in :func:`training_weights`.
     """
-    spec, sample = _allowed(method, embeddings, labels, identities)
+    spec, sample = _allowed(method, embeddings, labels, identities, shared)
     return None if spec.groups is None else np.asarray(spec.groups(sample, settings))
 
 
-def _allowed(method, embeddings, labels, identities) -> tuple[Method, Sample]:
+def _allowed(method, embeddings, labels, identities, shared) -> tuple[Method, Sample]:
     """A method and what it may see: the one place where identities are handed on or withheld."""
     spec = get_method(method)
     needs_identity = "identity" in spec.sees
     if needs_identity and identities is None:
         raise ValueError(f"method {method!r} needs identities and none were given")
-    return spec, Sample(embeddings, labels, identities if needs_identity else None)
+    if needs_identity:  # what such a method computes stays with it
+        return spec, Sample(embeddings, labels, identities)
+    return spec, Sample(embeddings, labels, None, {} if shared is None else shared)
 
 
 def weigh_sets(
@@ -146,9 +163,9 @@ def weigh_sets(
     found = pd.DataFrame(np.nan, index=sets.index, columns=columns)
     for _, train in sets[sets["part"] == "train"].groupby("seed"):
         rows = train["row"].to_numpy()
-        people = None if identities is None else identities[rows]
+        people, shared = None if identities is None else identities[rows], {}
         for method in methods:
-            arguments = (method, embeddings[rows], labels[rows], people, settings)
+            arguments = (method, embeddings[rows], labels[rows], people, settings, shared)
             found.loc[train.index, method] = training_weights(*arguments)
             if (groups := training_groups(*arguments)) is not None:
                 found.loc[train.index, group_column(method)] = groups
@@ -176,17 +193,25 @@ def _tau(sample: Sample, settings: dict) -> float:
     """
     if settings["tau"] != "auto":
         return settings["tau"]
-    return label_posterior(sample.embeddings, sample.labels, estimator="kernel", slope=1.0).scale
+    return sample.once(
+        "tau",
+        lambda: (
+            label_posterior(sample.embeddings, sample.labels, estimator="kernel", slope=1.0).scale
+        ),
+    )
 
 
 def proxy_density(sample: Sample, settings: dict) -> np.ndarray:
     """Density of the proxy embedding whatever the class, shape (n,)."""
     one_class = np.zeros(len(sample.labels), dtype=int)
-    return class_density(
-        sample.embeddings,
-        one_class,
-        _tau(sample, settings),
-        include_self=settings["include_self"],
+    return sample.once(
+        "density",
+        lambda: class_density(
+            sample.embeddings,
+            one_class,
+            _tau(sample, settings),
+            include_self=settings["include_self"],
+        ),
     )
 
 
@@ -214,14 +239,19 @@ def surprise(sample: Sample, settings: dict, estimator: str) -> Posterior:
     """The local label posterior as the two-factor methods estimate it."""
     embeddings = sample.embeddings
     if not settings["keep_class_direction"]:
-        embeddings = without_class_direction(embeddings, sample.labels)
-    return label_posterior(
-        embeddings,
-        sample.labels,
-        estimator=estimator,
-        scale=settings["neighbours" if estimator == "knn" else "posterior_tau"],
-        slope="auto" if settings["surprise"] == "auto" else 1.0,
-        local_scaling=settings["local_scaling"],
+        embeddings = sample.once(
+            "cleaned", lambda: without_class_direction(sample.embeddings, sample.labels)
+        )
+    return sample.once(
+        ("posterior", estimator),
+        lambda: label_posterior(
+            embeddings,
+            sample.labels,
+            estimator=estimator,
+            scale=settings["neighbours" if estimator == "knn" else "posterior_tau"],
+            slope="auto" if settings["surprise"] == "auto" else 1.0,
+            local_scaling=settings["local_scaling"],
+        ),
     )
 
 
@@ -257,7 +287,11 @@ def _clusters(sample: Sample, settings: dict) -> np.ndarray:
         wanted = [k for k in wanted if k < len(rows)] or [max(1, len(rows) // 2)]
         found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
         if len(found) > 1:
-            found = [max(found, key=lambda codes: silhouette_score(unit[rows], codes))]
+            apart = pairwise_distances(unit[rows])
+            np.fill_diagonal(apart, 0)
+            found = [
+                max(found, key=lambda codes: silhouette_score(apart, codes, metric="precomputed"))
+            ]
         codes[rows] = start + found[0]
         start += found[0].max() + 1
     return codes

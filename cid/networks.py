@@ -740,6 +740,8 @@ def train_networks(
     folder: str | Path | None = None,
     device: str = "auto",
     progress: str | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train every method on the training set of every seed and score the test images.
 
@@ -758,20 +760,25 @@ def train_networks(
         changed, and goes on with the one that was interrupted.
     progress : str, optional
         Label of a progress bar over the runs; none without it.
+    rank, world : int
+        Of ``world`` processes that share a folder, the one with this number trains its part of the
+        runs only. They need not run at the same time.
 
     Returns
     -------
     predictions : pandas.DataFrame
         One row a test image and seed: ``seed``, ``test``, ``row``, and a score (logit of class 1)
-        for every method, as :func:`cid.train.train_sets` returns.
+        for every method, as :func:`cid.train.train_sets` returns. With ``world`` above 1, NaN for
+        other processes' runs that are not finished.
     info : pandas.DataFrame
-        One row a run: ``seed``, ``method``, ``training``, ``initialised``, ``loss`` (mean training
-        risk of the last epoch) and ``seconds``.
+        One row a finished run: ``seed``, ``method``, ``training``, ``initialised``, ``loss`` (mean
+        training risk of the last epoch) and ``seconds``.
 
     Raises
     ------
     ValueError
-        As :func:`fit`, or on a missing column of ``sets`` or an unreadable file in ``folder``.
+        As :func:`fit`, or on a missing column of ``sets``, an unreadable file in ``folder``, or
+        processes that cannot share.
     """
     options = options or read_options(model)
     device = pick_device(device)
@@ -785,6 +792,16 @@ def train_networks(
         for seed, (train, _) in parts.items()
         for name in methods
     }
+    # ERM goes before the methods that start from its network, which is then at hand.
+    ordered = sorted(methods, key=lambda name: kinds[name] == "retrain")
+    # By method, then by seed: every process gets its part of the methods that take longest, and if
+    # the seeds divide evenly whole seeds. What is finished must not matter, as it changes meanwhile.
+    mine = set([(seed, name) for name in ordered for seed in parts][rank :: max(world, 1)])
+    if world > 1 and folder is None or not 0 <= rank < world or not mine and given:
+        raise ValueError(
+            f"process {rank} of {world} cannot share {len(given)} runs; give a folder, number the "
+            "processes from 0, and start no more of them than there are runs"
+        )
     origin = initialisation(model, options.pretrained)
     files, finished = {}, {}
     if folder is not None:
@@ -797,14 +814,12 @@ def train_networks(
             files[seed, name] = Path(folder) / f"{model}-{seed}-{name}-{key[:16]}.npz"
         finished = {run: _read_run(file) for run, file in files.items() if file.exists()}
 
-    # ERM goes before the methods that start from its network, which is then at hand.
-    ordered = sorted(methods, key=lambda name: kinds[name] == "retrain")
-    with _bar(progress, len(given), len(finished)) as bar:
+    with _bar(progress, len(mine), len(mine & finished.keys())) as bar:
         for seed, (train, test) in parts.items():
             base = None
             for name in ordered:
                 run = seed, name
-                if run in finished:
+                if run in finished or run not in mine:
                     continue
                 began, file = time.monotonic(), files.get(run)
 
@@ -833,16 +848,18 @@ def train_networks(
                 if file:
                     _write_run(file, *finished[run])
                     file.with_suffix(".pt").unlink(missing_ok=True)
-                bar.n = len(finished)  # a run may go by without an epoch
+                bar.n = len(mine & finished.keys())  # a run may go by without an epoch
                 bar.update(0)
 
     tables, info = [], []
     for seed, (_, test) in parts.items():
         table = test[["seed", "part", "row"]].rename(columns={"part": "test"})
-        tables.append(table.assign(**{name: finished[seed, name][0] for name in methods}))
         for name in methods:
-            _, loss, seconds = finished[seed, name]
-            info.append((seed, name, kinds[name], origin, loss, seconds))
+            table[name] = np.float32("nan")
+            if (seed, name) in finished:
+                table[name], loss, seconds = finished[seed, name]
+                info.append((seed, name, kinds[name], origin, loss, seconds))
+        tables.append(table)
     head = ["seed", "method", "training", "initialised", "loss", "seconds"]
     return pd.concat(tables, ignore_index=True), pd.DataFrame(info, columns=head)
 
@@ -857,13 +874,15 @@ def train_model(
     train: dict,
     *,
     folder=None,
+    rank: int = 0,
+    world: int = 1,
 ) -> tuple[pd.DataFrame, str]:
     """Train the model that ``train.model`` names, linear heads or a network.
 
     Parameters
     ----------
-    sets, labels, methods, folder
-        As in :func:`train_networks`.
+    sets, labels, methods, folder, rank, world
+        As in :func:`train_networks`; linear heads are fitted together, by every process.
     data : FaceSet
         Its faces are cut for a network that takes images.
     features : float32 array, shape (n, d)
@@ -893,7 +912,16 @@ def train_model(
     inputs = features if model.side is None else aligned_faces(data, landmarks, model.side)
     options = read_options(train["model"], train["network"])
     predictions, info = train_networks(
-        sets, inputs, labels, methods, train["model"], options, folder=folder, progress="networks"
+        sets,
+        inputs,
+        labels,
+        methods,
+        train["model"],
+        options,
+        folder=folder,
+        progress="networks",
+        rank=rank,
+        world=world,
     )
     start = {"imagenet": "ImageNet weights", "scratch": "scratch"}[info["initialised"].iloc[0]]
     return predictions, f"{len(info)} networks ({model.title}), trained from {start}."
@@ -945,7 +973,8 @@ def _digest(*parts) -> str:
 
 def _replace(path: Path, write: Callable) -> None:
     """Write a file that appears complete or not at all."""
-    partial_path = path.with_name(path.name + ".partial")
+    # Processes that train the same run, by mistake or after a restart, must not mix their bytes.
+    partial_path = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with open(partial_path, "wb") as file:
         write(file)
     os.replace(partial_path, path)

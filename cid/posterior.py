@@ -193,14 +193,13 @@ def _neighbour_shares(unit, codes, tried, prior, local_scaling):
 def _kernel_shares(unit, codes, tried, prior):
     """For each tau and pseudo mass: smoothed class shares (n, C) of the kernel mass of the others."""
     onehot = torch.from_numpy(np.eye(len(prior))[codes]).to(unit.device)
-    for tau in tried:
-        mass = torch.empty_like(onehot)
-        for start in range(0, len(unit), BLOCK):
-            rows = slice(start, min(start + BLOCK, len(unit)))
-            kernel = ((unit[rows] @ unit.T).double() - 1).div_(tau).exp_()
-            kernel[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = 0.0
-            mass[rows] = kernel @ onehot
-        counted = mass.cpu().numpy()
+    mass = torch.empty(len(tried), *onehot.shape, dtype=onehot.dtype, device=unit.device)
+    for rows, cosine in _cosines(unit):
+        cosine = cosine.double() - 1
+        cosine[torch.arange(len(cosine)), torch.arange(rows.start, rows.stop)] = -torch.inf
+        for place, tau in enumerate(tried):
+            mass[place, rows] = (cosine / tau).exp_() @ onehot
+    for tau, counted in zip(tried, mass.cpu().numpy(), strict=True):
         for pseudo in PSEUDO_MASS:
             total = counted.sum(axis=1, keepdims=True) + pseudo
             yield tau, (counted + pseudo * prior) / total
@@ -208,15 +207,20 @@ def _kernel_shares(unit, codes, tried, prior):
 
 def _sharpen(share, prior, codes, slope):
     """Probability of the own label with the odds against the prior raised to ``slope``."""
-    logits = np.log(prior) + slope * np.log(share / prior)
-    logits -= logits.max(axis=1, keepdims=True)
-    weight = np.exp(logits)
-    return (weight / weight.sum(axis=1, keepdims=True))[np.arange(len(codes)), codes]
+    return np.exp(_log_sharpened(np.log(prior), np.log(share / prior), codes, slope))
+
+
+def _log_sharpened(prior, odds, codes, slope):
+    logits = prior + slope * odds
+    own = logits[np.arange(len(codes)), codes]
+    top = logits.max(axis=1)
+    return own - top - np.log(np.exp(logits - top[:, None]).sum(axis=1))
 
 
 def _likeliest_slope(share, prior, codes) -> float:
+    prior, odds = np.log(prior), np.log(share / prior)
     found = minimize_scalar(
-        lambda slope: -np.log(_sharpen(share, prior, codes, slope)).mean(),
+        lambda slope: -_log_sharpened(prior, odds, codes, slope).mean(),
         bounds=(0.0, MAX_SLOPE),
         method="bounded",
         options={"xatol": 1e-3},

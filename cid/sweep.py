@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from cid.faces import suggest
 from cid.methods import Sample, proxy_density, surprise, weigh_sets
 from cid.metrics import pair_similarities, verification_auc
 from cid.posterior import label_posterior, without_class_direction
-from cid.train import Options, train_sets
+from cid.train import Design, Options, train_sets
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,12 @@ def draw(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
     )
 
 
-def run(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -> pd.DataFrame:
+def run(
+    arrays: Arrays,
+    settings: dict,
+    levels: Iterable[float] | None = None,
+    design: Design | None = None,
+) -> pd.DataFrame:
     """Predictions of linear heads in every cell: as :func:`cid.train.train_sets`, with ``level``.
 
     Parameters
@@ -68,6 +73,8 @@ def run(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -
         As in :func:`draw`, and the section ``train``.
     levels : iterable of float, optional
         Instead of ``bias.levels``.
+    design : Design, optional
+        Of the features and labels, for cells that have training sets in common.
     """
     cells = []
     options = Options.of(settings["train"]["robust"], settings["train"]["through"])
@@ -79,6 +86,7 @@ def run(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -
             settings["methods"],
             settings["train"]["l2"],
             options,
+            design=design,
         )
         cells.append(predictions.assign(level=level))
     return pd.concat(cells, ignore_index=True)
@@ -102,8 +110,9 @@ def vary(
     pandas.DataFrame
         As :func:`run`; ``level`` is the value's place in ``values``, from 0.
     """
+    design = Design(arrays.features, arrays.labels)
     cells = [
-        run(arrays, changed(settings, setting, value), [level]).assign(level=place)
+        run(arrays, changed(settings, setting, value), [level], design).assign(level=place)
         for place, value in enumerate(tqdm(values, desc=setting, mininterval=5))
     ]
     return pd.concat(cells, ignore_index=True)
@@ -111,10 +120,9 @@ def vary(
 
 def vary_proxy(arrays: Arrays, settings: dict, proxies: dict, level: float) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""
+    design = Design(arrays.features, arrays.labels)
     cells = [
-        run(
-            Arrays(proxy, arrays.features, arrays.labels, arrays.identities), settings, [level]
-        ).assign(level=place)  # fmt: skip
+        run(replace(arrays, proxy=proxy), settings, [level], design).assign(level=place)
         for place, proxy in enumerate(tqdm(proxies.values(), desc="proxies", mininterval=5))
     ]
     return pd.concat(cells, ignore_index=True)

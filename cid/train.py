@@ -3,8 +3,9 @@
 A run of the study is a head: one method on one biased training set. All runs read the same feature
 matrix and differ in their sample weights, which are 0 off the training set, and in the *risk* that
 makes one number of the images' losses: their weighted mean, or a robust risk that looks at the worst
-of them. So a whole cell of the study, every method times every seed, is a few optimisations whose
-cost is a few hundred products of the feature matrix with a thin matrix.
+of them. So a whole cell of the study, every method times every seed, is a few optimisations; and what
+trains on the same images shares their Gram matrix, after which a step no longer depends on the number
+of features.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cid.faces import suggest
 from cid.methods import METHODS, group_column
 
 HISTORY = 10  # pairs an L-BFGS step remembers; more gained nothing on face features
+GRAM = 2**27  # entries of the Gram matrices held at once, 512 MiB
 
 
 # (losses (h, n), weights (h, n) of row sum 1) -> (risk (h,), its gradient by the losses (h, n))
@@ -202,6 +204,66 @@ class Heads:
         return Heads(self.weight[which], self.bias[which], self.iterations, self.gradient[which])
 
 
+class Design:
+    """Features and labels made ready for many calls of :func:`fit_heads`.
+
+    Keeps the standardised features and, as far as memory goes, the Gram matrix of every training set
+    met: whatever trains on the same images, other methods or the same under other settings, shares it.
+
+    Parameters
+    ----------
+    features : float32 array, shape (n, d)
+    labels : int array, shape (n,)
+        0 or 1.
+    rows : int array, optional
+        Images that may be trained on, all by default: what the features are first standardised by.
+    """
+
+    def __init__(self, features, labels, rows=None, device: str = "auto"):
+        device = pick_device(device)
+        labels = np.asarray(labels)
+        if np.ndim(features) != 2 or labels.shape != np.shape(features)[:1]:
+            raise ValueError(
+                f"features {np.shape(features)} and labels {labels.shape} disagree; (n, d) and (n,) "
+                "are needed"
+            )
+        if not set(np.unique(labels)) <= {0, 1}:
+            raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; 0 and 1 are needed")
+        x = torch.as_tensor(np.asarray(features), dtype=torch.float32, device=device)
+        # Right for no head, but near enough for float32: each head then corrects by the statistics of
+        # its own training images, so that nothing of another image enters.
+        some = x if rows is None else x[torch.as_tensor(rows, device=device)]
+        self.centre, self.spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp_min(1e-6)
+        self.x = (x - self.centre) / self.spread
+        self.labels = labels
+        self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
+        self._grams: dict[bytes, torch.Tensor] = {}
+
+    def standardised(self, rows: torch.Tensor):
+        """Images standardised by their own statistics, and these: shift and scale, shape (d,)."""
+        x = self.x[rows]
+        shift = x.mean(dim=0)
+        scale = ((x**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
+        return (x - shift) / scale, shift, scale
+
+    def gram(self, rows: torch.Tensor) -> torch.Tensor:
+        """Inner products of the standardised images of a training set, shape (m, m)."""
+        key = rows.cpu().numpy().tobytes()
+        product = self._grams.pop(key, None)
+        if product is None:
+            part = self.standardised(rows)[0]
+            product = part.new_zeros(len(part), len(part))
+            for start in range(0, len(part), 512):  # the lower triangle, as it is symmetric
+                stop = min(start + 512, len(part))
+                product[start:stop, :stop] = part[start:stop] @ part[:stop].T
+            product = product.tril() + product.tril(-1).T
+            held = sum(map(torch.numel, self._grams.values()))
+            while self._grams and held + product.numel() > GRAM:  # the longest unused goes first
+                held -= self._grams.pop(next(iter(self._grams))).numel()
+        self._grams[key] = product
+        return product
+
+
 def fit_heads(
     features,
     labels,
@@ -212,6 +274,7 @@ def fit_heads(
     groups=None,
     tolerance: float = 1e-4,
     max_iterations: int = 500,
+    design: Design | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> Heads:
@@ -244,6 +307,8 @@ def fit_heads(
         A head has converged when its gradient norm is this share of the initial one.
     max_iterations : int
         Limit on optimiser steps.
+    design : Design, optional
+        Of these features and labels, to share what other calls have computed.
     progress : str, optional
         Label of a progress bar; none without it.
 
@@ -252,24 +317,48 @@ def fit_heads(
     ValueError
         On shapes that disagree, l2 <= 0, a head without both classes, or no convergence.
     """
-    device = pick_device(device)
-    weights = torch.as_tensor(np.asarray(sample_weights), dtype=torch.float32, device=device)
-    labels = np.asarray(labels)
-    _check(features, labels, weights, l2)
-
-    # Images no head trains on only cost time.
-    used = torch.nonzero((weights > 0).any(dim=0))[:, 0]
-    x = torch.as_tensor(np.asarray(features), dtype=torch.float32, device=device)[used]
-    sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)[used]
-    weights = weights[:, used]
+    sample_weights = np.asarray(sample_weights)
+    if design is None:
+        used = None
+        if sample_weights.ndim == 2 and sample_weights.shape[1] == len(features):
+            used = np.flatnonzero((sample_weights != 0).any(axis=0))
+        used = used if used is not None and len(used) > 1 else None  # the checks below say the rest
+        design = Design(features, labels, used, device)
+    device = design.x.device
+    weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
+    _check(design, weights, l2)
     weights = weights / weights.sum(dim=1, keepdim=True)
     if groups is not None:
-        risk = risk(torch.as_tensor(np.asarray(groups), device=device)[:, used])
+        groups = torch.as_tensor(np.asarray(groups), device=device)
 
-    # Standardise once with all images, which is exact for no head, then correct each head by its own
-    # shift and scale: the big matrix is shared and every head still sees its own statistics.
-    centre, spread = x.mean(dim=0), x.std(dim=0, correction=0).clamp_min(1e-6)
-    x = (x - centre) / spread
+    few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
+    how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
+    fit = _fit_dual if few else _fit_primal
+    v, bias, steps, relative = fit(design, weights, l2, risk, groups, how)
+    worst = float(relative.max())
+    if worst > tolerance:
+        raise ValueError(
+            f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged after "
+            f"{steps} steps (gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted); raise "
+            "train.l2 or max_iterations"
+        )
+    raw = v / design.spread
+    bias = bias - (raw * design.centre).sum(1)
+    return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
+
+
+def _fit_primal(design, weights, l2, risk, groups, how):
+    """Heads over (w, b), all in one product with the features: for more images than features.
+
+    Returns
+    -------
+    v : tensor, shape (h, d)
+        In units of ``design.x``; ``bias`` (h,) likewise. Then steps and final gradients, as :func:`_lbfgs`.
+    """
+    # Images no head trains on only cost time.
+    used = torch.nonzero((weights > 0).any(dim=0))[:, 0]
+    x, sign, weights = design.x[used], design.sign[used], weights[:, used]
+    risk = risk if groups is None else risk(groups[:, used])
     member = (weights > 0).float()
     member /= member.sum(dim=1, keepdim=True)
     shift = member @ x
@@ -286,19 +375,73 @@ def fit_heads(
         gradient = torch.cat([(slope @ x - total * shift) / scale + l2 * w, total], dim=1)
         return loss, gradient
 
-    start = torch.zeros(len(weights), x.shape[1] + 1, device=device)
-    theta, steps, relative = _lbfgs(objective, start, tolerance, max_iterations, progress)
-    worst = float(relative.max())
-    if worst > tolerance:
-        raise ValueError(
-            f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged after "
-            f"{steps} steps (gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted); raise "
-            "train.l2 or max_iterations"
-        )
+    start = torch.zeros(len(weights), x.shape[1] + 1, device=x.device)
+    theta, steps, relative = _lbfgs(objective, lambda p, q: (p * q).sum(1), start, **how)
     v = theta[:, :-1] / scale
-    raw = v / spread
-    bias = theta[:, -1] - (v * shift).sum(1) - (raw * centre).sum(1)
-    return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
+    return v, theta[:, -1] - (v * shift).sum(1), steps, relative
+
+
+def _fit_dual(design, weights, l2, risk, groups, how):
+    """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
+
+    The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
+    the same training set share its Gram matrix ``K = X X^T``, and a step costs one product with it
+    in place of two with all the features. The vectors are kept as (a, K a, b), whose inner product
+    ``a . K a' + b b'`` is that of (w, b): the optimiser takes the same steps as over (w, b).
+    """
+    x, sign = design.x, design.sign
+    supports, place = np.unique(
+        np.packbits((weights > 0).cpu().numpy(), axis=1), axis=0, return_inverse=True
+    )
+    place = place.reshape(-1)
+    v = torch.empty(len(weights), x.shape[1], device=x.device)
+    bias, relative = (torch.empty(len(weights), device=x.device) for _ in range(2))
+    steps = 0
+    most = int((weights > 0).sum(dim=1).max())
+    together = max(1, GRAM // most**2)
+    for first in range(0, len(supports), together):
+        heads = [
+            np.flatnonzero(place == g) for g in range(first, min(first + together, len(supports)))
+        ]
+        rows = [torch.nonzero(weights[int(own[0])] > 0)[:, 0] for own in heads]
+        size, slots = max(map(len, rows)), max(map(len, heads))
+        gram = torch.zeros(len(heads), size, size, device=x.device)
+        sides = torch.zeros(len(heads), 1, size, device=x.device)
+        mass = torch.zeros(len(heads), slots, size, device=x.device)
+        codes = torch.zeros(mass.shape, dtype=torch.int64, device=x.device)
+        for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
+            gram[g, : len(row), : len(row)] = design.gram(row)
+            sides[g, 0, : len(row)] = sign[row]
+            mass[g, : len(own), : len(row)] = weights[own][:, row]
+            if groups is not None:
+                codes[g, : len(own), : len(row)] = groups[own][:, row]
+        cell_risk = risk if groups is None else risk(codes.flatten(0, 1))
+        flat = mass.flatten(0, 1)
+
+        def objective(theta, gram=gram, sides=sides, mass=flat, risk=cell_risk, size=size):
+            a, image, b = theta[:, :size], theta[:, size:-1], theta[:, -1:]
+            margin = ((image + b).view(len(gram), -1, size) * sides).flatten(0, 1)
+            value, share = risk(softplus(-margin), mass)
+            loss = value + 0.5 * l2 * (a * image).sum(1)
+            slope = (-share * torch.sigmoid(-margin)).view(len(gram), -1, size) * sides
+            product = torch.bmm(slope, gram).flatten(0, 1)
+            slope = slope.flatten(0, 1)
+            gradient = [slope + l2 * a, product + l2 * image, slope.sum(1, keepdim=True)]
+            return loss, torch.cat(gradient, dim=1)
+
+        def dot(p, q, size=size):
+            return (p[:, :size] * q[:, size:-1]).sum(1) + p[:, -1] * q[:, -1]
+
+        start = torch.zeros(len(flat), 2 * size + 1, device=x.device)
+        theta, done, left = _lbfgs(objective, dot, start, **how)
+        steps = max(steps, done)
+        theta, left = theta.view(len(heads), slots, -1), left.view(len(heads), slots)
+        for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
+            part, shift, scale = design.standardised(row)
+            v[own] = theta[g, : len(own), : len(row)] @ part / scale
+            bias[own] = theta[g, : len(own), -1] - (v[own] * shift).sum(1)
+            relative[own] = left[g, : len(own)]
+    return v, bias, steps, relative
 
 
 def train_sets(
@@ -309,6 +452,7 @@ def train_sets(
     l2: float,
     options: Options = Options(),
     *,
+    design: Design | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> tuple[pd.DataFrame, Heads]:
@@ -325,6 +469,8 @@ def train_sets(
     l2 : float
         As in :func:`fit_heads`.
     options : Options
+    design : Design, optional
+        As in :func:`fit_heads`.
 
     Returns
     -------
@@ -337,6 +483,7 @@ def train_sets(
     labels = np.asarray(labels)
     seeds = sets["seed"].unique()
     train, test = sets[sets["part"] == "train"], sets[sets["part"] != "train"]
+    design = design or Design(features, labels, train["row"].unique(), device)
 
     def spread(column: str, dtype) -> np.ndarray:
         """A column of the training sets as an array (seeds, n), 0 off the training set."""
@@ -345,7 +492,7 @@ def train_sets(
         return values
 
     def fit(weights, l2=l2, **more) -> Heads:
-        return fit_heads(features, labels, weights, l2, device=device, progress=progress, **more)
+        return fit_heads(features, labels, weights, l2, design=design, progress=progress, **more)
 
     kinds: dict[str, list[str]] = {}
     for method in methods:
@@ -499,11 +646,12 @@ TRAINERS = {
 }
 
 
-def _lbfgs(objective, theta, tolerance, max_iterations, progress):
+def _lbfgs(objective, dot, theta, tolerance, max_iterations, progress):
     """Minimise many smooth convex functions of equal dimension together by L-BFGS.
 
     Nocedal & Wright, Numerical Optimization, algorithm 7.4, with one history, step length and
-    Armijo backtracking for every row of ``theta``. A row stops moving once converged.
+    Armijo backtracking for every row of ``theta``. A row stops moving once converged. ``dot`` gives
+    the inner products of two tensors' rows.
 
     Returns
     -------
@@ -512,76 +660,72 @@ def _lbfgs(objective, theta, tolerance, max_iterations, progress):
     relative : tensor, shape (h,)
         Gradient norm over the initial gradient norm.
     """
+
+    def norm(rows):
+        return dot(rows, rows).clamp_min(0).sqrt()
+
     loss, gradient = objective(theta)
-    initial = gradient.norm(dim=1).clamp_min(1e-30)
-    relative = gradient.norm(dim=1) / initial
+    initial = norm(gradient).clamp_min(1e-30)
+    relative = norm(gradient) / initial
     pairs: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    gamma, step = torch.ones_like(loss), 1 / initial.clamp_min(1)
     steps = 0
     bar = tqdm(total=max_iterations, desc=progress, disable=progress is None, mininterval=5)
     while steps < max_iterations and bool((relative > tolerance).any()):
-        direction = _lbfgs_direction(gradient, pairs)
-        descent = (direction * gradient).sum(1)
+        direction = _lbfgs_direction(gradient, pairs, gamma, dot)
+        descent = dot(direction, gradient)
         # A row whose history misleads it (rounding, near its optimum) falls back to the gradient.
         uphill = descent >= 0
         direction = torch.where(uphill[:, None], -gradient, direction)
-        descent = torch.where(uphill, -(gradient**2).sum(1), descent)
+        descent = torch.where(uphill, -dot(gradient, gradient), descent)
         moving = relative > tolerance
-        first = 1.0 / gradient.norm(dim=1).clamp_min(1.0) if not pairs else torch.ones_like(loss)
-        step = torch.where(moving, first, torch.zeros_like(loss))
-        for _ in range(20):
-            trial = theta + step[:, None] * direction
-            new_loss, new_gradient = objective(trial)
-            # The slack is float32 rounding of a loss of order 1.
-            short = moving & (new_loss > loss + 1e-4 * step * descent + 1e-7 * loss.abs())
-            if not bool(short.any()):
-                break
-            step = torch.where(short, step / 2, step)
-        s, y = trial - theta, new_gradient - gradient
-        sy = (s * y).sum(1)
+        trial = theta + step[:, None] * direction
+        new_loss, new_gradient = objective(trial)
+        # The slack is float32 rounding of a loss of order 1. A row whose step was too long tries half
+        # of it in the next round, while the others go on: one evaluation a round, whoever fails.
+        good = new_loss <= loss + 1e-4 * step * descent + 1e-7 * loss.abs()
+        good = moving & (good | (step < 2**-20))
+        step = torch.where(good, 1.0, step / 2)
+        theta_step = torch.where(good[:, None], trial - theta, 0)
+        change = torch.where(good[:, None], new_gradient - gradient, 0)
+        sy = dot(theta_step, change)
         rho = torch.where(sy > 1e-12, 1 / sy.clamp_min(1e-12), torch.zeros_like(sy))
-        pairs = [*pairs, (s, y, rho)][-HISTORY:]
-        theta, loss, gradient = trial, new_loss, new_gradient
-        relative = gradient.norm(dim=1) / initial
+        gamma = torch.where(rho > 0, sy / dot(change, change).clamp_min(1e-30), gamma)
+        pairs = [*pairs, (theta_step, change, rho)][-HISTORY:]
+        theta, gradient = theta + theta_step, gradient + change
+        loss = torch.where(good, new_loss, loss)
+        relative = norm(gradient) / initial
         steps += 1
         bar.update()
     bar.close()
     return theta, steps, relative
 
 
-def _lbfgs_direction(gradient, pairs):
+def _lbfgs_direction(gradient, pairs, gamma, dot):
     """Two-loop recursion for every row; a pair of rho 0 is skipped by its row."""
     q = -gradient
     taken = []
     for s, y, rho in reversed(pairs):
-        alpha = rho * (s * q).sum(1)
+        alpha = rho * dot(s, q)
         q = q - alpha[:, None] * y
         taken.append(alpha)
-    if pairs:
-        s, y, rho = pairs[-1]
-        gamma = torch.where(
-            rho > 0, 1 / (rho * (y * y).sum(1)).clamp_min(1e-30), torch.ones_like(rho)
-        )
-        q = q * gamma[:, None]
+    q = q * gamma[:, None]
     for (s, y, rho), alpha in zip(pairs, reversed(taken), strict=True):
-        q = q + (alpha - rho * (y * q).sum(1))[:, None] * s
+        q = q + (alpha - rho * dot(y, q))[:, None] * s
     return q
 
 
-def _check(features, labels, weights, l2) -> None:
-    shape = np.shape(features)
-    if len(shape) != 2 or labels.shape != shape[:1] or weights.shape[1:] != shape[:1]:
+def _check(design, weights, l2) -> None:
+    if weights.ndim != 2 or weights.shape[1] != len(design.x):
         raise ValueError(
-            f"features {shape}, labels {labels.shape} and sample weights {tuple(weights.shape)} "
-            "disagree; (n, d), (n,) and (heads, n) are needed"
+            f"features {tuple(design.x.shape)} and sample weights {tuple(weights.shape)} disagree; "
+            "(n, d) and (heads, n) are needed"
         )
     if not l2 > 0:
         raise ValueError(f"train.l2 is {l2}; it must be greater than 0")
-    if not set(np.unique(labels)) <= {0, 1}:
-        raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; 0 and 1 are needed")
     if not torch.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("sample weights hold negative or non-finite values")
-    one = torch.as_tensor(labels == 1, device=weights.device)
-    for name, rows in (("1", one), ("0", ~one)):
+    for name, rows in (("1", design.sign > 0), ("0", design.sign < 0)):
         empty = (weights[:, rows] > 0).sum(1) == 0
         if empty.any():
             raise ValueError(

@@ -65,6 +65,39 @@ def test_blocks_do_not_change_the_result(monkeypatch, block):
     np.testing.assert_allclose(class_density(vectors, labels, 0.01), whole, rtol=5e-6)
 
 
+@pytest.mark.parametrize("chunk", [128, 256, 1024])
+@pytest.mark.parametrize("include_self", [True, False])
+def test_a_memory_mapped_array_gives_the_same_density(monkeypatch, tmp_path, chunk, include_self):
+    monkeypatch.setattr(density, "BLOCK", 64)
+    monkeypatch.setattr(density, "CHUNK", chunk)
+    vectors, labels = people(n=900)
+    np.save(tmp_path / "e.npy", vectors)
+    stored = np.load(tmp_path / "e.npy", mmap_mode="r")
+    found = class_density(stored, labels, 0.01, include_self=include_self)
+    whole = class_density(vectors, labels, 0.01, include_self=include_self)
+    assert type(found) is np.ndarray
+    np.testing.assert_allclose(found, whole, rtol=5e-6)
+
+
+def test_a_bad_row_of_a_memory_mapped_array_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(density, "CHUNK", 128)
+    vectors, labels = people(n=300)
+    vectors[200, 3] = np.nan
+    np.save(tmp_path / "e.npy", vectors)
+    with pytest.raises(ValueError, match="row 200 holds NaN"):
+        cid_weights(np.load(tmp_path / "e.npy", mmap_mode="r"), labels, 0.01)
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.05])
+@pytest.mark.parametrize("common", [0, 2])
+def test_half_precision_keeps_weights_to_a_thousandth(tau, common):
+    vectors, labels = people(n=1500, d=512, n_people=60, common=common)
+    exact = cid_weights(vectors.astype(np.float64), labels, tau)
+    found = cid_weights(vectors, labels, tau, precision="half")
+    error = np.abs(found / exact - 1).max()
+    assert 0 < error < 1e-3
+
+
 def test_weights_are_the_inverse_density_normalised_in_the_class():
     vectors, labels = people(seed=2)
     p = brute_force(vectors, labels, 0.01)

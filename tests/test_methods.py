@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cid import methods
 from cid.bias import draw_sets
 from cid.density import cid_weights, class_density
 from cid.methods import (
@@ -165,3 +166,19 @@ def test_sets_are_weighed_seed_by_seed():
     expected = cid_weights(embeddings[second["row"]], labels[second["row"]], 0.05)
     np.testing.assert_allclose(second["cid"], expected)
     pd.testing.assert_frame_equal(weighed[sets.columns], sets)
+
+
+def test_what_methods_share_is_computed_once_and_changes_nothing(embeddings, monkeypatch):
+    names = ["inverse-density", "cid-kernel", "cid-knn", "surprise", "oracle"]
+    alone = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS) for m in names]
+    calls = []
+    original = methods.label_posterior
+    monkeypatch.setattr(
+        methods, "label_posterior", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    shared = {}
+    together = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS, shared) for m in names]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(calls) == 2  # one by the kernel, one by neighbours
+    assert not any("identit" in str(key) for key in shared)

@@ -412,6 +412,48 @@ def test_finished_runs_are_kept_until_something_they_depend_on_changes(
     assert len(ran(dataclasses.replace(options, epochs=1, jtt_epochs=1))[1]) == 6
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_the_runs_of_a_folder(features, sets, world, tmp_path, monkeypatch):
+    """One after the other; afterwards nothing is left to train, and every byte is a lone process's."""
+    x, labels = features
+    methods = [
+        "last-layer",
+        "erm",
+        "cid",
+    ]  # last-layer starts from erm, which another rank may have
+    arguments = sets, x, labels, methods, "mlp", read_options("mlp", QUICK)
+    alone, _ = train_networks(*arguments, folder=tmp_path / "alone", **CPU)
+    shared = tmp_path / "shared"
+    trained = []
+    for rank in range(world):
+        found, info = train_networks(*arguments, folder=shared, rank=rank, world=world, **CPU)
+        trained.append(len(info))
+        missing = found[methods].isna().groupby(found["seed"]).all().to_numpy().sum()
+        assert missing == 6 - len(info)
+        assert (found[methods].dtypes == np.float32).all()
+    assert np.diff([0, *trained]).tolist() == [6 // world] * world
+    names = [
+        sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "alone", shared)
+    ]
+    assert names[0] == names[1]
+
+    monkeypatch.setattr(networks, "fit", None)
+    found, _ = train_networks(*arguments, folder=shared, **CPU)
+    pd.testing.assert_frame_equal(found, alone, check_exact=True)
+
+
+@pytest.mark.parametrize(
+    "rank, world, kept", [(0, 2, False), (2, 2, True), (0, 0, True), (2, 3, True)]
+)
+def test_processes_that_cannot_share_are_told(features, sets, rank, world, kept, tmp_path):
+    x, labels = features
+    folder = tmp_path if kept else None
+    with pytest.raises(ValueError, match=f"process {rank} of {world} cannot share 2 runs"):
+        train_networks(
+            sets, x, labels, ["erm"], "mlp", folder=folder, rank=rank, world=world, **CPU
+        )
+
+
 def test_a_bar_counts_runs_on_stderr_only(features, sets, capsys):
     x, labels = features
     options = read_options("mlp", QUICK)

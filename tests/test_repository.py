@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 from pathlib import Path
@@ -51,7 +52,8 @@ def test_conda_users_get_the_same_list():
 
 
 def test_modules_import_only_modules_below_them():
-    order = ["report", "pages", "notebook", "plots", "claims", "inference", "sweep", "networks",
+    order = ["report", "pages", "notebook", "plots", "claims", "inference", "sweep", "distributed",
+             "networks",
              "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people",
              "importers", "faces", "device"]  # fmt: skip
     found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
@@ -103,3 +105,10 @@ def test_reports_show_no_photograph_that_must_not_be_shown(card):
     allowed = json.loads(card.read_text()).get("show_images", True)
     assert bool(shown) == allowed, shown
     assert not [f for f in card.parent.rglob("*") if f.suffix in (".jpg", ".jpeg", ".webp")]
+
+
+def test_the_page_of_speeds_shows_the_measured_numbers(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    tables = importlib.import_module("tables")
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    assert tables.filled(page) == page, "run `make bench`, or `python benchmarks/tables.py`"

@@ -10,7 +10,7 @@ from test_methods import SETTINGS as WEIGHTS
 from cid import sweep
 from cid.bias import draw_sets
 from cid.methods import weigh_sets
-from cid.train import train_sets
+from cid.train import Design, train_sets
 
 BIAS = {"kind": "correlation", "images_per_identity": 6, "test_per_class": 2, "unseen_share": 0.2}
 STUDY = {
@@ -47,7 +47,8 @@ def test_a_run_is_its_parts(arrays):
 def test_varying_a_setting_changes_what_depends_on_it_and_nothing_else(arrays):
     found = sweep.vary(arrays, STUDY, "weights.tau", [0.01, 0.2], 0.8)
     first, second = (found[found["level"] == k].reset_index(drop=True) for k in (0, 1))
-    same = sweep.run(arrays, sweep.changed(STUDY, "weights.tau", 0.2), [0.8])
+    design = Design(arrays.features, arrays.labels)
+    same = sweep.run(arrays, sweep.changed(STUDY, "weights.tau", 0.2), [0.8], design)
     pd.testing.assert_series_equal(second["cid"], same["cid"])
     assert (first["cid"] != second["cid"]).any()
     for method in ("erm", "oracle"):

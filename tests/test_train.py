@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import linprog, minimize
 from sklearn.linear_model import LogisticRegression
 
+from cid import train
 from cid.methods import group_column
 from cid.train import (
     Options,
@@ -306,3 +307,50 @@ def test_nothing_to_balance_is_said():
         ValueError, match="no identity of a training set has images of both classes"
     ):
         balanced_subset([0, 0, 3, 3], np.ones(4, dtype=bool), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("risk", ["mean", "cvar", "group"])
+def test_heads_over_images_and_over_features_are_the_same(monkeypatch, risk):
+    """Fewer images than features: the dual; the primal finds the same heads."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(90, 70)), rng.integers(2, size=90)
+    x[:, 0] += y
+    weights = np.zeros((5, 90))
+    for head in weights[:3]:  # three heads on one training set, two on another
+        head[:60] = rng.gamma(2, size=60)
+    weights[3:, 40:] = rng.gamma(2, size=(2, 50))
+    more = {
+        "mean": {},
+        "cvar": {"risk": cvar_risk(0.3)},
+        "group": {
+            "risk": lambda codes: group_risk(3.0, codes),
+            "groups": rng.integers(4, size=(5, 90)),
+        },
+    }[risk]
+    dual = fit_heads(x, y, weights, 0.1, tolerance=1e-5, **more)
+    monkeypatch.setattr(train, "_fit_dual", train._fit_primal)
+    primal = fit_heads(x, y, weights, 0.1, tolerance=1e-5, **more)
+    np.testing.assert_allclose(dual.weight, primal.weight, atol=2e-4)
+    np.testing.assert_allclose(dual.bias, primal.bias, atol=2e-4)
+
+
+def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
+    rng = np.random.default_rng(4)
+    x, y = rng.normal(size=(40, 60)), np.arange(40) % 2
+    design = train.Design(x, y)
+    sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
+    first = design.gram(sets[0])
+    part, shift, scale = design.standardised(sets[0])
+    torch.testing.assert_close(first, part @ part.T, atol=1e-3, rtol=1e-5)
+    assert design.gram(sets[0]) is first
+    monkeypatch.setattr(train, "GRAM", 2 * 400)
+    kept = design.gram(sets[1])
+    design.gram(sets[0]), design.gram(sets[2])  # the longest unused went
+    assert design.gram(sets[0]) is first
+    assert design.gram(sets[1]) is not kept
+    weights = np.zeros((2, 40))
+    weights[0, :20] = weights[1, 10:30] = 1
+    shared = fit_heads(x, y, weights, 0.1, design=design)
+    np.testing.assert_array_equal(
+        shared.weight, fit_heads(x, y, weights, 0.1, design=train.Design(x, y)).weight
+    )

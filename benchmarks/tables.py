@@ -1,0 +1,72 @@
+"""Fill the tables of `benchmarks/README.md` from the measured files beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+HERE = Path(__file__).parent
+
+
+def table(results: pd.DataFrame) -> str:
+    lines = [
+        "| part | case | against | its time / ours [range] | target | met |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results.fillna("").to_dict("records"):
+        ratio = f"{r['reference / ours']:.3g} [{r['low']:.3g}, {r['high']:.3g}]"
+        note = f" ({r['note']})" if r["note"] else ""
+        lines.append(
+            f"| {r['part']} | {r['case']}{note} | {r['reference']} | {ratio} | {r['target']} | {r['met']} |"
+        )
+    return "\n".join(lines)
+
+
+def errors(near: pd.DataFrame) -> str:
+    lines = [
+        "| density from | error of a weight, median | 95 % of the samples below | rank correlation |",
+        "|---|---|---|---|",
+    ]
+    for kept, middle, most, rank in near.itertuples(index=False):
+        lines.append(f"| {kept} | {middle:.1%} | {most:.1%} | {rank:.3f} |")
+    return "\n".join(lines)
+
+
+def stages(profile: pd.DataFrame) -> str:
+    """The profile with the cells of a stage added up."""
+    total = profile.loc[profile["stage"] == "total", "seconds"].iloc[0]
+    parts = profile[profile["stage"] != "total"]
+    kinds = parts.groupby(parts["stage"].str.split("@").str[0], sort=False)["seconds"]
+    lines = ["| stage | runs | seconds | share |", "|---|---|---|---|"]
+    lines += [
+        f"| {name} | {len(times)} | {times.sum():.0f} | {times.sum() / total:.0%} |"
+        for name, times in kinds
+    ]
+    return "\n".join([*lines, f"| all | {len(parts)} | {total:.0f} | |"])
+
+
+def fill(page: str, name: str, text: str) -> str:
+    """The page with what stands between its marks of that name replaced."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, rest = page.split(begin)
+    return f"{head}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def filled(page: str) -> str:
+    """The page with its tables made anew."""
+    results = table(pd.read_csv(HERE / "results.csv"))
+    page = fill(page, "table", f"{results}\n\n{(HERE / 'machine.txt').read_text().strip()}")
+    page = fill(page, "approximations", errors(pd.read_csv(HERE / "approximations.csv")))
+    return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
+
+
+def write() -> str:
+    """Fill the page; the table of speeds is returned."""
+    page = HERE / "README.md"
+    page.write_text(filled(page.read_text()))
+    return table(pd.read_csv(HERE / "results.csv"))
+
+
+if __name__ == "__main__":
+    write()
