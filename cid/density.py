@@ -195,20 +195,29 @@ def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tens
             f"embeddings have shape {tuple(vectors.shape)}; (n, d) with n and d at least 1 is needed"
         )
     vectors = vectors.to(pick_device(device))
-    finite = torch.isfinite(vectors).all(dim=1)
-    if not finite.all():
-        bad = torch.nonzero(~finite)[:, 0]
-        raise ValueError(
-            f"embeddings row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such rows); "
-            "remove these samples or embed them again"
-        )
-    # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
-    norm = vectors.double().norm(dim=1, keepdim=True)
-    if (norm == 0).any():
-        row = first + int(torch.nonzero(norm[:, 0] == 0)[0])
-        raise ValueError(f"embeddings row {row} has norm 0, so no direction; remove this sample")
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
-    return (vectors.double() / norm).to(working)
+    unit = torch.empty_like(vectors, dtype=working)
+    # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent. Block
+    # by block, so that the float64 copy stays in the cache.
+    for part, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):
+        part = part.double()
+        out.copy_(part / part.norm(dim=1, keepdim=True))
+    finite = torch.isfinite(unit.sum(dim=1))
+    if not finite.all():
+        _refuse(vectors, first)
+    return unit
+
+
+def _refuse(vectors: torch.Tensor, first: int) -> None:
+    """Say which row has no direction."""
+    bad = torch.nonzero(~torch.isfinite(vectors).all(dim=1))[:, 0]
+    if len(bad):
+        raise ValueError(
+            f"embeddings row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such "
+            "rows); remove these samples or embed them again"
+        )
+    row = first + int(torch.nonzero(vectors.double().norm(dim=1) == 0)[0])
+    raise ValueError(f"embeddings row {row} has norm 0, so no direction; remove this sample")
 
 
 def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -> torch.Tensor:
@@ -227,7 +236,8 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
         unit = sums[0] if sums else load[place]()
         u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
         u = u.half() if precision == "half" else u
-        return u, (u.double() ** 2).sum(dim=1).div(2).to(unit.dtype)
+        squares = [(part.double() ** 2).sum(dim=1) for part in u.split(BLOCK)]
+        return u, torch.cat(squares).div(2).to(unit.dtype)
 
     first = centred(0)
     kind, device = first[1].dtype, first[1].device
@@ -235,6 +245,8 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
         return torch.ones(1, dtype=kind, device=device)
     total = torch.zeros(n, dtype=torch.float64, device=device)
     block = BLOCK if device.type == "cpu" else GPU_BLOCK
+    # One buffer for all blocks: a new one each time costs as much as the exponential.
+    buffer = torch.empty(min(block, n) ** 2, dtype=kind, device=device)
     start = 0
     for place in range(len(load)):
         ours = first if place == 0 else centred(place)
@@ -245,7 +257,9 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
                 rows = slice(start + a, start + min(a + block, len(ours[0])))
                 for b in range(a if visitor == place else 0, len(theirs[0]), block):
                     cols = slice(other + b, other + min(b + block, len(theirs[0])))
-                    kernel = _kernel(ours, theirs, slice(a, a + block), slice(b, b + block))
+                    out = buffer[: (rows.stop - rows.start) * (cols.stop - cols.start)]
+                    out = out.view(rows.stop - rows.start, -1)
+                    kernel = _kernel(ours, theirs, slice(a, a + block), slice(b, b + block), out)
                     if rows == cols:  # a sample's kernel with itself is 1 exactly
                         kernel.fill_diagonal_(float(include_self))
                     else:
@@ -257,18 +271,16 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
     return mean.clamp_(max=1.0).to(kind)
 
 
-def _kernel(ours, theirs, rows: slice, cols: slice) -> torch.Tensor:
-    """Kernel values between some rows of two centred chunks."""
+def _kernel(ours, theirs, rows: slice, cols: slice, out: torch.Tensor) -> torch.Tensor:
+    """Kernel values between some rows of two centred chunks, in ``out``."""
     (u, half), (v, other) = ours, theirs
     if u.dtype != torch.float16:
-        product = torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1)
-    else:
-        if u.is_cuda:
-            product = torch.mm(u[rows], v[cols].T, out_dtype=torch.float32)
-        else:  # what a GPU computes, for the tests
-            product = u[rows].float() @ v[cols].float().T
-        product.sub_(half[rows, None])
-    return product.sub_(other[cols]).exp_()
+        torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1, out=out)
+    elif u.is_cuda:
+        out = torch.mm(u[rows], v[cols].T, out_dtype=torch.float32).sub_(half[rows, None])
+    else:  # what a GPU computes, for the tests
+        torch.addmm(half[rows, None], u[rows].float(), v[cols].float().T, beta=-1, out=out)
+    return out.sub_(other[cols]).exp_()
 
 
 def _class_codes(labels, n: int) -> tuple[np.ndarray, int]:
