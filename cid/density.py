@@ -25,9 +25,7 @@ from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
 PRECISIONS = ("single", "half")
-CHUNK = (
-    2**16
-)  # rows of a memory-mapped array held at once; a multiple of BLOCK, so blocks stay alike
+CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK: blocks stay alike
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
 
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
@@ -109,7 +107,7 @@ def class_density(
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     if precision == "half" and not include_self:
         raise ValueError("precision half needs include_self true: without it float64 is needed")
-    codes, n_classes = _class_codes(labels, len(embeddings))
+    codes, n_classes = class_codes(labels, len(embeddings))
     order = np.argsort(codes, kind="stable")
     classes = np.split(order, np.cumsum(np.bincount(codes, minlength=n_classes))[:-1])
 
@@ -159,18 +157,35 @@ def inverse_weights(density, labels, *, class_prior: str = "balanced", power: fl
     if class_prior not in CLASS_PRIORS:
         raise ValueError(f"class_prior is {class_prior!r}; it must be one of {CLASS_PRIORS}")
     values = _tensor(density).double()
-    codes, n_classes = _class_codes(labels, len(values))
+    codes, n_classes = class_codes(labels, len(values))
     codes = torch.from_numpy(codes).to(values.device)
     count = torch.bincount(codes, minlength=n_classes).double()
 
+    return _like(class_weights(values, codes, count, class_prior, power), density)
+
+
+def class_weights(density, codes, count, class_prior: str, power: float, reduce=None):
+    """:func:`inverse_weights` of float64 densities, whose samples may be a part of all.
+
+    Parameters
+    ----------
+    density : float64 tensor, shape (n,)
+    codes : int64 tensor, shape (n,)
+        Class of every sample, from 0.
+    count : float64 tensor, shape (C,)
+        Samples of every class, those held elsewhere included.
+    reduce : callable, optional
+        ``(values (C,), "max" or "sum") -> values`` joins what each holder of a part has found.
+    """
+    reduce = reduce or (lambda values, how: values)
     # Only ratios within a class survive, so each class starts from its own largest weight: no power
     # can overflow.
-    logs = -float(power) * values.log()
+    logs = -float(power) * density.log()
     top = torch.full_like(count, -math.inf).scatter_reduce(0, codes, logs, "amax")
-    raw = (logs - top[codes]).exp()
-    total = torch.zeros_like(count).scatter_add(0, codes, raw)
-    share = count if class_prior == "empirical" else torch.full_like(count, len(values) / n_classes)
-    return _like(raw * (share / total)[codes], density)
+    raw = (logs - reduce(top, "max")[codes]).exp()
+    total = reduce(torch.zeros_like(count).scatter_add(0, codes, raw), "sum")
+    share = count if class_prior == "empirical" else (count.sum() / len(count)).expand_as(count)
+    return raw * (share / total)[codes]
 
 
 def effective_sample_size(weights) -> float:
@@ -236,8 +251,7 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
         unit = sums[0] if sums else load[place]()
         u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
         u = u.half() if precision == "half" else u
-        squares = [(part.double() ** 2).sum(dim=1) for part in u.split(BLOCK)]
-        return u, torch.cat(squares).div(2).to(unit.dtype)
+        return u, half_squares(u).to(unit.dtype)
 
     first = centred(0)
     kind, device = first[1].dtype, first[1].device
@@ -259,7 +273,9 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
                     cols = slice(other + b, other + min(b + block, len(theirs[0])))
                     out = buffer[: (rows.stop - rows.start) * (cols.stop - cols.start)]
                     out = out.view(rows.stop - rows.start, -1)
-                    kernel = _kernel(ours, theirs, slice(a, a + block), slice(b, b + block), out)
+                    kernel = kernel_values(
+                        ours, theirs, slice(a, a + block), slice(b, b + block), out
+                    )
                     if rows == cols:  # a sample's kernel with itself is 1 exactly
                         kernel.fill_diagonal_(float(include_self))
                     else:
@@ -271,19 +287,27 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
     return mean.clamp_(max=1.0).to(kind)
 
 
-def _kernel(ours, theirs, rows: slice, cols: slice, out: torch.Tensor) -> torch.Tensor:
-    """Kernel values between some rows of two centred chunks, in ``out``."""
+def half_squares(u: torch.Tensor) -> torch.Tensor:
+    """``|u|^2 / 2`` of every row, float64 (n,), without a float64 copy of all."""
+    return torch.cat([(part.double() ** 2).sum(dim=1) / 2 for part in u.split(BLOCK)])
+
+
+def kernel_values(ours, theirs, rows: slice, cols: slice, out=None) -> torch.Tensor:
+    """Kernel between rows of two sets ``(u (n, d), |u|^2 / 2 (n,))``, centred and divided by sqrt tau.
+
+    ``out`` (rows, cols) takes the values, in place of new memory.
+    """
     (u, half), (v, other) = ours, theirs
     if u.dtype != torch.float16:
-        torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1, out=out)
+        out = torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1, out=out)
     elif u.is_cuda:
         out = torch.mm(u[rows], v[cols].T, out_dtype=torch.float32).sub_(half[rows, None])
     else:  # what a GPU computes, for the tests
-        torch.addmm(half[rows, None], u[rows].float(), v[cols].float().T, beta=-1, out=out)
+        out = torch.addmm(half[rows, None], u[rows].float(), v[cols].float().T, beta=-1, out=out)
     return out.sub_(other[cols]).exp_()
 
 
-def _class_codes(labels, n: int) -> tuple[np.ndarray, int]:
+def class_codes(labels, n: int) -> tuple[np.ndarray, int]:
     """Labels as codes 0..C-1 and C; checks their shape."""
     if isinstance(labels, torch.Tensor):
         labels = labels.detach().cpu().numpy()

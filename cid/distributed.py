@@ -2,14 +2,16 @@
 
     torchrun --nproc-per-node 4 -m cid.distributed weights EMBEDDINGS.npy LABELS.npy WEIGHTS.npy \\
         --tau 0.01
+    torchrun --nproc-per-node 4 -m cid.distributed embed
     torchrun --nproc-per-node 4 -m cid.distributed train 0.9
 
 :func:`distributed_cid_weights` gives the exact weights of :func:`cid.density.cid_weights` while a
 process holds its own rows, those of one other process, and one block of the kernel. The shards meet
 in a round-robin tournament, each pair once: the visitor goes home with its half of the sums.
 
-Training consists of independent runs, so processes share them without talking to each other: each
-leaves its own in ``build/runs``, where ``dvc repro`` finds them.
+Embedding consists of independent chunks of photos and training of independent runs, so processes
+share them without talking to each other: each leaves its own in ``build/embedding`` or ``build/runs``,
+where ``dvc repro`` finds them.
 
 Over several machines the paths lie on a file system that all of them see.
 """
@@ -28,8 +30,20 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from ruamel.yaml import YAML, YAMLError
+from tqdm import tqdm
 
-from cid.density import BLOCK, CLASS_PRIORS, GPU_BLOCK, cid_weights, unit_vectors
+from cid.density import (
+    BLOCK,
+    CLASS_PRIORS,
+    GPU_BLOCK,
+    cid_weights,
+    class_codes,
+    class_weights,
+    half_squares,
+    kernel_values,
+    unit_vectors,
+)
+from cid.embed import CHUNK, embed_chunk
 from cid.faces import read_faces
 from cid.networks import train_model
 
@@ -123,14 +137,8 @@ def distributed_cid_weights(
             f"{stray} samples have no neighbour of their class within reach of tau = {tau}, so their "
             "density without themselves is 0; raise tau or set include_self to true"
         )
-    # As in inverse_weights: each class starts from its own largest weight.
-    logs = -float(power) * density.log()
-    top = torch.full_like(count, -math.inf).scatter_reduce(0, codes, logs, "amax")
-    raw = (logs - _all_reduce(top, dist.ReduceOp.MAX)[codes]).exp()
-    mass = _all_reduce(torch.zeros_like(count).scatter_add(0, codes, raw))
-    share = count if class_prior == CLASS_PRIORS[1] else count.sum() / len(count)
-    weights = torch.empty_like(raw)
-    weights[order] = raw * (share / mass)[codes]
+    weights = torch.empty_like(density)
+    weights[order] = class_weights(density, codes, count, class_prior, power, _all_reduce)
     if isinstance(embeddings, torch.Tensor):
         return weights.to(embeddings.device, _kind(embeddings))
     return weights.to("cpu", _kind(np.asarray(embeddings))).numpy()
@@ -142,12 +150,8 @@ def _prepare(embeddings, labels, include_self: bool, device) -> tuple[torch.Tens
     if not include_self:  # see class_density
         vectors = torch.as_tensor(vectors).double()
     unit = unit_vectors(vectors, device)
+    class_codes(labels, len(unit))  # its checks
     labels = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if labels.shape != (len(unit),):
-        raise ValueError(
-            f"labels have shape {labels.shape} but there are {len(unit)} samples; one label each is "
-            "needed"
-        )
     if labels.dtype.kind not in "biu":
         raise ValueError(f"labels are {labels.dtype}; number the classes by integers")
     return unit, labels.astype(np.int64)
@@ -171,35 +175,33 @@ def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool) -> 
     for c, rows in enumerate(slices):  # centred for precision, as in cid.density
         unit[rows] -= (sums[c] / int(counts[:, c].sum())).to(unit.dtype)
     u = unit.div_(math.sqrt(tau))
-    ours = u, _half(u), torch.zeros(len(u), dtype=torch.float64, device=u.device)
-    total = ours[2]
+    ours = u, half_squares(u).to(u.dtype)
+    total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
 
     for rows in slices:
         for here in _blocks(rows, u.device):
-            kernel = _kernel(ours, here, ours, here)  # of a sample with itself it is 1 exactly
+            kernel = kernel_values(
+                ours, ours, here, here
+            )  # of a sample with itself it is 1 exactly
             total[here] += kernel.fill_diagonal_(float(include_self)).sum(dim=1)
-            _add_sums(ours, here, ours, slice(here.stop, rows.stop))
+            _add_sums(ours, ours, here, slice(here.stop, rows.stop), total, total)
 
     # At step k rank r hosts the shard of rank r + k, so every pair of ranks meets once, but for
     # k = world / 2: there both host each other, and each takes half of the lower rank's rows.
     for step in range(1, world // 2 + 1):
         host, guest = (rank - step) % world, (rank + step) % world
         v = _exchange(u, host, (edges[guest][-1], u.shape[1]), guest)
-        theirs = v, _half(v), torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        theirs = v, half_squares(v).to(v.dtype)
+        visiting = torch.zeros(len(v), dtype=torch.float64, device=v.device)
         for c in range(classes):
             (a, b), (p, q) = edges[rank][c : c + 2], edges[guest][c : c + 2]
             if 2 * step == world and rank < guest:
                 b = (a + b) // 2
             elif 2 * step == world:
                 p = (p + q) // 2
-            _add_sums(ours, slice(a, b), theirs, slice(p, q))
-        total += _exchange(theirs[2], guest, (len(u),), host)
+            _add_sums(ours, theirs, slice(a, b), slice(p, q), total, visiting)
+        total += _exchange(visiting, guest, (len(u),), host)
     return total
-
-
-def _half(u: torch.Tensor) -> torch.Tensor:
-    """``|u|^2 / 2`` of every row, summed in float64 without a float64 copy of the shard."""
-    return torch.cat([(part.double() ** 2).sum(dim=1) / 2 for part in u.split(BLOCK)]).to(u.dtype)
 
 
 def _blocks(rows: slice, device: torch.device) -> Iterator[slice]:
@@ -208,19 +210,13 @@ def _blocks(rows: slice, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + block, rows.stop))
 
 
-def _kernel(ours, rows: slice, theirs, cols: slice) -> torch.Tensor:
-    """Kernel values between rows of two shards ``(u, |u|^2 / 2, total)``."""
-    (u, half, _), (v, other, _) = ours, theirs
-    return torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1).sub_(other[cols]).exp_()
-
-
-def _add_sums(ours, rows: slice, theirs, cols: slice) -> None:
+def _add_sums(ours, theirs, rows: slice, cols: slice, total, visiting) -> None:
     """Add the kernel sums between rows of two shards to the totals of both."""
-    for i in _blocks(rows, ours[0].device):
-        for j in _blocks(cols, ours[0].device):
-            kernel = _kernel(ours, i, theirs, j)
-            ours[2][i] += kernel.sum(dim=1)
-            theirs[2][j] += kernel.sum(dim=0)
+    for i in _blocks(rows, total.device):
+        for j in _blocks(cols, total.device):
+            kernel = kernel_values(ours, theirs, i, j)
+            total[i] += kernel.sum(dim=1)
+            visiting[j] += kernel.sum(dim=0)
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -232,9 +228,9 @@ def _wire() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
 
-def _all_reduce(values: torch.Tensor, op=dist.ReduceOp.SUM) -> torch.Tensor:
+def _all_reduce(values: torch.Tensor, how: str = "sum") -> torch.Tensor:
     shared = values.to(_wire())
-    dist.all_reduce(shared, op)
+    dist.all_reduce(shared, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
     return shared.to(values.device)
 
 
@@ -265,13 +261,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     add.add_argument("--power", type=float, default=1.0)
     add.add_argument("--include-self", action=argparse.BooleanOptionalAction, default=True)
     add.add_argument("--device", default="auto")
+    commands.add_parser("embed", help="this process's share of the stage embed of the study")
     add = commands.add_parser("train", help="this process's share of a stage train of the study")
     add.add_argument("level", type=float, help="one of bias.levels in params.yaml")
     args = parser.parse_args(argv)
     try:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        {"weights": _weights, "train": _train}[args.command](args)
+        {"weights": _weights, "embed": _embed, "train": _train}[args.command](args)
     except (ValueError, OSError, YAMLError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -323,6 +320,25 @@ def _join() -> None:
     dist.init_process_group(backend, device_id=device, **alone)
 
 
+def _share() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _embed(args: argparse.Namespace) -> None:
+    """Of the chunks that notebooks/02_embed.ipynb embeds, this process's share."""
+    how = YAML(typ="safe").load(Path("params.yaml"))["embed"]
+    data, (rank, world) = read_faces("data", check_images=False), _share()
+    landmarks = None if how["detect"] else data.landmarks()
+    starts = range(CHUNK * rank, len(data), CHUNK * world)
+    for start in tqdm(starts, desc="chunks of photos", disable=rank > 0):
+        rows = np.arange(start, min(start + CHUNK, len(data)))
+        points = None if landmarks is None else landmarks[rows]
+        settings = how["network"], how["trunk"], how["precision"]
+        photos = list(data.images(rows))
+        embed_chunk(photos, points, *settings, folder="build/embedding", first=start)
+
+
 def _train(args: argparse.Namespace) -> None:
     """What notebooks/04_train.ipynb trains, as far as it is this process's share."""
     params = YAML(typ="safe").load(Path("params.yaml"))
@@ -331,7 +347,7 @@ def _train(args: argparse.Namespace) -> None:
             "train.model is linear, whose heads are fitted in one computation with nothing to share; "
             "run dvc repro, or choose a network"
         )
-    data = read_faces("data", check_images=False)
+    data, (rank, world) = read_faces("data", check_images=False), _share()
     with np.load("build/embed/detection.npz") as detection:
         landmarks = detection["landmarks"]
     train_model(
@@ -343,8 +359,8 @@ def _train(args: argparse.Namespace) -> None:
         params["methods"],
         params["train"],
         folder="build/runs",
-        rank=int(os.environ.get("RANK", 0)),
-        world=int(os.environ.get("WORLD_SIZE", 1)),
+        rank=rank,
+        world=world,
     )
 
 

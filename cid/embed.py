@@ -8,18 +8,17 @@ Three steps, usable apart and together (`embed_faces`):
 `embed`   a face-recognition network of `NETWORKS`: its unit-norm embedding is the proxy in which
           densities are estimated, its mid-level map (the trunk) the input of the trained heads.
 
-Everything runs in float32 (TF32 off) and eval mode. Pixel centres have integer coordinates; points
+Everything runs in eval mode, and in float32 (TF32 off) unless half precision is asked for. Pixel centres have integer coordinates; points
 are (x, y).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import pickle
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -34,6 +33,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cid.device import pick_device
+from cid.store import code, digest, kept
 
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
 # side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.
@@ -48,6 +48,9 @@ DETECT_SIDE = 160  # px: the longer side of what MTCNN sees
 MIN_FACE = 0.2  # the smallest face looked for, as a part of the photo's shorter side
 SURE = 0.9  # faces of at least this probability compete by size and place
 FALLBACK_SIDE = 0.7  # of the shorter side: the centre crop where no face is found
+BATCH = {"cpu": 32, "cuda": 1024}  # images in a batch at first; what does not fit is halved
+CHUNK = 512  # photos decoded at once, and kept together
+PRECISIONS = ("single", "half")
 PIXELS = 64 * 300 * 300  # source pixels held as floats at once, which bounds memory on large photos
 
 
@@ -110,7 +113,7 @@ def detect(
     images: Sequence[np.ndarray],
     *,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Detection:
     """Find one face in each photo with MTCNN.
@@ -127,6 +130,8 @@ def detect(
     images : sequence of uint8 arrays (h, w, 3), RGB
         Sizes may differ; photos of one size share a batch.
     device : "auto" (CUDA where there is one) or any torch device
+    batch_size : int, optional
+        Of :data:`BATCH` by default. A batch that does not fit into the device's memory is halved.
     progress : bool
         Show a bar on stderr.
 
@@ -141,7 +146,8 @@ def detect(
     landmarks = np.stack([_centre_landmarks(image.shape) for image in images])
     probability, faces = np.zeros(n, np.float32), np.zeros(n, np.int64)
     with _bar(n, "detect", progress) as bar:
-        for rows in _batches([image.shape for image in images], batch_size):
+
+        def find(rows: list[int]) -> None:
             batch = _stack(images, rows, device)
             sides = np.array(batch.shape[2:])
             shape = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
@@ -154,6 +160,8 @@ def detect(
                     landmarks[row] = (points[best] + 0.5) * (sides / shape)[::-1] - 0.5
                     probability[row] = probabilities[best]
             bar.update(len(rows))
+
+        _in_batches(find, [image.shape for image in images], batch_size, device)
     return Detection(landmarks, probability, faces, faces > 0)
 
 
@@ -174,7 +182,8 @@ def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
 def _load_mtcnn(device: torch.device) -> nn.Module:
     from facenet_pytorch import MTCNN
 
-    return MTCNN(keep_all=True, device=device).eval()
+    # Channels last: without it the networks' pooling takes a third of the time on a CPU.
+    return MTCNN(keep_all=True, device=device).eval().to(memory_format=torch.channels_last)
 
 
 def _choose(boxes: np.ndarray, probabilities: np.ndarray, shape: np.ndarray) -> int:
@@ -240,7 +249,7 @@ def align(
     *,
     template: np.ndarray = DLIB_TEMPLATE,
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Cut each face so that its landmarks fall on the template.
 
@@ -277,16 +286,23 @@ def align(
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
     keys = [(*image.shape[:2], k) for image, k in zip(images, samples, strict=True)]
     crops = torch.empty(n, 3, size, size, dtype=torch.uint8)
-    for rows in _batches(keys, batch_size):
+
+    def cut(rows: list[int]) -> None:
         height, width, k = keys[rows[0]]
-        # The crop's pixels, k x k samples each, carried back into the photo.
-        axis = (np.arange(size * k) + 0.5) / k - 0.5
-        z = (axis + 1j * axis[:, None] - b[rows, None, None]) / a[rows, None, None]
-        # grid_sample's -1 and 1 are the outer edges of the outer pixels.
-        grid = np.stack([(2 * z.real + 1) / width - 1, (2 * z.imag + 1) / height - 1], -1)
-        grid = torch.from_numpy(grid.astype(np.float32)).to(device)
+        # From a crop's pixel p back into the photo, (p - b) / a; then to the coordinates of
+        # grid_sample, whose -1 and 1 are the outer edges of the outer pixels, on either side.
+        turn = size / 2 / a[rows]
+        shift = ((size - 1) / 2 * (1 + 1j) - b[rows]) / a[rows]
+        theta = np.stack([turn.real, -turn.imag, shift.real + 0.5, turn.imag, turn.real,
+                          shift.imag + 0.5], 1).reshape(-1, 2, 3)  # fmt: skip
+        theta *= np.array([2 / width, 2 / height])[:, None]
+        theta[:, :, 2] -= 1
+        theta = torch.from_numpy(theta.astype(np.float32)).to(device)
+        grid = F.affine_grid(theta, (len(rows), 3, size * k, size * k), align_corners=False)
         batch = F.grid_sample(_stack(images, rows, device), grid, align_corners=False)
         crops[rows] = F.avg_pool2d(batch, int(k)).round().clamp(0, 255).byte().cpu()
+
+    _in_batches(cut, keys, batch_size, device)
     return crops
 
 
@@ -297,8 +313,9 @@ def embed(
     crops: Tensor,
     network: str = "dlib-resnet",
     *,
+    precision: str = "single",
     device: str = "auto",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     progress: bool = False,
 ) -> Embeddings:
     """Run a network of `NETWORKS` on aligned crops; the result is on the CPU.
@@ -307,6 +324,9 @@ def embed(
     ----------
     crops : uint8 tensor (n, 3, size, size)
         From `align`, with the network's size and template.
+    precision : {"single", "half"}
+        "half" runs the network in float16 where that is safe, for speed on a GPU: embeddings differ
+        by a few 1e-3.
 
     Raises
     ------
@@ -321,17 +341,23 @@ def embed(
             f"crops are {crops.dtype} of shape {tuple(crops.shape)}; {network} needs torch.uint8 "
             f"of shape (n, 3, {spec.size}, {spec.size})"
         )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     device = pick_device(device)
     model = _load_network(network, device)
     embedding = torch.empty(len(crops), spec.dimension)
     trunk = torch.empty(len(crops), spec.trunk_dimension)
-    with _exact(), _bar(len(crops), f"embed ({network})", progress) as bar:
-        for start in range(0, len(crops), batch_size):
-            rows = slice(start, start + batch_size)
+    half = torch.autocast(device.type, torch.float16, enabled=precision == "half")
+    with _exact(), half, _bar(len(crops), f"embed ({network})", progress) as bar:
+
+        def forward(rows: list[int]) -> None:
             batch = crops[rows].to(device).float().contiguous(memory_format=torch.channels_last)
             vector, features = model(batch)
-            embedding[rows], trunk[rows] = F.normalize(vector, dim=1).cpu(), features.cpu()
+            embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
+            trunk[rows] = features.float().cpu()
             bar.update(len(batch))
+
+        _in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device)
     return Embeddings(embedding, trunk)
 
 
@@ -340,23 +366,26 @@ def embed_faces(
     network: str = "dlib-resnet",
     trunk: str = "dlib-resnet",
     *,
+    precision: str = "single",
     device: str = "auto",
-    batch_size: int = 64,
-    chunk: int = 512,
+    batch_size: int | None = None,
+    chunk: int = CHUNK,
     total: int | None = None,
     keep_crops: Iterable[int] = (),
     landmarks=None,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> FaceEmbeddings:
-    """Detect, align and embed, a chunk of photos at a time.
+    """Detect, align and embed, a chunk of photos at a time, while the next one is decoded.
 
     Parameters
     ----------
     images : iterable of uint8 arrays (h, w, 3)
-        A list, or a generator that decodes as it goes: one chunk of photos is in memory at a time.
+        A list, or a generator that decodes as it goes: two chunks of photos are in memory at a time.
     network, trunk : str
         Names in `NETWORKS` of the proxy and of the trunk's network; if the same, it runs once.
+    precision, device, batch_size
+        As in `embed` and `detect`.
     total : int, optional
         The number of photos, for the bar, where `images` has no length.
     keep_crops : iterable of int
@@ -376,27 +405,20 @@ def embed_faces(
     # Missing weights should stop the run before minutes of detection, not after.
     for name in (network, trunk):
         _load_network(name, device)
-    total = len(images) if total is None and hasattr(images, "__len__") else total
-    wanted, crops, parts, start = sorted(set(keep_crops)), {}, [], 0
-    stream = iter(images)
+    spec, total = _network(network), _length(images, total)
+    settings = network, trunk, precision, device, batch_size
+    wanted, crops, parts = sorted(set(keep_crops)), {}, []
     with _bar(total, "detect and embed", progress) as bar:
-        while photos := list(islice(stream, chunk)):
-            _check_images(photos, first=start)
+        for start, photos in _chunks(images, chunk):
             end = start + len(photos)
             points = None if landmarks is None else np.float32(landmarks[start:end])
+            parts.append(embed_chunk(photos, points, *settings, folder=folder, first=start))
             inside = [row for row in wanted if start <= row < end]
-            settings = network, trunk, [row - start for row in inside], device, batch_size
-            part = None
-            if folder is not None:
-                file = Path(folder) / f"{_digest(photos, points, settings)}.npz"
-                part = _read_chunk(file)
-            if part is None:
-                part = _embed_chunk(photos, points, *settings)
-                if folder is not None:
-                    _write_chunk(file, part)
-            crops |= dict(zip(inside, torch.from_numpy(part.pop("crops")), strict=True))
-            parts.append(part)
-            start = end
+            if inside:
+                own = [row - start for row in inside]
+                places = parts[-1]["landmarks"][own]
+                cut = align([photos[row] for row in own], places, spec.size, template=spec.template)
+                crops |= dict(zip(inside, cut, strict=True))
             bar.update(len(photos))
     if not parts:
         raise ValueError("there are no images; pass at least one")
@@ -407,54 +429,55 @@ def embed_faces(
     return FaceEmbeddings(Detection(**whole), proxy, features, crops)
 
 
-def _embed_chunk(photos, points, network, trunk, wanted, device, batch_size) -> dict:
-    """Arrays of a chunk: the fields of `Detection`, ``proxy``, ``trunk``, and ``crops`` of some rows."""
+def embed_chunk(
+    photos: Sequence[np.ndarray],
+    points,
+    network: str,
+    trunk: str,
+    precision: str = "single",
+    device: str | torch.device = "auto",
+    batch_size: int | None = None,
+    *,
+    folder: str | Path | None = None,
+    first: int = 0,
+) -> dict[str, np.ndarray]:
+    """One chunk of `embed_faces`, taken from its folder if it is there and left there if not.
+
+    ``points`` are known landmarks or None; ``first`` is the row of the first photo, for messages.
+
+    Returns
+    -------
+    dict of arrays
+        The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t).
+    """
+    photos = _check_images(photos, first)
+    device = pick_device(device)
     options = {"device": device, "batch_size": batch_size}
-    if points is None:
-        found = detect(photos, progress=False, **options)
-    else:
-        n = len(photos)
-        found = Detection(
-            points, np.ones(n, np.float32), np.ones(n, np.int64), np.ones(n, dtype=bool)
-        )
 
-    def cut(name):
-        spec = _network(name)
-        return align(photos, found.landmarks, spec.size, template=spec.template, **options)
+    def compute() -> dict:
+        if points is None:
+            found = detect(photos, progress=False, **options)
+        else:
+            n = len(photos)
+            found = Detection(
+                points, np.ones(n, np.float32), np.ones(n, np.int64), np.ones(n, dtype=bool)
+            )
 
-    aligned = cut(network)
-    proxy = embed(aligned, network, **options)
-    other = proxy if trunk == network else embed(cut(trunk), trunk, **options)
-    own = {"proxy": proxy.embedding, "trunk": other.trunk, "crops": aligned[wanted]}
-    return vars(found) | {name: tensor.numpy() for name, tensor in own.items()}
+        def run(name: str) -> Embeddings:
+            spec = _network(name)
+            crops = align(photos, found.landmarks, spec.size, template=spec.template, **options)
+            return embed(crops, name, precision=precision, **options)
 
+        proxy = run(network)
+        other = proxy if trunk == network else run(trunk)
+        own = {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
+        return vars(found) | own
 
-def _read_chunk(file: Path) -> dict | None:
-    """A kept chunk, or None where there is none that can be read."""
-    try:
-        with open(file, "rb") as stream, np.load(stream) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write_chunk(file: Path, part: dict) -> None:
-    """Keep a chunk; the file appears complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name("draft.npz")
-    np.savez(draft, **part)
-    draft.replace(file)
-
-
-def _digest(photos, points, settings) -> str:
-    """Hash of all that the embeddings of a chunk depend on, this module's own text included."""
-    state = hashlib.sha256(Path(__file__).read_bytes())
-    state.update(repr((settings, torch.__version__)).encode())
-    for photo in photos:
-        state.update(repr(photo.shape).encode())
-        state.update(np.ascontiguousarray(photo))
-    state.update(b"" if points is None else np.ascontiguousarray(points))
-    return state.hexdigest()[:24]
+    if folder is None:
+        return compute()
+    about = network, trunk, precision, device.type, batch_size, code(__name__)
+    known = [] if points is None else [points]
+    return kept(folder, f"embedding-{digest(about, photos, known)[:24]}", compute)
 
 
 def embed_views(
@@ -464,8 +487,10 @@ def embed_views(
     *,
     zooms: Sequence[float] = (),
     total: int | None = None,
-    chunk: int = 512,
+    chunk: int = CHUNK,
+    precision: str = "single",
     device: str = "auto",
+    folder: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Embed other views of every aligned face: its mirror image, and nearer or wider crops.
@@ -479,26 +504,36 @@ def embed_views(
         How much larger the face is in a crop than in the network's own.
     total : int, optional
         Number of images, for the progress bar.
+    folder : path, optional
+        Where finished chunks are kept: a later call takes from it whatever it would compute in the
+        same way.
 
     Returns
     -------
     dict of float32 arrays (n, d)
         ``mirrored`` and ``zoom <z>``, of unit rows.
     """
-    spec, start = _network(network), 0
-    found = {"mirrored": []} | {f"zoom {zoom:g}": [] for zoom in zooms}
-    source = iter(images)
-    with _bar(total, f"embed other views ({network})", progress) as bar:
-        while photos := list(islice(source, chunk)):
-            place = landmarks[start : start + len(photos)]
-            for view, zoom in zip(found, (1.0, *zooms), strict=True):
-                template = 0.5 + zoom * (spec.template - 0.5)
-                crops = align(photos, place, spec.size, template=template, device=device)
-                crops = crops.flip(3) if view == "mirrored" else crops
-                found[view].append(embed(crops, network, device=device).embedding)
-            start += len(photos)
+    spec, device, parts = _network(network), pick_device(device), []
+    views = {"mirrored": 1.0} | {f"zoom {zoom:g}": zoom for zoom in zooms}
+    about = network, precision, device.type, list(views), code(__name__)
+    with _bar(_length(images, total), f"embed other views ({network})", progress) as bar:
+        for start, photos in _chunks(images, chunk):
+            place = np.asarray(landmarks[start : start + len(photos)])
+
+            def compute(photos=photos, place=place) -> dict:
+                found = {}
+                for view, zoom in views.items():
+                    template = 0.5 + zoom * (spec.template - 0.5)
+                    crops = align(photos, place, spec.size, template=template, device=device)
+                    crops = crops.flip(3) if view == "mirrored" else crops
+                    vectors = embed(crops, network, precision=precision, device=device)
+                    found[view] = vectors.embedding.numpy()
+                return found
+
+            name = digest(about, photos, place)[:24] if folder is not None else ""
+            parts.append(kept(folder, f"views-{name}", compute))
             bar.update(len(photos))
-    return {view: torch.cat(parts).numpy() for view, parts in found.items()}
+    return {view: np.concatenate([part[view] for part in parts]) for view in views}
 
 
 # --- networks -------------------------------------------------------------------------------------
@@ -734,14 +769,48 @@ def _check_images(images: Iterable[np.ndarray], first: int = 0) -> list[np.ndarr
     return images
 
 
-def _batches(keys: Sequence[tuple], batch_size: int) -> Iterator[list[int]]:
-    """Rows in batches of equal key (height, width, ...), in order of first appearance."""
+def _in_batches(
+    compute: Callable[[list[int]], None],
+    keys: Sequence[tuple],
+    batch_size: int | None,
+    device: torch.device,
+) -> None:
+    """Call ``compute`` on batches of rows of equal key (height, width, ...), in order of appearance.
+
+    A batch that does not fit into the device's memory is halved, and so are those after it.
+    """
     groups: dict[tuple, list[int]] = {}
     for row, key in enumerate(keys):
-        groups.setdefault(key, []).append(row)
+        groups.setdefault(tuple(key), []).append(row)
+    size = batch_size or BATCH.get(device.type, BATCH["cpu"])
     for (height, width, *_), rows in groups.items():
-        step = min(batch_size, max(1, PIXELS // (height * width)))
-        yield from (rows[i : i + step] for i in range(0, len(rows), step))
+        start = 0
+        while start < len(rows):
+            step = min(size, max(1, PIXELS // (height * width)))
+            try:
+                compute(rows[start : start + step])
+            except torch.OutOfMemoryError:
+                if step == 1:
+                    raise
+                size = step // 2
+                torch.cuda.empty_cache()
+            else:
+                start += step
+
+
+def _chunks(images: Iterable[np.ndarray], size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """The row of its first image and a chunk of images; the next one is decoded meanwhile."""
+    stream, start = iter(images), 0
+    with ThreadPoolExecutor(1) as decoder:
+        ahead = decoder.submit(lambda: list(islice(stream, size)))
+        while photos := ahead.result():
+            ahead = decoder.submit(lambda: list(islice(stream, size)))
+            yield start, photos
+            start += len(photos)
+
+
+def _length(images: Iterable[np.ndarray], total: int | None) -> int | None:
+    return len(images) if total is None and hasattr(images, "__len__") else total
 
 
 def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -> Tensor:

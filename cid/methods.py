@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 from cid.density import cid_weights, class_density, inverse_weights, unit_vectors
 from cid.faces import suggest
 from cid.posterior import Posterior, label_posterior, without_class_direction
+from cid.store import code, digest, kept
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
 TRAINING = ("weighted", "cvar-dro", "kl-dro", "group-dro", "jtt", "lff", "retrain")
@@ -139,7 +141,13 @@ def _allowed(method, embeddings, labels, identities, shared) -> tuple[Method, Sa
 
 
 def weigh_sets(
-    sets: pd.DataFrame, embeddings, labels, identities, methods: list[str], settings: dict
+    sets: pd.DataFrame,
+    embeddings,
+    labels,
+    identities,
+    methods: list[str],
+    settings: dict,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Weigh the training set of every seed by every method.
 
@@ -152,6 +160,9 @@ def weigh_sets(
     methods : list of str
     settings : dict
         As in :func:`training_weights`.
+    folder : path, optional
+        Where the weights of a seed are kept: a later call takes from it whatever it would compute
+        in the same way.
 
     Returns
     -------
@@ -163,12 +174,21 @@ def weigh_sets(
     found = pd.DataFrame(np.nan, index=sets.index, columns=columns)
     for _, train in sets[sets["part"] == "train"].groupby("seed"):
         rows = train["row"].to_numpy()
-        people, shared = None if identities is None else identities[rows], {}
-        for method in methods:
-            arguments = (method, embeddings[rows], labels[rows], people, settings, shared)
-            found.loc[train.index, method] = training_weights(*arguments)
-            if (groups := training_groups(*arguments)) is not None:
-                found.loc[train.index, group_column(method)] = groups
+        people = None if identities is None else np.unique(identities[rows], return_inverse=True)[1]
+        given = embeddings[rows], labels[rows], people
+
+        def weigh(given=given) -> dict:
+            columns, shared = {}, {}
+            for method in methods:
+                columns[method] = training_weights(method, *given, settings, shared)
+                groups = training_groups(method, *given, settings, shared)
+                if groups is not None:
+                    columns[group_column(method)] = groups
+            return columns
+
+        name = digest(*given, methods, settings, code(__name__))[:24] if folder is not None else ""
+        for column, values in kept(folder, f"weights-{name}", weigh).items():
+            found.loc[train.index, column] = values
     return pd.concat([sets, found], axis=1)
 
 

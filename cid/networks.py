@@ -16,15 +16,11 @@ in another order, so two runs agree to rounding only.
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import math
-import os
 import pickle
 import socket
 import time
-import zipfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -43,6 +39,7 @@ from cid.device import pick_device
 from cid.embed import DLIB_TEMPLATE, align
 from cid.faces import FaceSet, suggest
 from cid.methods import METHODS, group_column
+from cid.store import code, digest, read, write
 from cid.train import Options as LinearOptions
 from cid.train import (
     Risk,
@@ -58,6 +55,7 @@ WARM_UP = 0.1  # share of the steps over which the learning rate rises before it
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
 FETCH_SECONDS = 10  # without an answer after which a download of weights is given up
 CHECKPOINT_SECONDS = 60  # between two checkpoints of a run; a shorter run is simply run again
+KEPT = ("logits", "loss", "seconds")  # of a finished run
 SCORE_BATCH = 512  # images scored at once, which bounds memory
 # What torchvision's weights were trained with; a fixed scale serves the small network as well.
 PIXEL_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -663,7 +661,7 @@ def _train(
                     ("scaler", scaler),
                 ):
                     kept[name] = part.state_dict()
-                _replace(checkpoint, lambda file, kept=kept: torch.save(kept, file))
+                write(checkpoint, lambda file, kept=kept: torch.save(kept, file))
                 saved = time.monotonic()
     modules.eval()
     return mean
@@ -806,13 +804,13 @@ def train_networks(
     files, finished = {}, {}
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        shared = _digest(model, origin, device.type, torch.__version__, inputs)
+        shared = digest(model, origin, device.type, code(__name__), inputs)
         for (seed, name), columns in given.items():
             rows, test_rows = (part["row"].to_numpy() for part in parts[seed])
             own = [kinds[name], _options_of(kinds[name], options), seed, rows, labels[rows]]
-            key = _digest(shared, *own, test_rows, *columns.items())
+            key = digest(shared, *own, test_rows, *columns.items())
             files[seed, name] = Path(folder) / f"{model}-{seed}-{name}-{key[:16]}.npz"
-        finished = {run: _read_run(file) for run, file in files.items() if file.exists()}
+        finished = {run: found for run, file in files.items() if (found := _read_run(file))}
 
     with _bar(progress, len(mine), len(mine & finished.keys())) as bar:
         for seed, (train, test) in parts.items():
@@ -846,7 +844,8 @@ def train_networks(
                 if kinds[name] == "weighted" and np.ptp(given[run]["weights"]) == 0:
                     base = fitted
                 if file:
-                    _write_run(file, *finished[run])
+                    kept = dict(zip(KEPT, finished[run], strict=True))
+                    write(file, lambda stream, kept=kept: np.savez(stream, **kept))
                     file.with_suffix(".pt").unlink(missing_ok=True)
                 bar.n = len(mine & finished.keys())  # a run may go by without an epoch
                 bar.update(0)
@@ -901,7 +900,14 @@ def train_model(
     if train["model"] == "linear":
         options = LinearOptions.of(train["robust"], train["through"])
         predictions, heads = train_sets(
-            sets, features, labels, methods, train["l2"], options, progress="fit heads"
+            sets,
+            features,
+            labels,
+            methods,
+            train["l2"],
+            options,
+            folder=folder,
+            progress="fit heads",
         )
         return predictions, (
             f"{len(heads.weight)} linear heads on {features.shape[1]:,} features converged in at most "
@@ -953,43 +959,13 @@ def _columns(train: pd.DataFrame, name: str, kind: str) -> dict[str, np.ndarray]
     return {what: train[column].to_numpy(np.float64 if what == "weights" else np.int64)}
 
 
-def _digest(*parts) -> str:
-    """SHA-256 of arrays, tensors and plain values, as text."""
-    state = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, (tuple, list)):
-            state.update(_digest(*part).encode())
-        elif isinstance(part, (np.ndarray, Tensor)):
-            state.update(f"{part.dtype} {tuple(part.shape)}".encode())
-            for start in range(0, len(part), 4096):  # a copy of a large set would not fit
-                chunk = part[start : start + 4096]
-                chunk = chunk.cpu().numpy() if isinstance(chunk, Tensor) else chunk
-                state.update(np.ascontiguousarray(chunk))
-        else:
-            state.update(json.dumps(part, sort_keys=True).encode())
-        state.update(b"|")
-    return state.hexdigest()
-
-
-def _replace(path: Path, write: Callable) -> None:
-    """Write a file that appears complete or not at all."""
-    # Processes that train the same run, by mistake or after a restart, must not mix their bytes.
-    partial_path = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    with open(partial_path, "wb") as file:
-        write(file)
-    os.replace(partial_path, path)
-
-
-def _write_run(path: Path, logits: np.ndarray, loss: float, seconds: float) -> None:
-    _replace(path, lambda file: np.savez(file, logits=logits, loss=loss, seconds=seconds))
-
-
-def _read_run(path: Path) -> tuple[np.ndarray, float, float]:
-    try:
-        with np.load(path) as kept:
-            return kept["logits"], float(kept["loss"]), float(kept["seconds"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a finished run ({error}); delete it") from None
+def _read_run(path: Path) -> tuple[np.ndarray, float, float] | None:
+    """A finished run, if it is kept there."""
+    found = read(path)
+    if found is None:
+        return None
+    logits, loss, seconds = (found[name] for name in KEPT)
+    return logits, float(loss), float(seconds)
 
 
 # --- shared pieces --------------------------------------------------------------------------------

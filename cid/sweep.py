@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -39,13 +40,15 @@ class Arrays:
     identities: np.ndarray
 
 
-def draw(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
+def draw(arrays: Arrays, settings: dict, level: float, folder=None) -> pd.DataFrame:
     """The sets of one cell, weighed by every method: :func:`cid.methods.weigh_sets`.
 
     Parameters
     ----------
     settings : dict
         ``seeds``, ``methods``, and the sections ``bias`` and ``weights`` of params.yaml.
+    folder : path, optional
+        As in :func:`cid.methods.weigh_sets`.
     """
     bias = {key: value for key, value in settings["bias"].items() if key != "levels"}
     sets = draw_sets(arrays.identities, arrays.labels, seeds=settings["seeds"], level=level, **bias)
@@ -56,6 +59,7 @@ def draw(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
         arrays.identities,
         settings["methods"],
         settings["weights"],
+        folder,
     )
 
 
@@ -64,6 +68,7 @@ def run(
     settings: dict,
     levels: Iterable[float] | None = None,
     design: Design | None = None,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predictions of linear heads in every cell: as :func:`cid.train.train_sets`, with ``level``.
 
@@ -75,25 +80,29 @@ def run(
         Instead of ``bias.levels``.
     design : Design, optional
         Of the features and labels, for cells that have training sets in common.
+    folder : path, optional
+        Where weights and heads are kept: whatever a later call would compute in the same way, it
+        takes from there.
     """
     cells = []
     options = Options.of(settings["train"]["robust"], settings["train"]["through"])
     for level in settings["bias"]["levels"] if levels is None else levels:
         predictions, _ = train_sets(
-            draw(arrays, settings, level),
+            draw(arrays, settings, level, folder),
             arrays.features,
             arrays.labels,
             settings["methods"],
             settings["train"]["l2"],
             options,
             design=design,
+            folder=folder,
         )
         cells.append(predictions.assign(level=level))
     return pd.concat(cells, ignore_index=True)
 
 
 def vary(
-    arrays: Arrays, settings: dict, setting: str, values: Sequence, level: float
+    arrays: Arrays, settings: dict, setting: str, values: Sequence, level: float, folder=None
 ) -> pd.DataFrame:
     """Predictions of one cell under several values of one setting.
 
@@ -104,6 +113,8 @@ def vary(
     values : sequence
     level : float
         Bias level of the cell.
+    folder : path, optional
+        As in :func:`run`.
 
     Returns
     -------
@@ -112,17 +123,19 @@ def vary(
     """
     design = Design(arrays.features, arrays.labels)
     cells = [
-        run(arrays, changed(settings, setting, value), [level], design).assign(level=place)
+        run(arrays, changed(settings, setting, value), [level], design, folder).assign(level=place)
         for place, value in enumerate(tqdm(values, desc=setting, mininterval=5))
     ]
     return pd.concat(cells, ignore_index=True)
 
 
-def vary_proxy(arrays: Arrays, settings: dict, proxies: dict, level: float) -> pd.DataFrame:
+def vary_proxy(
+    arrays: Arrays, settings: dict, proxies: dict, level: float, folder=None
+) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""
     design = Design(arrays.features, arrays.labels)
     cells = [
-        run(replace(arrays, proxy=proxy), settings, [level], design).assign(level=place)
+        run(replace(arrays, proxy=proxy), settings, [level], design, folder).assign(level=place)
         for place, proxy in enumerate(tqdm(proxies.values(), desc="proxies", mininterval=5))
     ]
     return pd.concat(cells, ignore_index=True)

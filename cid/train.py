@@ -11,7 +11,9 @@ of features.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,8 +24,10 @@ from tqdm import tqdm
 from cid.device import pick_device
 from cid.faces import suggest
 from cid.methods import METHODS, group_column
+from cid.store import code, digest, kept
 
 HISTORY = 10  # pairs an L-BFGS step remembers; more gained nothing on face features
+SEEDS = 10  # fitted and kept together: another seed changes no byte of a full block
 GRAM = 2**27  # entries of the Gram matrices held at once, 512 MiB
 
 
@@ -215,8 +219,9 @@ class Design:
     features : float32 array, shape (n, d)
     labels : int array, shape (n,)
         0 or 1.
-    rows : int array, optional
-        Images that may be trained on, all by default: what the features are first standardised by.
+    rows : array, optional
+        Images that may be trained on (numbers or a mask), all by default: what the features are first
+        standardised by.
     """
 
     def __init__(self, features, labels, rows=None, device: str = "auto"):
@@ -235,9 +240,13 @@ class Design:
         some = x if rows is None else x[torch.as_tensor(rows, device=device)]
         self.centre, self.spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp_min(1e-6)
         self.x = (x - self.centre) / self.spread
-        self.labels = labels
         self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
         self._grams: dict[bytes, torch.Tensor] = {}
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the features and labels, and of the kind of device."""
+        return digest(self.x, self.centre, self.spread, self.sign, self.x.device.type)
 
     def standardised(self, rows: torch.Tensor):
         """Images standardised by their own statistics, and these: shift and scale, shape (d,)."""
@@ -319,11 +328,10 @@ def fit_heads(
     """
     sample_weights = np.asarray(sample_weights)
     if design is None:
-        used = None
-        if sample_weights.ndim == 2 and sample_weights.shape[1] == len(features):
-            used = np.flatnonzero((sample_weights != 0).any(axis=0))
-        used = used if used is not None and len(used) > 1 else None  # the checks below say the rest
-        design = Design(features, labels, used, device)
+        # What is wrong with the shape is said below.
+        used = (sample_weights != 0).any(axis=0) if sample_weights.ndim == 2 else []
+        fits = len(used) == len(features) and used.any()
+        design = Design(features, labels, used if fits else None, device)
     device = design.x.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
     _check(design, weights, l2)
@@ -453,6 +461,7 @@ def train_sets(
     options: Options = Options(),
     *,
     design: Design | None = None,
+    folder: str | Path | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> tuple[pd.DataFrame, Heads]:
@@ -471,6 +480,9 @@ def train_sets(
     options : Options
     design : Design, optional
         As in :func:`fit_heads`.
+    folder : path, optional
+        Where heads are kept, :data:`SEEDS` seeds at a time: a later call takes from it whatever it
+        would compute in the same way.
 
     Returns
     -------
@@ -483,42 +495,29 @@ def train_sets(
     labels = np.asarray(labels)
     seeds = sets["seed"].unique()
     train, test = sets[sets["part"] == "train"], sets[sets["part"] != "train"]
-    design = design or Design(features, labels, train["row"].unique(), device)
+    columns = [c for m in methods for c in (m, group_column(m)) if c in train]
+    about = ""
+    if folder is not None:
+        data = design.digest if design else digest(features, labels, pick_device(device).type)
+        about = digest(data, methods, l2, asdict(options), code(__name__))
+    blocks = []
+    for start in range(0, len(seeds), SEEDS):
+        own = seeds[start : start + SEEDS]
+        part = train[train["seed"].isin(own)]
 
-    def spread(column: str, dtype) -> np.ndarray:
-        """A column of the training sets as an array (seeds, n), 0 off the training set."""
-        values = np.zeros((len(seeds), len(labels)), dtype=dtype)
-        values[np.searchsorted(seeds, train["seed"]), train["row"]] = train[column]
-        return values
+        def fit(part=part, own=own) -> dict:
+            ready = design or Design(features, labels, part["row"].unique(), device)
+            return _fit_cell(
+                Cell(part, own, features, labels, ready, l2, options, progress), methods
+            )
 
-    def fit(weights, l2=l2, **more) -> Heads:
-        return fit_heads(features, labels, weights, l2, design=design, progress=progress, **more)
-
-    kinds: dict[str, list[str]] = {}
-    for method in methods:
-        kinds.setdefault(METHODS[method].training if method in METHODS else "weighted", []).append(
-            method
-        )
-    fitted: dict[str, Heads] = {}
-    for kind, members in kinds.items():
-        weights = {m: _sampled(spread(m, np.float32), seeds, options.through) for m in members}
-        if kind == "weighted":  # the bulk of a study: all methods in one stack
-            heads = fit(np.concatenate(list(weights.values())))
-            for k, method in enumerate(members):
-                fitted[method] = heads.rows(slice(k * len(seeds), (k + 1) * len(seeds)))
-            continue
-        for method in members:
-            groups = group_column(method)
-            codes = spread(groups, np.int64) if groups in train else None
-            fitted[method] = TRAINERS[kind](fit, weights[method], codes, features, labels, options)
-
-    # (method, seed) to (seed, method)
-    stacked = [fitted[m] for m in methods]
+        key = digest(about, *(part[c].to_numpy() for c in ("seed", "row", *columns)))
+        blocks.append(kept(folder, f"heads-{key[:24]}", fit))
     heads = Heads(
-        np.stack([h.weight for h in stacked], axis=1).reshape(-1, features.shape[1]),
-        np.stack([h.bias for h in stacked], axis=1).reshape(-1),
-        max(h.iterations for h in stacked),
-        np.stack([h.gradient for h in stacked], axis=1).reshape(-1),
+        np.concatenate([block["weight"] for block in blocks]),
+        np.concatenate([block["bias"] for block in blocks]),
+        max(int(block["iterations"]) for block in blocks),
+        np.concatenate([block["gradient"] for block in blocks]),
     )
     scores = heads.logits(features).reshape(len(seeds), len(methods), len(labels))
     place = np.searchsorted(seeds, test["seed"])
@@ -528,30 +527,93 @@ def train_sets(
     return predictions.reset_index(drop=True), heads
 
 
-def _sampled(weights: np.ndarray, seeds, through: str) -> np.ndarray:
-    """The weights themselves, or how often a sampler with these weights draws each image."""
-    if through == "loss":
-        return weights
-    counts = np.zeros_like(weights)
-    for row, seed in enumerate(seeds):
-        chance = weights[row].astype(np.float64)
-        n = np.count_nonzero(chance)
-        counts[row] = np.random.default_rng([int(seed), 1]).multinomial(n, chance / chance.sum())
-    return counts
+@dataclass(frozen=True)
+class Cell:
+    """Training sets of some seeds, and how heads are fitted to them."""
+
+    train: pd.DataFrame
+    seeds: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+    design: Design
+    l2: float
+    options: Options
+    progress: str | None
+
+    def spread(self, column: str, dtype) -> np.ndarray:
+        """A column of the training sets as an array (seeds, n), 0 off the training set."""
+        values = np.zeros((len(self.seeds), len(self.labels)), dtype=dtype)
+        values[np.searchsorted(self.seeds, self.train["seed"]), self.train["row"]] = self.train[
+            column
+        ]
+        return values
+
+    def weights(self, method: str) -> np.ndarray:
+        """Of a method: themselves, or how often a sampler with these weights draws each image."""
+        weights = self.spread(method, np.float32)
+        if self.options.through == "loss":
+            return weights
+        counts = np.zeros_like(weights)
+        for row, seed in enumerate(self.seeds):
+            chance = weights[row].astype(np.float64)
+            n = np.count_nonzero(chance)
+            counts[row] = np.random.default_rng([int(seed), 1]).multinomial(
+                n, chance / chance.sum()
+            )
+        return counts
+
+    def fit(self, weights, l2=None, **more) -> Heads:
+        return fit_heads(
+            self.features,
+            self.labels,
+            weights,
+            l2 or self.l2,
+            design=self.design,
+            progress=self.progress,
+            **more,
+        )
 
 
-def _just_train_twice(fit, weights, groups, features, labels, options) -> Heads:
+def _fit_cell(cell: Cell, methods: list[str]) -> dict:
+    """Heads of every method for every seed, in the order (seed, method), as a dict of arrays."""
+    kinds: dict[str, list[str]] = {}
+    for method in methods:
+        kind = METHODS[method].training if method in METHODS else "weighted"
+        kinds.setdefault(kind, []).append(method)
+    fitted: dict[str, Heads] = {}
+    size = len(cell.seeds)
+    for kind, members in kinds.items():
+        if kind == "weighted":  # the bulk of a study: all methods in one stack
+            heads = cell.fit(np.concatenate([cell.weights(method) for method in members]))
+            for k, method in enumerate(members):
+                fitted[method] = heads.rows(slice(k * size, (k + 1) * size))
+            continue
+        for method in members:
+            column = group_column(method)
+            groups = cell.spread(column, np.int64) if column in cell.train else None
+            fitted[method] = TRAINERS[kind](cell, cell.weights(method), groups)
+    stacked = [fitted[m] for m in methods]
+    return {
+        "weight": np.stack([h.weight for h in stacked], 1).reshape(-1, cell.features.shape[1]),
+        "bias": np.stack([h.bias for h in stacked], axis=1).reshape(-1),
+        "iterations": np.int64(max(h.iterations for h in stacked)),
+        "gradient": np.stack([h.gradient for h in stacked], axis=1).reshape(-1),
+    }
+
+
+def _just_train_twice(cell: Cell, weights, groups) -> Heads:
     """JTT: Liu et al., "Just Train Twice" (2021, arXiv 2107.09044).
 
     The first model is kept from learning the hard images by a strong penalty, where the paper stops
     its training early.
     """
-    first = fit(weights, l2=options.jtt_l2)
-    wrong = (first.logits(features) > 0) != (labels == 1)
-    return fit(weights * np.where(wrong, np.float32(options.jtt_upweight), np.float32(1)))
+    first = cell.fit(weights, l2=cell.options.jtt_l2)
+    wrong = (first.logits(cell.features) > 0) != (cell.labels == 1)
+    more = np.float32(cell.options.jtt_upweight)
+    return cell.fit(weights * np.where(wrong, more, np.float32(1)))
 
 
-def _learning_from_failure(fit, weights, groups, features, labels, options) -> Heads:
+def _learning_from_failure(cell: Cell, weights, groups) -> Heads:
     """LfF: Nam et al., "Learning from Failure" (2020, arXiv 2007.02561).
 
     The paper moves both models together, step by step; with heads that can be fitted to the end, the
@@ -559,17 +621,17 @@ def _learning_from_failure(fit, weights, groups, features, labels, options) -> H
     """
 
     def losses(heads):
-        return np.logaddexp(0, -heads.logits(features) * np.where(labels == 1, 1, -1))
+        return np.logaddexp(0, -heads.logits(cell.features) * np.where(cell.labels == 1, 1, -1))
 
-    biased = losses(fit(weights, risk=generalised_cross_entropy(options.lff_q)))
-    heads = fit(weights)
-    for _ in range(options.lff_rounds):
+    biased = losses(cell.fit(weights, risk=generalised_cross_entropy(cell.options.lff_q)))
+    heads = cell.fit(weights)
+    for _ in range(cell.options.lff_rounds):
         difficulty = biased / (biased + losses(heads))
-        heads = fit(weights * difficulty)
+        heads = cell.fit(weights * difficulty)
     return heads
 
 
-def _retrained(fit, weights, groups, features, labels, options) -> Heads:
+def _retrained(cell: Cell, weights, groups) -> Heads:
     """Last-layer retraining: after Kirichenko et al., "Last Layer Re-Training is Sufficient for
     Robustness to Spurious Correlations" (2023, arXiv 2204.02937).
 
@@ -577,14 +639,12 @@ def _retrained(fit, weights, groups, features, labels, options) -> Heads:
     random subsets with as many images of either class in every identity, and averaged over subsets.
     """
     draws = []
-    for draw in range(options.draws):
-        for row in range(len(weights)):
-            keep = balanced_subset(
-                groups[row], weights[row] > 0, np.random.default_rng([row, draw])
-            )
-            draws.append(weights[row] * keep)
-    heads = fit(np.stack(draws))
-    shape = (options.draws, len(weights))
+    for draw in range(cell.options.draws):
+        for row, seed in enumerate(cell.seeds):
+            rng = np.random.default_rng([int(seed), draw])
+            draws.append(weights[row] * balanced_subset(groups[row], weights[row] > 0, rng))
+    heads = cell.fit(np.stack(draws))
+    shape = (cell.options.draws, len(weights))
     return Heads(
         heads.weight.reshape(*shape, -1).mean(axis=0),
         heads.bias.reshape(shape).mean(axis=0),
@@ -623,19 +683,20 @@ def balanced_subset(groups, member, rng) -> np.ndarray:
     return keep
 
 
-def _cvar_dro(fit, weights, groups, features, labels, options) -> Heads:
-    return fit(weights, risk=cvar_risk(options.alpha))
+def _cvar_dro(cell: Cell, weights, groups) -> Heads:
+    return cell.fit(weights, risk=cvar_risk(cell.options.alpha))
 
 
-def _kl_dro(fit, weights, groups, features, labels, options) -> Heads:
-    return fit(weights, risk=tilted_risk(options.tilt))
+def _kl_dro(cell: Cell, weights, groups) -> Heads:
+    return cell.fit(weights, risk=tilted_risk(cell.options.tilt))
 
 
-def _group_dro(fit, weights, groups, features, labels, options) -> Heads:
-    return fit(weights, risk=lambda codes: group_risk(options.group_tilt, codes), groups=groups)
+def _group_dro(cell: Cell, weights, groups) -> Heads:
+    tilt = cell.options.group_tilt
+    return cell.fit(weights, risk=lambda codes: group_risk(tilt, codes), groups=groups)
 
 
-# (fit, weights (seeds, n), groups (seeds, n) or None, features, labels, options) -> Heads, one a seed
+# (cell, weights (seeds, n), groups (seeds, n) or None) -> Heads, one a seed
 TRAINERS = {
     "cvar-dro": _cvar_dro,
     "kl-dro": _kl_dro,

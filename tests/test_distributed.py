@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cid import distributed, networks
+from cid import distributed, embed, networks
 from cid.density import cid_weights
 from cid.distributed import distributed_cid_weights, main
 
@@ -270,3 +270,37 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
     capsys.readouterr()
     assert main(["train", "0.9"]) == 1
     assert "train.model is linear" in capsys.readouterr().err
+
+
+def test_processes_leave_their_chunks_where_the_stage_embed_finds_them(tmp_path, monkeypatch):
+    photos = np.random.default_rng(0).integers(0, 256, (5, 60, 50, 3), dtype=np.uint8)
+    points = np.repeat((embed.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0).astype(np.float32)
+
+    class Photos(list):
+        def images(self, rows=None):
+            return (self[row] for row in (range(5) if rows is None else rows))
+
+        def landmarks(self):
+            return points
+
+    data = Photos(photos)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(distributed, "read_faces", lambda *args, **how: data)
+    monkeypatch.setattr(distributed, "CHUNK", 2)
+    Path("params.yaml").write_text(
+        "embed: {network: dlib-resnet, trunk: dlib-resnet, precision: single, detect: false}"
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, files in enumerate([2, 3]):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main(["embed"]) == 0
+        assert len(list(Path("build/embedding").iterdir())) == files
+
+    # As in notebooks/02_embed.ipynb.
+    whole = embed.embed_faces(data, landmarks=points, chunk=2, progress=False)
+    monkeypatch.setattr(embed, "embed", None)
+    found = embed.embed_faces(
+        data.images(), landmarks=points, chunk=2, folder="build/embedding", progress=False
+    )
+    assert torch.equal(found.embedding, whole.embedding)
+    assert torch.equal(found.trunk, whole.trunk)

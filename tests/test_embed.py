@@ -471,22 +471,22 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, monkeypatch
     points = np.repeat((E.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0)
     settings = {"landmarks": points, "chunk": 2, "keep_crops": [0, 3], "progress": False}
     whole = E.embed_faces(photos, device="cpu", **settings)
-    compute, done = E._embed_chunk, []
+    compute, done = E.embed, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **how):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
-        return compute(*arguments)
+        return compute(*arguments, **how)
 
     folder = tmp_path / "kept"
-    monkeypatch.setattr(E, "_embed_chunk", interrupted)
+    monkeypatch.setattr(E, "embed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         E.embed_faces(photos, device="cpu", folder=folder, **settings)
-    (damaged, _) = sorted(folder.glob("*.npz"))
+    (damaged, _) = sorted(folder.iterdir())
     damaged.write_bytes(damaged.read_bytes()[:100])  # as after a power cut
     calls = []
-    monkeypatch.setattr(E, "_embed_chunk", lambda *a: calls.append(1) or compute(*a))
+    monkeypatch.setattr(E, "embed", lambda *a, **k: calls.append(1) or compute(*a, **k))
     resumed = E.embed_faces(photos, device="cpu", folder=folder, **settings)
     assert len(calls) == 2 and not folder.exists()
     for name in ("embedding", "trunk"):
@@ -495,16 +495,90 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, monkeypatch
     assert all(torch.equal(resumed.crops[row], whole.crops[row]) for row in (0, 3))
 
 
-def test_another_photo_is_not_taken_for_a_kept_one(tmp_path, monkeypatch):
+def test_another_photo_is_not_taken_for_a_kept_one(tmp_path):
     photos = [np.full((50, 50, 3), value, np.uint8) for value in (10, 200)]
-    points = np.repeat((E.DLIB_TEMPLATE * 40 + 5)[None], 2, axis=0)
-    digests = {
-        E._digest(photos, points, ("a",)),
-        E._digest(photos[::-1], points, ("a",)),
-        E._digest(photos, None, ("a",)),
-        E._digest(photos, points, ("b",)),
-    }
-    assert len(digests) == 4
+    points = np.repeat((E.DLIB_TEMPLATE * 40 + 5)[None], 2, axis=0).astype(np.float32)
+    names = ("dlib-resnet", "dlib-resnet")
+
+    def files(photos, points, **how):
+        E.embed_chunk(photos, points, *names, device="cpu", folder=tmp_path, **how)
+        return len(list(tmp_path.iterdir()))
+
+    assert files(photos, points) == 1 and files(photos, points) == 1
+    assert files(photos[::-1], points) == 2
+    assert files(photos, points + 1) == 3
+    assert files(photos, points, precision="half") == 4
+    assert files(photos, None) == 5
+
+
+def test_views_are_taken_from_where_they_were_kept(tmp_path, monkeypatch):
+    photos = list(np.random.default_rng(0).integers(0, 256, (3, 90, 80, 3), dtype=np.uint8))
+    points = np.repeat((E.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
+    settings = {"zooms": [1.1], "chunk": 2, "folder": tmp_path, "progress": False}
+    first = E.embed_views(photos, points, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(E, "embed", None)
+        again = E.embed_views(photos, points, **settings)
+    assert all((first[view] == again[view]).all() for view in first)
+    other = E.embed_views(photos, points, **settings | {"zooms": [1.2]})
+    assert list(other) == ["mirrored", "zoom 1.2"] and len(list(tmp_path.iterdir())) == 4
+
+
+# --- batches, memory and precision ----------------------------------------------------------------
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(monkeypatch):
+    sizes = []
+
+    class Small(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("not enough")
+            return x.mean((2, 3)) + 1, x.mean((2, 3))
+
+    spec = E.Network(3, 3, 8, E.DLIB_TEMPLATE, "none", "a test", Small)
+    monkeypatch.setitem(E.NETWORKS, "small", spec)
+    crops = torch.randint(0, 256, (20, 3, 8, 8), dtype=torch.uint8)
+    found = embed(crops, "small", batch_size=16)
+    assert sizes == [16, 8, 4] + [2] * 10
+    torch.testing.assert_close(found.trunk, crops.float().mean((2, 3)))
+    Small.forward = lambda self, x: (_ for _ in ()).throw(torch.OutOfMemoryError("not enough"))
+    with pytest.raises(torch.OutOfMemoryError):  # a single image does not fit
+        embed(crops, "small")
+    E._load_network.cache_clear()
+
+
+def test_half_precision_comes_near():
+    crops = torch.from_numpy(
+        np.stack([smooth(150, 150, seed).transpose(2, 0, 1) for seed in range(4)])
+    )
+    half, single = embed(crops, precision="half"), embed(crops)
+    assert half.embedding.dtype == half.trunk.dtype == torch.float32
+    assert 0 < abs(half.embedding - single.embedding).max() < 5e-3
+    with pytest.raises(ValueError, match="precision is 'double'; it must be one of single, half"):
+        embed(crops, precision="double")
+
+
+def test_photos_are_decoded_one_chunk_ahead_and_no_further():
+    taken = []
+
+    def stream():
+        for number in range(7):
+            taken.append(number)
+            yield number
+
+    for start, chunk in E._chunks(stream(), 2):
+        assert chunk == list(range(start, min(start + 2, 7)))
+        assert len(taken) <= start + 4
+    assert len(taken) == 7
+
+    def broken():
+        yield 0
+        raise ValueError("image 1 cannot be read")
+
+    with pytest.raises(ValueError, match="image 1 cannot be read"):
+        list(E._chunks(broken(), 1))
 
 
 def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):

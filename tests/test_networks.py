@@ -533,15 +533,17 @@ def test_columns_that_are_missing_stop_before_the_first_run(features, sets):
         train_networks(sets.drop(columns="group-dro:group"), x, labels, ["group-dro"], "mlp")
 
 
-def test_an_unreadable_file_of_a_run_is_named(features, sets, tmp_path):
+def test_a_damaged_file_of_a_run_is_replaced(features, sets, tmp_path):
     x, labels = features
     options = read_options("mlp", QUICK)
     arguments = sets, x, labels, ["erm"], "mlp", options
-    train_networks(*arguments, folder=tmp_path, **CPU)
-    broken = sorted(tmp_path.iterdir())[0]
-    broken.write_bytes(b"not a run")
-    with pytest.raises(ValueError, match=f"{broken.name} is not a finished run"):
-        train_networks(*arguments, folder=tmp_path, **CPU)
+    first, _ = train_networks(*arguments, folder=tmp_path, **CPU)
+    whole = sorted(tmp_path.iterdir())[0]
+    before = whole.read_bytes()
+    whole.write_bytes(before[:100])  # as after a power cut
+    again, _ = train_networks(*arguments, folder=tmp_path, **CPU)
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    assert len(whole.read_bytes()) == len(before)
 
 
 def test_imagenet_weights_are_tried_once_and_their_lack_is_said(tmp_path, monkeypatch, caplog):

@@ -55,7 +55,7 @@ def test_modules_import_only_modules_below_them():
     order = ["report", "pages", "notebook", "plots", "claims", "inference", "sweep", "distributed",
              "networks",
              "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people",
-             "importers", "faces", "device"]  # fmt: skip
+             "importers", "faces", "store", "device"]  # fmt: skip
     found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
     assert found == set(order)
     for position, module in enumerate(order):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_methods import SETTINGS as WEIGHTS
 
-from cid import sweep
+from cid import methods, sweep, train
 from cid.bias import draw_sets
 from cid.methods import weigh_sets
 from cid.train import Design, train_sets
@@ -54,6 +56,44 @@ def test_varying_a_setting_changes_what_depends_on_it_and_nothing_else(arrays):
     for method in ("erm", "oracle"):
         np.testing.assert_allclose(first[method], second[method], atol=1e-2)
     assert STUDY["weights"]["tau"] == WEIGHTS["tau"]  # the settings themselves stay as they were
+
+
+def test_another_seed_level_or_method_costs_only_its_own_share(arrays, tmp_path, monkeypatch):
+    done = []
+    for module, name in ((methods, "training_weights"), (train, "_fit_cell")):
+        work = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, work=work, name=name: done.append(name) or work(*a)
+        )
+
+    def run(**changes):
+        done.clear()
+        found = sweep.run(arrays, STUDY | {"seeds": 11} | changes, folder=tmp_path)
+        return found, (done.count("training_weights"), done.count("_fit_cell"))
+
+    first, costs = run()
+    assert costs == (2 * 11 * 4, 2 * 2)  # levels x seeds x methods; levels x blocks of ten seeds
+    again, costs = run()
+    assert costs == (0, 0)
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    more, costs = run(seeds=12)
+    assert costs == (2 * 4, 2)
+    old = more[more["seed"] < 10].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        old, first[first["seed"] < 10].reset_index(drop=True), check_exact=True
+    )
+    assert run(bias=BIAS | {"levels": [0.0, 0.5, 0.8]})[1] == (11 * 4, 2)
+    assert run(train=STUDY["train"] | {"l2": 0.2})[1] == (0, 4)
+    assert run(weights=WEIGHTS | {"tau": 0.2})[1] == (2 * 11 * 4, 4)
+    damaged = sorted(tmp_path.glob("heads-*"))
+    for file in damaged:
+        file.write_bytes(b"")
+    again, costs = run()
+    assert costs == (0, 4)
+    pd.testing.assert_frame_equal(first, again, check_exact=True)
+    other = replace(arrays, labels=1 - arrays.labels)
+    sweep.run(other, STUDY, folder=tmp_path)
+    assert done.count("_fit_cell") == 4 + 2
 
 
 def test_an_unknown_setting_names_the_nearest(arrays):

@@ -1,0 +1,96 @@
+"""Finished work kept on disk, so that nothing is computed twice.
+
+A piece of work is kept under a digest of everything it was computed from, the code included. Nothing
+in such a folder is ever out of date; it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import zipfile
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def kept(folder: str | Path | None, name: str, compute: Callable[[], dict]) -> dict:
+    """What ``compute`` returned when it was last called under this name, or returns now.
+
+    Parameters
+    ----------
+    folder : path or None
+        None keeps nothing.
+    name : str
+        Name of the file without its ending; it holds a :func:`digest` of all that counts.
+    compute : callable
+        Returns a dict of arrays.
+    """
+    if folder is None:
+        return compute()
+    path = Path(folder) / f"{name}.npz"
+    found = read(path)
+    if found is None:
+        found = compute()
+        write(path, lambda file: np.savez(file, **found))
+    return found
+
+
+def read(path: str | Path) -> dict | None:
+    """The arrays of an ``.npz`` file, or None where there is none that can be read."""
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def write(path: str | Path, save: Callable) -> None:
+    """Write a file by ``save(open file)``; it appears complete or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes that compute the same, by mistake or after a restart, must not mix their bytes.
+    draft = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    try:
+        with open(draft, "wb") as file:
+            save(file)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def digest(*parts) -> str:
+    """SHA-256 of arrays, tensors and plain values, as 64 hexadecimal digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, (tuple, list)):
+            state.update(digest(*part).encode())
+        elif isinstance(part, (np.ndarray, torch.Tensor)):
+            state.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            for start in range(0, len(part), 4096):  # a copy of a large set would not fit
+                chunk = part[start : start + 4096]
+                chunk = chunk.cpu().numpy() if isinstance(chunk, torch.Tensor) else chunk
+                state.update(np.ascontiguousarray(chunk))
+        else:
+            state.update(json.dumps(part, sort_keys=True).encode())
+        state.update(b"|")
+    return state.hexdigest()
+
+
+@lru_cache
+def code(module: str) -> str:
+    """Digest of the text of a module and of all that it imports from its package, and torch's version."""
+    package, texts, names = module.partition(".")[0], {}, [module]
+    while names:
+        name = names.pop()
+        if name not in texts:
+            texts[name] = Path(find_spec(name).origin).read_text(encoding="utf-8")
+            names += re.findall(rf"(?m)^\s*from ({package}\.\w+) import", texts[name])
+    return digest(torch.__version__, np.__version__, texts)
