@@ -102,7 +102,14 @@ def run(
 
 
 def vary(
-    arrays: Arrays, settings: dict, setting: str, values: Sequence, level: float, folder=None
+    arrays: Arrays,
+    settings: dict,
+    setting: str,
+    values: Sequence,
+    level: float,
+    *,
+    design: Design | None = None,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predictions of one cell under several values of one setting.
 
@@ -113,7 +120,7 @@ def vary(
     values : sequence
     level : float
         Bias level of the cell.
-    folder : path, optional
+    design, folder
         As in :func:`run`.
 
     Returns
@@ -121,7 +128,7 @@ def vary(
     pandas.DataFrame
         As :func:`run`; ``level`` is the value's place in ``values``, from 0.
     """
-    design = Design(arrays.features, arrays.labels)
+    design = design or Design(arrays.features, arrays.labels)
     cells = [
         run(arrays, changed(settings, setting, value), [level], design, folder).assign(level=place)
         for place, value in enumerate(tqdm(values, desc=setting, mininterval=5))
@@ -130,7 +137,12 @@ def vary(
 
 
 def vary_proxy(
-    arrays: Arrays, settings: dict, proxies: dict, level: float, folder=None
+    arrays: Arrays,
+    settings: dict,
+    proxies: dict,
+    level: float,
+    *,
+    folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""
     design = Design(arrays.features, arrays.labels)

@@ -22,7 +22,7 @@ from cid.faces import read_faces, write_faces
 
 ROOT = Path(__file__).parents[1]
 PEOPLE = 12
-TRAINED = ["train@0.0", "train@0.9", "evaluate", "proxies", "breadth", "ablate@tau", "report"]
+TRAINED = ["train@0.0", "train@0.9", "evaluate", "proxies", "breadth", "ablate", "report"]
 STAGES = ["data", "embed", "weights@0.0", "weights@0.9", "factors", *TRAINED]
 yaml = YAML()
 
@@ -110,7 +110,7 @@ def test_the_report_is_complete(study):
     index = (report / "index.html").read_text()
     names = {path.name for path in report.iterdir()}
     for stem in ("01_data", "02_embed", "03_weights-0.9", "04_train-0.0", "05_evaluate", "06_factors",
-                 "07_proxies", "08_breadth", "09_ablation-tau"):  # fmt: skip
+                 "07_proxies", "08_breadth", "09_ablation"):  # fmt: skip
         assert f"{stem}.html" in names and f'href="{stem}.html"' in index
     assert "<script" not in index and 'src="http' not in index
     numbers = json.loads((report / "metrics.json").read_text())
