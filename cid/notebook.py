@@ -3,6 +3,10 @@
     python -m cid.notebook run notebooks/03_weights.ipynb build/weights-0.5.ipynb \\
         --params study weights bias.kind -p bias_level 0.5
     python -m cid.notebook clean [--check] notebooks/*.ipynb
+    python -m cid.notebook lab
+
+`run` is what the pipeline's stages call; ``lab`` puts the notebooks into ``build/lab/`` with the
+parameters the pipeline would give them, to be run by hand in JupyterLab with the same result.
 
 A notebook's cell tagged ``parameters`` declares what the notebook needs.  Its defaults serve
 interactive work only: ``run`` wants a value for every declared parameter and refuses every other
@@ -23,6 +27,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,8 +35,11 @@ from typing import Any
 import nbformat
 from ruamel.yaml import YAML, YAMLError
 
+from cid import params
+
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 INJECTED = "injected-parameters"
+TIMES = Path("build/seconds.csv")  # how long the last run of every cell of the pipeline took, here
 
 
 class CellFailed(RuntimeError):
@@ -291,6 +299,74 @@ def run(
     return output
 
 
+def seconds(path: str | Path = TIMES) -> dict[str, float]:
+    """Seconds by stage (``train@0.9``), as :func:`_remember` keeps them."""
+    if not Path(path).exists():
+        return {}
+    found = {}
+    for line in Path(path).read_text().splitlines():
+        try:
+            name, value, *_ = line.split(",")
+            found[name] = float(value)
+        except ValueError:  # a header, or a line cut short
+            continue
+    return found
+
+
+def _remember(output: Path, took: float) -> None:
+    """Keep how long the notebook of a stage took, for an estimate of the next run."""
+    stage = re.sub(r"^\d+_", "", output.stem).replace("-", "@", 1)
+    known = seconds() | {stage: round(took, 1)}
+    write(TIMES, "".join(f"{name},{value}\n" for name, value in sorted(known.items())))
+
+
+# ---- by hand -----------------------------------------------------------------------------------
+
+
+def commands(dvc_file: str | Path = "dvc.yaml") -> list[list[str]]:
+    """The ``run`` command of every cell of the pipeline, as its words after ``run``."""
+    tree = YAML(typ="safe").load(Path(params.PARAMS))
+    known, found = _dotted(tree), []
+    for stage in YAML(typ="safe").load(Path(dvc_file))["stages"].values():
+        if "cid.notebook run" not in stage.get("cmd", ""):
+            continue
+        levels = [None]
+        if "matrix" in stage:
+            levels = known[stage["matrix"]["level"].strip("${}")]
+        for level in levels:
+            words = stage["cmd"].replace("${item.level}", str(level)).split()
+            found.append(words[words.index("run") + 1 :])
+    return found
+
+
+def lab(folder: str | Path = "build/lab") -> list[Path]:
+    """Copies of the notebooks that hold the parameters the pipeline would give them.
+
+    They work in the repository's folder, whatever folder Jupyter starts them in.
+    """
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    params.read()
+    written = []
+    for words in commands():
+        notebook, output, *options = words
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--params", nargs="*", default=[])
+        parser.add_argument("-p", nargs=2, action="append", default=[])
+        args = parser.parse_args(options)
+        given = pick(params.PARAMS, args.params) | {name: _scalar(value) for name, value in args.p}
+        source = load_notebook_node(notebook)
+        given = _checked(source, given, notebook)
+        nb = parameterize_notebook(source, given, kernel_name="python3", language="python")
+        (cell,) = [cell for cell in nb.cells if INJECTED in _tags(cell)]
+        cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
+        _tidy(nb)
+        written.append(Path(folder, Path(output).name))
+        write(written[-1], dumps(nb))
+    return written
+
+
 # ---- cleaning ----------------------------------------------------------------------------------
 
 
@@ -377,14 +453,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     add.add_argument("notebook", type=Path)
     add.add_argument("output", type=Path)
     add.add_argument("--params", nargs="*", default=[], metavar="KEY", help="keys of the file")
-    add.add_argument("--params-file", type=Path, default=Path("params.yaml"))
+    add.add_argument("--params-file", type=Path, default=params.PARAMS)
     add.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     add = commands.add_parser("clean", help="strip outputs, counts and volatile metadata")
     add.add_argument("notebooks", type=Path, nargs="+")
     add.add_argument("--check", action="store_true", help="change nothing, fail if dirty")
+    commands.add_parser("lab", help="copies of the notebooks with the current parameters")
     args = parser.parse_args(argv)
     try:
-        return {"run": _run, "clean": _clean}[args.command](args)
+        return {"run": _run, "clean": _clean, "lab": _lab}[args.command](args)
     except (ValueError, OSError, SyntaxError, YAMLError, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -395,12 +472,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.params_file == params.PARAMS:
+        params.read()  # the whole file: a slip in it should not wait for the stage that it is about
     parameters = pick(args.params_file, args.params)
     for name, value in args.p:
         if name in parameters:
             raise ValueError(f"the parameter {name!r} was passed twice; pass it once.")
         parameters[name] = _scalar(value)
+    began = time.monotonic()
     run(args.notebook, args.output, parameters)
+    if args.params_file == params.PARAMS:
+        _remember(args.output, time.monotonic() - began)
+    return 0
+
+
+def _lab(args: argparse.Namespace) -> int:
+    for path in lab():
+        print(path)
     return 0
 
 

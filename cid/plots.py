@@ -141,6 +141,102 @@ def face_grid(
     return Image(buffer.getvalue(), format="jpeg")
 
 
+def idea(
+    image, card: dict, sets: dict, proxy, labels, identities, task: str, stem, method: str = "cid"
+) -> Image | Markdown:
+    """The study in pictures: a person's faces, their neighbours, and their weights as bias grows.
+
+    Parameters
+    ----------
+    image : callable
+        ``row -> uint8 array (height, width, 3)``.
+    card : dict
+        As in :func:`face_grid`: a sentence instead where photographs must not be shown.
+    sets : dict of pandas.DataFrame
+        From :func:`cid.methods.weigh_sets`, by bias level; the first seed is drawn.
+    proxy : array, shape (n, d)
+        Unit vectors.
+    labels, identities : int array, shape (n,)
+    stem : path
+        Where the picture is written, without its ending: a JPEG.
+    method : str
+        Whose weights are drawn; the oracle's are marked where it took part.
+    """
+    if not card.get("show_images", True):
+        return Markdown("*The photographs of this data set are of real people and not shown.*")
+    parts = {}
+    for level, table in sets.items():
+        part = table[(table["seed"] == table["seed"].min()) & (table["part"] == "train")]
+        parts[level] = part.assign(person=identities[part["row"]], label=labels[part["row"]])
+    # Somebody whose training sets keep an image of the rarer label for as long as anybody's.
+    mixed = sum(part.groupby("person")["label"].nunique() for part in parts.values())
+    person = mixed.idxmax()
+    parts = {level: part[part["person"] == person] for level, part in parts.items()}
+    shown = sorted({list(parts)[k] for k in (0, len(parts) // 2, -1)})
+    columns = min(18, max(len(parts[level]) for level in shown))
+    top = max(parts[level][method].max() for level in shown)
+
+    of_one = np.flatnonzero(identities == person)
+    of_one = of_one[np.linspace(0, len(of_one) - 1, min(columns, len(of_one))).astype(int)]
+    near = np.argsort(-(proxy @ proxy[of_one[0]]), kind="stable")[1 : columns + 1]
+    same = (identities[near] == person).sum()
+    rows = [
+        ("One person", of_one, None),
+        (
+            f"Nearest to the first face\nin the proxy, of all:\n{same} of {len(near)} are theirs",
+            near,
+            None,
+        ),
+    ]
+    for level in shown:
+        part = parts[level].sort_values(["label", "row"])[:columns]
+        rows.append((f"Their training set\nat bias {level:g}", part["row"].to_numpy(), part))
+    heights = [1.15 if part is None else 2.75 for *_, part in rows]
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(11, 11 / (columns + 3.2) * sum(heights)), height_ratios=heights
+    )
+    for axis, (text, row, part) in zip(axes, rows, strict=True):
+        x, gap = np.arange(len(row), dtype=float), 0.0
+        if part is not None:
+            x += 0.35 * (part["label"].to_numpy() > part["label"].min())
+        for at, index in zip(x, row, strict=True):
+            axis.imshow(image(index), extent=(at, at + 0.94, 0, 0.94))
+            if identities[index] != person:
+                frame = plt.Rectangle((at, 0), 0.94, 0.94, fill=False, ec=ACCENT, lw=1.5, ls=":")
+                axis.add_patch(frame)
+        if part is not None:
+            scale = 0.95 / top
+            axis.bar(x + 0.47, part[method] * scale, 0.7, bottom=1.08, color=COLOURS[method])
+            for at, weight in zip(x, part.get("oracle", []), strict=False):
+                high = 1.08 + min(weight, 1.1 * top) * scale
+                axis.hlines(high, at + 0.08, at + 0.86, color=COLOURS["oracle"], lw=1.6)
+                if weight > 1.1 * top:  # beyond the picture
+                    where = {"ha": "center", "va": "bottom", "fontsize": 7.5}
+                    axis.text(at + 0.47, high, f"↑ {weight:.1f}", color=COLOURS["oracle"], **where)
+            for value, own in zip(*np.unique(part["label"], return_counts=True), strict=True):
+                where = x[part["label"].to_numpy() == value]
+                axis.text(where[0], -0.05, f"{task} = {value}: {own}", fontsize=8, va="top")
+            gap = 0.22
+        axis.set(xlim=(0, columns + 0.4), ylim=(-gap, 1.02 if part is None else 2.4))
+        axis.set_aspect("equal")
+        axis.axis("off")
+        axis.text(-0.25, 0.47, text, ha="right", va="center", fontsize=9)
+    handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[method])]
+    names = [f"weight, {title(method)}"]
+    if "oracle" in parts[shown[0]]:
+        handles.append(plt.Line2D([], [], color=COLOURS["oracle"], lw=1.6))
+        names.append("weight, " + title("oracle"))
+    if (identities[near] != person).any():
+        handles.append(plt.Rectangle((0, 0), 1, 1, fill=False, ec=ACCENT, lw=1.5, ls=":"))
+        names.append("somebody else")
+    figure.legend(handles, names, loc="lower center", ncols=3, fontsize=9)
+    figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.05, hspace=0.12)
+    path = Path(stem).with_suffix(".jpg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _done(figure).savefig(path, dpi=130, bbox_inches="tight", pil_kwargs={"quality": 88})
+    return Image(path.read_bytes(), format="jpeg")
+
+
 def audit(people: pd.DataFrame, attribute: str, needed: int) -> Figure:
     """Images per identity and the balance of the label inside identities.
 

@@ -3,33 +3,32 @@
 python -m cid.report            build the report of the study in params.yaml
 python -m cid.report headline   print where it is and its headline numbers
 python -m cid.report readme     put the headline numbers, and all studies side by side, into README.md
+                                and reports/index.html
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import html
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, YAMLError
 
 from cid.claims import claims_table, headline_cells, markdown_table, write_claims
 from cid.methods import METHODS
 from cid.metrics import METRICS
 from cid.pages import page, render
+from cid.params import PARAMS, read
+from cid.provenance import FILE, PACKAGES, record
 
 BUILD = Path("build")
-PARAMS = Path("params.yaml")
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
-
-
-def read_params() -> dict:
-    """The parameters of the study, by the parser DVC uses."""
-    return YAML(typ="safe").load(PARAMS)
 
 
 def notebooks(params: dict) -> dict[str, str]:
@@ -48,7 +47,7 @@ def notebooks(params: dict) -> dict[str, str]:
         "06_factors": "CID taken apart",
         "07_proxies": "Better and worse proxies",
         "08_breadth": "Every task and kind of bias",
-        "09_ablation": "One setting at a time",
+        "09_ablate": "One setting at a time",
     }
 
 
@@ -73,6 +72,10 @@ def build(params: dict) -> Path:
         _collect(BUILD / name, folder)
     shutil.copy(PARAMS, folder / "params.yaml")
     shutil.copy("data/card.json", folder / "card.json")
+    (folder / FILE).write_text(json.dumps(record(), indent=1, sort_keys=True) + "\n")
+    (folder / "notebooks").mkdir()
+    for path in executed:  # for JupyterLab and code hosts
+        shutil.copy(path, folder / "notebooks" / path.name)
     pages = render(executed, folder)
     links = dict(zip((file.name for file in pages), executed.values(), strict=True))
     index = folder / "index.html"
@@ -85,7 +88,7 @@ def build(params: dict) -> Path:
 def _collect(part: Path, folder: Path) -> None:
     """Copy what one stage found: figures, and tables under the stage's name."""
     for file in sorted(part.iterdir()):
-        if file.suffix in (".png", ".svg"):
+        if file.suffix in (".png", ".svg", ".jpg"):
             shutil.copy(file, folder / "figures" / file.name)
         elif file.suffix == ".csv":
             shutil.copy(file, folder / f"{part.name}-{file.name}")
@@ -101,73 +104,106 @@ def _collect(part: Path, folder: Path) -> None:
 def _index(params: dict, folder: Path, links: dict[str, str]) -> str:
     numbers = json.loads((folder / "metrics.json").read_text())
     card = json.loads((folder / "card.json").read_text())
-    proxy = numbers["proxy"]
-    figure = "figures/against-bias-{}.png"
-    data = (
-        f"{card['name']}: {card['counts']['images']:,} images of {card['counts']['identities']} "
-        f"people. Source: {card['source']}. Licence: {card['licence']}."
-    )
-    parts = [
-        f"<h1>Study: {html.escape(params['study'])}</h1>",
-        f"<p>Does weighting training faces by conditional inverse density (CID) make a classifier of "
-        f"<em>{html.escape(params['task'])}</em> robust to who is in the picture, without identity "
-        f"labels? Data: {html.escape(data)} Proxy for identity: {html.escape(proxy['network'])}, "
-        f"verification AUC {proxy['verification_auc']:.4f}.</p>",
+    made = json.loads((folder / FILE).read_text())
+    proxy, task = numbers["proxy"], html.escape(params["task"])
+    shown = [
+        "<h1>Do models get robust to <em>who</em> is in the picture?</h1>",
+        f"<p>Study <strong>{html.escape(params['study'])}</strong>: a classifier of <em>{task}</em>, "
+        "trained on sets in which who somebody is hints at the label more and more. Every training "
+        "image is weighted by its conditional inverse density (CID) in the embedding of a "
+        "face-recognition network, without identity labels. "
+        f"{card['counts']['images']:,} images of {card['counts']['identities']:,} people "
+        f"({html.escape(card['name'])}); proxy {html.escape(proxy['network'])}, verification AUC "
+        f"{proxy['verification_auc']:.4f}.</p>",
         "<h2>Verdicts</h2>",
-        "<p>On the claims of the abstract, for held-out images of seen people; the rules were fixed "
-        "beforehand. Effects on accuracy are means over the bias range or slopes over it, against ERM. "
-        "Labels used: class labels to train, true identities to evaluate. "
-        "<a href='claims.json'>claims.json</a> has all of them, with unseen people.</p>",
+        "<p>On the claims of the abstract, for held-out images of seen people, by rules fixed "
+        "beforehand. Effects on accuracy are means over the bias range or slopes over it, against "
+        "plain training (ERM). Labels used: class labels to train, true identities to evaluate.</p>",
         _verdicts(folder, params["task"], params["bias"]["kind"]),
         "<details><summary>The other tasks and kinds of bias</summary>",
         _verdicts(folder, None, None, but=(params["task"], params["bias"]["kind"])),
         "</details>",
         "<h2>Held-out images of people seen in training</h2>",
-        _figure(
-            figure.format("seen"), "Accuracy and worst-decile accuracy against bias, seen people"
-        ),
+        _figure(folder, "against-bias-seen", "Accuracy and worst-decile accuracy against bias"),
         _headline(folder, "seen"),
-        "<h2>Every method</h2>",
-        _figure("figures/compare.png", "Gain over ERM of every method"),
-        "<p>Squares: methods that were told the true identities.</p>",
-        "<h2>People never seen in training</h2>",
-        _figure(
-            figure.format("unseen"),
-            "Accuracy and worst-decile accuracy against bias, unseen people",
+        "<p><small>Gains over ERM in percentage points, with 95 % intervals from "
+        f"{params['bootstrap']:,} resamples of the {params['seeds']} seeds and of the people. Worst "
+        "decile: mean accuracy of the worst-served tenth of the people. The oracle is told the true "
+        "identities; every other method here saw class labels only.</small></p>",
+        *_section(
+            folder, "idea", "The idea", "A person's faces, neighbours, and weights as bias grows"
         ),
+        *_section(folder, "compare", "Every method", "Gain over ERM of every method"),
+        "<p><small>Squares: methods that were told the true identities.</small></p>",
+        "<h2>People never seen in training</h2>",
+        _figure(folder, "against-bias-unseen", "Accuracy and worst-decile accuracy, unseen people"),
         _headline(folder, "unseen"),
-        f"<p>Gains in percentage points, with 95 % intervals from {params['bootstrap']} resamples of "
-        f"the {params['seeds']} seeds and of the people. Worst decile: mean accuracy of the worst-served "
-        "tenth of the people. Training used class labels only, but for the methods marked so, which used "
-        "true identities; the bias itself and all evaluation use true identities.</p>",
-        "<h2>CID taken apart</h2>",
-        _figure("figures/factors.png", "Rarity and label surprise against the true cell size"),
-        "<h2>Every task, every kind of bias</h2>",
-        _figure("figures/breadth.png", "Gain over ERM by task and kind of bias"),
-        "<h2>Definitions</h2>",
+        *_section(
+            folder, "factors", "CID taken apart", "Rarity and label surprise against the truth"
+        ),
+        *_section(
+            folder, "breadth", "Every task, every kind of bias", "Gain over ERM by task and bias"
+        ),
+        "<h2>The notebooks</h2>",
+        "<p>Each stage of the pipeline, as it was executed: prose, figures, and the code folded away. "
+        "The <a href='notebooks/'>notebook files</a> open in JupyterLab.</p>",
+        _cells(links),
+        "<h2>What it was made of</h2>",
+        _provenance(made, card),
+        f"<details><summary>params.yaml</summary><pre>{html.escape(PARAMS.read_text())}</pre></details>",
         "<details><summary>Every metric, and which labels it uses</summary><dl>"
         + "".join(
             f"<dt>{html.escape(m.title)} ({m.better} is better)</dt><dd>{html.escape(m.definition)}</dd>"
             for m in METRICS.values()
         )
         + "</dl></details>",
-        "<h2>The notebooks</h2>",
-        _cells(links),
-        "<h2>Numbers and settings</h2>",
-        "<ul>"
+        "<details><summary>All numbers, as files</summary><ul>"
         + "".join(
             f'<li><a href="{path.name}">{path.name}</a></li>'
             for path in sorted(folder.iterdir())
             if path.suffix in (".csv", ".json", ".yaml")
         )
-        + "</ul>",
-        f"<details><summary>params.yaml</summary><pre>{html.escape(PARAMS.read_text())}</pre></details>",
+        + "</ul></details>",
     ]
-    return "\n".join(parts)
+    return "\n".join(shown)
 
 
-def _figure(source: str, text: str) -> str:
-    return f'<p><img src="{source}" alt="{html.escape(text)}" style="background:white"></p>'
+def _section(folder: Path, name: str, title: str, text: str) -> list[str]:
+    """A heading and its figure, or nothing where the figure was not drawn."""
+    picture = _figure(folder, name, text)
+    return [f"<h2>{title}</h2>", picture] if picture else []
+
+
+def _figure(folder: Path, name: str, text: str) -> str:
+    """A figure inside the page, which then needs no other file; empty where there is none."""
+    for suffix, kind in ((".png", "image/png"), (".jpg", "image/jpeg")):
+        file = folder / "figures" / f"{name}{suffix}"
+        if file.exists():
+            data = base64.b64encode(file.read_bytes()).decode()
+            return f'<p><img src="data:{kind};base64,{data}" alt="{html.escape(text)}"></p>'
+    return ""
+
+
+def _provenance(made: dict, card: dict) -> str:
+    versions = made["versions"]
+    rows = [
+        [
+            "data",
+            f"{card['name']}, {made['data']}<br>{card['source']}<br>Licence: {card['licence']}",
+        ],
+        ["commit", made["commit"] or "not in a repository"],
+        ["parameters", made["parameters"]],
+        ["packages", f"{made['packages']} (requirements.lock)"],
+        ["stages", f"{made['stages']} (dvc.lock)"],
+        ["code", f"{len(made['code'])} files, in <a href='{FILE}'>{FILE}</a>"],
+        ["versions", ", ".join(f"{p} {versions[p]}" for p in ("python", *PACKAGES))],
+    ]
+    rows = [[name, re.sub(r"&lt;br&gt;", "<br>", html.escape(text)) if name == "data" else text]
+            for name, text in rows]  # fmt: skip
+    return _html_table(["", ""], rows, wrap=True) + (
+        "<p><small><code>make check</code> compares the digests with the files at hand, "
+        "<code>make verify</code> the numbers of a new run with the committed ones.</small></p>"
+    )
 
 
 def _headline(folder: Path, test: str) -> str:
@@ -234,8 +270,14 @@ def _markdown(params: dict) -> str:
     return markdown_table(*_table(Path("reports", params["study"]), "seen"))
 
 
-def studies(folder: Path = Path("reports")) -> str:
-    """All studies side by side, as a Markdown table: gains over ERM, means over the bias range."""
+def studies(folder: Path = Path("reports")) -> tuple[list[str], list[list[str]]]:
+    """All studies side by side: gains over ERM, means over the bias range.
+
+    Returns
+    -------
+    head, rows : list of str, list of list of str
+        The first cell of a row is the study's name.
+    """
     head = ["study", "data", "people", "task, bias", "model", "seeds", "accuracy, ERM"]
     columns = [
         (metric, m) for metric in ("accuracy", "worst_decile") for m in ("cid", "cid-knn", "oracle")
@@ -264,13 +306,34 @@ def studies(folder: Path = Path("reports")) -> str:
         span = f" {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
         rows.append(
             [
-                f"[{study.name}]({study.as_posix()}/index.html)", card["name"],
+                study.name, card["name"],
                 f"{card['counts']['identities']:,}", f"{params['task']}, {kind}{span}",
                 params["train"]["model"], str(params["seeds"]),
                 f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *gains,
             ]
         )  # fmt: skip
-    return markdown_table(head, rows)
+    return head, rows
+
+
+def _studies_page(folder: Path = Path("reports")) -> str:
+    """reports/index.html: the studies side by side, and the main figure of each."""
+    head, rows = studies(folder)
+    body = [
+        "<h1>All studies</h1>",
+        "<p>Gains over plain training (ERM) in percentage points, means over the bias range with 95 % "
+        "intervals, on held-out images of people seen in training. CID sees class labels only, the "
+        "oracle the true identities.</p>",
+        _html_table(
+            head, [[f'<a href="{name}/index.html">{name}</a>', *rest] for name, *rest in rows]
+        ),
+    ]
+    for name, data, people, task, *_ in rows:
+        body += [
+            f'<h2><a href="{name}/index.html">{name}</a></h2>',
+            f"<p>{html.escape(task)}; {people} people of {html.escape(data)}.</p>",
+            _figure(folder / name, "against-bias-seen", f"Accuracy against bias in {name}"),
+        ]
+    return page("All studies", "\n".join(body))
 
 
 def readme(params: dict) -> str:
@@ -282,7 +345,10 @@ def readme(params: dict) -> str:
         If README.md lacks a mark.
     """
     text = Path("README.md").read_text(encoding="utf-8")
-    for name, table in (("headline", _markdown(params)), ("studies", studies())):
+    head, rows = studies()
+    rows = [[f"[{name}](reports/{name}/index.html)", *rest] for name, *rest in rows]
+    tables = {"headline": _markdown(params), "studies": markdown_table(head, rows)}
+    for name, table in tables.items():
         begin, end = (mark.format(name) for mark in MARKS)
         if begin not in text or end not in text:
             raise ValueError(f"README.md lacks {begin} or {end}; put both around the {name} table")
@@ -299,19 +365,20 @@ def main(argv: list[str] | None = None) -> int:
     )
     command = parser.parse_args(argv).command
     try:
-        params = read_params()
+        params = read()
         folder = Path("reports", params["study"])
         if command == "build":
             print(build(params))
         elif command == "readme":
             Path("README.md").write_text(readme(params), encoding="utf-8")
+            Path("reports/index.html").write_text(_studies_page(), encoding="utf-8")
         else:
             print(f"\nOpen {folder.resolve() / 'index.html'}\n")
             print(
                 "Held-out images of people seen in training; gains in points with 95 % intervals.\n"
             )
             print(_markdown(params))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, YAMLError) as error:
         print(f"cid.report: {error}", file=sys.stderr)
         return 1
     return 0

@@ -14,11 +14,11 @@ import socket
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
 
 
 def kept(folder: str | Path | None, name: str, compute: Callable[[], dict]) -> dict:
@@ -72,11 +72,11 @@ def digest(*parts) -> str:
     for part in parts:
         if isinstance(part, (tuple, list)):
             state.update(digest(*part).encode())
-        elif isinstance(part, (np.ndarray, torch.Tensor)):
+        elif isinstance(part, np.ndarray) or hasattr(part, "cpu"):
             state.update(f"{part.dtype} {tuple(part.shape)}".encode())
             for start in range(0, len(part), 4096):  # a copy of a large set would not fit
                 chunk = part[start : start + 4096]
-                chunk = chunk.cpu().numpy() if isinstance(chunk, torch.Tensor) else chunk
+                chunk = chunk if isinstance(chunk, np.ndarray) else chunk.cpu().numpy()
                 state.update(np.ascontiguousarray(chunk))
         else:
             state.update(json.dumps(part, sort_keys=True).encode())
@@ -93,4 +93,4 @@ def code(module: str) -> str:
         if name not in texts:
             texts[name] = Path(find_spec(name).origin).read_text(encoding="utf-8")
             names += re.findall(rf"(?m)^\s*from ({package}\.\w+) import", texts[name])
-    return digest(torch.__version__, np.__version__, texts)
+    return digest(version("torch"), version("numpy"), texts)

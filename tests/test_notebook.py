@@ -23,6 +23,10 @@ FIXTURES = Path(__file__).parent / "notebooks"
 SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CLEAN = [path for path in sorted(FIXTURES.glob("*.ipynb")) if path.stem != "dirty"]
 
+TOY = [
+    "--params-file",
+    "toy.yaml",
+]  # the name params.yaml stands for a study's own, which is checked
 PARAMS = """\
 level: 0.5
 noisy:
@@ -34,8 +38,8 @@ other:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with a params.yaml."""
-    (tmp_path / "params.yaml").write_text(PARAMS)
+    """A working folder with a file of parameters."""
+    (tmp_path / "toy.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -60,14 +64,14 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_parameters_stop_with_one_sentence(folder, capsys, arguments, message):
-    assert main(["run", str(FIXTURES / "noisy.ipynb"), "out/noisy.ipynb", *arguments]) == 1
+    assert main(["run", *TOY, str(FIXTURES / "noisy.ipynb"), "out/noisy.ipynb", *arguments]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (folder / "out").exists()
 
 
 def test_a_notebook_without_parameters_takes_none(folder, capsys):
-    assert main(["run", str(FIXTURES / "raises.ipynb"), "out.ipynb", "-p", "tau", "1"]) == 1
+    assert main(["run", *TOY, str(FIXTURES / "raises.ipynb"), "out.ipynb", "-p", "tau", "1"]) == 1
     assert "declares no parameter 'tau'; there are none" in capsys.readouterr().err
 
 
@@ -98,7 +102,7 @@ def test_declared_reads_python_not_lines():
 def executed(tmp_path_factory):
     """The noisy notebook executed twice, in a home with a stale kernel and a headless backend."""
     folder = tmp_path_factory.mktemp("executed")
-    (folder / "params.yaml").write_text(PARAMS)
+    (folder / "toy.yaml").write_text(PARAMS)
     stale = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     stale.parent.mkdir(parents=True)
     stale.write_text(
@@ -112,7 +116,7 @@ def executed(tmp_path_factory):
         paths = [folder / "new" / "folder" / f"noisy-{run}.ipynb" for run in (1, 2)]
         for path in paths:
             source = str(FIXTURES / "noisy.ipynb")
-            assert main(["run", source, str(path), "--params", "level", "noisy.section"]) == 0
+            assert main(["run", *TOY, source, str(path), "--params", "level", "noisy.section"]) == 0
     return paths
 
 
@@ -150,7 +154,7 @@ def test_normalised_outputs_keep_what_a_reader_wants(executed):
 def test_a_raising_cell(folder, capfd):
     source = FIXTURES / "raises.ipynb"
     (folder / "out").mkdir()
-    assert main(["run", str(source), "out/weights-0.5.ipynb"]) == 1
+    assert main(["run", *TOY, str(source), "out/weights-0.5.ipynb"]) == 1
     error = capfd.readouterr().err
     sentence = "ValueError: tau must be above 0, got -1; set weights.tau in params.yaml."
     last = f"error: {source}, cell 4 of 5 (Weights of cid): {sentence}\n"
@@ -200,7 +204,7 @@ def test_interrupting_leaves_nothing_behind(folder):
     assert error.endswith("interrupted; nothing was written\n")
     assert before.read_text() == "of an earlier run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "kernel.pid", "out.ipynb", "params.yaml", "t"
+        "kernel.pid", "out.ipynb", "t", "toy.yaml"
     ]  # fmt: skip
     assert list(scratch.iterdir()) == []
     with pytest.raises(ProcessLookupError):

@@ -110,7 +110,7 @@ def test_the_report_is_complete(study):
     index = (report / "index.html").read_text()
     names = {path.name for path in report.iterdir()}
     for stem in ("01_data", "02_embed", "03_weights-0.9", "04_train-0.0", "05_evaluate", "06_factors",
-                 "07_proxies", "08_breadth", "09_ablation"):  # fmt: skip
+                 "07_proxies", "08_breadth", "09_ablate"):  # fmt: skip
         assert f"{stem}.html" in names and f'href="{stem}.html"' in index
     assert "<script" not in index and 'src="http' not in index
     numbers = json.loads((report / "metrics.json").read_text())
