@@ -4,9 +4,10 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test bench data people clean-notebooks
+.PHONY: reproduce test bench lab cost check verify kills data people clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
+	python -m cid.params
 	dvc repro
 	python -m cid.report headline
 
@@ -16,6 +17,23 @@ test: $(VENV)/.test data         ## run all tests
 bench: $(VENV)/.bench data       ## measure every speed side by side; writes benchmarks/
 	dvc repro embed
 	python benchmarks/run.py
+
+lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
+	python -m cid.notebook lab
+	jupyter lab build/lab
+
+cost: $(VENV)/.study data        ## what `dvc repro` would run, and about how long
+	python -m cid.provenance cost
+
+check: $(VENV)/.study            ## does the report come from these data, settings and code?
+	python -m cid.provenance check
+
+verify: $(VENV)/.study data      ## run the study; are the numbers those that were committed?
+	dvc repro
+	python -m cid.provenance verify
+
+kills: $(VENV)/.test data        ## kill a small study 20 times at random; does it end in the same bytes?
+	python tests/kills.py --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	@test -e data.dvc && dvc pull --quiet data.dvc

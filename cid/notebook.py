@@ -472,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.params_file == params.PARAMS:
+    if args.params_file == params.PARAMS and args.params:
         params.read()  # the whole file: a slip in it should not wait for the stage that it is about
     parameters = pick(args.params_file, args.params)
     for name, value in args.p:
@@ -481,7 +481,7 @@ def _run(args: argparse.Namespace) -> int:
         parameters[name] = _scalar(value)
     began = time.monotonic()
     run(args.notebook, args.output, parameters)
-    if args.params_file == params.PARAMS:
+    if args.params_file == params.PARAMS and args.params:
         _remember(args.output, time.monotonic() - began)
     return 0
 

@@ -64,7 +64,7 @@ def code_files() -> list[Path]:
         file
         for name in names
         if name.startswith(("cid/", "notebooks/"))
-        for file in ([Path(name)] if Path(name).is_file() else Path(name).glob("*.*"))
+        for file in ([Path(name)] if Path(name).is_file() else Path(name).glob("*.ipynb"))
     )
 
 

@@ -184,7 +184,7 @@ def test_interrupting_leaves_nothing_behind(folder):
     scratch = folder / "t"
     scratch.mkdir()
     source = str(FIXTURES / "sleeps.ipynb")
-    command = [sys.executable, "-m", "cid.notebook", "run", source, "out.ipynb"]
+    command = [sys.executable, "-m", "cid.notebook", "run", source, "out.ipynb", *TOY]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     # A shell's background job ignores SIGINT, and so would every process these tests start.
     process = subprocess.Popen(
