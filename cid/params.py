@@ -34,6 +34,7 @@ Count = Annotated[int, Field(ge=1)]
 Method = Literal[METHODS]
 Methods = Annotated[list[Method], Field(min_length=1)]
 Network = Literal[NETWORKS]
+Kind = Literal["correlation", "longtail", "natural"]
 Auto = Literal["auto"]
 Name = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]
 
@@ -52,7 +53,7 @@ class Embed(Section):
 
 
 class Bias(Section):
-    kind: Literal["correlation", "longtail", "natural"]
+    kind: Kind
     levels: Annotated[list[Level], Field(min_length=1)]
     images_per_identity: Annotated[int, Field(ge=2)]
     test_per_class: Count
@@ -109,7 +110,7 @@ class Train(Section):
 
 class Breadth(Section):
     tasks: Annotated[list[str], Field(min_length=1)]
-    kinds: Annotated[list[Literal["correlation", "longtail"]], Field(min_length=1)]
+    kinds: Annotated[list[Kind], Field(min_length=1)]
     methods: Methods
 
 
@@ -160,6 +161,10 @@ class Params(Section):
                 raise ValueError(f"{where} lacks erm, the baseline of every difference")
             if len(set(methods)) < len(methods):
                 raise ValueError(f"{where} names a method twice")
+        if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
+            raise ValueError(
+                "breadth.kinds has natural, which needs bias.levels: [0.0]; take it out"
+            )
         return self
 
 

@@ -6,16 +6,23 @@ import ast
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from cid import report
+import cid
+from cid import plots, report
+from cid.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
+# The modules of cid/; one imports only those that come after it.
+ORDER = """report provenance pages notebook plots claims inference sweep distributed networks metrics train
+methods posterior bias density embed people importers faces store device params""".split()
 
 
 def pins() -> dict[str, str]:
@@ -52,10 +59,7 @@ def test_conda_users_get_the_same_list():
 
 
 def test_modules_import_only_modules_below_them():
-    order = ["report", "provenance", "pages", "notebook", "plots", "claims", "inference", "sweep", "distributed",
-             "networks",
-             "metrics", "train", "methods", "posterior", "bias", "density", "embed", "people",
-             "importers", "faces", "store", "device", "params"]  # fmt: skip
+    order = ORDER
     found = {path.stem for path in (ROOT / "cid").glob("*.py")} - {"__init__"}
     assert found == set(order)
     for position, module in enumerate(order):
@@ -98,13 +102,17 @@ def test_the_committed_report_is_of_the_committed_parameters():
     "card", sorted(ROOT.glob("reports/*/card.json")), ids=lambda p: p.parent.name
 )
 def test_reports_show_no_photograph_that_must_not_be_shown(card):
-    """Faces are the only JPEGs a notebook draws; other figures are PNG and SVG."""
+    """Pictures of faces are the only JPEGs that are drawn; other figures are PNG and SVG."""
     shown = [
         page.name for page in card.parent.glob("*.html") if "data:image/jpeg" in page.read_text()
     ]
     allowed = json.loads(card.read_text()).get("show_images", True)
     assert bool(shown) == allowed, shown
-    assert not [f for f in card.parent.rglob("*") if f.suffix in (".jpg", ".jpeg", ".webp")]
+    files = [f.name for f in card.parent.rglob("*") if f.suffix in (".jpg", ".jpeg", ".webp")]
+    assert files == (["idea.jpg"] if allowed else [])
+    for path in card.parent.glob("notebooks/*.ipynb"):
+        assert allowed or "image/jpeg" not in path.read_text(), path
+        assert path.stat().st_size < 2e6, f"{path} is too large for a code host to show"
 
 
 def test_the_page_of_speeds_shows_the_measured_numbers(monkeypatch):
@@ -112,3 +120,39 @@ def test_the_page_of_speeds_shows_the_measured_numbers(monkeypatch):
     tables = importlib.import_module("tables")
     page = (ROOT / "benchmarks" / "README.md").read_text()
     assert tables.filled(page) == page, "run `make bench`, or `python benchmarks/tables.py`"
+
+
+def test_code_is_formatted_and_linted():
+    for command in (["format", "--check"], ["check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_figure_style_has_a_colour_for_every_method():
+    assert set(plots.COLOURS) == set(METHODS)
+    assert len(set(plots.COLOURS.values())) == len(METHODS)
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.load(ROOT / "CITATION.cff")
+    assert citation["version"] == cid.__version__
+    assert f"## {cid.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == "MIT" and (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "COOKBOOK.md", "CONTRIBUTING.md", "benchmarks/README.md"]
+)
+def test_links_between_pages_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), f"{page} points to {target}"
+
+
+def test_the_house_is_drawn_as_it_stands():
+    """README.md and CONTRIBUTING.md name the modules in the order that the imports keep."""
+    for page in ("README.md", "CONTRIBUTING.md"):
+        drawn = re.search(r"report > provenance[\w\s>]+params", (ROOT / page).read_text())[0]
+        assert re.split(r"[\s>]+", drawn) == ORDER

@@ -68,10 +68,8 @@ def ran(output: str) -> list[str]:
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
 
 
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    """A fresh repository with the working tree's files, a tiny data set, and one finished repro."""
-    folder = tmp_path_factory.mktemp("study")
+def small_study(folder):
+    """Make a folder a fresh repository with the working tree's files and a tiny data set."""
     tracked = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -100,6 +98,13 @@ def study(tmp_path_factory):
         breadth__tasks=["smiling"], breadth__kinds=["longtail"], proxies__noise=[0.4],
         ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study, after one finished repro."""
+    folder = tmp_path_factory.mktemp("study")
+    small_study(folder)
     output = call(folder, "dvc", "repro")
     assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "report"
     return folder

@@ -1,0 +1,87 @@
+"""The pages of the reports in a real browser: no message on the console, no request, at two widths."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+PAGES = [
+    "reports/index.html",
+    *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("reports/*/index.html")),
+    "reports/virtual-people/05_evaluate.html",
+]
+PROBE = """
+<script>
+document.title = JSON.stringify([
+  document.documentElement.scrollWidth, window.innerWidth,
+  getComputedStyle(document.body).backgroundColor, [...document.images].every(i => i.naturalWidth > 0)
+]);
+</script>
+"""
+
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
+
+
+def browse(page: Path, folder: Path, width: int, *options: str) -> tuple[str, str, list[str]]:
+    """The page after it ran, what was said on stderr, and the addresses it asked for."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--no-first-run", "--enable-logging=stderr",
+         f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", f"--window-size={width},900",
+         "--virtual-time-budget=3000", *options, "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    events = json.loads(log.read_text())["events"] if log.exists() else []
+    asked = [e["params"]["url"] for e in events if "url" in e.get("params", {})]
+    return done.stdout, done.stderr, asked
+
+
+def outside(asked: list[str]) -> list[str]:
+    return [
+        url for url in asked if not url.startswith(("file:", "data:", "chrome", "about:", "blob:"))
+    ]
+
+
+@needs_browser
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_opens_from_disk_without_a_request_or_a_complaint(page, tmp_path):
+    """The page alone, in an empty folder, with a probe that measures it."""
+    copy = tmp_path / "page.html"
+    copy.write_text((ROOT / page).read_text().replace("</body>", PROBE + "</body>"))
+    papers = set()
+    for width, scheme in ((1280, "light"), (500, "dark")):
+        options = ["--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1")]
+        dom, said, asked = browse(copy, tmp_path, width, *options)
+        assert "CONSOLE" not in said, said
+        assert outside(asked) == []
+        needed, there, paper, drawn = json.loads(re.search(r"<title>(\[.*?\])</title>", dom)[1])
+        assert needed <= there, f"{page} needs {needed} px at a width of {there}"
+        assert drawn, f"{page} lacks a picture"
+        papers.add(paper)
+    assert len(papers) == 2, "light and dark look alike"
+
+
+@needs_browser
+def test_the_probe_sees_what_it_is_there_for(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<html><body><img src='http://127.0.0.1:9/x.png'><script>undefinedFunction()</script>"
+        f"<p style='width:3000px'>wide</p>{PROBE}</body></html>"
+    )
+    dom, said, asked = browse(page, tmp_path, 500)
+    assert "undefinedFunction" in said and "CONSOLE" in said
+    assert outside(asked)[0].startswith("http://127.0.0.1:9/")
+    needed, there, _, drawn = json.loads(re.search(r"<title>(\[.*?\])</title>", dom)[1])
+    assert needed > there and not drawn
