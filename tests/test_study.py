@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
 
+from cid import notebook
 from cid.faces import read_faces, write_faces
 
 ROOT = Path(__file__).parents[1]
 PEOPLE = 12
 TRAINED = ["train@0.0", "train@0.9", "evaluate", "proxies", "breadth", "ablate", "report"]
 STAGES = ["data", "embed", "weights@0.0", "weights@0.9", "factors", *TRAINED]
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
 yaml = YAML()
 
 pytestmark = pytest.mark.skipif(
@@ -31,13 +35,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def call(folder, *command, check=True):
+def call(folder, *command, check=True, **environment):
     """Run a command of this environment in a folder; returns what it wrote."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)} | environment,
         capture_output=True,
         text=True,
     )
@@ -107,6 +111,8 @@ def study(tmp_path_factory):
     small_study(folder)
     output = call(folder, "dvc", "repro")
     assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "report"
+    call(folder, "git", "add", "-A")
+    call(folder, *GIT, "commit", "-qm", "a small study")
     return folder
 
 
@@ -160,6 +166,23 @@ def test_a_forced_run_gives_the_same_bytes(study):
     assert locked(study) == before
 
 
+def test_notebooks_run_by_hand_show_what_the_pipeline_shows(study, tmp_path):
+    made = call(study, sys.executable, "-m", "cid.notebook", "lab").split()
+    assert len(made) == len(STAGES) - 1 and all((study / path).exists() for path in made)
+    for stem in ("03_weights-0.9", "05_evaluate"):
+        call(
+            study, sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute",
+            f"build/lab/{stem}.ipynb", "--output-dir", str(tmp_path),
+        )  # fmt: skip
+        shown = []
+        for path in (tmp_path / f"{stem}.ipynb", study / "build/notebooks" / f"{stem}.ipynb"):
+            nb = notebook.read(path)
+            notebook.normalise(nb)
+            shown.append([cell.outputs for cell in nb.cells if cell.cell_type == "code"])
+        assert shown[0] == shown[1]
+    assert ran(call(study, "dvc", "repro")) == []  # and leave the same files
+
+
 def test_an_edit_runs_only_what_depends_on_it(study):
     edit(study, train__l2=0.3)
     assert sorted(ran(call(study, "dvc", "repro"))) == sorted(TRAINED)
@@ -171,3 +194,59 @@ def test_a_bad_parameter_stops_with_one_sentence(study):
     assert code != 0
     assert "has no attribute 'smilling' (did you mean 'smiling'?)" in output
     edit(study, task="smiling")
+
+
+# --- the cookbook ---------------------------------------------------------------------------------
+
+
+def recipes() -> list[list[str]]:
+    """The commands of every block of COOKBOOK.md."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "COOKBOOK.md").read_text(), re.DOTALL)
+    return [re.findall(r"(?m)^\$ (.+)$", block) for block in blocks]
+
+
+def target(name: str) -> list[str]:
+    """What a target of the Makefile runs, but for JupyterLab, which would wait for a reader."""
+    found = re.search(rf"(?m)^{name}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    return [line for line in found[1].split("\n\t") if "jupyter lab" not in line]
+
+
+@pytest.fixture(scope="module")
+def photographs(study, tmp_path_factory):
+    """What the recipes take from their user: photographs with labels, and a network's weights."""
+    from facenet_pytorch import InceptionResnetV1
+
+    home = tmp_path_factory.mktemp("home")
+    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
+    weights.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
+    faces = read_faces(study / "data")
+    table = pd.DataFrame(
+        {"image": [f"{i}/{k}.png" for k, i in enumerate(faces.frame["identity"])],
+         "identity": faces.frame["identity"], "glasses": faces.frame["smiling"]}
+    )  # fmt: skip
+    for row, name in enumerate(table["image"]):
+        path = study / "PHOTOS" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(faces.encoded[row].as_py())
+    table.to_csv(study / "labels.csv", index=False)
+    with open(study / ".git" / "info" / "exclude", "a") as file:
+        file.write("PHOTOS\nlabels.csv\n")
+    return {"TORCH_HOME": str(home)}
+
+
+@pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
+def test_every_recipe_of_the_cookbook_runs(study, photographs, commands):
+    if "checkout" not in commands[0] and "dvc exp show" not in commands[0]:
+        call(study, "git", "checkout", "-q", ".")
+        call(study, "dvc", "checkout", "--force", "-q")
+    for command in commands:
+        words = command.split()
+        lines = target(words[1]) if words[0] == "make" else [command]
+        for line in lines:
+            output = call(study, "bash", "-c", line.strip(), **photographs)
+        if "exp run" in command:
+            assert "ablate" in ran(output) if words[-1] == "ablate" else "evaluate" in ran(output)
+            (name,) = re.findall(r"-n (\w+)", command)
+            assert name in call(study, "dvc", "exp", "list", "--name-only")
