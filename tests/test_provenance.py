@@ -69,23 +69,27 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     assert provenance.main(["verify"]) == 0
     assert "all identical to the byte\nReproduced." in capsys.readouterr().out
 
-    def shift(by):
+    def shift(part):
+        """Move a mean by a part of half its interval."""
         table = pd.read_csv(repository / "summary.csv")
-        number = table.select_dtypes("number").columns[-1]
-        table.loc[0, number] += by
+        table.loc[0, "mean"] += part * (table["high"] - table["low"])[0] / 2
         table.to_csv(repository / "summary.csv", index=False)
         return provenance.verify(repository)
 
-    (line,), within = shift(0.0005)
-    assert line.startswith("summary.csv: largest difference 0.0005 (tolerance 0.002)") and within
-    (line,), within = shift(0.005)
+    (line,), within = shift(0.05)
+    assert line == "summary.csv: means move by at most 0.05 of half their interval" and within
+    (line,), within = shift(0.1)
     assert not within
+    pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
+    assert provenance.verify(repository) == (["summary.csv: other rows or columns"], False)
     subprocess.run(["git", "checkout", "-q", "."], check=True)
-    entries = json.loads((repository / "claims.json").read_text())
-    entries[0]["verdict"] = "turned around"
-    (repository / "claims.json").write_text(json.dumps(entries))
-    (line,), within = provenance.verify(repository)
-    assert "1 other verdicts" in line and not within
+    for place, expected in ((0, False), (-1, True)):  # of the study's own task, and of another
+        entries = json.loads((repository / "claims.json").read_text())
+        entries[place]["verdict"] = "turned around"
+        (repository / "claims.json").write_text(json.dumps(entries))
+        (line,), within = provenance.verify(repository)
+        assert line == "claims.json: 1 other verdicts" and within == expected
+        subprocess.run(["git", "checkout", "-q", "."], check=True)
     (repository / "claims.json").unlink()
     assert provenance.verify(repository) == (["claims.json: missing here"], False)
     assert provenance.main(["verify", "--commit", "nowhere"]) == 1
