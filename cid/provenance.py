@@ -69,7 +69,7 @@ def code_files() -> list[Path]:
 
 
 def record() -> dict:
-    """:func:`made_of`, with the commit that the code and settings come from, and the versions."""
+    """:func:`made_of`, with the commit that the code comes from, and the versions."""
     return made_of() | {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in PACKAGES},
@@ -78,8 +78,8 @@ def record() -> dict:
 
 
 def _commit() -> str | None:
-    """The last commit that touched what a report depends on; with a note where there are edits since."""
-    paths = ["params.yaml", "data.dvc", "requirements.lock", *map(str, code_files())]
+    """The last commit that touched the code and packages; with a note where there are edits since."""
+    paths = ["requirements.lock", *map(str, code_files())]
     found = _git("log", "-1", "--format=%H", "--", *paths)
     if not found:
         return None
