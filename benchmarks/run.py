@@ -19,6 +19,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+import networks
 import pandas as pd
 import scaling
 import tables
@@ -70,7 +71,7 @@ def main() -> None:
     rounds = 3
     start = time.perf_counter()
     rows = []
-    for part in (density, training, embedding):
+    for part in (density, training, embedding, networks):
         print(f"{time.perf_counter() - start:5.0f} s  {part.__name__}", file=sys.stderr, flush=True)
         rows += part.measure(rounds)
     print(f"{time.perf_counter() - start:5.0f} s  scaling", file=sys.stderr, flush=True)
