@@ -324,13 +324,15 @@ def _studies_page(folder: Path = Path("reports")) -> str:
         "intervals, on held-out images of people seen in training. CID sees class labels only, the "
         "oracle the true identities.</p>",
         _html_table(
-            head, [[f'<a href="{name}/index.html">{name}</a>', *rest] for name, *rest in rows]
+            [head[0], *head[6:]],  # the rest stands under each study's heading
+            [[f'<a href="{row[0]}/index.html">{row[0]}</a>', *row[6:]] for row in rows],
         ),
     ]
-    for name, data, people, task, *_ in rows:
+    for name, data, people, task, model, seeds, *_ in rows:
         body += [
             f'<h2><a href="{name}/index.html">{name}</a></h2>',
-            f"<p>{html.escape(task)}; {people} people of {html.escape(data)}.</p>",
+            f"<p>{html.escape(task)}; {people} people of {html.escape(data)}; model {model}, "
+            f"{seeds} seeds.</p>",
             _figure(folder / name, "against-bias-seen", f"Accuracy against bias in {name}"),
         ]
     return page("All studies", "\n".join(body))
