@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from cid import sweep
 from cid.faces import read_faces
 from cid.methods import METHODS
-from cid.report import read_params
+from cid.params import read
 from cid.train import fit_heads
 
 L2 = 0.1
@@ -18,7 +18,7 @@ L2 = 0.1
 
 def problem(level: float = 0.9):
     """Features and labels of the study, and the weights of its weighted methods on 20 training sets."""
-    params = read_params()
+    params = read()
     data = read_faces("data", check_images=False)
     task = params["task"]
     methods = [m for m in params["methods"] if METHODS[m].training == "weighted"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -156,3 +157,13 @@ def test_the_house_is_drawn_as_it_stands():
     for page in ("README.md", "CONTRIBUTING.md"):
         drawn = re.search(r"report > provenance[\w\s>]+params", (ROOT / page).read_text())[0]
         assert re.split(r"[\s>]+", drawn) == ORDER
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
+def test_benchmarks_import_what_there_is(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "cid":
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                found = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}")
+                assert found, f"{path.name} imports {name} from {node.module}"
