@@ -40,13 +40,13 @@ class Photos(Dataset):
         return self.transform(self.images[row]), self.labels[row]
 
 
-def plain(model: str, images: torch.Tensor, labels: np.ndarray, workers: int) -> None:
+def plain(model: str, images: torch.Tensor, labels: np.ndarray) -> None:
     """The same network, optimiser, batches and augmentation, in the usual way."""
     spec = networks.get_model(model)
     body, width = spec.build(None)
     net = torch.nn.Sequential(body, torch.nn.Linear(width, 1)).train()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
-    loader = DataLoader(Photos(images, labels), batch_size=64, shuffle=True, num_workers=workers)
+    loader = DataLoader(Photos(images, labels), batch_size=64, shuffle=True)
     for _ in range(EPOCHS):
         for batch, target in loader:
             logits = net(batch).flatten()
@@ -72,7 +72,7 @@ def measure(rounds: int) -> list[dict]:
             ),
             {
                 "torchvision, a plain loop": lambda model=model, images=images: plain(
-                    model, images, labels, 0
+                    model, images, labels
                 )
             },
             rounds,

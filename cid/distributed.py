@@ -180,9 +180,8 @@ def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool) -> 
 
     for rows in slices:
         for here in _blocks(rows, u.device):
-            kernel = kernel_values(
-                ours, ours, here, here
-            )  # of a sample with itself it is 1 exactly
+            kernel = kernel_values(ours, ours, here, here)
+            # A sample's kernel with itself is 1 exactly.
             total[here] += kernel.fill_diagonal_(float(include_self)).sum(dim=1)
             _add_sums(ours, ours, here, slice(here.stop, rows.stop), total, total)
 

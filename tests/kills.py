@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from test_study import call, locked, small_study
+from test_study import call, environment, locked, small_study
 
 
 def forget(folder: Path) -> None:
@@ -35,15 +35,11 @@ def forget(folder: Path) -> None:
 
 def run_for(folder: Path, seconds: float | None) -> int | None:
     """``dvc repro`` for some seconds: its exit status, or None where it was killed."""
-    environment = os.environ | {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(folder),
-    }
     with open(folder / "repro.log", "a") as log:
         process = subprocess.Popen(
             ["dvc", "repro"],
             cwd=folder,
-            env=environment,
+            env=environment(folder),
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -35,13 +35,18 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def call(folder, *command, check=True, **environment):
-    """Run a command of this environment in a folder; returns what it wrote."""
+def environment(folder) -> dict[str, str]:
+    """That of a process which finds this interpreter's programs, and the folder's own `cid`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
+
+
+def call(folder, *command, check=True, **variables):
+    """Run a command of this environment in a folder; returns what it wrote."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)} | environment,
+        env=environment(folder) | variables,
         capture_output=True,
         text=True,
     )
