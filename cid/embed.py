@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cid.device import pick_device
-from cid.store import code, digest, kept
+from cid.source import code
+from cid.store import digest, kept
 
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
 # side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.

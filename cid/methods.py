@@ -21,7 +21,8 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 from cid.density import cid_weights, class_density, inverse_weights, unit_vectors
 from cid.faces import suggest
 from cid.posterior import Posterior, label_posterior, without_class_direction
-from cid.store import code, digest, kept
+from cid.source import code
+from cid.store import digest, kept
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
 TRAINING = ("weighted", "cvar-dro", "kl-dro", "group-dro", "jtt", "lff", "retrain")

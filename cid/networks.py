@@ -39,7 +39,8 @@ from cid.device import pick_device
 from cid.embed import DLIB_TEMPLATE, align
 from cid.faces import FaceSet, suggest
 from cid.methods import METHODS, group_column
-from cid.store import code, digest, read, write
+from cid.source import code
+from cid.store import digest, read, write
 from cid.train import Options as LinearOptions
 from cid.train import (
     Risk,

@@ -9,13 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import socket
 import zipfile
 from collections.abc import Callable
-from functools import lru_cache
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +78,3 @@ def digest(*parts) -> str:
             state.update(json.dumps(part, sort_keys=True).encode())
         state.update(b"|")
     return state.hexdigest()
-
-
-@lru_cache
-def code(module: str) -> str:
-    """Digest of the text of a module and of all that it imports from its package, and torch's version."""
-    package, texts, names = module.partition(".")[0], {}, [module]
-    while names:
-        name = names.pop()
-        if name not in texts:
-            texts[name] = Path(find_spec(name).origin).read_text(encoding="utf-8")
-            names += re.findall(rf"(?m)^\s*from ({package}\.\w+) import", texts[name])
-    return digest(version("torch"), version("numpy"), texts)

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from cid.device import pick_device
 from cid.faces import suggest
 from cid.methods import METHODS, group_column
-from cid.store import code, digest, kept
+from cid.source import code
+from cid.store import digest, kept
 
 HISTORY = 10  # pairs an L-BFGS step remembers; more gained nothing on face features
 SEEDS = 10  # fitted and kept together: another seed changes no byte of a full block

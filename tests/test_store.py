@@ -54,24 +54,3 @@ def test_a_digest_tells_all_that_counts_apart():
     changed = large.copy()
     changed[-1, -1] += 1
     assert store.digest(large) != store.digest(changed)
-
-
-def test_the_digest_of_code_covers_what_it_imports(tmp_path, monkeypatch):
-    folder = tmp_path / "parcel"
-    folder.mkdir()
-    (folder / "__init__.py").write_text("")
-    (folder / "upper.py").write_text("from parcel.lower import x\n")
-    (folder / "lower.py").write_text("x = 1\n")
-    (folder / "other.py").write_text("")
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def digests():
-        store.code.cache_clear()
-        return store.code("parcel.upper"), store.code("parcel.lower"), store.code("parcel.other")
-
-    before = digests()
-    assert len(set(before)) == 3 and digests() == before
-    (folder / "lower.py").write_text("x = 2\n")
-    after = digests()
-    assert [a != b for a, b in zip(after, before, strict=True)] == [True, True, False]
-    store.code.cache_clear()
