@@ -1,4 +1,4 @@
-"""`cid.embed` against facenet-pytorch as its documentation uses it, one image at a time."""
+"""`study.faces.embed` against facenet-pytorch as its documentation uses it, one image at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from common import row, side_by_side
 from facenet_pytorch import MTCNN, InceptionResnetV1
 from PIL import Image
 
-from cid import embed
-from cid.faces import read_faces
+from cid import align, recognition
+from study.faces import embed
+from study.faces.dataset import read_faces
 
 IMAGES = 64
 
@@ -21,14 +22,16 @@ def random_facenet():
     """An entry of the registry with random weights: they cannot be had everywhere, and cost the same."""
     torch.manual_seed(0)
     net = InceptionResnetV1(pretrained=None).eval()
-    spec = embed.NETWORKS["facenet-vggface2"]
+    spec = recognition.NETWORKS["facenet-vggface2"]
     fields = {name: getattr(spec, name) for name in spec.__dataclass_fields__ if name != "load"}
-    embed.NETWORKS["facenet-random"] = embed.Network(**fields, load=lambda: embed.FaceNet(net))
+    recognition.NETWORKS["facenet-random"] = recognition.Network(
+        **fields, load=lambda: recognition.FaceNet(net)
+    )
     try:
         yield net
     finally:
-        del embed.NETWORKS["facenet-random"]
-        embed._load_network.cache_clear()
+        del recognition.NETWORKS["facenet-random"]
+        recognition._load_network.cache_clear()
 
 
 def measure(rounds: int) -> list[dict]:
@@ -52,13 +55,13 @@ def measure(rounds: int) -> list[dict]:
             row("embedding", f"{IMAGES} photos of 112 px, Inception-ResNet v1, with detection",
                 "facenet-pytorch, one at a time", found, "at least 3 x", lambda r: r >= 3)
         )  # fmt: skip
-    found_faces = embed.detect(photos, progress=False)
-    crops = embed.align(photos, found_faces.landmarks)
+    found_faces = align.detect(photos, progress=False)
+    crops = align.align(photos, found_faces.landmarks)
     parts = side_by_side(
         lambda: embed.embed_faces(photos, progress=False),
         {
-            "of which detection (MTCNN)": lambda: embed.detect(photos, progress=False),
-            "of which alignment": lambda: embed.align(photos, found_faces.landmarks),
+            "of which detection (MTCNN)": lambda: align.detect(photos, progress=False),
+            "of which alignment": lambda: align.align(photos, found_faces.landmarks),
             "of which the network": lambda: embed.embed(crops),
         },
         rounds,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from cid import networks
-from cid.faces import read_faces
+from study.faces.dataset import read_faces
 
 IMAGES, EPOCHS = 256, 2
 

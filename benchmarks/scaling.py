@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from cid import sweep
+from study.experiment import variations
 
 BASE = {"people": 100, "images": 48, "seeds": 10, "levels": 2}
 VARIED = {
@@ -31,7 +31,9 @@ def seconds(people: int, images: int, seeds: int, levels: int) -> float:
     proxy = rng.normal(size=(people, 128))[identities] + 0.3 * rng.normal(size=(len(labels), 128))
     features = rng.normal(size=(people, 512))[identities] + rng.normal(size=(len(labels), 512))
     features[:, :8] += labels[:, None]
-    arrays = sweep.Arrays(proxy.astype(np.float32), features.astype(np.float32), labels, identities)
+    arrays = variations.Arrays(
+        proxy.astype(np.float32), features.astype(np.float32), labels, identities
+    )
     settings = {
         "seeds": seeds,
         "methods": METHODS,
@@ -43,7 +45,7 @@ def seconds(people: int, images: int, seeds: int, levels: int) -> float:
         "train": {"l2": 0.1, "through": "loss", "robust": {}},
     }  # fmt: skip
     start = time.perf_counter()
-    sweep.run(arrays, settings, [k / 5 for k in range(levels)])
+    variations.run(arrays, settings, [k / 5 for k in range(levels)])
     return time.perf_counter() - start
 
 

@@ -1,4 +1,4 @@
-"""Stacked heads of `cid.train` against fitting them one after the other."""
+"""Stacked heads of `cid.heads` against fitting them one after the other."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from common import row, side_by_side
 from sklearn.linear_model import LogisticRegression
 
-from cid import sweep
-from cid.faces import read_faces
+from cid.heads import fit_heads
 from cid.methods import METHODS
-from cid.params import read
-from cid.train import fit_heads
+from study.experiment import variations
+from study.faces.dataset import read_faces
+from study.pipeline.params import read
 
 L2 = 0.1
 
@@ -22,13 +22,13 @@ def problem(level: float = 0.9):
     data = read_faces("data", check_images=False)
     task = params["task"]
     methods = [m for m in params["methods"] if METHODS[m].training == "weighted"]
-    arrays = sweep.Arrays(
+    arrays = variations.Arrays(
         np.load("build/embed/proxy.npy"),
         np.load("build/embed/trunk.npy"),
         data.labels(task),
         data.identities(),
     )
-    sets = sweep.draw(arrays, params | {"methods": methods}, level)
+    sets = variations.draw(arrays, params | {"methods": methods}, level)
     train = sets[sets["part"] == "train"]
     weights = np.zeros((len(methods), train["seed"].nunique(), len(data)), np.float32)
     for place, method in enumerate(methods):

@@ -24,9 +24,16 @@ import torch
 from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
+
+
 PRECISIONS = ("single", "half")
+
+
 CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK: blocks stay alike
+
+
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
+
 
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 

@@ -3,7 +3,7 @@
 A method acts through the weights of the training images, through groups of them, through its way of
 training, or several of these. It is handed the class labels and the proxy embeddings; identities
 reach only a method that declares it needs them, so "without identity labels" is a property of the
-code and not a promise. How each way of training works is said in :mod:`cid.train` (heads) and
+code and not a promise. How each way of training works is said in :mod:`cid.heads` (heads) and
 :mod:`cid.networks` (networks); this module decides what goes into it.
 """
 
@@ -11,20 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances, silhouette_score
 
 from cid.density import cid_weights, class_density, inverse_weights, unit_vectors
-from cid.faces import suggest
+from cid.names import suggest
 from cid.posterior import Posterior, label_posterior, without_class_direction
-from cid.source import code
-from cid.store import digest, kept
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
+
+
 TRAINING = ("weighted", "cvar-dro", "kl-dro", "group-dro", "jtt", "lff", "retrain")
 
 
@@ -139,58 +137,6 @@ def _allowed(method, embeddings, labels, identities, shared) -> tuple[Method, Sa
     if needs_identity:  # what such a method computes stays with it
         return spec, Sample(embeddings, labels, identities)
     return spec, Sample(embeddings, labels, None, {} if shared is None else shared)
-
-
-def weigh_sets(
-    sets: pd.DataFrame,
-    embeddings,
-    labels,
-    identities,
-    methods: list[str],
-    settings: dict,
-    folder: str | Path | None = None,
-) -> pd.DataFrame:
-    """Weigh the training set of every seed by every method.
-
-    Parameters
-    ----------
-    sets : pandas.DataFrame
-        From :func:`cid.bias.draw_sets`.
-    embeddings, labels, identities : array, shape (n, ...)
-        Of the whole data set; identities may be None where no method sees them.
-    methods : list of str
-    settings : dict
-        As in :func:`training_weights`.
-    folder : path, optional
-        Where the weights of a seed are kept: a later call takes from it whatever it would compute
-        in the same way.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``sets`` with one column a method, the weight of a training image, and one column
-        ``<method>:group`` for each method with groups; NaN for a test image.
-    """
-    columns = list(methods) + [group_column(m) for m in methods if get_method(m).groups]
-    found = pd.DataFrame(np.nan, index=sets.index, columns=columns)
-    for _, train in sets[sets["part"] == "train"].groupby("seed"):
-        rows = train["row"].to_numpy()
-        people = None if identities is None else np.unique(identities[rows], return_inverse=True)[1]
-        given = embeddings[rows], labels[rows], people
-
-        def weigh(given=given) -> dict:
-            columns, shared = {}, {}
-            for method in methods:
-                columns[method] = training_weights(method, *given, settings, shared)
-                groups = training_groups(method, *given, settings, shared)
-                if groups is not None:
-                    columns[group_column(method)] = groups
-            return columns
-
-        name = digest(*given, methods, settings, code(__name__))[:24] if folder is not None else ""
-        for column, values in kept(folder, f"weights-{name}", weigh).items():
-            found.loc[train.index, column] = values
-    return pd.concat([sets, found], axis=1)
 
 
 def get_method(name: str) -> Method:

@@ -1,13 +1,13 @@
 """Networks trained end to end on aligned faces, under every method of the registry.
 
-The counterpart of :mod:`cid.train`, which fits linear heads on cached features. A run is one network:
+The counterpart of :mod:`cid.heads`, which fits linear heads on cached features. A run is one network:
 one method on one biased training set. All randomness of a run (initial weights, order of the images,
 augmentation) is a function of its seed and of the epoch alone. So every method of a seed starts from
 the same network and sees the same batches, which makes their comparison paired, and an interrupted
 run needs no record of any generator to go on as if nothing had happened.
 
 How a method trains is its *kind*, a key of :data:`KINDS`. Risks that look at the worst of a minibatch
-are those of :mod:`cid.train`; :func:`group_risk` takes its online steps here.
+are those of :mod:`cid.heads`; :func:`group_risk` takes its online steps here.
 
 On a CPU the same seed gives the same bytes for the same number of threads. On a GPU sums may be taken
 in another order, so two runs agree to rounding only.
@@ -23,44 +23,52 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from tqdm import tqdm
 
 from cid.device import pick_device
-from cid.embed import DLIB_TEMPLATE, align
-from cid.faces import FaceSet, suggest
-from cid.methods import METHODS, group_column
-from cid.source import code
-from cid.store import digest, read, write
-from cid.train import Options as LinearOptions
-from cid.train import (
-    Risk,
-    balanced_subset,
+from cid.heads import fit_heads
+from cid.names import suggest
+from cid.risks import (
     cvar_risk,
-    fit_heads,
     generalised_cross_entropy,
+    jtt_weights,
+    minibatch_risk,
+    relative_difficulty,
     tilted_risk,
-    train_sets,
+    weighted_risk,
 )
+from cid.trainers import balanced_subset
+from study.store import write
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
+
+
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
+
+
 FETCH_SECONDS = 10  # without an answer after which a download of weights is given up
+
+
 CHECKPOINT_SECONDS = 60  # between two checkpoints of a run; a shorter run is simply run again
-KEPT = ("logits", "loss", "seconds")  # of a finished run
+
+
 SCORE_BATCH = 512  # images scored at once, which bounds memory
+
+
 # What torchvision's weights were trained with; a fixed scale serves the small network as well.
 PIXEL_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+
+
 PIXEL_SPREAD = 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
 
 # Every training kind, and which options matter to it alone.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -73,17 +81,15 @@ KINDS: dict[str, tuple[str, ...]] = {
     "retrain": ("draws", "retrain_l2"),
 }
 
+
 log = logging.getLogger(__name__)
-
-
-# --- settings -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Options:
     """How networks are trained; :func:`read_options` makes one from a plain dict.
 
-    Names shared with :class:`cid.train.Options` mean the same.
+    Names shared with :class:`cid.trainers.Options` mean the same.
 
     Attributes
     ----------
@@ -136,8 +142,14 @@ class Options:
 
 
 _COUNT = (int, lambda v: v >= 1, "a whole number of at least 1")
+
+
 _POSITIVE = (float, lambda v: 0 < v < math.inf, "a number greater than 0")
+
+
 _SHARE = (float, lambda v: 0 < v <= 1, "a number in (0, 1]")
+
+
 _RULES: dict[str, tuple[type, Callable, str]] = {
     "epochs": _COUNT,
     "batch": (int, lambda v: v >= 2, "a whole number of at least 2"),
@@ -186,9 +198,6 @@ def read_options(model: str, params: dict | None = None) -> Options:
             f"{options.epochs} epochs; stop the first training of jtt earlier"
         )
     return options
-
-
-# --- models ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -259,6 +268,8 @@ def _resnet(name: str, dimension: int | None) -> tuple[nn.Module, int]:
 
 
 _RESNET = {"learning_rate": 3e-4, "epochs": 15}
+
+
 MODELS: dict[str, Model] = {
     "mlp": Model("One hidden layer", None, _mlp, defaults={"epochs": 5}),
     "cnn": Model("Small CNN", 64, _cnn, defaults={"learning_rate": 3e-3, "batch": 32}),
@@ -337,24 +348,6 @@ def _seed(seed: int, purpose: str, number: int) -> int:
     return int(np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)[0] >> 1)
 
 
-# --- risks ----------------------------------------------------------------------------------------
-
-
-def weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
-    """Mean of ``weights * losses``; weights of mean 1 over the training set keep its scale."""
-    return (weights * losses).mean()
-
-
-def minibatch_risk(risk: Risk, losses: Tensor) -> Tensor:
-    """A risk of :mod:`cid.train`, such as ``cvar_risk(0.2)``, of a minibatch; differentiable.
-
-    The risk brings its own gradient by the losses, so autograd need not pass through it.
-    """
-    fixed = losses.detach()[None]
-    value, slope = risk(fixed, torch.full_like(fixed, 1 / len(losses)))
-    return value[0] + (slope[0] * (losses - fixed[0])).sum()
-
-
 def group_risk(
     losses: Tensor, groups: Tensor, sizes: Tensor, shares: Tensor, step: float
 ) -> tuple[Tensor, Tensor]:
@@ -389,27 +382,6 @@ def group_risk(
     means = (losses @ member) * (sizes.sum() / (len(losses) * sizes))
     shares = (shares.log() + step * means.detach()).softmax(0)
     return (shares * means).sum(), shares
-
-
-def jtt_weights(wrong, upweight: float) -> np.ndarray:
-    """Weights of the second training of Just Train Twice: errors count ``upweight`` times; mean 1.
-
-    Liu et al. 2021, "Just Train Twice", arXiv 2107.09044.
-    """
-    weights = np.where(np.asarray(wrong, dtype=bool), float(upweight), 1.0)
-    return weights / weights.mean()
-
-
-def relative_difficulty(biased: Tensor, debiased: Tensor) -> Tensor:
-    """Weight of a sample in Learning from Failure, ``biased / (biased + debiased)`` of its losses.
-
-    Nam et al. 2020, "Learning from Failure", arXiv 2007.02561. Carries no gradient.
-    """
-    biased, debiased = biased.detach(), debiased.detach()
-    return biased / (biased + debiased).clamp_min(1e-12)
-
-
-# --- one run --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -724,296 +696,6 @@ def _retrain(erm: Fitted, inputs, rows, labels, groups, options: Options, seed: 
     return Fitted(net, erm.initialised, erm.loss)
 
 
-# --- all runs -------------------------------------------------------------------------------------
-
-
-def train_networks(
-    sets: pd.DataFrame,
-    inputs,
-    labels,
-    methods: list[str],
-    model: str,
-    options: Options | None = None,
-    *,
-    training: dict[str, str] | None = None,
-    folder: str | Path | None = None,
-    device: str = "auto",
-    progress: str | None = None,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train every method on the training set of every seed and score the test images.
-
-    Parameters
-    ----------
-    sets : pandas.DataFrame
-        From :func:`cid.methods.weigh_sets`: a weight column a method, and a column
-        ``<method>:group`` for a method of a kind that works on groups.
-    inputs, labels, model, options, device
-        As in :func:`fit`.
-    methods : list of str
-    training : dict of str, optional
-        Kind of a method, for methods whose kind is not the one the registry gives.
-    folder : path, optional
-        Where finished runs are kept. A later call takes from it every run of which nothing has
-        changed, and goes on with the one that was interrupted.
-    progress : str, optional
-        Label of a progress bar over the runs; none without it.
-    rank, world : int
-        Of ``world`` processes that share a folder, the one with this number trains its part of the
-        runs only. They need not run at the same time.
-
-    Returns
-    -------
-    predictions : pandas.DataFrame
-        One row a test image and seed: ``seed``, ``test``, ``row``, and a score (logit of class 1)
-        for every method, as :func:`cid.train.train_sets` returns. With ``world`` above 1, NaN for
-        other processes' runs that are not finished.
-    info : pandas.DataFrame
-        One row a finished run: ``seed``, ``method``, ``training``, ``initialised``, ``loss`` (mean
-        training risk of the last epoch) and ``seconds``.
-
-    Raises
-    ------
-    ValueError
-        As :func:`fit`, or on a missing column of ``sets``, an unreadable file in ``folder``, or
-        processes that cannot share.
-    """
-    options = options or read_options(model)
-    device = pick_device(device)
-    inputs, labels = _place(inputs, device), np.asarray(labels)
-    registered = {name: METHODS[name].training for name in methods if name in METHODS}
-    kinds = {name: "weighted" for name in methods} | registered | (training or {})
-    parts = {seed: _split(sets, seed) for seed in sets["seed"].unique().tolist()}
-    # Before hours of training: every column that a run will ask for.
-    given = {
-        (seed, name): _columns(train, name, kinds[name])
-        for seed, (train, _) in parts.items()
-        for name in methods
-    }
-    # ERM goes before the methods that start from its network, which is then at hand.
-    ordered = sorted(methods, key=lambda name: kinds[name] == "retrain")
-    # By method, then by seed: every process gets its part of the methods that take longest, and if
-    # the seeds divide evenly whole seeds. What is finished must not matter, as it changes meanwhile.
-    mine = set([(seed, name) for name in ordered for seed in parts][rank :: max(world, 1)])
-    if world > 1 and folder is None or not 0 <= rank < world or not mine and given:
-        raise ValueError(
-            f"process {rank} of {world} cannot share {len(given)} runs; give a folder, number the "
-            "processes from 0, and start no more of them than there are runs"
-        )
-    origin = initialisation(model, options.pretrained)
-    files, finished = {}, {}
-    if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shared = digest(model, origin, device.type, code(__name__), inputs)
-        for (seed, name), columns in given.items():
-            rows, test_rows = (part["row"].to_numpy() for part in parts[seed])
-            own = [kinds[name], _options_of(kinds[name], options), seed, rows, labels[rows]]
-            key = digest(shared, *own, test_rows, *columns.items())
-            files[seed, name] = Path(folder) / f"{model}-{seed}-{name}-{key[:16]}.npz"
-        finished = {run: found for run, file in files.items() if (found := _read_run(file))}
-
-    with _bar(progress, len(mine), len(mine & finished.keys())) as bar:
-        for seed, (train, test) in parts.items():
-            base = None
-            for name in ordered:
-                run = seed, name
-                if run in finished or run not in mine:
-                    continue
-                began, file = time.monotonic(), files.get(run)
-
-                def show(done, total, risk, run=run, before=bar.n):
-                    bar.set_postfix_str(f"seed {run[0]}, {run[1]}, loss {risk:.3f}", refresh=False)
-                    bar.update(before + done / total - bar.n)
-
-                fitted = fit(
-                    model,
-                    inputs,
-                    labels,
-                    train["row"],
-                    training=kinds[name],
-                    **given[run],
-                    options=options,
-                    seed=seed,
-                    device=device,
-                    base=base if kinds[name] == "retrain" else None,
-                    checkpoint=file and file.with_suffix(".pt"),
-                    on_epoch=show,
-                )
-                logits = fitted.logits(inputs, test["row"])
-                finished[run] = logits, fitted.loss, time.monotonic() - began
-                if kinds[name] == "weighted" and np.ptp(given[run]["weights"]) == 0:
-                    base = fitted
-                if file:
-                    kept = dict(zip(KEPT, finished[run], strict=True))
-                    write(file, lambda stream, kept=kept: np.savez(stream, **kept))
-                    file.with_suffix(".pt").unlink(missing_ok=True)
-                bar.n = len(mine & finished.keys())  # a run may go by without an epoch
-                bar.update(0)
-
-    tables, info = [], []
-    for seed, (_, test) in parts.items():
-        table = test[["seed", "part", "row"]].rename(columns={"part": "test"})
-        for name in methods:
-            table[name] = np.float32("nan")
-            if (seed, name) in finished:
-                table[name], loss, seconds = finished[seed, name]
-                info.append((seed, name, kinds[name], origin, loss, seconds))
-        tables.append(table)
-    head = ["seed", "method", "training", "initialised", "loss", "seconds"]
-    return pd.concat(tables, ignore_index=True), pd.DataFrame(info, columns=head)
-
-
-def train_model(
-    sets,
-    data: FaceSet,
-    features,
-    landmarks,
-    labels,
-    methods: list[str],
-    train: dict,
-    *,
-    folder=None,
-    rank: int = 0,
-    world: int = 1,
-) -> tuple[pd.DataFrame, str]:
-    """Train the model that ``train.model`` names, linear heads or a network.
-
-    Parameters
-    ----------
-    sets, labels, methods, folder, rank, world
-        As in :func:`train_networks`; linear heads are fitted together, by every process.
-    data : FaceSet
-        Its faces are cut for a network that takes images.
-    features : float32 array, shape (n, d)
-        For models that take features.
-    landmarks : array, shape (n, 5, 2)
-        From :func:`cid.embed.detect`.
-    train : dict
-        The section ``train`` of params.yaml.
-
-    Returns
-    -------
-    predictions : pandas.DataFrame
-    about : str
-        One sentence on what was trained.
-    """
-    if train["model"] == "linear":
-        options = LinearOptions.of(train["robust"], train["through"])
-        predictions, heads = train_sets(
-            sets,
-            features,
-            labels,
-            methods,
-            train["l2"],
-            options,
-            folder=folder,
-            progress="fit heads",
-        )
-        return predictions, (
-            f"{len(heads.weight)} linear heads on {features.shape[1]:,} features converged in at most "
-            f"{heads.iterations} steps (largest gradient left: {heads.gradient.max():.0e} of the "
-            "initial one)."
-        )
-    model = get_model(train["model"])
-    inputs = features if model.side is None else aligned_faces(data, landmarks, model.side)
-    options = read_options(train["model"], train["network"])
-    predictions, info = train_networks(
-        sets,
-        inputs,
-        labels,
-        methods,
-        train["model"],
-        options,
-        folder=folder,
-        progress="networks",
-        rank=rank,
-        world=world,
-    )
-    start = {"imagenet": "ImageNet weights", "scratch": "scratch"}[info["initialised"].iloc[0]]
-    return predictions, f"{len(info)} networks ({model.title}), trained from {start}."
-
-
-def _options_of(kind: str, options: Options) -> dict:
-    """The options that a training kind depends on."""
-    foreign = {key for keys in KINDS.values() for key in keys} - set(KINDS[kind])
-    return {key: value for key, value in asdict(options).items() if key not in foreign}
-
-
-def _split(sets: pd.DataFrame, seed) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training and the test images of a seed."""
-    part = sets[sets["seed"] == seed]
-    return part[part["part"] == "train"], part[part["part"] != "train"]
-
-
-def _columns(train: pd.DataFrame, name: str, kind: str) -> dict[str, np.ndarray]:
-    """The weights or groups of a training set that a kind works with."""
-    what = {"weighted": "weights", "group-dro": "groups", "retrain": "groups"}.get(kind)
-    if what is None:
-        return {}
-    column = name if what == "weights" else group_column(name)
-    if column not in train or train[column].isna().any():
-        raise ValueError(
-            f"the sets lack the column {column!r}, or a value in it, which training of the kind "
-            f"{kind} needs; weigh the sets by the method {name!r} again"
-        )
-    return {what: train[column].to_numpy(np.float64 if what == "weights" else np.int64)}
-
-
-def _read_run(path: Path) -> tuple[np.ndarray, float, float] | None:
-    """A finished run, if it is kept there."""
-    found = read(path)
-    if found is None:
-        return None
-    logits, loss, seconds = (found[name] for name in KEPT)
-    return logits, float(loss), float(seconds)
-
-
-# --- shared pieces --------------------------------------------------------------------------------
-
-
-def aligned_faces(
-    data: FaceSet, landmarks, size: int, *, chunk: int = 512, progress: bool = True
-) -> Tensor:
-    """Cut every face of a data set by stored landmarks.
-
-    Parameters
-    ----------
-    data : FaceSet
-    landmarks : array, shape (n, 5, 2)
-        From :func:`cid.embed.detect`.
-    size : int
-        Side of the faces in pixels: ``MODELS[model].side``.
-    chunk : int
-        Photos decoded at once.
-
-    Returns
-    -------
-    uint8 tensor, shape (n, 3, size, size)
-
-    Raises
-    ------
-    ValueError
-        If there are not five landmarks for every image, or an image cannot be decoded.
-    """
-    if np.shape(landmarks) != (len(data), 5, 2):
-        raise ValueError(
-            f"landmarks have shape {np.shape(landmarks)}; {len(data)} images need "
-            f"({len(data)}, 5, 2), so detect them again"
-        )
-    faces = torch.empty(len(data), 3, size, size, dtype=torch.uint8)
-    faces = faces.contiguous(memory_format=torch.channels_last)  # as training wants them
-    with tqdm(
-        total=len(data), desc="align", unit="image", mininterval=5, disable=not progress
-    ) as bar:
-        for start in range(0, len(data), chunk):
-            rows = slice(start, min(start + chunk, len(data)))
-            photos = [data.image(row) for row in range(rows.start, rows.stop)]
-            faces[rows] = align(photos, landmarks[rows], size, template=DLIB_TEMPLATE)
-            bar.update(len(photos))
-    return faces
-
-
 def _place(inputs, device: torch.device) -> Tensor:
     """Inputs on the device, faces with channels last in memory; no copy where they are so already."""
     if not isinstance(inputs, Tensor):
@@ -1048,15 +730,6 @@ def _settled():
     """On a GPU, convolutions by deterministic algorithms, the same ones at every run."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield
-
-
-def _bar(label: str | None, runs: int, finished: int) -> tqdm:
-    """A bar over runs that also moves within a run, so that its estimate holds from the first on."""
-    layout = (
-        "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
-    )
-    how = {"mininterval": 5, "miniters": 0, "smoothing": 0, "bar_format": layout}
-    return tqdm(total=runs, initial=finished, desc=label, disable=label is None, **how)
 
 
 def _check(model, inputs, labels, rows, training, weights, groups) -> None:

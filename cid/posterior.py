@@ -24,11 +24,23 @@ from scipy.optimize import minimize_scalar
 from cid.density import unit_vectors
 
 ESTIMATORS = ("knn", "kernel")
+
+
 NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
+
+
 WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: auto; .001 to .045
+
+
 PSEUDO_MASS = (0.01, 0.1, 1.0)  # kernel mass of the class prior; an identical image has mass 1
+
+
 HUB = 10  # neighbours whose mean cosine tells how crowded a place is
+
+
 MAX_SLOPE = 4.0
+
+
 BLOCK = 1024
 
 

@@ -16,8 +16,9 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from cid import plots, report
 from cid.methods import METHODS
+from study.pipeline import report
+from study.results import plots
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
@@ -86,7 +87,7 @@ def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     params = report.read()
     text = (ROOT / "README.md").read_text()
-    assert report.readme(params) == text, "run `python -m cid.report readme`"
+    assert report.readme(params) == text, "run `python -m study.pipeline.report readme`"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"

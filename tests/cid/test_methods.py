@@ -1,0 +1,178 @@
+"""Methods: hand-worked weights, and what each may see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cid import methods
+from cid.density import cid_weights, class_density
+from cid.methods import METHODS, TRAINING, group_column, training_groups, training_weights
+from cid.posterior import label_posterior
+from study.experiment.design import draw_sets
+from study.experiment.runs import weigh_sets
+
+SETTINGS = {
+    "tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
+    "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
+}  # fmt: skip
+LABELS = np.array([0, 0, 0, 0, 1, 1])
+PEOPLE = np.array([7, 7, 7, 8, 7, 8])
+
+
+@pytest.fixture
+def embeddings():
+    return np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+
+
+def weigh(method, embeddings, identities=PEOPLE):
+    return training_weights(method, embeddings, LABELS, identities, SETTINGS)
+
+
+def test_hand_worked_weights(embeddings):
+    np.testing.assert_allclose(weigh("erm", embeddings), 1)
+    np.testing.assert_allclose(weigh("balanced", embeddings), [0.75] * 4 + [1.5] * 2)
+    # Cells: (7, 0) of 3 images, (8, 0) of 1, (7, 1) of 1, (8, 1) of 1; each class weighs 3 in all.
+    np.testing.assert_allclose(weigh("oracle", embeddings), [0.5] * 3 + [1.5] * 3)
+
+
+def test_cid_is_conditional_and_inverse_density_is_not(embeddings):
+    np.testing.assert_allclose(
+        weigh("cid", embeddings), cid_weights(embeddings, LABELS, 0.05), rtol=1e-6
+    )
+    near = np.eye(6, 5, dtype=np.float32) + 0.01
+    near[4] = near[0]  # same place, other class: a neighbour only where the class does not count
+    conditional, plain = weigh("cid", near), weigh("inverse-density", near)
+    assert conditional[0] == pytest.approx(conditional[1], rel=1e-4)
+    assert plain[0] == pytest.approx(plain[1] / 2, rel=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_gives_positive_weights_of_mean_one(method, embeddings):
+    weights = weigh(method, embeddings)
+    assert (
+        weights.shape == (6,)
+        and (weights > 0).all()
+        and weights.mean() == pytest.approx(1, rel=1e-5)
+    )
+
+
+@pytest.mark.parametrize(
+    "method", [m for m, spec in METHODS.items() if "identity" not in spec.sees]
+)
+def test_a_method_without_identity_labels_never_receives_them(method, embeddings):
+    class Untouchable:
+        def __getattribute__(self, name):
+            raise AssertionError(f"{method} looked at the identities")
+
+    np.testing.assert_array_equal(
+        weigh(method, embeddings, Untouchable()), weigh(method, embeddings, None)
+    )
+    arguments = (method, embeddings, LABELS)
+    np.testing.assert_array_equal(
+        training_groups(*arguments, Untouchable(), SETTINGS),
+        training_groups(*arguments, None, SETTINGS),
+    )
+
+
+def by_hand(weights):
+    """Every class the same total, mean 1."""
+    total = np.bincount(LABELS, weights=weights)
+    return weights / total[LABELS] * 3
+
+
+@pytest.mark.parametrize(("rarity", "power"), [(1.0, 1.0), (0.5, 2.0)])
+def test_the_two_factors_multiply(embeddings, rarity, power):
+    """1 / (p(z)^a p(y|z)^b), normalised within the class."""
+    settings = SETTINGS | {
+        "rarity": rarity, "surprise": power, "neighbours": 2, "keep_class_direction": True,
+    }  # fmt: skip
+    found = training_weights("cid-knn", embeddings, LABELS, None, settings)
+    density = class_density(embeddings, np.zeros(6, int), 0.05).astype(float)
+    posterior = label_posterior(embeddings, LABELS, scale=2, slope=1.0).probability
+    expected = by_hand(1 / (density**rarity * posterior**power))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    alone = training_weights("surprise", embeddings, LABELS, None, settings)
+    np.testing.assert_allclose(alone, by_hand(1 / posterior**power), rtol=1e-5)
+
+
+def test_by_bayes_cid_is_the_product_of_its_factors(embeddings):
+    """With the own term in both, 1/p(z) x 1/p(y|z) is 1/p(z|y) up to a factor of the class."""
+    one = np.zeros(6, int)
+    density = class_density(embeddings, one, 0.05).astype(float)
+    within = class_density(embeddings, LABELS, 0.05).astype(float)
+    count = np.bincount(LABELS)[LABELS]
+    posterior = count * within / (6 * density)
+    np.testing.assert_allclose(
+        by_hand(1 / (density * posterior)), cid_weights(embeddings, LABELS, 0.05), rtol=1e-5
+    )
+
+
+def test_tau_auto_is_the_likeliest_kernel(embeddings):
+    tau = label_posterior(embeddings, LABELS, estimator="kernel", slope=1.0).scale
+    found = training_weights("cid", embeddings, LABELS, None, SETTINGS | {"tau": "auto"})
+    np.testing.assert_allclose(found, cid_weights(embeddings, LABELS, tau), rtol=1e-6)
+
+
+def test_groups_are_cells_of_the_truth_or_clusters_within_a_class(embeddings):
+    codes = training_groups("group-dro", embeddings, LABELS, PEOPLE, SETTINGS)
+    np.testing.assert_array_equal(codes, 2 * (PEOPLE == 8) + LABELS)
+    assert training_groups("cid", embeddings, LABELS, PEOPLE, SETTINGS) is None
+    far = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [0, 0, 1], [1, 0, 1]])
+    clusters = training_groups("cluster-dro", far, LABELS, None, SETTINGS | {"clusters": 2})
+    assert clusters[0] == clusters[1] != clusters[2] == clusters[3]
+    assert not set(clusters[LABELS == 0]) & set(clusters[LABELS == 1])
+
+
+def test_every_way_of_training_is_known():
+    assert {spec.training for spec in METHODS.values()} == set(TRAINING)
+
+
+def test_the_oracle_says_that_it_needs_identities(embeddings):
+    with pytest.raises(ValueError, match="'oracle' needs identities"):
+        weigh("oracle", embeddings, None)
+
+
+def test_unknown_method_is_named_with_the_nearest(embeddings):
+    with pytest.raises(ValueError, match=r"'cdi' is unknown \(did you mean 'cid'\?\)"):
+        weigh("cdi", embeddings)
+
+
+def test_sets_are_weighed_seed_by_seed():
+    rng = np.random.default_rng(1)
+    identities, labels = np.repeat(np.arange(8), 12), np.tile([0, 1], 48)
+    embeddings = rng.normal(size=(96, 6))
+    sets = draw_sets(
+        identities, labels, seeds=2, kind="correlation", level=0.5, images_per_identity=4,
+        test_per_class=2, unseen_share=0.25,
+    )  # fmt: skip
+    weighed = weigh_sets(sets, embeddings, labels, identities, list(METHODS), SETTINGS)
+    columns = weighed.columns.difference(sets.columns)
+    assert set(columns) == set(METHODS) | {
+        group_column(m) for m in ("cluster-dro", "group-dro", "last-layer")
+    }
+    train = sets["part"] == "train"
+    assert weighed.loc[~train, columns].isna().all(axis=None)
+    assert weighed.loc[train, columns].notna().all(axis=None)
+    second = weighed[(weighed["seed"] == 1) & (weighed["part"] == "train")]
+    expected = cid_weights(embeddings[second["row"]], labels[second["row"]], 0.05)
+    np.testing.assert_allclose(second["cid"], expected)
+    pd.testing.assert_frame_equal(weighed[sets.columns], sets)
+
+
+def test_what_methods_share_is_computed_once_and_changes_nothing(embeddings, monkeypatch):
+    names = ["inverse-density", "cid-kernel", "cid-knn", "surprise", "oracle"]
+    alone = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS) for m in names]
+    calls = []
+    original = methods.label_posterior
+    monkeypatch.setattr(
+        methods, "label_posterior", lambda *a, **k: calls.append(1) or original(*a, **k)
+    )
+    shared = {}
+    together = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS, shared) for m in names]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(calls) == 2  # one by the kernel, one by neighbours
+    assert not any("identit" in str(key) for key in shared)

@@ -1,0 +1,201 @@
+"""The data-set format: what is written is read, and what is broken is named."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from study.faces.dataset import CARD, decode, read_faces, write_faces
+
+CARD_VALUES = {
+    "name": "tiny",
+    "source": "drawn for a test",
+    "licence": "CC0",
+    "attributes": ["smiling"],
+    "demographics": ["gender"],
+}
+
+
+def encode(pixels, kind="PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def records(n=10):
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        yield {
+            "image": {
+                "bytes": encode(rng.integers(256, size=(8, 6, 3), dtype=np.uint8)),
+                "path": f"{i}.png",
+            },
+            "identity": f"p{i // 4}",
+            "smiling": i % 2,
+            "gender": "female" if i < 4 else "male",
+            "smiling_strength": i / 10,
+        }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_faces(tmp_path / "data", records(), CARD_VALUES, shard_rows=4)
+
+
+def edit(folder, shard, change):
+    """Rewrite one shard after a change to its rows."""
+    file = folder / f"faces-{shard:05d}.parquet"
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows), file)
+
+
+def test_what_is_written_is_read(folder):
+    faces = read_faces(folder)
+    assert len(faces) == 10 and len(list(folder.glob("faces-*.parquet"))) == 3
+    assert faces.card["counts"] == {"images": 10, "identities": 3, "positives": {"smiling": 5}}
+    expected = pd.DataFrame(records())
+    for column in ("identity", "smiling", "gender", "smiling_strength"):
+        assert faces.frame[column].tolist() == expected[column].tolist()
+    assert faces.frame["path"].tolist() == [f"{i}.png" for i in range(10)]
+    for row in (0, 9):
+        np.testing.assert_array_equal(faces.image(row), decode(expected["image"][row]["bytes"], ""))
+    assert faces.labels("smiling").tolist() == [0, 1] * 5
+    assert faces.identities().tolist() == [0] * 4 + [1] * 4 + [2] * 2
+
+
+def test_same_records_same_bytes(folder, tmp_path):
+    again = write_faces(tmp_path / "again", records(), CARD_VALUES, shard_rows=4)
+    for file in folder.iterdir():
+        assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+def test_an_exif_rotated_grey_image_is_decoded_upright_in_rgb():
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    upright = decode(encode(pixels, "PNG", exif=exif), "x")
+    assert upright.shape == (3, 2, 3)
+    np.testing.assert_array_equal(upright[:, :, 1], np.rot90(pixels, -1))
+
+
+def test_writing_replaces_a_data_set_but_no_other_folder(folder, tmp_path):
+    write_faces(folder, records(8), CARD_VALUES)
+    assert len(read_faces(folder)) == 8
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("precious")
+    with pytest.raises(ValueError, match="is not a data set"):
+        write_faces(tmp_path / "thesis", records(), CARD_VALUES)
+    with pytest.raises(ValueError, match="no images to write"):
+        write_faces(tmp_path / "new", [], CARD_VALUES)
+
+
+def test_a_failing_source_leaves_the_old_data_set_in_place(folder):
+    def broken():
+        yield from records(5)
+        raise RuntimeError("the camera fell")
+
+    with pytest.raises(RuntimeError):
+        write_faces(folder, broken(), CARD_VALUES)
+    assert len(read_faces(folder)) == 10
+
+
+def drop(column):
+    return lambda rows: [row.pop(column) for row in rows]
+
+
+def put(row, column, value):
+    return lambda rows: rows[row].__setitem__(column, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("smiling"), r"faces-00001.parquet lacks the column 'smiling' \(did you mean"),
+        (drop("identity"), "faces-00001.parquet lacks the column 'identity'"),
+        (
+            put(2, "identity", None),
+            "faces-00001.parquet, row 2, column 'identity': the value is missing",
+        ),
+        (
+            put(1, "smiling", None),
+            "faces-00001.parquet, row 1, column 'smiling': the value is missing",
+        ),
+        (put(1, "smiling", 2), "faces-00001.parquet, row 1, column 'smiling': 2 is not 0 or 1"),
+        (
+            put(3, "image", {"bytes": b"\x89PNG but no more", "path": "x.png"}),
+            "faces-00001.parquet, row 3, column 'image': image 'x.png' cannot be decoded",
+        ),
+        (
+            put(0, "image", {"bytes": b"", "path": "x.png"}),
+            "row 0, column 'image': bytes or path are missing",
+        ),
+        (put(0, "image", None), "row 0, column 'image': bytes or path are missing"),
+        (
+            lambda rows: rows[0].__setitem__("image", rows[0]["image"] | {"path": "1.png"}),
+            "faces-00001.parquet, row 0, column 'image': the path '1.png' occurs twice",
+        ),
+        (
+            put(0, "gender", "female"),
+            "column 'gender': differs between images of the identity 'p1'",
+        ),
+        (lambda rows: rows.pop(), "states 10 images but the shards hold 9"),
+    ],
+)
+def test_a_broken_shard_is_named_with_row_and_column(folder, change, message):
+    edit(folder, 1, change)
+    with pytest.raises(ValueError, match=message):
+        read_faces(folder)
+
+
+def test_an_attribute_with_one_value_is_named(tmp_path):
+    constant = [record | {"smiling": 1} for record in records()]
+    folder = write_faces(tmp_path / "data", constant, CARD_VALUES)
+    with pytest.raises(
+        ValueError, match="column 'smiling': every one of the 10 rows has the value 1"
+    ):
+        read_faces(folder)
+
+
+def test_a_truncated_image_is_named(folder):
+    jpeg = encode(np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8), "JPEG")
+    edit(folder, 0, put(0, "image", {"bytes": jpeg[: len(jpeg) // 2], "path": "half.jpg"}))
+    with pytest.raises(
+        ValueError, match="row 0, column 'image': image 'half.jpg' cannot be decoded"
+    ):
+        read_faces(folder)
+
+
+def test_broken_folders_are_named(folder, tmp_path):
+    with pytest.raises(
+        ValueError, match="card.json is missing; fetch the data with `dvc pull data.dvc`"
+    ):
+        read_faces(tmp_path / "nowhere")
+    card = json.loads((folder / CARD).read_text())
+    del card["licence"]
+    (folder / CARD).write_text(json.dumps(card))
+    with pytest.raises(ValueError, match="lacks the key 'licence'"):
+        read_faces(folder)
+    (folder / CARD).write_text("{")
+    with pytest.raises(ValueError, match="card.json is not valid JSON"):
+        read_faces(folder)
+
+
+def test_a_damaged_parquet_file_is_named(folder):
+    file = folder / "faces-00002.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="faces-00002.parquet is not a readable Parquet file"):
+        read_faces(folder)
+
+
+def test_an_unknown_attribute_is_named_with_the_nearest(folder):
+    with pytest.raises(ValueError, match=r"no attribute 'smilling' \(did you mean 'smiling'\?\)"):
+        read_faces(folder).labels("smilling")

@@ -1,0 +1,481 @@
+"""Importers: every source on a few tiny images, every kind of bad input, and interruptions."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from study.faces import importers
+from study.faces.dataset import read_faces
+
+LABELS = "image,identity,glasses\n"
+
+
+def picture(seed: int = 0, mode: str = "RGB", size=(24, 20)) -> Image.Image:
+    shape = (size[1], size[0], 3)
+    return Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    ).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Six images of two people in a folder, and their labels."""
+    folder = tmp_path / "source"
+    lines = []
+    for k in range(6):
+        name = f"{'ann' if k < 3 else 'bob'}/{k}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(picture(k)))
+        lines.append(f"{name},{name[:3]},{k % 2}\n")
+    (tmp_path / "labels.csv").write_text(LABELS + "".join(lines))
+    return folder
+
+
+def imported(source, **options):
+    listing = importers.from_table(source, source.parent / "labels.csv", ["glasses"])
+    options = {"progress": False} | options
+    return read_faces(importers.import_faces(listing, source.parent / "out", **options))
+
+
+def reasons(data) -> dict[str, str]:
+    return dict(zip(data.excluded["image"], data.excluded["reason"], strict=True))
+
+
+def add(source, line: str) -> None:
+    with open(source.parent / "labels.csv", "a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def celeba(tmp_path):
+    folder = tmp_path / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{k:06d}.jpg" for k in range(1, 5)]
+    for k, name in enumerate(names):
+        (folder / "img_align_celeba" / name).write_bytes(encoded(picture(k), "JPEG"))
+    signs = ["-1  1", " 1 -1", "-1 -1", " 1  1"]
+    attributes = "".join(f"{n} {s}\n" for n, s in zip(names, signs, strict=True))
+    (folder / "list_attr_celeba.txt").write_text(f"4\nEyeglasses Smiling \n{attributes}")
+    (folder / "identity_CelebA.txt").write_text(
+        "".join(f"{n} {9 + (k > 1)}\n" for k, n in enumerate(names))
+    )
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{n} {k % 3}\n" for k, n in enumerate(names))
+    )
+    points = "lefteye_x lefteye_y righteye_x righteye_y nose_x nose_y leftmouth_x leftmouth_y rightmouth_x rightmouth_y"
+    (folder / "list_landmarks_align_celeba.txt").write_text(
+        f"4\n{points}\n" + "".join(f"{n} 1 2 3 4 5 6 7 8 9 {k}\n" for k, n in enumerate(names))
+    )
+    return folder
+
+
+def test_celeba_from_its_folder_and_from_its_zip(celeba, tmp_path):
+    out = importers.import_faces(
+        importers.celeba(celeba), tmp_path / "a", keep_names=True, progress=False
+    )
+    data = read_faces(out)
+    assert data.card["attributes"] == ["Eyeglasses", "Smiling"]
+    assert data.labels("Smiling").tolist() == [1, 0, 0, 1]
+    assert data.frame["identity"].tolist() == ["9", "9", "10", "10"]
+    assert data.frame["partition"].tolist() == ["train", "valid", "test", "train"]
+    np.testing.assert_array_equal(data.landmarks()[2], [[1, 2], [3, 4], [5, 6], [7, 8], [9, 2]])
+    shutil.make_archive(str(celeba / "img_align_celeba"), "zip", celeba, "img_align_celeba")
+    shutil.rmtree(celeba / "img_align_celeba")
+    packed = importers.import_faces(
+        importers.celeba(celeba), tmp_path / "b", keep_names=True, progress=False
+    )
+    for name in ("faces-00000.parquet", "card.json"):
+        assert (packed / name).read_bytes() == (out / name).read_bytes()
+    archive = celeba / "img_align_celeba.zip"
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="img_align_celeba.zip is not a complete zip"):
+        importers.celeba(celeba)
+
+
+def test_celeba_names_the_file_that_is_wrong(celeba):
+    attributes = celeba / "list_attr_celeba.txt"
+    attributes.write_text(attributes.read_text().replace("4\n", "5\n", 1))
+    with pytest.raises(ValueError, match="list_attr_celeba.txt announces 5 rows and has 4"):
+        importers.celeba(celeba)
+    attributes.write_text("nonsense")
+    with pytest.raises(ValueError, match="list_attr_celeba.txt is not a table of CelebA"):
+        importers.celeba(celeba)
+    (celeba / "identity_CelebA.txt").unlink()
+    attributes.write_text("1\nA\n000001.jpg 1\n")
+    with pytest.raises(ValueError, match="identity_CelebA.txt is missing; get the aligned images"):
+        importers.celeba(celeba)
+
+
+def test_lfw_takes_people_from_folders_and_agreed_labels(tmp_path):
+    lines = ["image,smiling,p_smiling"]
+    votes = [(1, 0.9), (0, 0.1), (1, 0.2), (0, 0.3), ("", 0.9), (1, 0.8)]
+    for k, (label, chance) in enumerate(votes):
+        name = f"Ann_{'AB'[k % 2]}/Ann_{k}.jpg"
+        (tmp_path / "lfw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "lfw" / name).write_bytes(encoded(picture(k), "JPEG"))
+        lines.append(f"{name},{label},{chance}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    listing = importers.lfw(tmp_path / "lfw", labels, ["smiling=smiling+p_smiling"])
+    data = read_faces(
+        importers.import_faces(listing, tmp_path / "out", keep_names=True, progress=False)
+    )
+    assert data.frame["path"].str[-5].astype(int).tolist() == [0, 1, 3, 5]
+    assert data.labels("smiling").tolist() == [1, 0, 0, 1]
+    assert set(data.frame["identity"]) == {"Ann_A", "Ann_B"}
+    assert data.card["excluded"] == {"label smiling missing or uncertain": 2}
+
+
+def test_cmu_faces_read_their_names(tmp_path):
+    folder = tmp_path / "cmu"
+    for person in ("an2i", "at33"):
+        (folder / person).mkdir(parents=True)
+        for rest in ("left_angry_open", "up_happy_sunglasses", "up_happy_sunglasses_4"):
+            (folder / person / f"{person}_{rest}.pgm").write_bytes(encoded(picture(1, "L"), "PPM"))
+    (folder / "at33" / "at33_odd.pgm").write_bytes(b"")
+    data = read_faces(
+        importers.import_faces(importers.cmu_faces(folder), tmp_path / "out", progress=False)
+    )
+    assert len(data) == 4
+    assert data.labels("sunglasses").tolist() == [0, 1, 0, 1]
+    assert (data.labels("happy") == data.labels("up")).all()
+    assert data.card["attributes"] == ["sunglasses", "angry", "happy", "left", "up"]
+    assert data.card["single_valued"] == ["neutral", "sad", "right", "straight"]
+    assert "does not say pose" in reasons(data)["at33/at33_odd.pgm"]
+
+
+def test_uncertain_values_are_left_out(source):
+    labels = source.parent / "labels.csv"
+    table = pd.read_csv(labels)
+    table["p"] = [0.1, 0.5, 0.9, 0.2, 0.8, 0.79]
+    table.to_csv(labels, index=False)
+    listing = importers.from_table(source, labels, ["glasses=p"], (0.2, 0.8))
+    assert listing.table["glasses"].tolist()[:1] == [0]
+    data = read_faces(importers.import_faces(listing, source.parent / "out", progress=False))
+    assert data.labels("glasses").tolist() == [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="the first number must not be above"):
+        importers.from_table(source, labels, ["glasses=p"], (0.8, 0.2))
+
+
+def test_columns_and_values_are_named(source):
+    labels = source.parent / "labels.csv"
+    with pytest.raises(ValueError, match=r"no column 'glases' \(did you mean 'glasses'\?\)"):
+        importers.from_table(source, labels, ["glases"])
+    add(source, "ann/0.png,ann,often")
+    with pytest.raises(ValueError, match="line 8, column 'glasses': 'often' is not a number"):
+        importers.from_table(source, labels, ["glasses"])
+    labels.write_bytes(b"")
+    with pytest.raises(ValueError, match="labels.csv is not a readable CSV"):
+        importers.from_table(source, labels, ["glasses"])
+
+
+# --- bad images -----------------------------------------------------------------------------------
+
+
+def bomb() -> bytes:
+    """A PNG that announces 20,000 x 20,000 pixels."""
+    head = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + head
+    end = b"IEND"
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)),
+            struct.pack(">I", 0) + end + struct.pack(">I", zlib.crc32(end)),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "no such image"),
+        (b"", "empty file"),
+        (b"not an image at all", "not an image"),
+        (encoded(picture(), "JPEG")[:200], "cannot be decoded: "),
+        (encoded(picture(), "PNG")[:-300], "cannot be decoded: "),
+        (bomb(), "too large to unpack"),
+    ],
+    ids=["missing", "empty", "text", "truncated JPEG", "truncated PNG", "bomb"],
+)
+def test_what_cannot_be_used_is_left_out_and_listed(source, content, reason):
+    if content is not None:
+        (source / "ann/bad.jpg").write_bytes(content)
+    add(source, "ann/bad.jpg,ann,1")
+    data = imported(source)
+    assert len(data) == 6
+    assert reasons(data).keys() == {"ann/bad.jpg"}
+    assert reasons(data)["ann/bad.jpg"].startswith(reason)
+    assert list(data.card["excluded"].values()) == [1]
+
+
+def test_a_large_image_is_measured_before_it_is_unpacked(monkeypatch):
+    monkeypatch.setattr(importers, "MAX_PIXELS", 100)
+    with pytest.raises(ValueError, match="too large to unpack: 24 x 20 pixels"):
+        importers.normalise(encoded(picture()))
+
+
+@pytest.mark.parametrize(
+    "mode, kind", [("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGB", "BMP")]
+)
+def test_other_colours_and_formats_are_converted(mode, kind):
+    ramp = np.linspace(0, 255, 24 * 20 * 3).reshape(20, 24, 3).astype(np.uint8)
+    image = Image.fromarray(ramp).convert(mode)
+    found = Image.open(io.BytesIO(importers.normalise(encoded(image, kind))))
+    assert found.format in ("PNG", "JPEG") and found.mode in ("RGB", "L")
+    wanted = np.asarray(Image.open(io.BytesIO(encoded(image, kind))).convert("RGB"), dtype=int)
+    assert np.abs(np.asarray(found.convert("RGB"), dtype=int) - wanted).mean() < 6
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    values = np.linspace(0, 65535, 20 * 24).astype(np.uint16).reshape(20, 24)
+    found = np.asarray(
+        Image.open(io.BytesIO(importers.normalise(encoded(Image.fromarray(values)))))
+    )
+    np.testing.assert_allclose(found, values / 257, atol=0.51)
+
+
+def test_plain_photos_stay_byte_for_byte_and_large_ones_shrink(monkeypatch):
+    photo = encoded(picture(), "JPEG")
+    assert importers.normalise(photo) == photo
+    monkeypatch.setattr(importers, "MAX_SIDE", 12)
+    assert Image.open(io.BytesIO(importers.normalise(photo))).size == (12, 10)
+
+
+def test_a_rotated_photo_is_upright_and_an_extension_means_nothing(source):
+    top = Image.fromarray(
+        np.repeat([[[255] * 3], [[0] * 3]], 16, axis=0).astype(np.uint8).repeat(32, 1)
+    )
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    (source / "ann/turned.jpg").write_bytes(
+        encoded(top.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
+    )
+    (source / "ann/really-a-png.jpg").write_bytes(encoded(picture()))
+    add(source, "ann/turned.jpg,ann,1\nann/really-a-png.jpg,ann,0")
+    data = imported(source, keep_names=True)
+    row = data.frame.index[data.frame["path"] == "ann/turned.jpg"][0]
+    upright = data.image(row)
+    assert upright[:8].mean() > 250 and upright[-8:].mean() < 5
+    assert len(data) == 8 and data.excluded.empty
+
+
+# --- bad labels and folders -----------------------------------------------------------------------
+
+
+def test_rows_that_repeat_or_say_nothing_are_left_out(source):
+    add(source, "ann/0.png,ann,0")  # the same again
+    add(source, "bob/3.png,bob,0")  # another value than before
+    (source / "ann/nobody.png").write_bytes(encoded(picture(8)))
+    (source / "ann/unknown.png").write_bytes(encoded(picture(9)))
+    (source / "ann/forgotten.png").write_bytes(encoded(picture(10)))
+    add(source, "ann/nobody.png,,1\nann/unknown.png,ann,")
+    data = imported(source)
+    assert len(data) == 5
+    assert data.card["excluded"] == {
+        "identity missing": 1,
+        "label glasses missing or uncertain": 1,
+        "listed again in another row": 1,
+        "listed twice with different values": 2,
+        "no labels": 1,
+    }
+    assert reasons(data)["ann/forgotten.png"] == "no labels"
+
+
+def test_an_attribute_of_one_value_is_dropped_and_the_last_one_stops(source):
+    labels = source.parent / "labels.csv"
+    table = pd.read_csv(labels).assign(hat=1)
+    table.to_csv(labels, index=False)
+    listing = importers.from_table(source, labels, ["glasses", "hat"])
+    data = read_faces(importers.import_faces(listing, source.parent / "out", progress=False))
+    assert data.card["attributes"] == ["glasses"] and data.card["single_valued"] == ["hat"]
+    with pytest.raises(ValueError, match="no attribute of hat has images of both values"):
+        importers.import_faces(
+            importers.from_table(source, labels, ["hat"]), source.parent / "new", progress=False
+        )
+
+
+def test_names_may_hold_spaces_and_any_letters(source):
+    name = "Zoë Müller-李/first photo.png"
+    (source / name).parent.mkdir()
+    (source / name).write_bytes(encoded(picture(7)))
+    add(source, f"{name},Zoë Müller-李,1")
+    data = imported(source, keep_names=True)
+    assert (
+        data.frame["path"].iloc[-1] == name and data.frame["identity"].iloc[-1] == "Zoë Müller-李"
+    )
+
+
+def test_folders_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    for name, why in (
+        ("none", "No such file"),
+        ("empty", "it is empty"),
+        ("file", "Not a directory"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .{why}"):
+            importers.cmu_faces(tmp_path / name)
+
+
+def test_another_folder_is_not_overwritten(source):
+    out = source.parent / "out"
+    out.mkdir()
+    (out / "thesis.tex").write_text("years")
+    with pytest.raises(ValueError, match="out exists and is not a data set"):
+        imported(source)
+    assert (out / "thesis.tex").read_text() == "years"
+
+
+def test_nothing_usable_says_why(source):
+    shutil.rmtree(source / "ann")
+    shutil.rmtree(source / "bob")
+    (source / "x").mkdir()
+    with pytest.raises(ValueError, match=r"no image of source can be used \(6 x no such image\)"):
+        imported(source)
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_steps(monkeypatch):
+    monkeypatch.setattr(importers, "BLOCK", 2)
+    monkeypatch.setattr(importers, "SHARD_IMAGES", 2)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_full_disk_keeps_what_was_done(source, small_steps, monkeypatch):
+    whole = contents(imported(source) and source.parent / "out")
+    shutil.rmtree(source.parent / "out")
+    write, sizes = importers.write_shard, []
+
+    def full(path, records, attributes):
+        if sizes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sizes.append(len(records))
+        write(path, records, attributes)
+
+    monkeypatch.setattr(importers, "write_shard", full)
+    with pytest.raises(
+        OSError, match="no space is left .* the 2 images done are kept, so free some"
+    ):
+        imported(source)
+    assert not (source.parent / "out").exists()
+    opened = []
+    check = importers.normalise
+    monkeypatch.setattr(importers, "write_shard", write)
+    monkeypatch.setattr(importers, "normalise", lambda raw: opened.append(1) or check(raw))
+    imported(source)
+    assert len(opened) == 4
+    assert contents(source.parent / "out") == whole
+
+
+def test_a_kill_between_a_shard_and_its_record_loses_nothing(source, small_steps, monkeypatch):
+    whole = contents(imported(source) and source.parent / "out")
+    shutil.rmtree(source.parent / "out")
+    note, notes = importers._replace, []
+
+    def killed(path, text):
+        if notes:
+            raise KeyboardInterrupt
+        notes.append(1)
+        note(path, text)
+
+    monkeypatch.setattr(importers, "_replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        imported(source)
+    assert len(list((source.parent / "out.partial").glob("faces-*"))) == 2
+    monkeypatch.setattr(importers, "_replace", note)
+    imported(source)
+    assert contents(source.parent / "out") == whole
+
+
+def test_other_labels_start_afresh(source, small_steps, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(importers, "finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(importers, "_replace", lambda path, text: path.write_text(text))
+        with pytest.raises(KeyboardInterrupt):
+            imported(source)
+    labels = source.parent / "labels.csv"
+    labels.write_text(labels.read_text().replace("ann/0.png,ann,0", "ann/0.png,ann,1"))
+    assert imported(source, keep_names=True).labels("glasses").tolist()[0] == 1
+
+
+def test_memory_holds_one_shard(source, small_steps, monkeypatch):
+    sizes, write = [], importers.write_shard
+    monkeypatch.setattr(
+        importers,
+        "write_shard",
+        lambda p, records, a: sizes.append(len(records)) or write(p, records, a),
+    )
+    imported(source)
+    assert sizes == [2, 2, 2]
+
+
+# --- privacy and the command line -----------------------------------------------------------------
+
+
+def test_names_do_not_enter_the_data_set_unless_asked_for(source):
+    data = imported(source)
+    text = (source.parent / "out/card.json").read_text() + data.frame.to_csv()
+    assert "ann" not in text and "bob" not in text
+    assert data.frame.groupby("identity").size().tolist() == [3, 3]
+    assert data.card["show_images"] is False
+    assert set(imported(source, keep_names=True).frame["identity"]) == {"ann", "bob"}
+
+
+def test_the_command_line_says_what_was_done_and_what_is_next(source, capsys):
+    (source / "ann/1.png").write_bytes(b"")
+    out = source.parent / "out"
+    command = [
+        "folder",
+        str(source),
+        "--labels",
+        str(source.parent / "labels.csv"),
+        "--out",
+        str(out),
+    ]
+    assert importers.main([*command, "--attribute", "glasses"]) == 0
+    said = capsys.readouterr().out
+    assert "5 images of 2 people" in said and "left out: 1 x empty file" in said
+    assert "dvc add" in said and "glasses" in said
+    assert importers.main([*command, "--attribute", "hat"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert json.loads((out / "card.json").read_text())["counts"]["images"] == 5
+
+
+def test_a_download_that_fails_gives_the_steps_by_hand(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("sklearn.datasets.fetch_lfw_people", offline)
+    monkeypatch.setattr("torchvision.datasets.CelebA", offline)
+    for source in ("lfw", "celeba"):
+        with pytest.raises(ConnectionError, match="no route to host.*by hand: get"):
+            importers.download(source, tmp_path)
+    with pytest.raises(ConnectionError, match="UCI"):
+        importers.download("cmu_faces", tmp_path)

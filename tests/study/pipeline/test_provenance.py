@@ -1,0 +1,127 @@
+"""Where a report comes from, whether its numbers came out again, and what a run would cost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from study.pipeline import notebook, provenance
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """The committed report, settings and code in a repository of their own."""
+    for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("cid", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    report = tmp_path / "reports" / "virtual-people"
+    shutil.copytree(
+        ROOT / "reports" / "virtual-people", report,
+        ignore=shutil.ignore_patterns("*.html", "figures", "notebooks"),
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *command], check=True)
+    return report.relative_to(tmp_path)
+
+
+def test_the_committed_report_comes_from_the_committed_files(repository):
+    assert provenance.check(repository) == []
+
+
+def test_what_differs_is_named(repository, capsys):
+    Path("cid/density.py").write_text("# another\n")
+    Path("study/faces/people/person.py").write_text("# no stage of a study uses it\n")
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text("# a comment\n" + text)
+    assert provenance.check(repository) == ["cid/density.py: edited since, or new, or gone"]
+    Path("params.yaml").write_text(text.replace("tau: 0.01", "tau: 0.02"))
+    parameters, code = provenance.check(repository)
+    assert parameters.startswith("parameters: ") and code.startswith("cid/density.py")
+    assert provenance.main(["check"]) == 1 and "cid/density.py" in capsys.readouterr().out
+    (repository / provenance.FILE).unlink()
+    assert provenance.main(["check"]) == 1
+    assert "run `dvc repro`, which writes it" in capsys.readouterr().err
+
+
+def test_the_record_names_the_commit_and_whether_it_was_edited(repository):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert provenance.record()["commit"] == commit.strip()
+    Path("README.md").write_text("not of the study\n")
+    assert provenance.record()["commit"] == commit.strip()
+    with open("cid/density.py", "a") as file:
+        file.write("# edited\n")
+    assert provenance.record()["commit"] == commit.strip() + " with edits"
+    shutil.rmtree(".git")
+    assert provenance.record()["commit"] is None
+
+
+def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
+    assert provenance.main(["verify"]) == 0
+    assert "all identical to the byte\nReproduced." in capsys.readouterr().out
+
+    def shift(part):
+        """Move a mean by a part of half its interval."""
+        table = pd.read_csv(repository / "summary.csv")
+        table.loc[0, "mean"] += part * (table["high"] - table["low"])[0] / 2
+        table.to_csv(repository / "summary.csv", index=False)
+        return provenance.verify(repository)
+
+    (line,), within = shift(0.05)
+    assert line == "summary.csv: means move by at most 0.05 of half their interval" and within
+    (line,), within = shift(0.1)
+    assert not within
+    pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
+    assert provenance.verify(repository) == (["summary.csv: other rows or columns"], False)
+    subprocess.run(["git", "checkout", "-q", "."], check=True)
+    for place, expected in ((0, False), (-1, True)):  # of the study's own task, and of another
+        entries = json.loads((repository / "claims.json").read_text())
+        entries[place]["verdict"] = "turned around"
+        (repository / "claims.json").write_text(json.dumps(entries))
+        (line,), within = provenance.verify(repository)
+        assert line == "claims.json: 1 other verdicts" and within == expected
+        subprocess.run(["git", "checkout", "-q", "."], check=True)
+    (repository / "claims.json").unlink()
+    assert provenance.verify(repository) == (["claims.json: missing here"], False)
+    assert provenance.main(["verify", "--commit", "nowhere"]) == 1
+    assert "nowhere holds no numbers" in capsys.readouterr().err
+
+
+def test_a_run_is_estimated_from_the_last_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks/profile.csv").write_text(
+        "stage,seconds,share\nembed,60.0,0.5\ntrain@0.0,30.0,0.2\ntrain@0.9,50.0,0.3\ntotal,140.0,1\n"
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/card.json").write_text('{"counts": {"images": 4800}}')
+    stages = ["embed", "train@0.0", "train@0.5", "train@0.9"]
+
+    def dvc(command, **how):
+        said = "".join(f"Running stage '{stage}':\n> python ...\n" for stage in stages)
+        return subprocess.CompletedProcess(command, 0, said, "")
+
+    monkeypatch.setattr(subprocess, "run", dvc)
+    assert provenance.cost() == (
+        "4 stages would run: embed, train x 3.\n4,800 faces would be embedded.\n"
+        "About 3 minutes, by the times partly of the committed run, on 2 cores."  # 60 + 3 x 40
+    )
+    for output, took in (("02_embed.ipynb", 200.0), ("04_train-0.0.ipynb", 100.0)):
+        notebook._remember(Path("build/notebooks", output), took)
+    assert notebook.seconds() == {"embed": 200.0, "train@0.0": 100.0}
+    assert provenance.cost().endswith("About 8 minutes, by the times of the last runs here.")
+    stages.clear()
+    assert provenance.cost() == "Nothing to run: everything is up to date."
+    (tmp_path / "params.yaml").write_text("study: x\n")
+    assert provenance.main(["cost"]) == 1
+    assert "params.yaml: task is missing" in capsys.readouterr().err

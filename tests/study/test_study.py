@@ -1,0 +1,262 @@
+"""The whole pipeline, end to end, on a tiny study in a copy of the repository.
+
+The data are a dozen people of the embedded data set, so detection, alignment and embedding are real.
+About four minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from study.faces.dataset import read_faces, write_faces
+from study.pipeline import notebook
+
+ROOT = Path(__file__).parents[1]
+PEOPLE = 12
+TRAINED = ["train@0.0", "train@0.9", "evaluate", "proxies", "breadth", "ablate", "report"]
+STAGES = ["data", "embed", "weights@0.0", "weights@0.9", "factors", *TRAINED]
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+yaml = YAML()
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "data" / "card.json").exists(), reason="needs the data set: run `make data`"
+)
+
+
+def environment(folder) -> dict[str, str]:
+    """That of a process which finds this interpreter's programs, and the folder's own `cid`."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
+
+
+def call(folder, *command, check=True, **variables):
+    """Run a command of this environment in a folder; returns what it wrote."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder) | variables,
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output
+    return output if check else (done.returncode, output)
+
+
+def edit(folder, **values):
+    """Set dotted keys of params.yaml, keeping the rest as it is."""
+    params = yaml.load(folder / "params.yaml")
+    for key, value in values.items():
+        *sections, last = key.split("__")
+        section = params
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    yaml.dump(params, folder / "params.yaml")
+
+
+def locked(folder) -> dict[str, str]:
+    """Hash of every output that dvc.lock records."""
+    stages = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def small_study(folder):
+    """Make a folder a fresh repository with the working tree's files and a tiny data set."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, tracked):
+        if (
+            not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock"))
+            and (ROOT / name).exists()
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    call(folder, "git", "init", "-q")
+
+    faces = read_faces(ROOT / "data")
+    few = faces.frame["identity"].unique()[:PEOPLE]
+    rows = np.flatnonzero(faces.frame["identity"].isin(few))
+    records = (
+        {"image": {"bytes": faces.encoded[int(row)].as_py(), "path": faces.frame["path"][row]}}
+        | faces.frame.drop(columns="path").iloc[row].to_dict()
+        for row in rows
+    )
+    write_faces(folder / "data", records, faces.card)
+    call(folder, "dvc", "add", "-q", "data")
+    edit(
+        folder, study="tiny", bias__levels=[0.0, 0.9], seeds=3, bootstrap=100, ablation__seeds=2,
+        breadth__tasks=["smiling"], breadth__kinds=["longtail"], proxies__noise=[0.4],
+        ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
+    )  # fmt: skip
+    call(folder, "git", "add", "-A")
+    call(folder, *GIT, "commit", "-qm", "the code")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study, after one finished repro."""
+    folder = tmp_path_factory.mktemp("study")
+    small_study(folder)
+    output = call(folder, "dvc", "repro")
+    assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "report"
+    call(folder, "git", "add", "-A")
+    call(folder, *GIT, "commit", "-qm", "a small study")
+    return folder
+
+
+def test_the_report_is_complete(study):
+    report = study / "reports" / "tiny"
+    index = (report / "index.html").read_text()
+    names = {path.name for path in report.iterdir()}
+    for stem in ("01_data", "02_embed", "03_weights-0.9", "04_train-0.0", "05_evaluate", "06_factors",
+                 "07_proxies", "08_breadth", "09_ablate"):  # fmt: skip
+        assert f"{stem}.html" in names and f'href="{stem}.html"' in index
+    assert "<script" not in index and 'src="http' not in index
+    numbers = json.loads((report / "metrics.json").read_text())
+    assert set(numbers["seen"]) == {"bias 0", "bias 0.9"}
+    assert numbers["proxy"]["verification_auc"] > 0.9
+
+
+def test_the_numbers_are_those_of_the_predictions(study):
+    """Accuracy in metrics.json, computed again from the stored scores by hand."""
+    numbers = json.loads((study / "reports/tiny/metrics.json").read_text())
+    predictions = pd.read_parquet(study / "build/train/0.9/predictions.parquet")
+    seen = predictions[predictions["test"] == "seen"]
+    truth = read_faces(study / "data").frame["smiling"].to_numpy()[seen["row"]]
+    for method in ("erm", "cid", "cid-knn", "last-layer", "oracle"):
+        by_seed = ((seen[method] > 0) == truth).groupby(seen["seed"]).mean()
+        mean = numbers["seen"]["bias 0.9"]["accuracy"]["mean"][method]
+        assert mean == pytest.approx(by_seed.mean(), abs=1e-5)
+
+
+def test_every_claim_has_a_verdict(study):
+    entries = json.loads((study / "reports/tiny/claims.json").read_text())
+    main = [e for e in entries if (e["task"], e["kind"]) == ("smiling", "correlation")]
+    assert {e["claim"] for e in main} == {"1", "2", "3a", "3b", "4"}
+    assert {e["method"] for e in main} == {"cid", "cid-knn"}
+    assert all(e["verdict"] == "supported" for e in main if e["claim"] == "4")
+    assert any(e["kind"] == "longtail" for e in entries)
+    assert "Verdicts" in (study / "reports/tiny/index.html").read_text()
+
+
+def test_metrics_and_plots_are_known_to_dvc(study):
+    assert "bias 0.9" in call(study, "dvc", "metrics", "show")
+    assert "index.html" in call(study, "dvc", "plots", "show")
+
+
+def test_a_second_run_runs_nothing(study):
+    assert ran(call(study, "dvc", "repro")) == []
+
+
+def test_a_forced_run_gives_the_same_bytes(study):
+    before = locked(study)
+    shutil.rmtree(study / "build" / "runs")  # nothing kept: everything is computed again
+    stages = ["embed", "weights@0.9", "train@0.9", "evaluate", "report"]
+    output = call(study, "dvc", "repro", "--force", "--single-item", *stages)
+    assert ran(output) == stages
+    assert locked(study) == before
+
+
+def test_notebooks_run_by_hand_show_what_the_pipeline_shows(study, tmp_path):
+    made = call(study, sys.executable, "-m", "study.pipeline.notebook", "lab").split()
+    assert len(made) == len(STAGES) - 1 and all((study / path).exists() for path in made)
+    for stem in ("03_weights-0.9", "05_evaluate"):
+        call(
+            study, sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute",
+            f"build/lab/{stem}.ipynb", "--output-dir", str(tmp_path),
+        )  # fmt: skip
+        shown = []
+        for path in (tmp_path / f"{stem}.ipynb", study / "build/notebooks" / f"{stem}.ipynb"):
+            nb = notebook.read(path)
+            notebook.normalise(nb)
+            shown.append([cell.outputs for cell in nb.cells if cell.cell_type == "code"])
+        assert shown[0] == shown[1]
+    assert ran(call(study, "dvc", "repro")) == []  # and leave the same files
+
+
+def test_an_edit_runs_only_what_depends_on_it(study):
+    edit(study, train__l2=0.3)
+    assert sorted(ran(call(study, "dvc", "repro"))) == sorted(TRAINED)
+
+
+def test_a_bad_parameter_stops_with_one_sentence(study):
+    edit(study, task="smilling")
+    code, output = call(study, "dvc", "repro", "data", check=False)
+    assert code != 0
+    assert "has no attribute 'smilling' (did you mean 'smiling'?)" in output
+    edit(study, task="smiling")
+
+
+# --- the cookbook ---------------------------------------------------------------------------------
+
+
+def recipes() -> list[list[str]]:
+    """The commands of every block of COOKBOOK.md."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "COOKBOOK.md").read_text(), re.DOTALL)
+    return [re.findall(r"(?m)^\$ (.+)$", block) for block in blocks]
+
+
+def target(name: str) -> list[str]:
+    """What a target of the Makefile runs, but for JupyterLab, which would wait for a reader."""
+    found = re.search(rf"(?m)^{name}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    return [line for line in found[1].split("\n\t") if "jupyter lab" not in line]
+
+
+@pytest.fixture(scope="module")
+def photographs(study, tmp_path_factory):
+    """What the recipes take from their user: photographs with labels, and a network's weights."""
+    from facenet_pytorch import InceptionResnetV1
+
+    home = tmp_path_factory.mktemp("home")
+    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
+    weights.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
+    faces = read_faces(study / "data")
+    table = pd.DataFrame(
+        {"image": [f"{i}/{k}.png" for k, i in enumerate(faces.frame["identity"])],
+         "identity": faces.frame["identity"], "glasses": faces.frame["smiling"]}
+    )  # fmt: skip
+    for row, name in enumerate(table["image"]):
+        path = study / "PHOTOS" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(faces.encoded[row].as_py())
+    table.to_csv(study / "labels.csv", index=False)
+    with open(study / ".git" / "info" / "exclude", "a") as file:
+        file.write("PHOTOS\nlabels.csv\n")
+    return {"TORCH_HOME": str(home)}
+
+
+@pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
+def test_every_recipe_of_the_cookbook_runs(study, photographs, commands):
+    if "checkout" not in commands[0] and "dvc exp show" not in commands[0]:
+        call(study, "git", "checkout", "-q", ".")
+        call(study, "dvc", "checkout", "--force", "-q")
+    for command in commands:
+        words = command.split()
+        lines = target(words[1]) if words[0] == "make" else [command]
+        for line in lines:
+            output = call(study, "bash", "-c", line.strip(), **photographs)
+        if "exp run" in command:
+            assert "ablate" in ran(output) if words[-1] == "ablate" else "evaluate" in ran(output)
+            (name,) = re.findall(r"-n (\w+)", command)
+            assert name in call(study, "dvc", "exp", "list", "--name-only")
