@@ -4,12 +4,15 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test bench lab cost check verify kills data people clean-notebooks
+.PHONY: reproduce test study html bench lab cost check verify kills data people clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
-	python -m cid.params
+	python -m study.pipeline.params
 	dvc repro
-	python -m cid.report headline
+	python -m study.pipeline.report headline
+
+study: $(VENV)/.study            ## run a kept study: make study NAME=lfw-smiling; params.yaml stays as it is
+	python -m study.pipeline.study $(NAME)
 
 test: $(VENV)/.test data         ## run all tests
 	python -m pytest
@@ -18,31 +21,34 @@ bench: $(VENV)/.bench data       ## measure every speed side by side; writes ben
 	dvc repro embed
 	python benchmarks/run.py
 
+html: $(VENV)/.study             ## every executed notebook as a page in build/html/
+	python -m study.pipeline.report pages
+
 lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
-	python -m cid.notebook lab
+	python -m study.pipeline.notebook lab
 	jupyter lab build/lab
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, and about how long
-	python -m cid.provenance cost
+	python -m study.pipeline.provenance cost
 
 check: $(VENV)/.study            ## does the report come from these data, settings and code?
-	python -m cid.provenance check
+	python -m study.pipeline.provenance check
 
 verify: $(VENV)/.study data      ## run the study; are the numbers those that were committed?
 	dvc repro
-	python -m cid.provenance verify
+	python -m study.pipeline.provenance verify
 
 kills: $(VENV)/.test data        ## kill a small study 20 times at random; does it end in the same bytes?
-	python tests/kills.py --times 20
+	python tests/study/kills.py --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	@test -e data.dvc && dvc pull --quiet data.dvc
 
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
-	python -m cid.people data --seed 0
+	python -m study.faces.people data --seed 0
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
-	python -m cid.notebook clean notebooks/*.ipynb
+	python -m study.pipeline.notebook clean notebooks/*/*.ipynb
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -51,13 +57,13 @@ $(VENV)/bin/python:
 
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[study]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.study
-	$(INSTALL) -e '.[people,test]'
+	$(INSTALL) -e '.[study,people,test]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.study
-	$(INSTALL) -e '.[bench]'
+	$(INSTALL) -e '.[study,bench]'
 	@touch $@

@@ -22,13 +22,14 @@ def problem(level: float = 0.9):
     data = read_faces("data", check_images=False)
     task = params["task"]
     methods = [m for m in params["methods"] if METHODS[m].training == "weighted"]
+    settings = params | {"methods": methods}
     arrays = variations.Arrays(
         np.load("build/embed/proxy.npy"),
         np.load("build/embed/trunk.npy"),
         data.labels(task),
         data.identities(),
     )
-    sets = variations.draw(arrays, params | {"methods": methods}, level)
+    sets = variations.weighed(arrays, variations.drawn(arrays, settings, [level]), settings)
     train = sets[sets["part"] == "train"]
     weights = np.zeros((len(methods), train["seed"].nunique(), len(data)), np.float32)
     for place, method in enumerate(methods):

@@ -1,4 +1,9 @@
-"""TODO."""
+"""Find the face in a photo, and cut it so that eyes, nose and mouth lie where a network expects them.
+
+:func:`detect` finds five landmarks by MTCNN (Zhang et al. 2016, "Joint Face Detection and Alignment
+Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch; :func:`align` carries
+them to a template by a similarity transform. Pixel centres have integer coordinates, points are (x, y).
+"""
 
 from __future__ import annotations
 
@@ -17,73 +22,46 @@ from cid.device import pick_device
 
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
 # side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.
-DLIB_TEMPLATE = [(45.0, 40.3), (101.8, 40.3), (73.2, 73.3), (48.6, 99.4), (97.2, 99.4)]
-
-
-DLIB_TEMPLATE = (np.array(DLIB_TEMPLATE) + 0.5) / 150
-
-
+DLIB_TEMPLATE = np.array([(45, 40.3), (101.8, 40.3), (73.2, 73.3), (48.6, 99.4), (97.2, 99.4)])
+DLIB_TEMPLATE = (DLIB_TEMPLATE + 0.5) / 150
 # FaceNet's, wider and lower: their median place, made symmetric, in MTCNN's box plus the margin of
-# 14 in 160 that facenet-pytorch evaluates with, over photos of 60 people.
-FACENET_TEMPLATE = [(0.288, 0.405), (0.712, 0.405), (0.5, 0.589), (0.309, 0.741), (0.691, 0.741)]
-
-
-FACENET_TEMPLATE = np.array(FACENET_TEMPLATE)
-
+# 14 in 160 that facenet-pytorch evaluates with, over photos of 60 people (in thousandths).
+FACENET_TEMPLATE = np.array([(288, 405), (712, 405), (500, 589), (309, 741), (691, 741)]) / 1000
 
 DETECT_SIDE = 160  # px: the longer side of what MTCNN sees
-
-
 MIN_FACE = 0.2  # the smallest face looked for, as a part of the photo's shorter side
-
-
 SURE = 0.9  # faces of at least this probability compete by size and place
-
-
 FALLBACK_SIDE = 0.7  # of the shorter side: the centre crop where no face is found
-
-
 BATCH = {"cpu": 32, "cuda": 1024}  # images in a batch at first; what does not fit is halved
-
-
 PIXELS = 64 * 300 * 300  # source pixels held as floats at once, which bounds memory on large photos
+
+Images = Iterable[np.ndarray]  # uint8 (h, w, 3), RGB; sizes may differ
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What `detect` found in n photos.
+    """What :func:`detect` found in n photos."""
 
-    `landmarks` (n, 5, 2) float32, in each photo's own pixels (those of the centre crop where no
-    face was found); `probability` (n,) float32 of the face kept, 0 where there is none; `faces`
-    (n,) int64, how many were found; `found` (n,) bool, whether any was.
-    """
-
-    landmarks: np.ndarray
-    probability: np.ndarray
-    faces: np.ndarray
-    found: np.ndarray
+    landmarks: np.ndarray  # float32 (n, 5, 2), px of each photo, in the templates' order
+    probability: np.ndarray  # float32 (n,), of the face kept; 0 where there is none
+    faces: np.ndarray  # int64 (n,): how many were found
+    found: np.ndarray  # bool (n,): whether any was
 
 
 def detect(
-    images: Sequence[np.ndarray],
-    *,
-    device: str = "auto",
-    batch_size: int | None = None,
-    progress: bool = True,
+    images: Images, *, device: str = "auto", batch_size: int | None = None, progress: bool = True
 ) -> Detection:
-    """Find one face in each photo with MTCNN.
+    """Find one face in each photo with MTCNN, a setting for portraits.
 
-    Photos are resized to a longer side of `DETECT_SIDE` pixels, and faces down to `MIN_FACE` of the
-    shorter side are looked for: a setting for portraits. Of the faces with a probability of at
-    least `SURE`, the one kept has the largest area minus twice the squared distance of its centre
-    from the photo's (by size alone, a bystander cut off by the edge often wins); if there is none,
-    the most probable face is kept. A photo without a face is kept too, with `found` False and
-    landmarks that make `align` cut the central square of `FALLBACK_SIDE` of the shorter side.
+    Of the faces with a probability of at least `SURE`, the one kept has the largest area minus twice
+    the squared distance of its centre from the photo's (by size alone, a bystander cut off by the
+    edge often wins); if there is none, the most probable face is kept. Where there is no face, `align`
+    with the landmarks given cuts the central square of `FALLBACK_SIDE` of the shorter side.
 
     Parameters
     ----------
-    images : sequence of uint8 arrays (h, w, 3), RGB
-        Sizes may differ; photos of one size share a batch.
+    images : iterable of uint8 arrays (h, w, 3), RGB
+        Photos of one size share a batch.
     device : "auto" (CUDA where there is one) or any torch device
     batch_size : int, optional
         Of :data:`BATCH` by default. A batch that does not fit into the device's memory is halved.
@@ -95,28 +73,26 @@ def detect(
     ValueError
         If there is no image, or one is not a uint8 (h, w, 3) array; the message has its index.
     """
-    images = _check_images(images)
-    device = pick_device(device)
-    n = len(images)
-    landmarks = np.stack([_centre_landmarks(image.shape) for image in images])
-    probability, faces = np.zeros(n, np.float32), np.zeros(n, np.int64)
-    with _bar(n, "detect", progress) as bar:
+    images, device = _checked(images), pick_device(device)
+    shapes = np.array([image.shape[:2] for image in images])
+    sides = FALLBACK_SIDE * shapes.min(1)[:, None, None]
+    corners = (shapes[:, None, ::-1] - sides) / 2
+    landmarks = (DLIB_TEMPLATE * sides + corners - 0.5).astype(np.float32)
+    probability, faces = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
 
-        def find(rows: list[int]) -> None:
-            batch = _stack(images, rows, device)
-            sides = np.array(batch.shape[2:])
-            shape = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
-            batch = F.interpolate(batch, tuple(shape.tolist()), mode="bilinear", antialias=True)
-            for row, (boxes, probabilities, points) in zip(rows, _mtcnn(batch), strict=True):
-                faces[row] = len(boxes)
-                if faces[row]:
-                    best = _choose(boxes, probabilities, shape)
-                    # Integer pixel centres: resizing also shifts.
-                    landmarks[row] = (points[best] + 0.5) * (sides / shape)[::-1] - 0.5
-                    probability[row] = probabilities[best]
-            bar.update(len(rows))
+    def find(rows: list[int]) -> None:
+        batch = _stack(images, rows, device)
+        sides = np.array(batch.shape[2:])
+        shape = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
+        batch = F.interpolate(batch, tuple(shape.tolist()), mode="bilinear", antialias=True)
+        for row, (boxes, probabilities, points) in zip(rows, _mtcnn(batch), strict=True):
+            if len(boxes):
+                best = _choose(boxes, probabilities, shape)
+                faces[row], probability[row] = len(boxes), probabilities[best]
+                # Integer pixel centres: resizing also shifts.
+                landmarks[row] = (points[best] + 0.5) * (sides / shape)[::-1] - 0.5
 
-        _in_batches(find, [image.shape for image in images], batch_size, device)
+    in_batches(find, shapes, batch_size, device, "detect" if progress else "")
     return Detection(landmarks, probability, faces, faces > 0)
 
 
@@ -124,13 +100,11 @@ def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
     """Boxes (k, 4), probabilities (k,) and points (k, 5, 2) in each image of a float batch."""
     detector = _load_mtcnn(batch.device)
     detector.min_face_size = max(12, int(MIN_FACE * min(batch.shape[2:])))
-    with _exact():
+    with exact():
         found = detector.detect(batch.permute(0, 2, 3, 1), landmarks=True)
-    for boxes, probabilities, points in zip(*found, strict=True):
-        if boxes is None:
-            yield np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2))
-        else:
-            yield boxes.astype(float), probabilities.astype(float), points.astype(float)
+    none = np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2))
+    for face in zip(*found, strict=True):
+        yield none if face[0] is None else tuple(part.astype(float) for part in face)
 
 
 @lru_cache(maxsize=2)
@@ -151,34 +125,15 @@ def _choose(boxes: np.ndarray, probabilities: np.ndarray, shape: np.ndarray) -> 
     return int(np.argmax(np.where(sure, (high - low).prod(1) - 2 * off_centre, -np.inf)))
 
 
-def _centre_landmarks(shape: tuple[int, ...]) -> np.ndarray:
-    height, width = shape[:2]
-    side = FALLBACK_SIDE * min(height, width)
-    corner = np.array([width - side, height - side]) / 2
-    return (DLIB_TEMPLATE * side + corner - 0.5).astype(np.float32)
-
-
 def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Least-squares rotation, scale and shift that carry points to target, without reflection.
 
-    Umeyama (1991), "Least-squares estimation of transformation parameters between two point
-    patterns", in the plane: with points as complex numbers the transform is z -> a z + b, so this
-    is a linear regression with one complex slope.
+    Umeyama (1991), "Least-squares estimation of transformation parameters between two point patterns",
+    in the plane: a linear regression z -> a z + b of points as complex numbers.
 
-    Parameters
-    ----------
-    points : array (n, k, 2)
-    target : array (k, 2) or (n, k, 2)
-
-    Returns
-    -------
-    a, b : complex arrays (n,)
-        |a| is the scale, its angle the rotation, b the shift.
-
-    Raises
-    ------
-    ValueError
-        If the points of a row are not finite or all coincide; the message has the row.
+    Points and target are arrays (n, k, 2), one target for all (k, 2). Returns complex a and b (n,): |a|
+    is the scale, its angle the rotation, b the shift. A ValueError names the first row whose points
+    are not finite or all coincide.
     """
     points = np.asarray(points, float)
     z, w = points @ (1, 1j), np.broadcast_to(target, points.shape) @ (1, 1j)
@@ -186,23 +141,16 @@ def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
     spread = (abs(z - z0) ** 2).sum(1)
     bad = ~(np.isfinite(spread) & (spread > 1e-6))
     if bad.any():
-        raise ValueError(
-            f"landmarks of row {int(np.argmax(bad))} are not finite or all coincide; "
-            "give five distinct points"
-        )
+        problem = f"landmarks of row {int(np.argmax(bad))} are not finite or all coincide"
+        raise ValueError(f"{problem}; give five distinct points")
     a = ((z - z0).conj() * (w - w0)).sum(1) / spread
     return a, w0[:, 0] - a * z0[:, 0]
 
 
 def align(
-    images: Sequence[np.ndarray],
-    landmarks: np.ndarray,
-    size: int = 150,
-    *,
-    template: np.ndarray = DLIB_TEMPLATE,
-    device: str = "auto",
-    batch_size: int | None = None,
-) -> Tensor:
+    images: Images, landmarks: np.ndarray, size: int = 150, *,
+    template: np.ndarray = DLIB_TEMPLATE, device: str = "auto", batch_size: int | None = None,
+) -> Tensor:  # fmt: skip
     """Cut each face so that its landmarks fall on the template.
 
     Sampling is bilinear. Where the photo shrinks by a factor f, each crop pixel is the mean of a
@@ -211,10 +159,10 @@ def align(
 
     Parameters
     ----------
-    images : sequence of uint8 arrays (h, w, 3)
-        Sizes may differ.
+    images, device, batch_size
+        As in :func:`detect`.
     landmarks : array (n, 5, 2)
-        In pixels of each image, ordered as in `Detection`.
+        As in :class:`Detection`.
     size : int
         Side of the crops in pixels.
     template : array (5, 2)
@@ -227,13 +175,12 @@ def align(
     Raises
     ------
     ValueError
-        If an image is not a uint8 (h, w, 3) array, or the landmarks do not fit.
+        As :func:`detect` and :func:`similarity`, or if the landmarks are not five an image.
     """
-    images = _check_images(images)
+    images, device = _checked(images), pick_device(device)
     n = len(images)
     if np.shape(landmarks) != (n, 5, 2):
         raise ValueError(f"landmarks have shape {np.shape(landmarks)}; {n} images need ({n}, 5, 2)")
-    device = pick_device(device)
     a, b = similarity(landmarks, template * size - 0.5)
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
     keys = [(*image.shape[:2], k) for image, k in zip(images, samples, strict=True)]
@@ -244,69 +191,58 @@ def align(
         # From a crop's pixel p back into the photo, (p - b) / a; then to the coordinates of
         # grid_sample, whose -1 and 1 are the outer edges of the outer pixels, on either side.
         turn = size / 2 / a[rows]
-        shift = ((size - 1) / 2 * (1 + 1j) - b[rows]) / a[rows]
-        theta = np.stack([turn.real, -turn.imag, shift.real + 0.5, turn.imag, turn.real,
-                          shift.imag + 0.5], 1).reshape(-1, 2, 3)  # fmt: skip
-        theta *= np.array([2 / width, 2 / height])[:, None]
+        shift = ((size - 1) / 2 * (1 + 1j) - b[rows]) / a[rows] + (0.5 + 0.5j)
+        theta = np.stack([turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag], 1)
+        theta = theta.reshape(-1, 2, 3) * np.array([2 / width, 2 / height])[:, None]
         theta[:, :, 2] -= 1
         theta = torch.from_numpy(theta.astype(np.float32)).to(device)
         grid = F.affine_grid(theta, (len(rows), 3, size * k, size * k), align_corners=False)
         batch = F.grid_sample(_stack(images, rows, device), grid, align_corners=False)
         crops[rows] = F.avg_pool2d(batch, int(k)).round().clamp(0, 255).byte().cpu()
 
-    _in_batches(cut, keys, batch_size, device)
+    in_batches(cut, keys, batch_size, device)
     return crops
 
 
-def _check_images(images: Iterable[np.ndarray], first: int = 0) -> list[np.ndarray]:
-    """The images as a list; `first` is the row of the first one in what the caller was given."""
+def _checked(images: Images) -> list[np.ndarray]:
     images = list(images)
     if not images:
         raise ValueError("there are no images; pass at least one")
-    for i, image in enumerate(images, first):
-        shape = np.shape(image)
-        if (
-            not isinstance(image, np.ndarray)
-            or image.dtype != np.uint8
-            or len(shape) != 3
-            or shape[2] != 3
-            or 0 in shape
-        ):
-            what = getattr(image, "dtype", type(image).__name__)
-            raise ValueError(
-                f"image {i} is {what} of shape {shape}; pass a uint8 RGB array (height, width, 3), "
-                "and repeat a grey image's channel three times"
-            )
+    for i, image in enumerate(images):
+        kind, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
+        if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+            wanted = "a uint8 RGB array (height, width, 3)"
+            problem = f"image {i} is {kind} of shape {shape}; pass {wanted}"
+            raise ValueError(f"{problem}, and repeat a grey image's channel three times")
     return images
 
 
-def _in_batches(
-    compute: Callable[[list[int]], None],
-    keys: Sequence[tuple],
-    batch_size: int | None,
-    device: torch.device,
-) -> None:
+def in_batches(
+    compute: Callable[[list[int]], None], keys: Sequence[Sequence[int]],
+    batch_size: int | None, device: torch.device, label: str = "",
+) -> None:  # fmt: skip
     """Call ``compute`` on batches of rows of equal key (height, width, ...), in order of appearance.
 
-    A batch that does not fit into the device's memory is halved, and so are those after it.
+    Once a batch has been halved, so are those after it. A bar is shown if it has a ``label``.
     """
     groups: dict[tuple, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(row)
     size = batch_size or BATCH.get(device.type, BATCH["cpu"])
-    for (height, width, *_), rows in groups.items():
-        start = 0
-        while start < len(rows):
-            step = min(size, max(1, PIXELS // (height * width)))
-            try:
-                compute(rows[start : start + step])
-            except torch.OutOfMemoryError:
-                if step == 1:
-                    raise
-                size = step // 2
-                torch.cuda.empty_cache()
-            else:
-                start += step
+    with tqdm(total=len(keys), desc=label, unit="image", mininterval=5, disable=not label) as bar:
+        for (height, width, *_), rows in groups.items():
+            while rows:
+                step = min(size, max(1, PIXELS // (height * width)))
+                try:
+                    compute(rows[:step])
+                except torch.OutOfMemoryError:
+                    if step == 1:
+                        raise
+                    size = step // 2
+                    torch.cuda.empty_cache()
+                else:
+                    bar.update(len(rows[:step]))
+                    del rows[:step]
 
 
 def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -> Tensor:
@@ -316,12 +252,8 @@ def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) 
 
 
 @contextmanager
-def _exact():
+def exact():
     """No gradients; on a GPU, convolutions in true float32 by deterministic algorithms."""
     flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), flags:
         yield
-
-
-def _bar(total: int | None, label: str, show: bool) -> tqdm:
-    return tqdm(total=total, desc=label, unit="image", mininterval=5, disable=not show)

@@ -4,14 +4,13 @@ For unit vectors ``z`` and a class ``c`` of ``n_c`` samples, the von Mises-Fishe
 
     p(z_i | c) = 1/n_c * sum_{j in c} exp((z_i . z_j - 1) / tau)
 
-up to a constant. As ``z_i . z_j - 1 = -|z_i - z_j|^2 / 2`` it is also a Gaussian kernel density of
-bandwidth ``sqrt(tau)`` restricted to the sphere, which gives the tests an independent oracle. The
-conditional inverse density (CID) weight is ``w_i ~ 1 / p(z_i | y_i)``, after Qi & Ardeshir,
-"Improving Identity-Robustness for Face Models", arXiv 2304.03838.
+up to a constant: as ``z_i . z_j - 1 = -|z_i - z_j|^2 / 2``, a Gaussian kernel density of bandwidth
+``sqrt(tau)`` restricted to the sphere. The conditional inverse density (CID) weight is
+``w_i ~ 1 / p(z_i | y_i)``, after Qi & Ardeshir, "Improving Identity-Robustness for Face Models",
+arXiv 2304.03838.
 
 Everything here is exact. Memory grows with n: kernel values live one block at a time, and each
-pair of blocks is computed once, as the kernel is symmetric. Embeddings that do not fit into memory
-are handed over as a ``numpy.memmap`` and read in chunks, two of which are held at a time.
+pair of blocks is computed once. Of a ``numpy.memmap`` two chunks are held at a time.
 """
 
 from __future__ import annotations
@@ -24,31 +23,16 @@ import torch
 from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
-
-
 PRECISIONS = ("single", "half")
-
-
 CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK: blocks stay alike
-
-
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
-
-
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 
 
 def cid_weights(
-    embeddings,
-    labels,
-    tau: float,
-    *,
-    class_prior: str = "balanced",
-    power: float = 1.0,
-    include_self: bool = True,
-    precision: str = "single",
-    device: str = "auto",
-):
+    embeddings, labels, tau: float, *, class_prior: str = "balanced", power: float = 1.0,
+    include_self: bool = True, precision: str = "single", device: str = "auto",
+):  # fmt: skip
     """Conditional inverse density weights of every training sample.
 
     Parameters
@@ -57,7 +41,6 @@ def cid_weights(
         Proxy embeddings; only their direction counts. float64 is computed in float64, everything
         else in float32, to a relative error of a few 1e-6. A ``numpy.memmap`` is read in chunks.
     labels : array or tensor, shape (n,)
-        Class of every sample.
     tau : float
         Kernel width on the cosine scale, > 0. Pairs whose cosine is below ``1 - 5 tau`` hardly count.
     class_prior : {"balanced", "empirical"}
@@ -83,30 +66,19 @@ def cid_weights(
     ValueError
         On NaN, infinite or zero-norm embeddings, a length mismatch, tau <= 0, or empty input.
     """
-    density = class_density(
-        embeddings, labels, tau, include_self=include_self, precision=precision, device=device
-    )
+    how = {"include_self": include_self, "precision": precision, "device": device}
+    density = class_density(embeddings, labels, tau, **how)
     return inverse_weights(density, labels, class_prior=class_prior, power=power)
 
 
 def class_density(
-    embeddings,
-    labels,
-    tau: float,
-    *,
-    include_self: bool = True,
-    precision: str = "single",
+    embeddings, labels, tau: float, *, include_self: bool = True, precision: str = "single",
     device: str = "auto",
-):
-    """Density of every sample among the samples of its own class, up to a constant.
+):  # fmt: skip
+    """``p(z_i | y_i)`` in (0, 1], the density of every sample in its own class, up to a constant.
 
-    Parameters are those of :func:`cid_weights`. One label for all samples gives the unconditional
-    density. The value of a sample alone in its class is 1, its own term, whether counted or not.
-
-    Returns
-    -------
-    array or tensor, shape (n,)
-        ``p(z_i | y_i)`` in (0, 1].
+    Parameters, errors and kind of result as in :func:`cid_weights`. One label for all: not conditional.
+    Alone in its class: 1, its own term, whether counted or not.
     """
     if not (isinstance(tau, (int, float, np.floating)) and 0 < tau < math.inf):
         raise ValueError(f"tau is {tau!r}; it must be a number greater than 0")
@@ -114,17 +86,17 @@ def class_density(
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     if precision == "half" and not include_self:
         raise ValueError("precision half needs include_self true: without it float64 is needed")
-    codes, n_classes = class_codes(labels, len(embeddings))
+    codes, _ = class_codes(labels, len(embeddings))
     order = np.argsort(codes, kind="stable")
-    classes = np.split(order, np.cumsum(np.bincount(codes, minlength=n_classes))[:-1])
+    classes = np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
     def unit(vectors, first=0):
         # Without the own term nothing bounds the density from below: it can rest on exponents near
         # -100, which float32 rounds too coarsely.
-        vectors = _tensor(vectors)
+        vectors = as_tensor(vectors)
         return unit_vectors(vectors if include_self else vectors.double(), device, first)
 
-    if stored := isinstance(embeddings, np.memmap):
+    if stored := isinstance(embeddings, np.memmap) and len(embeddings) > CHUNK:
         for start in range(0, len(embeddings), CHUNK):
             sample = unit(embeddings[start : start + CHUNK], start)  # the checks, with row numbers
     else:
@@ -137,57 +109,47 @@ def class_density(
             load = [lambda chunk=chunk: unit(embeddings[chunk]) for chunk in chunks]
         else:
             load = [lambda own=sample[there]: own]
-        density[there] = _kernel_mean(load, len(rows), float(tau), include_self, precision)
-    stray = int((density <= 0).sum())
-    if stray:
-        raise ValueError(
-            f"{stray} samples have no neighbour of their class within reach of tau = {tau}, so their "
-            "density without themselves is 0; raise tau or set include_self to true"
-        )
-    return _like(density, embeddings)
+        mean = _kernel_mean(load, len(rows), float(tau), include_self, precision)
+        density[there] = mean.to(density.dtype)
+    refuse_strays(int((density <= 0).sum()), tau)
+    return like(density, embeddings)
 
 
-def inverse_weights(density, labels, *, class_prior: str = "balanced", power: float = 1.0):
+def refuse_strays(count: int, tau: float) -> None:
+    """Raise ValueError if there are samples whose density came out as 0."""
+    if count:
+        lonely = f"{count} samples have no neighbour of their class within reach of tau = {tau}"
+        remedy = "raise tau or set include_self to true"
+        raise ValueError(f"{lonely}, so their density without themselves is 0; {remedy}")
+
+
+def inverse_weights(
+    density, labels, *, class_prior: str = "balanced", power: float = 1.0, log: bool = False
+):
     """Weights ``density^-power``, normalised within each class and then over classes to mean 1.
 
-    Parameters
-    ----------
-    density : array or tensor, shape (n,)
-        Positive densities.
-    labels, class_prior, power
-        As in :func:`cid_weights`.
-
-    Returns
-    -------
-    array or tensor, shape (n,), of the kind of ``density``.
+    Densities (n,) are positive, or with ``log`` their logarithms, which no product of factors can
+    underflow. Only ratios within a class count. All else is as in :func:`cid_weights`.
     """
     if class_prior not in CLASS_PRIORS:
         raise ValueError(f"class_prior is {class_prior!r}; it must be one of {CLASS_PRIORS}")
-    values = _tensor(density).double()
+    values = as_tensor(density).double()
     codes, n_classes = class_codes(labels, len(values))
     codes = torch.from_numpy(codes).to(values.device)
     count = torch.bincount(codes, minlength=n_classes).double()
+    logs = values if log else values.log()
+    return like(class_weights(logs, codes, count, class_prior, power), density)
 
-    return _like(class_weights(values, codes, count, class_prior, power), density)
 
+def class_weights(logs, codes, count, class_prior: str, power: float, reduce=None):
+    """:func:`inverse_weights` of float64 log densities (n,), whose samples may be a part of all.
 
-def class_weights(density, codes, count, class_prior: str, power: float, reduce=None):
-    """:func:`inverse_weights` of float64 densities, whose samples may be a part of all.
-
-    Parameters
-    ----------
-    density : float64 tensor, shape (n,)
-    codes : int64 tensor, shape (n,)
-        Class of every sample, from 0.
-    count : float64 tensor, shape (C,)
-        Samples of every class, those held elsewhere included.
-    reduce : callable, optional
-        ``(values (C,), "max" or "sum") -> values`` joins what each holder of a part has found.
+    ``codes`` (n,) are classes from 0 and ``count`` (C,) their samples, as floats, those held elsewhere
+    included. ``reduce``, ``(values (C,), "max" or "sum") -> values``, joins what the holders found.
     """
     reduce = reduce or (lambda values, how: values)
-    # Only ratios within a class survive, so each class starts from its own largest weight: no power
-    # can overflow.
-    logs = -float(power) * density.log()
+    # Each class starts from its own largest weight, so that no power can overflow.
+    logs = -float(power) * logs
     top = torch.full_like(count, -math.inf).scatter_reduce(0, codes, logs, "amax")
     raw = (logs - reduce(top, "max")[codes]).exp()
     total = reduce(torch.zeros_like(count).scatter_add(0, codes, raw), "sum")
@@ -202,96 +164,57 @@ def effective_sample_size(weights) -> float:
 
 
 def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tensor:
-    """Embeddings scaled to unit norm, checked, on the device: tensor of shape (n, d).
+    """Embeddings scaled to unit norm, on the device: tensor of shape (n, d).
 
-    ``first`` is the row number of the first one, for messages.
-
-    Raises
-    ------
-    ValueError
-        On a wrong shape, no rows, NaN or infinite values, or a zero vector.
+    ``first`` is the row number of the first one, for messages; errors as in :func:`cid_weights`.
     """
-    vectors = _tensor(embeddings)
+    vectors = as_tensor(embeddings)
     if vectors.ndim != 2 or 0 in vectors.shape:
-        raise ValueError(
-            f"embeddings have shape {tuple(vectors.shape)}; (n, d) with n and d at least 1 is needed"
-        )
+        shape = tuple(vectors.shape)
+        raise ValueError(f"embeddings have shape {shape}; (n, d) with n and d at least 1 is needed")
     vectors = vectors.to(pick_device(device))
     working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
     unit = torch.empty_like(vectors, dtype=working)
-    # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent. Block
-    # by block, so that the float64 copy stays in the cache.
-    for part, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):
+    # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
+    for part, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):  # for the cache
         part = part.double()
         out.copy_(part / part.norm(dim=1, keepdim=True))
-    finite = torch.isfinite(unit.sum(dim=1))
-    if not finite.all():
-        _refuse(vectors, first)
-    return unit
-
-
-def _refuse(vectors: torch.Tensor, first: int) -> None:
-    """Say which row has no direction."""
+    if torch.isfinite(unit.sum(dim=1)).all():
+        return unit
     bad = torch.nonzero(~torch.isfinite(vectors).all(dim=1))[:, 0]
     if len(bad):
-        raise ValueError(
-            f"embeddings row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such "
-            "rows); remove these samples or embed them again"
-        )
+        such = f"row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such rows)"
+        raise ValueError(f"embeddings {such}; remove these samples or embed them again")
     row = first + int(torch.nonzero(vectors.double().norm(dim=1) == 0)[0])
     raise ValueError(f"embeddings row {row} has norm 0, so no direction; remove this sample")
 
 
 def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -> torch.Tensor:
-    """Mean over j of ``exp((z_i . z_j - 1) / tau)`` for every i; shape (n,).
+    """Mean over j of ``exp((z_i . z_j - 1) / tau)`` for every i; float64 (n,).
 
     ``load`` holds a function for every chunk of the samples, which returns its unit vectors.
     """
-    sums = [chunk() for chunk in load] if len(load) == 1 else None
-    common = sum((sums[0] if sums else chunk()).sum(dim=0, dtype=torch.float64) for chunk in load)
-    common /= n
+    common = sum(chunk().sum(dim=0, dtype=torch.float64) for chunk in load) / n
 
-    def centred(place):
+    def centred(chunk):
         # With u = (z - mean) / sqrt(tau) the exponent is u_i . u_j - |u_i|^2/2 - |u_j|^2/2. Face
         # embeddings share a large common direction; without it the products are small, and so is
         # their rounding error, which the exponential turns into a relative error of the density.
-        unit = sums[0] if sums else load[place]()
+        unit = chunk()
         u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
         u = u.half() if precision == "half" else u
         return u, half_squares(u).to(unit.dtype)
 
-    first = centred(0)
-    kind, device = first[1].dtype, first[1].device
+    total = torch.zeros(n, dtype=torch.float64, device=common.device)
+    parts = total.split(CHUNK) if len(load) > 1 else [total]
+    for place, part in enumerate(parts):
+        ours = centred(load[place])
+        add_kernel_sums(ours, ours, part, part, own=float(include_self))
+        for other in range(place + 1, len(load)):
+            add_kernel_sums(ours, centred(load[other]), part, parts[other])
     if n == 1:
-        return torch.ones(1, dtype=kind, device=device)
-    total = torch.zeros(n, dtype=torch.float64, device=device)
-    block = BLOCK if device.type == "cpu" else GPU_BLOCK
-    # One buffer for all blocks: a new one each time costs as much as the exponential.
-    buffer = torch.empty(min(block, n) ** 2, dtype=kind, device=device)
-    start = 0
-    for place in range(len(load)):
-        ours = first if place == 0 else centred(place)
-        other = start
-        for visitor in range(place, len(load)):
-            theirs = ours if visitor == place else centred(visitor)
-            for a in range(0, len(ours[0]), block):
-                rows = slice(start + a, start + min(a + block, len(ours[0])))
-                for b in range(a if visitor == place else 0, len(theirs[0]), block):
-                    cols = slice(other + b, other + min(b + block, len(theirs[0])))
-                    out = buffer[: (rows.stop - rows.start) * (cols.stop - cols.start)]
-                    out = out.view(rows.stop - rows.start, -1)
-                    kernel = kernel_values(
-                        ours, theirs, slice(a, a + block), slice(b, b + block), out
-                    )
-                    if rows == cols:  # a sample's kernel with itself is 1 exactly
-                        kernel.fill_diagonal_(float(include_self))
-                    else:
-                        total[cols] += kernel.sum(dim=0)
-                    total[rows] += kernel.sum(dim=1)
-            other += len(theirs[0])
-        start += len(ours[0])
-    mean = total / (n if include_self else n - 1)
-    return mean.clamp_(max=1.0).to(kind)
+        return torch.ones_like(total)
+    return (total / (n if include_self else n - 1)).clamp_(max=1.0)
 
 
 def half_squares(u: torch.Tensor) -> torch.Tensor:
@@ -299,19 +222,38 @@ def half_squares(u: torch.Tensor) -> torch.Tensor:
     return torch.cat([(part.double() ** 2).sum(dim=1) / 2 for part in u.split(BLOCK)])
 
 
-def kernel_values(ours, theirs, rows: slice, cols: slice, out=None) -> torch.Tensor:
-    """Kernel between rows of two sets ``(u (n, d), |u|^2 / 2 (n,))``, centred and divided by sqrt tau.
+def add_kernel_sums(ours, theirs, total, visiting, own: float | None = None) -> None:
+    """Add the sums of the kernel between two sets of samples to the totals of both, block by block.
 
-    ``out`` (rows, cols) takes the values, in place of new memory.
+    A set is ``u`` (n, d), centred and divided by sqrt(tau), and ``|u|^2 / 2`` (n,). What our samples
+    gain goes to ``total``, what theirs gain to ``visiting``, float64 (n,). Where both sets are the same
+    one, ``own`` is the kernel of a sample with itself (1 exactly, or 0 to leave it out), and every pair
+    of blocks is computed once.
     """
     (u, half), (v, other) = ours, theirs
-    if u.dtype != torch.float16:
-        out = torch.addmm(half[rows, None], u[rows], v[cols].T, beta=-1, out=out)
-    elif u.is_cuda:
-        out = torch.mm(u[rows], v[cols].T, out_dtype=torch.float32).sub_(half[rows, None])
-    else:  # what a GPU computes, for the tests
-        out = torch.addmm(half[rows, None], u[rows].float(), v[cols].float().T, beta=-1, out=out)
-    return out.sub_(other[cols]).exp_()
+    block = BLOCK if half.device.type == "cpu" else GPU_BLOCK
+    # One buffer for all blocks: a new one each time costs as much as the exponential.
+    buffer = half.new_empty(min(block, len(u)) * min(block, len(v)))
+    for a in range(0, len(u), block):
+        i = slice(a, min(a + block, len(u)))
+        for b in range(0 if own is None else a, len(v), block):
+            j = slice(b, min(b + block, len(v)))
+            out = buffer[: (i.stop - a) * (j.stop - b)].view(i.stop - a, -1)
+            kernel = _kernel(u[i], half[i], v[j], other[j], out)
+            if own is not None and a == b:
+                kernel.fill_diagonal_(own)
+            else:
+                visiting[j] += kernel.sum(dim=0)
+            total[i] += kernel.sum(dim=1)
+
+
+def _kernel(u, half, v, other, out) -> torch.Tensor:
+    """``exp(u_i . v_j - |u_i|^2 / 2 - |v_j|^2 / 2)``, in the memory of ``out`` where that can be."""
+    if u.is_cuda and u.dtype == torch.float16:
+        out = torch.mm(u, v.T, out_dtype=torch.float32).sub_(half[:, None])
+    else:  # on a CPU, float16 is widened first: what a GPU computes, for the tests
+        out = torch.addmm(half[:, None], u.to(out.dtype), v.to(out.dtype).T, beta=-1, out=out)
+    return out.sub_(other).exp_()
 
 
 def class_codes(labels, n: int) -> tuple[np.ndarray, int]:
@@ -320,27 +262,26 @@ def class_codes(labels, n: int) -> tuple[np.ndarray, int]:
         labels = labels.detach().cpu().numpy()
     labels = np.asarray(labels)
     if labels.shape != (n,):
-        raise ValueError(
-            f"labels have shape {labels.shape} but there are {n} samples; one label each is needed"
-        )
+        found = f"labels have shape {labels.shape} but there are {n} samples"
+        raise ValueError(f"{found}; one label each is needed")
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError(
-            f"label {int(np.argmin(np.isfinite(labels)))} is NaN or infinite; fill it in"
-        )
+        raise ValueError(f"label {np.isfinite(labels).argmin()} is NaN or infinite; fill it in")
     classes, codes = np.unique(labels, return_inverse=True)
     return codes, len(classes)
 
 
-def _tensor(values) -> torch.Tensor:
+def as_tensor(values) -> torch.Tensor:
+    """An array as a tensor, in the same memory if that may be written to."""
     if isinstance(values, torch.Tensor):
         return values.detach()
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
-def _like(result: torch.Tensor, source):
+def like(result: torch.Tensor, source):
     """Return ``result`` as the kind, floating type and device of ``source``."""
-    kind = torch.float64 if _tensor(source).dtype == torch.float64 else torch.float32
+    dtype = source.dtype if hasattr(source, "dtype") else np.asarray(source).dtype
+    kind = torch.float64 if str(dtype).endswith("float64") else torch.float32
     if isinstance(source, torch.Tensor):
         return result.to(source.device, kind)
     return result.to("cpu", kind).numpy()

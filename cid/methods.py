@@ -1,10 +1,13 @@
 """The registry of methods, and which labels each may see.
 
 A method acts through the weights of the training images, through groups of them, through its way of
-training, or several of these. It is handed the class labels and the proxy embeddings; identities
-reach only a method that declares it needs them, so "without identity labels" is a property of the
-code and not a promise. How each way of training works is said in :mod:`cid.heads` (heads) and
-:mod:`cid.networks` (networks); this module decides what goes into it.
+training, or several of these. It is handed the class labels, the proxy embeddings and the settings
+that it declares; identities reach only a method that declares that it needs them, so "without identity
+labels" is a property of the code and not a promise. How each way of training works is said in
+:mod:`cid.trainers` (heads) and :mod:`cid.networks` (networks).
+
+Importing this module is cheap, as whoever checks a parameter file or draws a figure reads the names
+and facts in it; torch and scikit-learn are imported by the functions that compute.
 """
 
 from __future__ import annotations
@@ -13,32 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.metrics import pairwise_distances, silhouette_score
 
-from cid.density import cid_weights, class_density, inverse_weights, unit_vectors
-from cid.names import suggest
-from cid.posterior import Posterior, label_posterior, without_class_direction
+from cid.names import find
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
 
 
-TRAINING = ("weighted", "cvar-dro", "kl-dro", "group-dro", "jtt", "lff", "retrain")
-
-
 @dataclass(frozen=True)
 class Sample:
-    """What a method may look at: one training set of n images.
+    """What a method may look at: one training set of n images."""
 
-    ``embeddings`` (n, d), ``labels`` (n,) and, for methods that declare it only, ``identities``
-    (n,), else None. ``shared`` keeps what methods of one training set have in common, computed from
-    embeddings and class labels.
-    """
-
-    embeddings: np.ndarray
-    labels: np.ndarray
-    identities: np.ndarray | None
-    shared: dict = field(default_factory=dict)
+    embeddings: np.ndarray  # (n, d)
+    labels: np.ndarray  # (n,)
+    identities: np.ndarray | None  # (n,) for methods that declare them, else None
+    shared: dict = field(default_factory=dict)  # what methods of one training set have in common
 
     def once(self, key, compute: Callable[[], object]):
         """What ``compute`` returns, computed by whichever method asks first."""
@@ -53,31 +44,18 @@ def _uniform(sample: Sample, settings: dict) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train without, or with, identity labels.
+    """A way to train without, or with, identity labels."""
 
-    Attributes
-    ----------
-    title : str
-        Name in figures and tables.
-    sees : tuple of str
-        Labels of the training set it uses: "class", "identity", or neither. (Every method trains
-        on the class labels; here they count where weights or groups are made of them.)
-    summary : str
-        One line for the report, with its source.
-    weigh : callable
-        ``(sample, settings) -> weights of shape (n,)``, of mean 1.
-    groups : callable, optional
-        ``(sample, settings) -> int codes of shape (n,)``, for ways of training that need groups.
-    training : str
-        One of :data:`TRAINING`.
-    """
-
-    title: str
+    title: str  # in figures and tables
+    # Labels of the training set that weights or groups are made of: "class", "identity", or neither.
+    # (Every method trains on the class labels.)
     sees: tuple[str, ...]
-    summary: str
-    weigh: Callable[[Sample, dict], np.ndarray] = _uniform
+    summary: str  # one line for the report, with its source
+    weigh: Callable[[Sample, dict], np.ndarray] = _uniform  # float (n,), of mean 1
+    settings: tuple[str, ...] = ()  # the keys of ``weights`` of params.yaml that it is handed
+    # Int codes (n,), for ways of training that need groups.
     groups: Callable[[Sample, dict], np.ndarray] | None = None
-    training: str = "weighted"
+    training: str = "weighted"  # a key of cid.options.KINDS
 
 
 def group_column(method: str) -> str:
@@ -88,68 +66,50 @@ def group_column(method: str) -> str:
 def training_weights(
     method: str, embeddings, labels, identities, settings: dict, shared: dict | None = None
 ) -> np.ndarray:
-    """Weights of a training set under a method.
+    """Weights of a training set under a method, a key of :data:`METHODS`.
 
-    Parameters
-    ----------
-    method : str
-        A key of :data:`METHODS`.
-    embeddings : array, shape (n, d)
-        Proxy embeddings of the training images.
-    labels, identities : array, shape (n,)
-        ``identities`` may be None for methods that do not see them.
-    settings : dict
-        The section ``weights`` of params.yaml, where every key is explained.
-    shared : dict, optional
-        Handed to several calls with the same embeddings, labels and settings, it keeps what their
-        methods have in common.
-
-    Returns
-    -------
-    float64 array, shape (n,), mean 1.
-
-    Raises
-    ------
-    ValueError
-        On an unknown method, or identities missing for a method that needs them.
+    The arrays are those of :class:`Sample`; ``settings`` is the section ``weights`` of params.yaml, and
+    may lack what the method does not declare; ``shared`` is handed to several calls with the same
+    embeddings, labels and settings. Returns a float64 array (n,) of mean 1. A ValueError if the method
+    is unknown, or needs identities and there are none.
     """
-    spec, sample = _allowed(method, embeddings, labels, identities, shared)
-    return np.asarray(spec.weigh(sample, settings), dtype=np.float64)
+    spec, *allowed = _allowed(method, embeddings, labels, identities, settings, shared)
+    return np.asarray(spec.weigh(*allowed), dtype=np.float64)
 
 
 def training_groups(
     method: str, embeddings, labels, identities, settings: dict, shared: dict | None = None
 ):
-    """Groups of a training set under a method: int array of shape (n,), or None if it has none.
-
-    Arguments and errors as in :func:`training_weights`.
-    """
-    spec, sample = _allowed(method, embeddings, labels, identities, shared)
-    return None if spec.groups is None else np.asarray(spec.groups(sample, settings))
+    """Groups, int (n,), under a method; None if it has none. Else as :func:`training_weights`."""
+    spec, *allowed = _allowed(method, embeddings, labels, identities, settings, shared)
+    return None if spec.groups is None else np.asarray(spec.groups(*allowed))
 
 
-def _allowed(method, embeddings, labels, identities, shared) -> tuple[Method, Sample]:
-    """A method and what it may see: the one place where identities are handed on or withheld."""
+def _allowed(method, embeddings, labels, identities, settings, shared):
+    """A method, and the sample and settings it may see: the one place where identities are withheld."""
     spec = get_method(method)
-    needs_identity = "identity" in spec.sees
-    if needs_identity and identities is None:
+    if "identity" not in spec.sees:
+        sample = Sample(embeddings, labels, None, {} if shared is None else shared)
+    elif identities is None:
         raise ValueError(f"method {method!r} needs identities and none were given")
-    if needs_identity:  # what such a method computes stays with it
-        return spec, Sample(embeddings, labels, identities)
-    return spec, Sample(embeddings, labels, None, {} if shared is None else shared)
+    else:
+        sample = Sample(embeddings, labels, identities)  # what such a method computes stays with it
+    return spec, sample, {key: settings[key] for key in spec.settings}  # any other: a KeyError
 
 
 def get_method(name: str) -> Method:
     """Look a method up by name, or say which there are."""
-    if name not in METHODS:
-        raise ValueError(
-            f"method {name!r} is unknown{suggest(name, METHODS)}; known: {', '.join(METHODS)}"
-        )
-    return METHODS[name]
+    return find("method", name, METHODS)
+
+
+def _inverse(density, sample: Sample, settings: dict, **more) -> np.ndarray:
+    from cid.density import inverse_weights
+
+    return inverse_weights(density, sample.labels, class_prior=settings["class_prior"], **more)
 
 
 def _balanced(sample: Sample, settings: dict) -> np.ndarray:
-    return inverse_weights(np.ones(len(sample.labels)), sample.labels, class_prior="balanced")
+    return _inverse(np.ones(len(sample.labels)), sample, {"class_prior": "balanced"})
 
 
 def _tau(sample: Sample, settings: dict) -> float:
@@ -160,66 +120,45 @@ def _tau(sample: Sample, settings: dict) -> float:
     """
     if settings["tau"] != "auto":
         return settings["tau"]
-    return sample.once(
-        "tau",
-        lambda: (
-            label_posterior(sample.embeddings, sample.labels, estimator="kernel", slope=1.0).scale
-        ),
-    )
+    from cid.posterior import label_posterior
+
+    given, how = (sample.embeddings, sample.labels), {"estimator": "kernel", "slope": 1.0}
+    return sample.once("tau", lambda: label_posterior(*given, **how).scale)
 
 
 def proxy_density(sample: Sample, settings: dict) -> np.ndarray:
     """Density of the proxy embedding whatever the class, shape (n,)."""
+    from cid.density import class_density
+
     one_class = np.zeros(len(sample.labels), dtype=int)
-    return sample.once(
-        "density",
-        lambda: class_density(
-            sample.embeddings,
-            one_class,
-            _tau(sample, settings),
-            include_self=settings["include_self"],
-        ),
-    )
+    given, how = (sample.embeddings, one_class), {"include_self": settings["include_self"]}
+    return sample.once("density", lambda: class_density(*given, _tau(sample, settings), **how))
 
 
 def _inverse_density(sample: Sample, settings: dict) -> np.ndarray:
-    return inverse_weights(
-        proxy_density(sample, settings),
-        sample.labels,
-        class_prior=settings["class_prior"],
-        power=settings["power"],
-    )
+    return _inverse(proxy_density(sample, settings), sample, settings, power=settings["power"])
 
 
 def _cid(sample: Sample, settings: dict) -> np.ndarray:
-    return cid_weights(
-        sample.embeddings,
-        sample.labels,
-        _tau(sample, settings),
-        class_prior=settings["class_prior"],
-        power=settings["power"],
-        include_self=settings["include_self"],
-    )
+    from cid.density import cid_weights
+
+    how = {key: settings[key] for key in ("class_prior", "power", "include_self")}
+    return cid_weights(sample.embeddings, sample.labels, _tau(sample, settings), **how)
 
 
-def surprise(sample: Sample, settings: dict, estimator: str) -> Posterior:
-    """The local label posterior as the two-factor methods estimate it."""
-    embeddings = sample.embeddings
+def surprise(sample: Sample, settings: dict, estimator: str):
+    """The :class:`cid.posterior.Posterior` that the two-factor methods divide by."""
+    from cid.posterior import label_posterior, without_class_direction
+
+    given = embeddings, labels = sample.embeddings, sample.labels
     if not settings["keep_class_direction"]:
-        embeddings = sample.once(
-            "cleaned", lambda: without_class_direction(sample.embeddings, sample.labels)
-        )
-    return sample.once(
-        ("posterior", estimator),
-        lambda: label_posterior(
-            embeddings,
-            sample.labels,
-            estimator=estimator,
-            scale=settings["neighbours" if estimator == "knn" else "posterior_tau"],
-            slope="auto" if settings["surprise"] == "auto" else 1.0,
-            local_scaling=settings["local_scaling"],
-        ),
-    )
+        embeddings = sample.once("cleaned", lambda: without_class_direction(*given))
+    how = {"slope": "auto" if settings["surprise"] == "auto" else 1.0, "estimator": estimator}
+    if estimator == "knn":
+        how |= {"scale": settings["neighbours"], "local_scaling": settings["local_scaling"]}
+    else:
+        how["scale"] = settings["posterior_tau"]
+    return sample.once(("posterior", estimator), lambda: label_posterior(embeddings, labels, **how))
 
 
 def _two_factors(estimator: str, rare: bool = True):
@@ -232,19 +171,20 @@ def _two_factors(estimator: str, rare: bool = True):
         b = 1.0 if settings["surprise"] == "auto" else settings["surprise"]
         logs = b * np.log(surprise(sample, settings, estimator).probability)
         if rare:
-            logs = logs + settings["rarity"] * np.log(
-                proxy_density(sample, settings).astype(np.float64)
-            )
-        # As a density whose inverse is wanted; only ratios within a class count.
-        return inverse_weights(
-            np.exp(logs - logs.max()), sample.labels, class_prior=settings["class_prior"]
-        )
+            density = proxy_density(sample, settings).astype(np.float64)
+            logs = logs + settings["rarity"] * np.log(density)
+        return _inverse(logs, sample, settings, log=True)
 
     return weigh
 
 
 def _clusters(sample: Sample, settings: dict) -> np.ndarray:
     """Clusters of the proxy within each class; "auto": as many as the silhouette is best with."""
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import pairwise_distances, silhouette_score
+
+    from cid.density import unit_vectors
+
     unit = unit_vectors(sample.embeddings).cpu().numpy()
     codes = np.empty(len(unit), dtype=np.int64)
     start = 0
@@ -253,114 +193,82 @@ def _clusters(sample: Sample, settings: dict) -> np.ndarray:
         wanted = CLUSTERS if settings["clusters"] == "auto" else (settings["clusters"],)
         wanted = [k for k in wanted if k < len(rows)] or [max(1, len(rows) // 2)]
         found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
+        best = 0
         if len(found) > 1:
             apart = pairwise_distances(unit[rows])
             np.fill_diagonal(apart, 0)
-            found = [
-                max(found, key=lambda codes: silhouette_score(apart, codes, metric="precomputed"))
-            ]
-        codes[rows] = start + found[0]
-        start += found[0].max() + 1
+            best = np.argmax([silhouette_score(apart, own, metric="precomputed") for own in found])
+        codes[rows] = start + found[best]
+        start += found[best].max() + 1
     return codes
 
 
+def _people(sample: Sample, settings: dict) -> np.ndarray:
+    return np.unique(sample.identities, return_inverse=True)[1]
+
+
 def _cells(sample: Sample, settings: dict) -> np.ndarray:
-    """(identity, class) codes: ``identity * number of classes + class``."""
+    """(identity, class) codes."""
     classes, label = np.unique(sample.labels, return_inverse=True)
-    return np.unique(sample.identities, return_inverse=True)[1] * len(classes) + label
+    return _people(sample, settings) * len(classes) + label
 
 
 def _oracle(sample: Sample, settings: dict) -> np.ndarray:
-    cell = _cells(sample, settings)
-    size = np.bincount(cell)[cell]
-    # A cell's weight is spread over its images, and every class holds the same total weight.
-    return inverse_weights(
-        size.astype(np.float64), sample.labels, class_prior=settings["class_prior"]
-    )
+    cell = _cells(sample, settings)  # each of the same weight, spread over its images
+    return _inverse(np.bincount(cell)[cell].astype(np.float64), sample, settings)
 
+
+_DENSITY = ("tau", "include_self", "class_prior")
+_FACTORS = (*_DENSITY, "rarity", "surprise", "keep_class_direction")
 
 METHODS = {
     "erm": Method("ERM", (), "every image counts the same"),
     "balanced": Method("Class-balanced", ("class",), "every class counts the same", _balanced),
     "inverse-density": Method(
-        "Inverse density",
-        ("class",),
+        "Inverse density", ("class",),
         "inverse density of the proxy embedding, not conditional on the class",
-        _inverse_density,
-    ),
+        _inverse_density, (*_DENSITY, "power")),
     "cid": Method(
-        "CID",
-        ("class",),
+        "CID", ("class",),
         "inverse density of the proxy embedding within the class (Qi & Ardeshir 2023)",
-        _cid,
-    ),
+        _cid, (*_DENSITY, "power")),
     "cid-kernel": Method(
-        "CID, two factors (kernel)",
-        ("class",),
+        "CID, two factors (kernel)", ("class",),
         "rarity times label surprise, the label posterior by a kernel of its own width",
-        _two_factors("kernel"),
-    ),
+        _two_factors("kernel"), (*_FACTORS, "posterior_tau")),
     "cid-knn": Method(
-        "CID, two factors (k-NN)",
-        ("class",),
+        "CID, two factors (k-NN)", ("class",),
         "rarity times label surprise, the label posterior among nearest neighbours",
-        _two_factors("knn"),
-    ),
+        _two_factors("knn"), (*_FACTORS, "neighbours", "local_scaling")),
     "surprise": Method(
-        "Label surprise (k-NN)",
-        ("class",),
+        "Label surprise (k-NN)", ("class",),
         "the second factor alone: inverse label posterior among nearest neighbours",
         _two_factors("knn", rare=False),
-    ),
+        ("class_prior", "surprise", "neighbours", "keep_class_direction", "local_scaling")),
     "cvar-dro": Method(
-        "CVaR-DRO",
-        (),
-        "the mean loss of the worst share of the images (Levy et al. 2020)",
-        training="cvar-dro",
-    ),
-    "kl-dro": Method(
-        "KL-DRO",
-        (),
-        "exponentially tilted loss (Li et al. 2021)",
-        training="kl-dro",
-    ),
+        "CVaR-DRO", (), "the mean loss of the worst share of the images (Levy et al. 2020)",
+        training="cvar-dro"),
+    "kl-dro": Method("KL-DRO", (), "exponentially tilted loss (Li et al. 2021)", training="kl-dro"),
     "jtt": Method(
-        "JTT",
-        (),
-        "trained twice, the first model's errors weigh more (Liu et al. 2021)",
-        training="jtt",
-    ),
+        "JTT", (), "trained twice, the first model's errors weigh more (Liu et al. 2021)",
+        training="jtt"),
     "lff": Method(
-        "LfF",
-        (),
-        "images that a deliberately biased model finds hard weigh more (Nam et al. 2020)",
-        training="lff",
-    ),
+        "LfF", (), "images that a deliberately biased model finds hard weigh more (Nam et al. 2020)",
+        training="lff"),
     "cluster-dro": Method(
-        "Cluster-GroupDRO",
-        ("class",),
+        "Cluster-GroupDRO", ("class",),
         "GroupDRO over clusters of the proxy within each class (after Sohoni et al. 2020)",
-        groups=_clusters,
-        training="group-dro",
-    ),
+        settings=("clusters",), groups=_clusters, training="group-dro"),
     "oracle": Method(
-        "Oracle",
-        ("class", "identity"),
+        "Oracle", ("class", "identity"),
         "every (identity, class) cell counts the same, by the true identities",
-        _oracle,
-    ),
+        _oracle, ("class_prior",)),
     "group-dro": Method(
-        "GroupDRO",
-        ("class", "identity"),
+        "GroupDRO", ("class", "identity"),
         "the worst (identity, class) cells decide (Sagawa et al. 2020)",
-        groups=_cells,
-        training="group-dro",
-    ),
+        groups=_cells, training="group-dro"),
     "last-layer": Method(
-        "Last-layer retraining",
-        ("class", "identity"),
+        "Last-layer retraining", ("class", "identity"),
         "trained anew on subsets balanced within every identity (after Kirichenko et al. 2023)",
-        groups=_cells,
-        training="retrain",
-    ),
-}
+        groups=_people, training="retrain"),
+}  # fmt: skip

@@ -1,11 +1,23 @@
-"""TODO."""
+"""Names that somebody typed: looked up, or refused with the nearest known one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+Found = TypeVar("Found")
 
 
-def suggest(word: str, known) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
     near = get_close_matches(str(word), [str(k) for k in known], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def find(what: str, name: str, known: Mapping[str, Found]) -> Found:
+    """What is known under a name, or a ValueError that says which ``what``, as "method", there are."""
+    if name not in known:
+        problem = f"{what} {name!r} is unknown{suggest(name, known)}"
+        raise ValueError(f"{problem}; known: {', '.join(known)}")
+    return known[name]

@@ -7,10 +7,9 @@ By Bayes, an inverse class-conditional density is a product of two factors,
 *rarity* (few images look like this person) times *label surprise* (among images that look like this
 person, this label is unusual). A kernel wide enough to estimate the first flattens the second, on
 which everything rests where people differ in their labels and not in their number of images. Here
-the posterior is estimated on its own scale, without the image itself, by a kernel or by the nearest
-neighbours. Whatever is left open (the number of neighbours, the kernel's width, the smoothing, and
-how sharp the posterior is) is chosen by the leave-one-out likelihood of the *class labels* of the
-training set. No identity, no test image and no held-out label is used.
+the posterior is estimated on its own scale. Whatever is left open (the number of neighbours, the
+kernel's width, the smoothing, and how sharp the posterior is) is chosen by the leave-one-out
+likelihood of the *class labels* of the training set; no other label and no test image is used.
 """
 
 from __future__ import annotations
@@ -20,65 +19,33 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
-from cid.density import unit_vectors
+from cid.density import BLOCK, class_codes, unit_vectors
 
 ESTIMATORS = ("knn", "kernel")
-
-
 NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
-
-
 WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: auto; .001 to .045
-
-
 PSEUDO_MASS = (0.01, 0.1, 1.0)  # kernel mass of the class prior; an identical image has mass 1
-
-
 HUB = 10  # neighbours whose mean cosine tells how crowded a place is
-
-
 MAX_SLOPE = 4.0
-
-
-BLOCK = 1024
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Leave-one-out posterior of every sample's own label.
+    """Leave-one-out posterior of every sample's own label."""
 
-    Attributes
-    ----------
-    probability : float64 array, shape (n,)
-        ``p(y_i | z_i)``, estimated from the other samples; in (0, 1).
-    scale : float
-        Number of neighbours, or kernel width tau.
-    slope : float
-        Exponent that sharpened the posterior's odds against the prior's (1: as counted).
-    loss : float
-        Mean of ``-log probability``, which chose the scale and the slope, in nats.
-    prior_loss : float
-        The same for class frequencies alone: what the embedding tells of the label is the difference.
-    """
-
-    probability: np.ndarray
-    scale: float
-    slope: float
-    loss: float
-    prior_loss: float
+    probability: np.ndarray  # float64 (n,): p(y_i | z_i) in (0, 1), from the other samples
+    scale: float  # number of neighbours, or kernel width tau
+    slope: float  # exponent of the posterior's odds against the prior's (1: as counted)
+    loss: float  # mean of -log probability, in nats, which chose the scale and the slope
+    prior_loss: float  # the same for class frequencies alone, without the embedding
 
 
 def label_posterior(
-    embeddings,
-    labels,
-    *,
-    estimator: str = "knn",
-    scale: float | str = "auto",
-    slope: float | str = "auto",
-    local_scaling: bool = False,
-    device: str = "auto",
-) -> Posterior:
+    embeddings, labels, *, estimator: str = "knn", scale: float | str = "auto",
+    slope: float | str = "auto", local_scaling: bool = False, device: str = "auto",
+) -> Posterior:  # fmt: skip
     """Estimate each sample's label posterior from its neighbours, leaving the sample itself out.
 
     With ``m`` of ``k`` neighbours (or, with a kernel, a mass ``m`` of ``k``) sharing the label and
@@ -89,14 +56,11 @@ def label_posterior(
 
     Parameters
     ----------
-    embeddings : array or tensor, shape (n, d)
-        Only directions count.
-    labels : array, shape (n,)
-        At least two classes.
+    embeddings, labels
+        As in :func:`cid.density.cid_weights`; at least two classes.
     estimator : {"knn", "kernel"}
     scale : int, float or "auto"
-        Number of neighbours, or tau of :func:`cid.density.class_density`; "auto": the likeliest of
-        :data:`NEIGHBOURS` or :data:`WIDTHS`.
+        Number of neighbours, or tau; "auto": the likeliest of :data:`NEIGHBOURS` or :data:`WIDTHS`.
     slope : float or "auto"
         1 leaves the estimate as counted, 0 gives the prior, "auto" is the likeliest up to
         :data:`MAX_SLOPE`.
@@ -117,7 +81,11 @@ def label_posterior(
     if scale == "auto":
         tried = [k for k in NEIGHBOURS if k < len(unit)] if estimator == "knn" else list(WIDTHS)
     else:
-        _check_scale(estimator, scale, len(unit))
+        if isinstance(scale, str) or not scale > 0:
+            raise ValueError(f"scale is {scale!r}; it must be 'auto' or a number greater than 0")
+        if estimator == "knn" and not (float(scale).is_integer() and scale < len(unit)):
+            known = f"a whole number below the number of samples, {len(unit)}"
+            raise ValueError(f"k is {scale}; it must be {known}")
         tried = [scale]
     prior = np.bincount(codes) / len(codes)
     if estimator == "knn":
@@ -126,8 +94,9 @@ def label_posterior(
         shares = _kernel_shares(unit, codes, tried, prior)
     best = None
     for value, share in shares:
-        chosen = _likeliest_slope(share, prior, codes) if slope == "auto" else float(slope)
-        probability = _sharpen(share, prior, codes, chosen)
+        given = np.log(prior), np.log(share / prior), codes
+        chosen = _likeliest_slope(*given) if slope == "auto" else float(slope)
+        probability = np.exp(_log_sharpened(*given, chosen))
         loss = float(-np.log(probability).mean())
         if best is None or loss < best.loss:
             best = Posterior(probability, value, chosen, loss, float(-np.log(prior[codes]).mean()))
@@ -135,26 +104,13 @@ def label_posterior(
 
 
 def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: str = "auto"):
-    """Embeddings without the direction in which a change of label moves them.
+    """Embeddings, as a tensor of unit vectors, without the direction in which a label moves them.
 
     A face-recognition network is not blind to, say, a smile: among images of one person those of one
     label lie a little closer together, and a local posterior mistakes that for information about the
-    person. Every sample is paired with its nearest ones of another class, mostly the same person with
-    another label; the mean difference is the label's own direction, with the person held nearly
-    fixed, and is projected out. Class means would do where label and person are independent, but in a
-    biased training set their difference contains people.
-
-    Parameters
-    ----------
-    embeddings : array or tensor, shape (n, d)
-    labels : array, shape (n,)
-    neighbours : int
-        Samples of another class each sample is compared with.
-
-    Returns
-    -------
-    float32 or float64 tensor, shape (n, d)
-        Unit vectors, on the device.
+    person. Every sample is paired with its nearest ones of another class (``neighbours`` of them),
+    mostly the same person with another label; the mean difference is the label's own direction, and is
+    projected out. A difference of class means would contain people in a biased training set.
     """
     unit = unit_vectors(embeddings, device)
     codes = torch.from_numpy(_codes(labels, len(unit))).to(unit.device)
@@ -169,9 +125,9 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
         directions.append(apart / (len(own) * k))
     # Two classes give one direction, seen from either side; C classes span at most C.
     basis, size, _ = torch.linalg.svd(torch.stack(directions).T, full_matrices=False)
-    basis = basis[:, : min(len(directions) - 1, unit.shape[1] - 1)].to(unit.dtype)
     if float(size[0]) == 0:
         return unit
+    basis = basis[:, : min(len(directions) - 1, unit.shape[1] - 1)].to(unit.dtype)
     return unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
 
 
@@ -186,8 +142,7 @@ def _cosines(unit):
 
 def _neighbour_shares(unit, codes, tried, prior, local_scaling):
     """For each k: smoothed class shares (n, C) among the k nearest other samples."""
-    n, n_classes = len(unit), len(prior)
-    most = max(tried)
+    n, n_classes, most = len(unit), len(prior), max(tried)
     onehot = np.eye(n_classes)[codes]
     counted = np.empty((n, most, n_classes), dtype=np.uint8)
     crowding = torch.zeros(n, dtype=unit.dtype, device=unit.device)
@@ -217,44 +172,22 @@ def _kernel_shares(unit, codes, tried, prior):
             yield tau, (counted + pseudo * prior) / total
 
 
-def _sharpen(share, prior, codes, slope):
-    """Probability of the own label with the odds against the prior raised to ``slope``."""
-    return np.exp(_log_sharpened(np.log(prior), np.log(share / prior), codes, slope))
-
-
 def _log_sharpened(prior, odds, codes, slope):
-    logits = prior + slope * odds
-    own = logits[np.arange(len(codes)), codes]
-    top = logits.max(axis=1)
-    return own - top - np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    """Log probability of the own label with the odds against the prior raised to ``slope``."""
+    return log_softmax(prior + slope * odds, axis=1)[np.arange(len(codes)), codes]
 
 
-def _likeliest_slope(share, prior, codes) -> float:
-    prior, odds = np.log(prior), np.log(share / prior)
-    found = minimize_scalar(
-        lambda slope: -_log_sharpened(prior, odds, codes, slope).mean(),
-        bounds=(0.0, MAX_SLOPE),
-        method="bounded",
-        options={"xatol": 1e-3},
-    )
-    return float(found.x)
+def _likeliest_slope(prior, odds, codes) -> float:
+    def loss(slope):
+        return -_log_sharpened(prior, odds, codes, slope).mean()
+
+    bounds, how = (0.0, MAX_SLOPE), {"xatol": 1e-3}
+    return float(minimize_scalar(loss, bounds=bounds, method="bounded", options=how).x)
 
 
 def _codes(labels, n: int) -> np.ndarray:
-    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
-    if codes.shape != (n,):
-        raise ValueError(
-            f"labels have shape {codes.shape} but there are {n} samples; give one each"
-        )
-    if len(classes) < 2:
-        raise ValueError(f"all labels are {classes[0]}; a posterior needs at least two classes")
+    codes, n_classes = class_codes(labels, n)
+    if n_classes < 2:
+        only = np.asarray(labels)[0]
+        raise ValueError(f"all labels are {only}; a posterior needs at least two classes")
     return codes
-
-
-def _check_scale(estimator, scale, n) -> None:
-    if isinstance(scale, str) or not scale > 0:
-        raise ValueError(f"scale is {scale!r}; it must be 'auto' or a number greater than 0")
-    if estimator == "knn" and not (float(scale).is_integer() and scale < n):
-        raise ValueError(
-            f"k is {scale}; it must be a whole number below the number of samples, {n}"
-        )

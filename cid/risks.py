@@ -1,4 +1,4 @@
-"""TODO."""
+"""Risks: what makes one number of the images' losses, for heads and (by minibatch) networks."""
 
 from __future__ import annotations
 
@@ -8,42 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
-def weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
-    """Mean of ``weights * losses``; weights of mean 1 over the training set keep its scale."""
-    return (weights * losses).mean()
-
-
-def minibatch_risk(risk: Risk, losses: Tensor) -> Tensor:
-    """A risk of :mod:`cid.heads`, such as ``cvar_risk(0.2)``, of a minibatch; differentiable.
-
-    The risk brings its own gradient by the losses, so autograd need not pass through it.
-    """
-    fixed = losses.detach()[None]
-    value, slope = risk(fixed, torch.full_like(fixed, 1 / len(losses)))
-    return value[0] + (slope[0] * (losses - fixed[0])).sum()
-
-
-def jtt_weights(wrong, upweight: float) -> np.ndarray:
-    """Weights of the second training of Just Train Twice: errors count ``upweight`` times; mean 1.
-
-    Liu et al. 2021, "Just Train Twice", arXiv 2107.09044.
-    """
-    weights = np.where(np.asarray(wrong, dtype=bool), float(upweight), 1.0)
-    return weights / weights.mean()
-
-
-def relative_difficulty(biased: Tensor, debiased: Tensor) -> Tensor:
-    """Weight of a sample in Learning from Failure, ``biased / (biased + debiased)`` of its losses.
-
-    Nam et al. 2020, "Learning from Failure", arXiv 2007.02561. Carries no gradient.
-    """
-    biased, debiased = biased.detach(), debiased.detach()
-    return biased / (biased + debiased).clamp_min(1e-12)
-
-
 # (losses (h, n), weights (h, n) of row sum 1) -> (risk (h,), its gradient by the losses (h, n))
-Risk = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Risk = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def mean_risk(losses, weights):
@@ -52,31 +18,30 @@ def mean_risk(losses, weights):
 
 
 def cvar_risk(share: float, smoothing: float = 0.05) -> Risk:
-    """Mean loss of the worst ``share`` of the images, smoothed by entropy.
+    """Mean loss of the worst ``share`` of the images, smoothed by entropy so that it has a gradient.
 
     The supremum of ``sum q_i l_i - smoothing KL(q | w)`` over ``0 <= q_i <= w_i / share``,
-    ``sum q = 1``: the smoothed conditional value at risk of Levy et al., "Large-Scale Methods for
-    Distributionally Robust Optimization" (2020, arXiv 2010.05893), which has a gradient everywhere.
+    ``sum q = 1``: Levy et al., "Large-Scale Methods for Distributionally Robust Optimization" (2020,
+    arXiv 2010.05893).
     """
+
+    def capped(losses, cut):
+        return ((losses - cut) / smoothing).clamp(max=-np.log(share)).exp()
 
     def risk(losses, weights):
         low, high = losses.min(1, keepdim=True).values, losses.max(1, keepdim=True).values
         low = low + smoothing * np.log(share) - smoothing  # there every ratio is at its cap
         for _ in range(40):  # the cut at which the capped weights sum to 1
             middle = (low + high) / 2
-            mass = (weights * _capped(losses, middle, smoothing, share)).sum(1, keepdim=True)
+            mass = (weights * capped(losses, middle)).sum(1, keepdim=True)
             low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
-        ratio = _capped(losses, high, smoothing, share)
+        ratio = capped(losses, high)
         q = weights * ratio
         q = q / q.sum(1, keepdim=True)
         divergence = (q * ratio.clamp_min(1e-30).log()).sum(1)
         return (q * losses).sum(1) - smoothing * divergence, q
 
     return risk
-
-
-def _capped(losses, cut, smoothing, share):
-    return ((losses - cut) / smoothing).clamp(max=-np.log(share)).exp()
 
 
 def tilted_risk(tilt: float) -> Risk:
@@ -94,22 +59,17 @@ def tilted_risk(tilt: float) -> Risk:
 
 
 def group_risk(tilt: float, groups) -> Risk:
-    """Tilted mean over groups of each group's weighted mean loss.
+    """Tilted mean over groups, int (h, n) from 0, of each group's weighted mean loss.
 
     As ``tilt`` grows this is the worst group's loss, the objective of Sagawa et al.,
     "Distributionally Robust Neural Networks" (2020, arXiv 1911.08731); a finite tilt is the entropy
     that their exponentiated-gradient steps put on the group weights, in closed form.
-
-    Parameters
-    ----------
-    groups : int tensor, shape (h, n)
-        Codes from 0; where the weight is 0 any code will do.
     """
 
     def risk(losses, weights):
         kind, losses, weights = losses, losses.double(), weights.double()  # as in tilted_risk
         size = int(groups.max()) + 1
-        empty = torch.zeros(len(losses), size, dtype=losses.dtype, device=losses.device)
+        empty = losses.new_zeros(len(losses), size)
         mass = empty.scatter_add(1, groups, weights)
         present = mass > 0
         mean = empty.scatter_add(1, groups, weights * losses) / mass.clamp_min(1e-30)
@@ -124,8 +84,7 @@ def group_risk(tilt: float, groups) -> Risk:
 def generalised_cross_entropy(q: float) -> Risk:
     """Mean of ``(1 - p^q) / q`` for cross-entropies ``-log p``: easy images dominate its gradient.
 
-    Zhang & Sabuncu, "Generalized Cross Entropy Loss" (2018, arXiv 1805.07836), which Nam et al. train
-    their biased model with.
+    Zhang & Sabuncu, "Generalized Cross Entropy Loss" (2018, arXiv 1805.07836).
     """
 
     def risk(losses, weights):
@@ -133,3 +92,51 @@ def generalised_cross_entropy(q: float) -> Risk:
         return (weights * (1 - p)).sum(1) / q, weights * p
 
     return risk
+
+
+def weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
+    """Mean of ``weights * losses``; weights of mean 1 over the training set keep its scale."""
+    return (weights * losses).mean()
+
+
+def minibatch_risk(risk: Risk, losses: Tensor) -> Tensor:
+    """A :data:`Risk`, such as ``cvar_risk(0.2)``, of the losses (b,) of a minibatch; differentiable."""
+    fixed = losses.detach()[None]  # the risk brings its own gradient, which autograd need not find
+    value, slope = risk(fixed, torch.full_like(fixed, 1 / len(losses)))
+    return value[0] + (slope[0] * (losses - fixed[0])).sum()
+
+
+def jtt_weights(wrong, upweight: float) -> np.ndarray:
+    """Weights of mean 1, errors ``upweight`` times: Just Train Twice (Liu et al., arXiv 2107.09044)."""
+    weights = np.where(np.asarray(wrong, dtype=bool), float(upweight), 1.0)
+    return weights / weights.mean()
+
+
+def relative_difficulty(biased, debiased) -> Tensor:
+    """``biased / (biased + debiased)`` of losses (arrays or tensors of one shape), without a gradient.
+
+    Nam et al., "Learning from Failure" (2020, arXiv 2007.02561).
+    """
+    biased, debiased = (torch.as_tensor(losses).detach() for losses in (biased, debiased))
+    return biased / (biased + debiased).clamp_min(1e-12)
+
+
+def online_group_risk(
+    losses: Tensor, groups: Tensor, sizes: Tensor, shares: Tensor, step: float
+) -> tuple[Tensor, Tensor]:
+    """One online step of group DRO: exponentiated-gradient ascent on the groups, then their loss.
+
+    Sagawa et al. (see :func:`group_risk`), algorithm 1. There a step draws its group uniformly. Here
+    minibatches come in the order shared by all methods, and a group's mean loss is estimated by
+    importance weighting, ``n / (b n_g)`` times the sum of its losses in the batch: the same in
+    expectation, and on the full batch exactly the mean loss.
+
+    Losses and groups, codes 0 .. G - 1, are (b,), of a minibatch; sizes and shares are float (G,): of
+    every group its training images n_g, and its weight q before the step; q sums to 1. Returns
+    ``sum_g q_g L_g`` with the new weights, and these, which carry no gradient.
+    """
+    # A product with 0s and 1s, as sums by index have no fixed order on a GPU.
+    member = (groups[:, None] == torch.arange(len(sizes), device=groups.device)).to(losses.dtype)
+    means = (losses @ member) * (sizes.sum() / (len(losses) * sizes))
+    shares = (shares.log() + step * means.detach()).softmax(0)
+    return (shares * means).sum(), shares

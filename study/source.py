@@ -12,27 +12,20 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import re
 import sysconfig
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")  # whose versions may move a number
+Definition = tuple[str, str]  # a module and a name of its top level, or "" for all of it
 
 
-Definition = tuple[str, str]  # a module, and a name of its top level, or "" for all of it
-
-
-@dataclass(frozen=True)
-class Module:
-    """The top level of a source file: the statements that make a name, and what imported names are.
-
-    ``imported`` maps a name to a module and a name in it ("" for the module itself).
-    """
+class Module(NamedTuple):
+    """A source file's statements by the name they make, and what its imported names mean."""
 
     made: dict[str, list[ast.stmt]]
     imported: dict[str, Definition]
@@ -52,10 +45,18 @@ def code(*names: str) -> str:
     ValueError
         If there is no such definition.
     """
+    found: set[Definition] = set()
+    waiting = [_located(name) for name in names]
+    while waiting:
+        definition = waiting.pop()
+        if definition not in found:
+            found.add(definition)
+            for part in _statements(*definition):
+                waiting += _uses(definition[0], part)
     state = hashlib.sha256(" ".join(map(version, LIBRARIES)).encode())
-    for definition in sorted(_reached(names)):
-        for statement in _statements(*definition):
-            state.update(f"{definition} {_text(statement)}\n".encode())
+    for definition in sorted(found):
+        for part in _statements(*definition):
+            state.update(f"{definition} {_text(part)}\n".encode())
     return state.hexdigest()
 
 
@@ -65,65 +66,55 @@ def files(trees: Iterable[ast.AST]) -> set[Path]:
     waiting = [module for tree in trees for module, _ in _imports(tree).values()]
     while waiting:
         name = waiting.pop()
-        path = _path(name)
-        if name in found or path is None:
-            continue
-        found[name] = path
-        waiting += [name.rpartition(".")[0]] if "." in name else []
-        waiting += [module for module, _ in _imports(_parsed(path)).values()]
+        if name not in found and (path := _path(name)):
+            found[name] = path
+            waiting += [name.rpartition(".")[0]] if "." in name else []  # its package runs, too
+            waiting += [module for module, _ in _imports(_parsed(path)).values()]
     return set(found.values())
 
 
-def _reached(names: Iterable[str]) -> set[Definition]:
-    found, waiting = set(), [_located(name) for name in names]
-    while waiting:
-        definition = waiting.pop()
-        if definition not in found:
-            found.add(definition)
-            for statement in _statements(*definition):
-                waiting += _uses(definition[0], statement)
-    return found
+def forget() -> None:
+    """Read the sources again at the next call, as they may have been edited."""
+    for cached in (_path, _parsed, _module):
+        cached.cache_clear()
 
 
 def _located(name: str) -> Definition:
     """The module and the name in it that a dotted name means."""
-    dotted, bracket, rest = name.partition("[")
-    module, parts = dotted, []
-    while module and _path(module) is None:
-        module, _, last = module.rpartition(".")
-        parts.insert(0, last)
-    if not module or len(parts) > 1 or not _statements(module, ".".join(parts) + bracket + rest):
+    dotted, bracket, key = name.partition("[")
+    whole = _path(dotted) is not None
+    module, _, last = (dotted, "", "") if whole else dotted.rpartition(".")
+    rest = last + bracket + key
+    if _path(module) is None or not _statements(module, rest):
         raise ValueError(f"there is no definition {name!r} in this repository; name one that is")
-    return module, ".".join(parts) + bracket + rest
+    return module, rest
 
 
 def _statements(module: str, name: str) -> list[ast.AST]:
-    """What makes a name; of a dict's entry its key and value."""
-    made = _module(_path(module)).made
+    """What makes a name; of a dict's entry its value."""
+    made = _module(module).made
     name, _, key = name.removesuffix("]").partition("[")
-    if not name:
-        return [statement for statements in made.values() for statement in statements]
+    found = made.get(name, []) if name else [part for parts in made.values() for part in parts]
     if not key:
-        return made.get(name, [])
+        return found
+    written = [part.value for part in found if isinstance(getattr(part, "value", None), ast.Dict)]
     return [
-        node
-        for statement in made.get(name, [])
-        if isinstance(getattr(statement, "value", None), ast.Dict)
-        for known, value in zip(statement.value.keys, statement.value.values, strict=True)
+        value
+        for entries in written
+        for known, value in zip(entries.keys, entries.values, strict=True)
         if isinstance(known, ast.Constant) and known.value == key
-        for node in (known, value)
     ]
 
 
 def _uses(module: str, node: ast.AST) -> Iterator[Definition]:
     """The definitions of this repository that a piece of a module mentions."""
-    around = _module(_path(module))
-    imported = around.imported | _imports(node)
-    for chain in _chains(node):
-        if chain[0] in imported:
-            yield from _follow(*imported[chain[0]], chain[1:])
-        elif chain[0] in around.made:
-            yield module, chain[0]
+    made, imported = _module(module)
+    imported = imported | _imports(node)
+    for first, *rest in _chains(node):
+        if first in imported:
+            yield from _follow(*imported[first], rest)
+        elif first in made:
+            yield module, first
 
 
 def _follow(module: str, name: str, attributes: list[str]) -> Iterator[Definition]:
@@ -131,16 +122,15 @@ def _follow(module: str, name: str, attributes: list[str]) -> Iterator[Definitio
     words = [*([name] if name else []), *attributes]
     while words and _path(f"{module}.{words[0]}"):
         module, words = f"{module}.{words[0]}", words[1:]
-    path = _path(module)
-    if path is None:
+    if _path(module) is None:
         return
-    around = _module(path)
-    if words and words[0] in around.made:
-        yield module, words[0]
-    elif words and words[0] in around.imported:  # handed on
-        yield from _follow(*around.imported[words[0]], words[1:])
-    elif not words:  # the module as a value: all of it may be used
+    made, imported = _module(module)
+    if not words:  # the module as a value: all of it may be used
         yield module, ""
+    elif words[0] in made:
+        yield module, words[0]
+    elif words[0] in imported:  # handed on
+        yield from _follow(*imported[words[0]], words[1:])
 
 
 def _chains(node: ast.AST) -> Iterator[list[str]]:
@@ -162,14 +152,13 @@ def _imports(tree: ast.AST) -> dict[str, Definition]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                name = alias.name if alias.asname else alias.name.partition(".")[0]
-                found[alias.asname or name] = (name, "")
-                found.setdefault(f"import {alias.name}", (alias.name, ""))  # runs in any case
+                top = alias.name.partition(".")[0]
+                found[alias.asname or top] = (alias.name if alias.asname else top, "")
+                found[f"import {alias.name}"] = (alias.name, "")  # it runs in any case
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                is_module = _path(inner) is not None
-                place = (inner, "") if is_module else (node.module, alias.name)
+                place = (inner, "") if _path(inner) else (node.module, alias.name)
                 found[alias.asname or alias.name] = place
     return found
 
@@ -177,31 +166,20 @@ def _imports(tree: ast.AST) -> dict[str, Definition]:
 @cache
 def _path(module: str) -> Path | None:
     """The file of a module of this repository; None for a library's, or where there is none."""
-    top, *parts = module.split(".")
-    root = _package(top)
-    if root is None:
-        return None
-    if not parts:
-        return root
-    if root.name != "__init__.py":
-        return None
-    place = root.parent.joinpath(*parts)
-    found = [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()]
-    return found[0] if found else None
-
-
-@cache
-def _package(name: str) -> Path | None:
-    """The file of a package or module at the top, unless it belongs to an installed library."""
+    above, _, name = module.rpartition(".")
+    if above:  # by its place: asking for the spec would import what stands above
+        package = _path(above)
+        if package is None or package.name != "__init__.py":
+            return None
+        places = (package.with_name(f"{name}.py"), package.with_name(name) / "__init__.py")
+        return next((place for place in places if place.is_file()), None)
     try:
-        spec = find_spec(name)
+        origin = getattr(find_spec(name), "origin", None) or ""
     except (ImportError, ValueError):
         return None
-    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
-        return None
-    path = Path(spec.origin).resolve()
+    path = Path(origin).resolve()
     libraries = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")}
-    return None if libraries & set(path.parents) else path
+    return path if path.suffix == ".py" and not libraries & set(path.parents) else None
 
 
 @cache
@@ -210,34 +188,24 @@ def _parsed(path: Path) -> ast.Module:
 
 
 @cache
-def _module(path: Path) -> Module:
-    made: dict[str, list[ast.stmt]] = {}
-    imported: dict[str, Definition] = {}
-    for statement in _parsed(path).body:
-        if isinstance(statement, (ast.Import, ast.ImportFrom)):
-            imported |= _imports(statement)
-        elif isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            made.setdefault(statement.name, []).append(statement)
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            targets = getattr(statement, "targets", None) or [statement.target]
-            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
-            for name in dict.fromkeys(names):
-                made.setdefault(name, []).append(statement)
-    return Module(made, imported)
+def _module(name: str) -> Module:
+    found = Module({}, {})
+    for part in _parsed(_path(name)).body:
+        if isinstance(part, (ast.Import, ast.ImportFrom)):
+            found.imported.update(_imports(part))
+        elif isinstance(part, (ast.FunctionDef, ast.ClassDef)):
+            found.made.setdefault(part.name, []).append(part)
+        elif isinstance(part, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            targets = getattr(part, "targets", None) or [part.target]
+            for node in {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}:
+                found.made.setdefault(node, []).append(part)
+    return found
 
 
 def _text(node: ast.AST) -> str:
-    """A statement without comments, docstrings and layout."""
-    dumped = ast.dump(node)
+    """A piece of code without comments, docstrings and layout."""
+    text = ast.dump(node)
     for part in ast.walk(node):
-        body = getattr(part, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                dumped = dumped.replace(ast.dump(body[0]), "", 1)
-    return re.sub(r"\s+", " ", dumped)
-
-
-def forget() -> None:
-    """Read the sources again at the next call, as they may have been edited."""
-    for cached in (_path, _package, _parsed, _module):
-        cached.cache_clear()
+        if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(part):
+            text = text.replace(ast.dump(part.body[0]), "", 1)
+    return text

@@ -16,18 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+KEPT = Path("build/runs")  # where a study keeps its work
+
 
 def kept(folder: str | Path | None, name: str, compute: Callable[[], dict]) -> dict:
-    """What ``compute`` returned when it was last called under this name, or returns now.
+    """The arrays that ``compute`` returned when last called under this name, or returns now.
 
-    Parameters
-    ----------
-    folder : path or None
-        None keeps nothing.
-    name : str
-        Name of the file without its ending; it holds a :func:`digest` of all that counts.
-    compute : callable
-        Returns a dict of arrays.
+    The name, of a file, holds a :func:`digest` of all that counts. No folder keeps nothing.
     """
     if folder is None:
         return compute()
@@ -62,8 +57,13 @@ def write(path: str | Path, save: Callable) -> None:
         draft.unlink(missing_ok=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, UTF-8; it appears complete or not at all."""
+    write(path, lambda file: file.write(text.encode()))
+
+
 def digest(*parts) -> str:
-    """SHA-256 of arrays, tensors and plain values, as 64 hexadecimal digits."""
+    """SHA-256 of arrays, tensors, bytes and plain values, as 64 hexadecimal digits."""
     state = hashlib.sha256()
     for part in parts:
         if isinstance(part, (tuple, list)):
@@ -74,6 +74,8 @@ def digest(*parts) -> str:
                 chunk = part[start : start + 4096]
                 chunk = chunk if isinstance(chunk, np.ndarray) else chunk.cpu().numpy()
                 state.update(np.ascontiguousarray(chunk))
+        elif isinstance(part, bytes):
+            state.update(f"{len(part)} bytes ".encode() + part)
         else:
             state.update(json.dumps(part, sort_keys=True).encode())
         state.update(b"|")

@@ -10,36 +10,26 @@ Identities are used here and in the evaluation only, never by a method without i
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-KINDS = ("correlation", "longtail", "natural")
+from cid.names import find
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of one biased training set and of its two test sets.
+    """Row numbers (int64) of one biased training set and of its two test sets.
 
-    Attributes
-    ----------
-    train : int64 array
-        Training images, of the seen identities, biased.
-    test_seen : int64 array
-        Held-out images of the seen identities, as many of either class in every identity.
-    test_unseen : int64 array
-        Images of identities absent from training, as many of either class in every identity.
+    The test sets hold as many images of either class in every identity: ``test_seen`` held-out images of
+    those in training, ``test_unseen`` images of those absent from it.
     """
 
     train: np.ndarray
     test_seen: np.ndarray
     test_unseen: np.ndarray
-
-
-def images_needed(kind: str, images_per_identity: int, test_per_class: int) -> int:
-    """How many images of either class make a person usable; see :func:`usable_identities`."""
-    return (1 if kind == "natural" else images_per_identity) + test_per_class
 
 
 def usable_identities(
@@ -56,36 +46,22 @@ def usable_identities(
 
     Parameters
     ----------
-    identities : array, shape (n,)
-        Identity of every image.
-    labels : int array, shape (n,)
-        0/1 label of every image.
+    identities, labels : array, shape (n,)
+        Of every image, who is on it and its label, 0 or 1.
 
     Returns
     -------
     pandas.DataFrame
         One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
-        ``usable``, ``reason`` (empty when usable).
+        ``usable``, ``reason`` (empty when usable), ``needed`` (images of either class).
     """
-    needed = images_needed(kind, images_per_identity, test_per_class)
-    counts = pd.crosstab(np.asarray(identities), np.asarray(labels)).reindex(
-        columns=[0, 1], fill_value=0
-    )
-    table = pd.DataFrame(
-        {
-            "identity": counts.index.to_numpy(),
-            "class_0": counts[0].to_numpy(),
-            "class_1": counts[1].to_numpy(),
-        }
-    )
-    fewest = table[["class_0", "class_1"]].min(axis=1)
-    table["usable"] = fewest >= needed
-    table["reason"] = np.where(
-        table["usable"],
-        "",
-        "only " + fewest.astype(str) + f" images of a class; {needed} are needed",
-    )
-    return table
+    needed = (1 if kind == "natural" else images_per_identity) + test_per_class
+    counts = pd.crosstab(np.asarray(identities), np.asarray(labels))
+    counts = counts.reindex(columns=[0, 1], fill_value=0)
+    table = pd.DataFrame({"class_0": counts[0], "class_1": counts[1]}).reset_index(names="identity")
+    least = counts.min(axis=1).to_numpy()
+    why = ["" if n >= needed else f"only {n} images of a class; {needed} are needed" for n in least]
+    return table.assign(usable=least >= needed, reason=why, needed=needed)
 
 
 def biased_split(
@@ -106,7 +82,7 @@ def biased_split(
     ----------
     identities, labels
         As in :func:`usable_identities`; identities it finds unusable are left out.
-    kind : {"correlation", "longtail"}
+    kind : {"correlation", "longtail", "natural"}
         How the training set is biased. ``correlation``: every identity has a majority class, drawn
         at random, and a share ``(1 + level) / 2`` of its training images is of that class. Where the
         share is not a whole number of images it is rounded at random, right on average.
@@ -115,10 +91,8 @@ def biased_split(
         never below one image of either class). ``natural``: the data as they are, at level 0 only; all
         images train but the held-out ones of people with enough images to be tested, and those of
         the unseen people, who are drawn among these.
-    level : float in [0, 1]
-        Strength of the bias; 0 is none.
-    seed : int
-        Decides everything but the level.
+    level, seed
+        Strength of the bias in [0, 1], 0 for none; the seed decides everything else.
     images_per_identity : int
         Training images of a seen identity, of all (``correlation``) or on average (``longtail``): the
         training set is as large at every level.
@@ -134,18 +108,18 @@ def biased_split(
     ValueError
         On an unknown kind, a level outside [0, 1], or too few usable identities.
     """
-    if kind not in KINDS:
-        raise ValueError(f"bias kind {kind!r} is unknown; known: {', '.join(KINDS)}")
+    kinds = {"correlation": _correlated, "longtail": _long_tailed, "natural": None}
+    sized = find("bias kind", kind, kinds)
     if not 0 <= level <= 1:
         raise ValueError(f"bias level {level} is outside [0, 1]")
     if not 0 <= unseen_share < 1:
         raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
-    identities, labels = np.asarray(identities), np.asarray(labels)
     if kind == "natural" and level != 0:
         raise ValueError(
             f"bias level {level} of the kind natural: the data as they are have no level, so set "
             "bias.levels to [0.0]"
         )
+    identities, labels = np.asarray(identities), np.asarray(labels)
     table = usable_identities(identities, labels, images_per_identity, test_per_class, kind)
     usable = table.loc[table["usable"], "identity"].to_numpy()
     if people is not None:
@@ -165,37 +139,27 @@ def biased_split(
 
     rng = np.random.default_rng(seed)
     unseen = set(rng.choice(usable, n_unseen, replace=False).tolist())
+    cells = pd.Series(labels).groupby([identities, labels]).indices
     order, draws, seen_test, unseen_test = [], [], [], []
     for identity in usable:
         # Drawn for every identity, seen or not, so that one draw never shifts the next.
         majority, chance = int(rng.integers(2)), rng.random()
-        rows = [
-            rng.permutation(np.flatnonzero((identities == identity) & (labels == c)))
-            for c in (0, 1)
-        ]
+        rows = [rng.permutation(cells[identity, c]) for c in (0, 1)]
         if identity in unseen:
             fewest = min(map(len, rows))
             unseen_test += [r[:fewest] for r in rows]
             continue
         seen_test += [r[:test_per_class] for r in rows]
-        order.append([r[test_per_class:] for r in rows])
+        order += [r[test_per_class:] for r in rows]
         draws.append((majority, chance))
     if kind == "natural":
-        tested = np.concatenate(
-            [*seen_test, *np.flatnonzero(np.isin(identities, list(unseen)))[None]]
-        )
-        return Split(
-            np.setdiff1d(np.arange(len(labels)), tested), _rows(seen_test), _rows(unseen_test)
-        )
-    sizes = {"correlation": _correlated, "longtail": _long_tailed}[kind](
-        level, images_per_identity, *map(np.array, zip(*draws, strict=True))
-    )
-    train = [
-        r[:n]
-        for rows, size in zip(order, sizes, strict=True)
-        for r, n in zip(rows, size, strict=True)
-    ]
-    return Split(*(_rows(parts) for parts in (train, seen_test, unseen_test)))
+        others = np.flatnonzero(~np.isin(identities, list(unseen)))
+        train = [np.setdiff1d(others, np.concatenate(seen_test))]
+    else:
+        sizes = sized(level, images_per_identity, *map(np.array, zip(*draws, strict=True)))
+        train = [r[:n] for r, n in zip(order, sizes.flat, strict=True)]
+    none = np.empty(0, dtype=np.int64)  # as nobody may be unseen
+    return Split(*(np.sort(np.concatenate([none, *p])) for p in (train, seen_test, unseen_test)))
 
 
 def _correlated(level: float, k: int, majority: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -221,30 +185,26 @@ def _long_tailed(level: float, k: int, majority: np.ndarray, chance: np.ndarray)
     return np.stack([sizes, sizes], axis=1)
 
 
-def draw_sets(identities, labels, *, seeds: int, **settings) -> pd.DataFrame:
-    """The training and test sets of seeds 0 .. seeds - 1; ``settings`` as for :func:`biased_split`.
+def draw_sets(identities, labels, *, seeds: int, levels, **settings) -> pd.DataFrame:
+    """The training and test sets of every level and of seeds 0 .. seeds - 1.
+
+    All other arguments are those of :func:`biased_split`.
 
     Returns
     -------
     pandas.DataFrame
-        One row an image of a set: ``seed``, ``part`` ("train", "seen" or "unseen"), ``row`` (of the
-        data set), and ``cell_size``: in training, how many training images share its person and
-        class; 0 in the test sets.
+        One row an image of a set, by level and seed: ``level``, ``seed``, ``part`` ("train", "seen" or
+        "unseen"), ``row`` (of the data set), and ``cell_size``: in training, how many training images
+        share its person and class; 0 in the test sets.
     """
     identities, labels = np.asarray(identities), np.asarray(labels)
     tables = []
-    for seed in range(seeds):
-        split = biased_split(identities, labels, seed=seed, **settings)
+    for level, seed in itertools.product(map(float, levels), range(seeds)):
+        split = biased_split(identities, labels, level=level, seed=seed, **settings)
         train = pd.DataFrame({"row": split.train, "part": "train"})
         cell = [identities[split.train], labels[split.train]]
         train["cell_size"] = train.groupby(cell)["row"].transform("size")
-        tests = [
-            pd.DataFrame({"row": rows, "part": part, "cell_size": 0})
-            for part, rows in (("seen", split.test_seen), ("unseen", split.test_unseen))
-        ]
-        tables.append(pd.concat([train, *tests]).assign(seed=seed))
-    return pd.concat(tables, ignore_index=True)[["seed", "part", "row", "cell_size"]]
-
-
-def _rows(parts: list[np.ndarray]) -> np.ndarray:
-    return np.sort(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+        seen = pd.DataFrame({"row": split.test_seen, "part": "seen", "cell_size": 0})
+        unseen = pd.DataFrame({"row": split.test_unseen, "part": "unseen", "cell_size": 0})
+        tables.append(pd.concat([train, seen, unseen]).assign(level=level, seed=seed))
+    return pd.concat(tables, ignore_index=True)[["level", "seed", "part", "row", "cell_size"]]

@@ -1,27 +1,221 @@
-"""TODO."""
+"""The biased training sets of a study, weighed and trained by every method, with finished work kept.
+
+A *set* is a bias level and a seed; a table of sets may hold many. What is kept is keyed by what one
+method's result comes from: its sets, its own settings and options, its own code. So another method,
+seed or level costs its own share and nothing else, and the order in which methods are listed does not
+matter.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cid.device import pick_device
 from cid.heads import Design, Heads
 from cid.methods import METHODS, get_method, group_column, training_groups, training_weights
-from cid.networks import KINDS, Options, _place, fit, get_model, initialisation, read_options
-from cid.trainers import Cell, Options, _fit_cell
-from cid.trainers import Options as LinearOptions
-from study.faces.dataset import FaceSet
-from study.faces.embed import aligned_faces
+from cid.networks import fit, get_model, initialisation, place, read_options
+from cid.options import HeadOptions, NetworkOptions, of_kind, read
+from cid.trainers import Cell, fit_method, fit_weighted
+from study import store
 from study.source import code
-from study.store import digest, kept, read, write
 
-KEPT = ("logits", "loss", "seconds")  # of a finished run
+SEEDS = 10  # heads fitted together: another seed changes no byte of a full block
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
+
+_code = cache(code)  # a process runs the code that it has read, whatever is edited meanwhile
+
+
+def weigh_sets(
+    sets, embeddings, labels, identities, methods: list[str], settings: dict, folder=None
+) -> pd.DataFrame:
+    """Weigh every training set by every method.
+
+    Parameters
+    ----------
+    sets : pandas.DataFrame
+        From :func:`study.experiment.design.draw_sets`.
+    embeddings, labels, identities : array, shape (n, ...)
+        Of the whole data set; identities may be None where no method sees them.
+    settings : dict
+        As in :func:`cid.methods.training_weights`.
+    folder : path, optional
+        Where finished work is kept: a later call takes from it whatever it would compute in the same
+        way.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``sets`` with one column a method, the weight of a training image, and one column
+        ``<method>:group`` for each method with groups; NaN for a test image.
+    """
+    specs, keys = {method: get_method(method) for method in methods}, {}
+    for method, spec in specs.items():
+        made_by = _code(f"cid.methods.METHODS[{method}]", "cid.methods.Sample")
+        keys[method] = store.digest({key: settings[key] for key in spec.settings}, made_by)
+
+    def weigh(train: pd.DataFrame) -> pd.DataFrame:
+        rows, found = train["row"].to_numpy(), {}
+        people = None if identities is None else np.unique(identities[rows], return_inverse=True)[1]
+        given = embeddings[rows], labels[rows], people
+        seen, shared = store.digest(*given[:2]), {}
+        for method, spec in specs.items():
+
+            def once(method=method) -> dict:
+                weights = training_weights(method, *given, settings, shared)
+                groups = training_groups(method, *given, settings, shared)
+                return {"weights": weights} | ({} if groups is None else {"groups": groups})
+
+            key = store.digest(keys[method], seen, people if "identity" in spec.sees else None)
+            result = store.kept(folder, f"weights-{method}-{key[:24]}", once)
+            found[method] = result["weights"]
+            if spec.groups:
+                found[group_column(method)] = result["groups"].astype(float)
+        return pd.DataFrame(found, train.index)
+
+    each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
+    columns = [*methods, *(group_column(m) for m, spec in specs.items() if spec.groups)]
+    found = pd.concat(_on_all_cores(weigh, each))
+    return pd.concat([sets, found.reindex(sets.index)[columns]], axis=1)
+
+
+def train_sets(
+    sets, features, labels, methods, l2, options=None, *, design=None, folder=None, progress=None
+) -> tuple[pd.DataFrame, dict[str, Heads]]:
+    """Fit linear heads on every training set by every method, and score the test images.
+
+    Parameters
+    ----------
+    sets : pandas.DataFrame
+        From :func:`weigh_sets`.
+    features : float32 array, shape (n, d)
+        Of the whole data set; labels likewise.
+    methods : list of str
+        Weight columns of ``sets``. A method that is not of the registry is trained by its weights.
+    options : HeadOptions, optional
+    l2, design, progress
+        As in :func:`cid.heads.fit_heads`; a design is of all rows.
+    folder
+        As in :func:`weigh_sets`; :data:`SEEDS` seeds of a level are kept together.
+
+    Returns
+    -------
+    predictions : pandas.DataFrame
+        One row a test image of a set: ``level``, ``seed``, ``test``, ``row``, and a score (logit of
+        class 1) for every method.
+    heads : dict of Heads
+        Of every method, one head a set, in the order of the sets.
+    """
+    labels, options, keys = np.asarray(labels), options or HeadOptions(), {}
+    # A design of all rows standardises in another way than one of the training images.
+    data = store.digest(features, labels, design is None, pick_device("auto").type)
+    for method in methods:
+        kind = _kind(method)
+        made_by = _code("cid.heads.fit_heads", f"cid.trainers.TRAINERS[{kind}]")
+        keys[method] = store.digest(data, kind, l2, of_kind(options, kind), made_by)
+
+    def fit_block(block: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Heads]]:
+        seeds, train = block["seed"].unique(), block[block["part"] == "train"]
+        files, heads = {}, {}
+        if folder is not None:
+            images = store.digest(train["seed"].to_numpy(), train["row"].to_numpy())
+            for method in methods:
+                own = [train[c].to_numpy() for c in (method, group_column(method)) if c in train]
+                key = store.digest(keys[method], images, *own)
+                files[method] = Path(folder) / f"heads-{method}-{key[:24]}.npz"
+            found = {method: store.read(file) for method, file in files.items()}
+            heads = {method: Heads(**arrays) for method, arrays in found.items() if arrays}
+        missing = [method for method in methods if method not in heads]
+        if missing:
+            ready = design or Design(features, labels, train["row"].unique())
+            cell = Cell(seeds, features, labels, ready, l2, options, progress)
+            heads |= _fitted(cell, missing, train)
+        for method in files.keys() & missing:
+            arrays = vars(heads[method])
+            store.write(files[method], lambda file, arrays=arrays: np.savez(file, **arrays))
+        table = _tested(block)
+        at = np.searchsorted(seeds, table["seed"]), table["row"]
+        for method in methods:
+            table[method] = heads[method].logits(features)[at]
+        return table, heads
+
+    blocks = [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
+    tables, fitted = zip(*_on_all_cores(fit_block, blocks), strict=True)
+    heads = {method: _joined([found[method] for found in fitted]) for method in methods}
+    return pd.concat(tables, ignore_index=True), heads
+
+
+def _on_all_cores(work: Callable, items: Iterable) -> list:
+    """What ``work`` makes of every item, in order; on a CPU by a thread a core.
+
+    Each thread computes with one thread of its own, so that no byte depends on how many there are.
+    """
+    if pick_device("auto").type != "cpu":
+        return [work(item) for item in items]
+    one_thread = partial(torch.set_num_threads, 1)
+    before = torch.get_num_threads()
+    try:
+        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), "", one_thread) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fitted(cell: Cell, methods: list[str], train: pd.DataFrame) -> dict[str, Heads]:
+    """Heads of some methods on the training sets of a cell."""
+    where = np.searchsorted(cell.seeds, train["seed"]), train["row"]
+
+    def spread(column: str, dtype) -> np.ndarray:
+        """A column of the training sets as an array (seeds, n), 0 off the training set."""
+        values = np.zeros((len(cell.seeds), len(cell.labels)), dtype)
+        values[where] = train[column]
+        return values
+
+    found, stacked = {}, [method for method in methods if _kind(method) == "weighted"]
+    if stacked:  # the bulk of a study, in one go
+        heads = fit_weighted(cell, [spread(method, np.float32) for method in stacked])
+        found = dict(zip(stacked, heads, strict=True))
+    for method in methods:
+        if method not in found:
+            column = group_column(method)
+            groups = spread(column, np.int64) if column in train else None
+            found[method] = fit_method(cell, _kind(method), spread(method, np.float32), groups)
+    return found
+
+
+def _joined(parts: list[Heads]) -> Heads:
+    return Heads(
+        np.concatenate([heads.weight for heads in parts]),
+        np.concatenate([heads.bias for heads in parts]),
+        max(int(heads.iterations) for heads in parts),
+        np.concatenate([heads.gradient for heads in parts]),
+    )
+
+
+@dataclass(eq=False)
+class Run:
+    """One network to train: a method on a set."""
+
+    level: float
+    seed: int
+    method: str
+    training: str
+    given: dict[str, np.ndarray]  # the weights or groups that this kind of training works with
+    rows: np.ndarray  # of the training images
+    tested: pd.Series  # rows of the test images, by their place in the predictions
+    file: Path | None = None  # where it is kept
+    found: dict | None = None  # once finished: logits of the test images, loss, seconds
 
 
 def train_networks(
@@ -30,32 +224,24 @@ def train_networks(
     labels,
     methods: list[str],
     model: str,
-    options: Options | None = None,
+    options: NetworkOptions | None = None,
     *,
-    training: dict[str, str] | None = None,
     folder: str | Path | None = None,
     device: str = "auto",
     progress: str | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train every method on the training set of every seed and score the test images.
+    """Train a network on every training set by every method, and score the test images.
 
     Parameters
     ----------
-    sets : pandas.DataFrame
-        From :func:`study.experiment.runs.weigh_sets`: a weight column a method, and a column
-        ``<method>:group`` for a method of a kind that works on groups.
+    sets, methods, progress
+        As in :func:`train_sets`.
     inputs, labels, model, options, device
-        As in :func:`fit`.
-    methods : list of str
-    training : dict of str, optional
-        Kind of a method, for methods whose kind is not the one the registry gives.
-    folder : path, optional
-        Where finished runs are kept. A later call takes from it every run of which nothing has
-        changed, and goes on with the one that was interrupted.
-    progress : str, optional
-        Label of a progress bar over the runs; none without it.
+        As in :func:`cid.networks.fit`.
+    folder
+        As in :func:`weigh_sets`; also goes on with a run that was interrupted.
     rank, world : int
         Of ``world`` processes that share a folder, the one with this number trains its part of the
         runs only. They need not run at the same time.
@@ -63,116 +249,103 @@ def train_networks(
     Returns
     -------
     predictions : pandas.DataFrame
-        One row a test image and seed: ``seed``, ``test``, ``row``, and a score (logit of class 1)
-        for every method, as :func:`study.experiment.runs.train_sets` returns. With ``world`` above 1, NaN for
-        other processes' runs that are not finished.
+        As from :func:`train_sets`. With ``world`` above 1, NaN for other processes' runs that are not
+        finished.
     info : pandas.DataFrame
-        One row a finished run: ``seed``, ``method``, ``training``, ``initialised``, ``loss`` (mean
-        training risk of the last epoch) and ``seconds``.
+        One row a finished run: ``level``, ``seed``, ``method``, ``training``, ``initialised``,
+        ``loss`` (mean training risk of the last epoch) and ``seconds``.
 
     Raises
     ------
     ValueError
-        As :func:`fit`, or on a missing column of ``sets``, an unreadable file in ``folder``, or
-        processes that cannot share.
+        As :func:`cid.networks.fit`, or on a missing column of ``sets``, or processes that cannot share.
     """
-    options = options or read_options(model)
-    device = pick_device(device)
-    inputs, labels = _place(inputs, device), np.asarray(labels)
-    registered = {name: METHODS[name].training for name in methods if name in METHODS}
-    kinds = {name: "weighted" for name in methods} | registered | (training or {})
-    parts = {seed: _split(sets, seed) for seed in sets["seed"].unique().tolist()}
-    # Before hours of training: every column that a run will ask for.
-    given = {
-        (seed, name): _columns(train, name, kinds[name])
-        for seed, (train, _) in parts.items()
-        for name in methods
-    }
-    # ERM goes before the methods that start from its network, which is then at hand.
-    ordered = sorted(methods, key=lambda name: kinds[name] == "retrain")
-    # By method, then by seed: every process gets its part of the methods that take longest, and if
-    # the seeds divide evenly whole seeds. What is finished must not matter, as it changes meanwhile.
-    mine = set([(seed, name) for name in ordered for seed in parts][rank :: max(world, 1)])
-    if world > 1 and folder is None or not 0 <= rank < world or not mine and given:
+    options, device = options or read_options(model), pick_device(device)
+    inputs, labels = place(inputs, device), np.asarray(labels)
+    predictions = _tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
+    runs = _runs(sets, predictions, methods)
+    # By method, then by set: every process gets its part of the methods that take longest, and if the
+    # sets divide evenly whole sets. What is finished must not matter, as it changes meanwhile.
+    mine = runs[rank :: max(world, 1)]
+    if world > 1 and folder is None or not 0 <= rank < world or not mine and runs:
         raise ValueError(
-            f"process {rank} of {world} cannot share {len(given)} runs; give a folder, number the "
+            f"process {rank} of {world} cannot share {len(runs)} runs; give a folder, number the "
             "processes from 0, and start no more of them than there are runs"
         )
     origin = initialisation(model, options.pretrained)
-    files, finished = {}, {}
     if folder is not None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        shared = digest(model, origin, device.type, code(__name__), inputs)
-        for (seed, name), columns in given.items():
-            rows, test_rows = (part["row"].to_numpy() for part in parts[seed])
-            own = [kinds[name], _options_of(kinds[name], options), seed, rows, labels[rows]]
-            key = digest(shared, *own, test_rows, *columns.items())
-            files[seed, name] = Path(folder) / f"{model}-{seed}-{name}-{key[:16]}.npz"
-        finished = {run: found for run, file in files.items() if (found := _read_run(file))}
+        shared = store.digest(model, origin, device.type, _code("cid.networks.fit"), inputs)
+        for run in runs:
+            own = [run.training, of_kind(options, run.training), run.seed, run.rows]
+            own += [run.tested.to_numpy(), labels[run.rows]]
+            key = store.digest(shared, *own, *run.given.items())
+            run.file = Path(folder) / f"{model}-{run.seed}-{run.method}-{key[:16]}.npz"
+            run.found = store.read(run.file)
+    # Set by set, so that the network of ERM is at hand for the methods that start from it.
+    missing = sorted((run for run in mine if not run.found), key=lambda run: (run.level, run.seed))
+    # The bar also moves within a run, so that its estimate holds from the first on.
+    how = {"desc": progress, "disable": progress is None, "bar_format": BAR}
+    how |= {"mininterval": 5, "miniters": 0, "smoothing": 0}
+    with tqdm(total=len(mine), initial=len(mine) - len(missing), **how) as bar:
+        _train(missing, bar, model, inputs, labels, options=options, device=device, save=_save)
+    finished = [run for run in runs if run.found]
+    for run in finished:
+        predictions.loc[run.tested.index, run.method] = run.found["logits"]
+    head = ["level", "seed", "method", "training", "initialised", "loss", "seconds"]
+    info = pd.DataFrame([vars(run) | run.found | {"initialised": origin} for run in finished])
+    return predictions, info[head].astype({"loss": float, "seconds": float})
 
-    with _bar(progress, len(mine), len(mine & finished.keys())) as bar:
-        for seed, (train, test) in parts.items():
-            base = None
-            for name in ordered:
-                run = seed, name
-                if run in finished or run not in mine:
-                    continue
-                began, file = time.monotonic(), files.get(run)
 
-                def show(done, total, risk, run=run, before=bar.n):
-                    bar.set_postfix_str(f"seed {run[0]}, {run[1]}, loss {risk:.3f}", refresh=False)
-                    bar.update(before + done / total - bar.n)
+def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[Run]:
+    """Every run by method, then by set; a column that one will ask for and lacks is named."""
+    train, runs = sets[sets["part"] == "train"], []
+    tested = dict(list(tests.groupby(["level", "seed"])["row"]))
+    for method in sorted(methods, key=lambda method: _kind(method) == "retrain"):
+        kind = _kind(method)
+        name = {"weighted": "weights", "group-dro": "groups", "retrain": "groups"}.get(kind)
+        column = method if name == "weights" else group_column(method)
+        if name and (column not in train or train[column].isna().any()):
+            raise ValueError(
+                f"the sets lack the column {column!r}, or a value in it, which training of the kind "
+                f"{kind} needs; weigh the sets by the method {method!r} again"
+            )
+        for (level, seed), part in train.groupby(["level", "seed"]):
+            given, rows = {name: part[column].to_numpy()} if name else {}, part["row"].to_numpy()
+            runs.append(Run(level, int(seed), method, kind, given, rows, tested[level, seed]))
+    return runs
 
-                fitted = fit(
-                    model,
-                    inputs,
-                    labels,
-                    train["row"],
-                    training=kinds[name],
-                    **given[run],
-                    options=options,
-                    seed=seed,
-                    device=device,
-                    base=base if kinds[name] == "retrain" else None,
-                    checkpoint=file and file.with_suffix(".pt"),
-                    on_epoch=show,
-                )
-                logits = fitted.logits(inputs, test["row"])
-                finished[run] = logits, fitted.loss, time.monotonic() - began
-                if kinds[name] == "weighted" and np.ptp(given[run]["weights"]) == 0:
-                    base = fitted
-                if file:
-                    kept = dict(zip(KEPT, finished[run], strict=True))
-                    write(file, lambda stream, kept=kept: np.savez(stream, **kept))
-                    file.with_suffix(".pt").unlink(missing_ok=True)
-                bar.n = len(mine & finished.keys())  # a run may go by without an epoch
-                bar.update(0)
 
-    tables, info = [], []
-    for seed, (_, test) in parts.items():
-        table = test[["seed", "part", "row"]].rename(columns={"part": "test"})
-        for name in methods:
-            table[name] = np.float32("nan")
-            if (seed, name) in finished:
-                table[name], loss, seconds = finished[seed, name]
-                info.append((seed, name, kinds[name], origin, loss, seconds))
-        tables.append(table)
-    head = ["seed", "method", "training", "initialised", "loss", "seconds"]
-    return pd.concat(tables, ignore_index=True), pd.DataFrame(info, columns=head)
+def _train(missing: list[Run], bar: tqdm, model: str, inputs, labels, **how) -> None:
+    """Train runs one by one, each kept in its file if it has one."""
+    erm = {}  # its network, by the set
+    for before, run in enumerate(missing, bar.n):
+        began, file, where = time.monotonic(), run.file, (run.level, run.seed)
+
+        def show(done, epochs, risk, run=run, before=before):
+            told = f"level {run.level:g}, seed {run.seed}, {run.method}, loss {risk:.3f}"
+            bar.set_postfix_str(told, refresh=False)
+            bar.update(before + done / epochs - bar.n)
+
+        own = run.given | {"training": run.training, "seed": run.seed, "base": erm.get(where)}
+        own |= {"checkpoint": file and file.with_suffix(".pt"), "on_epoch": show}
+        fitted = fit(model, inputs, labels, run.rows, **own, **how)
+        if run.training == "weighted" and np.ptp(run.given["weights"]) == 0:
+            erm = {where: fitted}
+        run.found = {"logits": fitted.logits(inputs, run.tested), "loss": fitted.loss}
+        run.found["seconds"] = time.monotonic() - began
+        if file:
+            store.write(file, lambda stream, run=run: np.savez(stream, **run.found))
+            file.with_suffix(".pt").unlink(missing_ok=True)
+        bar.update(before + 1 - bar.n)  # a run may go by without an epoch
+
+
+def _save(state: dict, path: Path) -> None:
+    """A checkpoint, whole or not at all."""
+    store.write(path, lambda file: torch.save(state, file))
 
 
 def train_model(
-    sets,
-    data: FaceSet,
-    features,
-    landmarks,
-    labels,
-    methods: list[str],
-    train: dict,
-    *,
-    folder=None,
-    rank: int = 0,
-    world: int = 1,
+    sets, features, crops, labels, methods, train: dict, *, folder=None, rank=0, world=1
 ) -> tuple[pd.DataFrame, str]:
     """Train the model that ``train.model`` names, linear heads or a network.
 
@@ -180,226 +353,54 @@ def train_model(
     ----------
     sets, labels, methods, folder, rank, world
         As in :func:`train_networks`; linear heads are fitted together, by every process.
-    data : FaceSet
-        Its faces are cut for a network that takes images.
     features : float32 array, shape (n, d)
         For models that take features.
-    landmarks : array, shape (n, 5, 2)
-        From :func:`cid.align.detect`.
+    crops : uint8 array, shape (n, 3, side, side), or None
+        Aligned faces, for models that take images.
     train : dict
         The section ``train`` of params.yaml.
 
     Returns
     -------
     predictions : pandas.DataFrame
-    about : str
-        One sentence on what was trained.
+        As from :func:`train_sets`.
+    sentence : str
+        What was trained.
+
+    Raises
+    ------
+    ValueError
+        On an unknown model, wrong options, or no faces for a model that takes them.
     """
-    if train["model"] == "linear":
-        options = LinearOptions.of(train["robust"], train["through"])
-        predictions, heads = train_sets(
-            sets,
-            features,
-            labels,
-            methods,
-            train["l2"],
-            options,
-            folder=folder,
-            progress="fit heads",
-        )
+    model = train["model"]
+    if model == "linear":
+        options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
+        data, how = (features, labels, methods), {"folder": folder, "progress": "fit heads"}
+        predictions, fitted = train_sets(sets, *data, train["l2"], options, **how)
+        heads = _joined(list(fitted.values()))
         return predictions, (
-            f"{len(heads.weight)} linear heads on {features.shape[1]:,} features converged in at most "
-            f"{heads.iterations} steps (largest gradient left: {heads.gradient.max():.0e} of the "
-            "initial one)."
+            f"{len(heads.weight)} linear heads on {features.shape[1]:,} features converged (largest "
+            f"gradient left: {heads.gradient.max():.0e} of the initial one)."
         )
-    model = get_model(train["model"])
-    inputs = features if model.side is None else aligned_faces(data, landmarks, model.side)
-    options = read_options(train["model"], train["network"])
-    predictions, info = train_networks(
-        sets,
-        inputs,
-        labels,
-        methods,
-        train["model"],
-        options,
-        folder=folder,
-        progress="networks",
-        rank=rank,
-        world=world,
-    )
-    start = {"imagenet": "ImageNet weights", "scratch": "scratch"}[info["initialised"].iloc[0]]
-    return predictions, f"{len(info)} networks ({model.title}), trained from {start}."
-
-
-def _options_of(kind: str, options: Options) -> dict:
-    """The options that a training kind depends on."""
-    foreign = {key for keys in KINDS.values() for key in keys} - set(KINDS[kind])
-    return {key: value for key, value in asdict(options).items() if key not in foreign}
-
-
-def _split(sets: pd.DataFrame, seed) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training and the test images of a seed."""
-    part = sets[sets["seed"] == seed]
-    return part[part["part"] == "train"], part[part["part"] != "train"]
-
-
-def _columns(train: pd.DataFrame, name: str, kind: str) -> dict[str, np.ndarray]:
-    """The weights or groups of a training set that a kind works with."""
-    what = {"weighted": "weights", "group-dro": "groups", "retrain": "groups"}.get(kind)
-    if what is None:
-        return {}
-    column = name if what == "weights" else group_column(name)
-    if column not in train or train[column].isna().any():
+    spec, options = get_model(model), read_options(model, train["network"])
+    if spec.side is not None and crops is None:
         raise ValueError(
-            f"the sets lack the column {column!r}, or a value in it, which training of the kind "
-            f"{kind} needs; weigh the sets by the method {name!r} again"
+            f"train.model is {model}, which takes faces, and there are none in build/embed; run the "
+            "stage embed again"
         )
-    return {what: train[column].to_numpy(np.float64 if what == "weights" else np.int64)}
+    data = features if spec.side is None else crops, labels, methods
+    how = {"folder": folder, "progress": "networks", "rank": rank, "world": world}
+    predictions, info = train_networks(sets, *data, model, options, **how)
+    start = {"imagenet": "ImageNet weights", "scratch": "scratch"}[info["initialised"].iloc[0]]
+    return predictions, f"{len(info)} networks ({spec.title}), trained from {start}."
 
 
-def _read_run(path: Path) -> tuple[np.ndarray, float, float] | None:
-    """A finished run, if it is kept there."""
-    found = read(path)
-    if found is None:
-        return None
-    logits, loss, seconds = (found[name] for name in KEPT)
-    return logits, float(loss), float(seconds)
+def _kind(method: str) -> str:
+    """How a method trains; what is not of the registry, by its weights."""
+    return METHODS[method].training if method in METHODS else "weighted"
 
 
-def _bar(label: str | None, runs: int, finished: int) -> tqdm:
-    """A bar over runs that also moves within a run, so that its estimate holds from the first on."""
-    layout = (
-        "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
-    )
-    how = {"mininterval": 5, "miniters": 0, "smoothing": 0, "bar_format": layout}
-    return tqdm(total=runs, initial=finished, desc=label, disable=label is None, **how)
-
-
-def weigh_sets(
-    sets: pd.DataFrame,
-    embeddings,
-    labels,
-    identities,
-    methods: list[str],
-    settings: dict,
-    folder: str | Path | None = None,
-) -> pd.DataFrame:
-    """Weigh the training set of every seed by every method.
-
-    Parameters
-    ----------
-    sets : pandas.DataFrame
-        From :func:`study.experiment.design.draw_sets`.
-    embeddings, labels, identities : array, shape (n, ...)
-        Of the whole data set; identities may be None where no method sees them.
-    methods : list of str
-    settings : dict
-        As in :func:`training_weights`.
-    folder : path, optional
-        Where the weights of a seed are kept: a later call takes from it whatever it would compute
-        in the same way.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``sets`` with one column a method, the weight of a training image, and one column
-        ``<method>:group`` for each method with groups; NaN for a test image.
-    """
-    columns = list(methods) + [group_column(m) for m in methods if get_method(m).groups]
-    found = pd.DataFrame(np.nan, index=sets.index, columns=columns)
-    for _, train in sets[sets["part"] == "train"].groupby("seed"):
-        rows = train["row"].to_numpy()
-        people = None if identities is None else np.unique(identities[rows], return_inverse=True)[1]
-        given = embeddings[rows], labels[rows], people
-
-        def weigh(given=given) -> dict:
-            columns, shared = {}, {}
-            for method in methods:
-                columns[method] = training_weights(method, *given, settings, shared)
-                groups = training_groups(method, *given, settings, shared)
-                if groups is not None:
-                    columns[group_column(method)] = groups
-            return columns
-
-        name = digest(*given, methods, settings, code(__name__))[:24] if folder is not None else ""
-        for column, values in kept(folder, f"weights-{name}", weigh).items():
-            found.loc[train.index, column] = values
-    return pd.concat([sets, found], axis=1)
-
-
-SEEDS = 10  # fitted and kept together: another seed changes no byte of a full block
-
-
-def train_sets(
-    sets: pd.DataFrame,
-    features,
-    labels,
-    methods: list[str],
-    l2: float,
-    options: Options = Options(),
-    *,
-    design: Design | None = None,
-    folder: str | Path | None = None,
-    device: str = "auto",
-    progress: str | None = None,
-) -> tuple[pd.DataFrame, Heads]:
-    """Train every method on the training set of every seed and score the test images.
-
-    Parameters
-    ----------
-    sets : pandas.DataFrame
-        From :func:`study.experiment.runs.weigh_sets`.
-    features : float32 array, shape (n, d)
-        Of the whole data set; labels likewise.
-    methods : list of str
-        Weight columns of ``sets``. A method that is not of the registry is trained by its weights.
-    l2 : float
-        As in :func:`fit_heads`.
-    options : Options
-    design : Design, optional
-        As in :func:`fit_heads`.
-    folder : path, optional
-        Where heads are kept, :data:`SEEDS` seeds at a time: a later call takes from it whatever it
-        would compute in the same way.
-
-    Returns
-    -------
-    predictions : pandas.DataFrame
-        One row a test image and seed: ``seed``, ``test``, ``row``, and a score (logit of class 1)
-        for every method.
-    heads : Heads
-        In the order (seed, method), methods fastest.
-    """
-    labels = np.asarray(labels)
-    seeds = sets["seed"].unique()
-    train, test = sets[sets["part"] == "train"], sets[sets["part"] != "train"]
-    columns = [c for m in methods for c in (m, group_column(m)) if c in train]
-    about = ""
-    if folder is not None:
-        data = design.digest if design else digest(features, labels, pick_device(device).type)
-        about = digest(data, methods, l2, asdict(options), code(__name__))
-    blocks = []
-    for start in range(0, len(seeds), SEEDS):
-        own = seeds[start : start + SEEDS]
-        part = train[train["seed"].isin(own)]
-
-        def fit(part=part, own=own) -> dict:
-            ready = design or Design(features, labels, part["row"].unique(), device)
-            return _fit_cell(
-                Cell(part, own, features, labels, ready, l2, options, progress), methods
-            )
-
-        key = digest(about, *(part[c].to_numpy() for c in ("seed", "row", *columns)))
-        blocks.append(kept(folder, f"heads-{key[:24]}", fit))
-    heads = Heads(
-        np.concatenate([block["weight"] for block in blocks]),
-        np.concatenate([block["bias"] for block in blocks]),
-        max(int(block["iterations"]) for block in blocks),
-        np.concatenate([block["gradient"] for block in blocks]),
-    )
-    scores = heads.logits(features).reshape(len(seeds), len(methods), len(labels))
-    place = np.searchsorted(seeds, test["seed"])
-    predictions = test[["seed", "part", "row"]].rename(columns={"part": "test"})
-    for m, method in enumerate(methods):
-        predictions[method] = scores[place, m, test["row"]]
-    return predictions.reset_index(drop=True), heads
+def _tested(sets: pd.DataFrame) -> pd.DataFrame:
+    """The test images of some sets, as predictions begin."""
+    test = sets.loc[sets["part"] != "train", ["level", "seed", "part", "row"]]
+    return test.rename(columns={"part": "test"}).reset_index(drop=True)

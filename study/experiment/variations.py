@@ -1,14 +1,16 @@
-"""Cells of a study in one call, and cells that differ in one setting.
+"""A study in one call, and what varies it: one setting at a time, another proxy, the method's parts.
 
-A *cell* is one bias level of one data set: its training sets, weighed and trained by every method.
-The pipeline runs the main study's cells as stages; what varies the study (another task, another
-kind of bias, one setting at a time, another proxy) goes through here.
+The pipeline runs the main study as stages; another task, another kind of bias, an ablation or another
+proxy goes through here, always with linear heads.
+
+``settings`` are the keys of params.yaml that a function's work depends on: ``seeds``, ``methods``, and
+the sections ``bias``, ``weights`` and ``train``. ``folder`` is where finished work is kept: a later call
+takes from it whatever it would compute in the same way; None keeps nothing.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +22,16 @@ from tqdm import tqdm
 
 from cid.heads import Design
 from cid.methods import Sample, proxy_density, surprise
-from cid.names import suggest
+from cid.names import find
+from cid.options import HeadOptions, read
 from cid.posterior import label_posterior, without_class_direction
-from cid.trainers import Options
 from study.experiment.design import draw_sets
 from study.experiment.runs import train_sets, weigh_sets
-from study.results.metrics import pair_similarities, verification_auc
+from study.faces.embed import pair_similarities, verification_auc
+from study.source import code
+from study.store import digest, kept
+
+FEW = 0.002  # share of the training images under which a cell size is left out of the factors
 
 
 @dataclass(frozen=True)
@@ -42,180 +48,147 @@ class Arrays:
     identities: np.ndarray
 
 
-def draw(arrays: Arrays, settings: dict, level: float, folder=None) -> pd.DataFrame:
-    """The sets of one cell, weighed by every method: :func:`study.experiment.runs.weigh_sets`.
+def drawn(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -> pd.DataFrame:
+    """The sets of a study, of ``bias.levels`` or others: :func:`study.experiment.design.draw_sets`."""
+    bias = settings["bias"] if levels is None else settings["bias"] | {"levels": levels}
+    return draw_sets(arrays.identities, arrays.labels, seeds=settings["seeds"], **bias)
 
-    Parameters
-    ----------
-    settings : dict
-        ``seeds``, ``methods``, and the sections ``bias`` and ``weights`` of params.yaml.
-    folder : path, optional
-        As in :func:`study.experiment.runs.weigh_sets`.
-    """
-    bias = {key: value for key, value in settings["bias"].items() if key != "levels"}
-    sets = draw_sets(arrays.identities, arrays.labels, seeds=settings["seeds"], level=level, **bias)
-    return weigh_sets(
-        sets,
-        arrays.proxy,
-        arrays.labels,
-        arrays.identities,
-        settings["methods"],
-        settings["weights"],
-        folder,
-    )
+
+def weighed(arrays: Arrays, sets: pd.DataFrame, settings: dict, folder=None) -> pd.DataFrame:
+    """The sets weighed by every method: :func:`study.experiment.runs.weigh_sets`."""
+    data = arrays.proxy, arrays.labels, arrays.identities
+    return weigh_sets(sets, *data, settings["methods"], settings["weights"], folder)
 
 
 def run(
-    arrays: Arrays,
-    settings: dict,
-    levels: Iterable[float] | None = None,
-    design: Design | None = None,
-    folder: str | Path | None = None,
+    arrays: Arrays, settings: dict, levels: Iterable[float] | None = None, design=None, folder=None
 ) -> pd.DataFrame:
-    """Predictions of linear heads in every cell: as :func:`study.experiment.runs.train_sets`, with ``level``.
+    """Predictions of linear heads on every set: as :func:`study.experiment.runs.train_sets`.
 
     Parameters
     ----------
-    settings : dict
-        As in :func:`draw`, and the section ``train``.
     levels : iterable of float, optional
         Instead of ``bias.levels``.
     design : Design, optional
-        Of the features and labels, for cells that have training sets in common.
-    folder : path, optional
-        Where weights and heads are kept: whatever a later call would compute in the same way, it
-        takes from there.
+        Of the features and labels, for calls that have training sets in common.
     """
-    cells = []
-    options = Options.of(settings["train"]["robust"], settings["train"]["through"])
-    for level in settings["bias"]["levels"] if levels is None else levels:
-        predictions, _ = train_sets(
-            draw(arrays, settings, level, folder),
-            arrays.features,
-            arrays.labels,
-            settings["methods"],
-            settings["train"]["l2"],
-            options,
-            design=design,
-            folder=folder,
-        )
-        cells.append(predictions.assign(level=level))
-    return pd.concat(cells, ignore_index=True)
+    sets = weighed(arrays, drawn(arrays, settings, levels), settings, folder)
+    return _trained(arrays, sets, settings, design, folder)
+
+
+def _trained(arrays, sets, settings, design=None, folder=None) -> pd.DataFrame:
+    train = settings["train"]
+    options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
+    data = arrays.features, arrays.labels, settings["methods"], train["l2"], options
+    return train_sets(sets, *data, design=design, folder=folder)[0]
 
 
 def vary(
-    arrays: Arrays,
-    settings: dict,
-    setting: str,
-    values: Sequence,
-    level: float,
-    *,
-    design: Design | None = None,
-    folder: str | Path | None = None,
+    arrays: Arrays, settings: dict, setting: str, values: Sequence, level: float, **how
 ) -> pd.DataFrame:
-    """Predictions of one cell under several values of one setting.
+    """Predictions at one bias level under several values of one setting, such as ``weights.tau``.
 
-    Parameters
-    ----------
-    setting : str
-        Dotted key of ``settings``, such as ``weights.tau``.
-    values : sequence
-    level : float
-        Bias level of the cell.
-    design, folder
-        As in :func:`run`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As :func:`run`; ``level`` is the value's place in ``values``, from 0.
+    As from :func:`run`, with the value as text ("all" for None), ``value``, in the place of ``level``.
+    ``how`` are the ``design`` and the ``folder`` of :func:`run`. Errors as of :func:`changed`.
     """
-    design = design or Design(arrays.features, arrays.labels)
-    cells = [
-        run(arrays, changed(settings, setting, value), [level], design, folder).assign(level=place)
-        for place, value in enumerate(tqdm(values, desc=setting, mininterval=5))
-    ]
-    return pd.concat(cells, ignore_index=True)
+    changes = {
+        "all" if value is None else str(value): (arrays, changed(settings, setting, value))
+        for value in values
+    }
+    return _vary(setting, changes, level, **how)
 
 
 def vary_proxy(
-    arrays: Arrays,
-    settings: dict,
-    proxies: dict,
-    level: float,
-    *,
-    folder: str | Path | None = None,
+    arrays: Arrays, settings: dict, proxies: dict[str, np.ndarray], level: float, **how
 ) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""
-    design = Design(arrays.features, arrays.labels)
-    cells = [
-        run(replace(arrays, proxy=proxy), settings, [level], design, folder).assign(level=place)
-        for place, proxy in enumerate(tqdm(proxies.values(), desc="proxies", mininterval=5))
-    ]
-    return pd.concat(cells, ignore_index=True)
+    changes = {name: (replace(arrays, proxy=proxy), settings) for name, proxy in proxies.items()}
+    return _vary("proxies", changes, level, **how)
+
+
+def _vary(label: str, changes: dict[str, tuple], level, design=None, folder=None) -> pd.DataFrame:
+    tables = []
+    for value, (arrays, settings) in tqdm(changes.items(), desc=label, mininterval=5):
+        design = design or Design(arrays.features, arrays.labels)
+        table = run(arrays, settings, [level], design, folder).rename(columns={"level": "value"})
+        tables.append(table.assign(value=value))
+    return pd.concat(tables, ignore_index=True)
 
 
 def changed(settings: dict, key: str, value) -> dict:
-    """A copy of nested settings with one dotted key set.
+    """A copy of the settings with the key ``<section>.<name>`` set.
 
-    Raises
-    ------
-    ValueError
-        If the key does not exist; the nearest that does is named.
+    A ValueError on an unknown key names the nearest known one.
     """
-    result = copy.deepcopy(settings)
-    *sections, last = key.split(".")
-    place = result
-    for section in sections:
-        place = place.get(section) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or last not in place:
-        known = [
-            f"{section}.{name}" if section else name
-            for section, part in {"": settings, **settings}.items()
-            if isinstance(part, dict)
-            for name in part
-        ]
-        raise ValueError(f"setting {key!r} is unknown{suggest(key, known)}")
-    place[last] = value
-    return result
+    sections = {name: part for name, part in settings.items() if isinstance(part, dict)}
+    known = {f"{section}.{name}": section for section, part in sections.items() for name in part}
+    section = find("setting", key, known)
+    return settings | {section: settings[section] | {key.partition(".")[2]: value}}
 
 
-def factors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
-    """The factors of the weights on every training image of a cell, each of mean 1 in its set.
+def factors(
+    arrays: Arrays, settings: dict, level: float, folder: str | Path | None = None
+) -> pd.DataFrame:
+    """The factors of the weights against the true size of the (person, class) cell.
 
     Returns
     -------
     pandas.DataFrame
-        ``seed``, ``row``, ``cell_size`` (training images of the same person and class),
-        ``person_size`` (of the same person), and a column each for 1/p(z), for 1/p(y|z) by a kernel
-        of CID's own width, by a kernel and by neighbours of the likeliest scale; and for the truth,
-        1/p(person) and 1/p(y|person).
+        One row a cell size and factor: ``cell_size`` (training images of the same person and class),
+        ``factor`` ("rarity" or "surprise, ..."), its ``mean`` and its 10 % and 90 % quantiles ``low``
+        and ``high`` over the training images, the mean ``truth``, and their number ``n``. Sizes that
+        fewer than :data:`FEW` of all training images have are left out: where all cells are alike but
+        for rounding, a handful of images would be most of the range.
     """
-    sets = draw(arrays, {**settings, "methods": ["erm"]}, level)
-    train = sets[sets["part"] == "train"]
-    tables = []
-    for _, part in train.groupby("seed"):
-        rows = part["row"].to_numpy()
-        sample = Sample(arrays.proxy[rows], arrays.labels[rows], None)
-        person = part.groupby(arrays.identities[rows])["row"].transform("size").to_numpy()
-        table = part[["seed", "row", "cell_size"]].assign(person_size=person)
+    return _kept(folder, _factors, arrays, settings, level)
+
+
+def _factors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
+    table = factor_values(arrays, settings, level)
+    size = table.groupby("cell_size")["row"].transform("size")
+    groups = table[size >= FEW * len(table)].groupby("cell_size")
+    rows = []
+    for factor in [c for c in table if c.startswith(("rarity", "surprise"))]:
+        values, truth = groups[factor], groups[f"true {factor.split(',')[0]}"].mean()
+        low, high = values.quantile(0.1), values.quantile(0.9)
+        columns = {"mean": values.mean(), "low": low, "high": high, "truth": truth}
+        own = pd.DataFrame({"factor": factor, **columns, "n": values.size()})
+        rows.append(own.reset_index())
+    return pd.concat(rows, ignore_index=True)
+
+
+def factor_values(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
+    """The factors of every training image, each of mean 1 in its set.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``seed``, ``row``, ``cell_size``, ``person_size`` (training images of the same person), and a
+        column each for 1/p(z), for 1/p(y|z) by a kernel of CID's own width, by a kernel and by
+        neighbours of the likeliest scale; and for the truth, 1/p(person) and 1/p(y|person).
+    """
+    tables, weights = [], settings["weights"]
+    for table, sample in _samples(arrays, settings, level):
+        person, cell = table["person_size"], table["cell_size"]
         same_width = label_posterior(
-            sample.embeddings, sample.labels, estimator="kernel", slope=1.0,
-            scale=settings["weights"]["tau"],
-        )  # fmt: skip
+            sample.embeddings, sample.labels, estimator="kernel", slope=1.0, scale=weights["tau"]
+        )
         found = {
-            "rarity": 1 / proxy_density(sample, settings["weights"]),
+            "rarity": 1 / proxy_density(sample, weights),
             "surprise, CID's kernel": 1 / same_width.probability,
-            "surprise, kernel": 1 / surprise(sample, settings["weights"], "kernel").probability,
-            "surprise, k-NN": 1 / surprise(sample, settings["weights"], "knn").probability,
+            "surprise, kernel": 1 / surprise(sample, weights, "kernel").probability,
+            "surprise, k-NN": 1 / surprise(sample, weights, "knn").probability,
             "true rarity": 1 / person,
-            "true surprise": person / part["cell_size"].to_numpy(),
+            "true surprise": person / cell,
         }
-        tables.append(table.assign(**{name: v / v.mean() for name, v in found.items()}))
+        columns = table[["seed", "row", "cell_size", "person_size"]]
+        tables.append(columns.assign(**{name: v / v.mean() for name, v in found.items()}))
     return pd.concat(tables, ignore_index=True)
 
 
-def posteriors(arrays: Arrays, settings: dict, levels: Iterable[float]) -> pd.DataFrame:
+def posteriors(
+    arrays: Arrays, settings: dict, levels: Iterable[float], folder: str | Path | None = None
+) -> pd.DataFrame:
     """What the leave-one-out likelihood of the labels chooses, and how near the truth it comes.
 
     Returns
@@ -225,40 +198,54 @@ def posteriors(arrays: Arrays, settings: dict, levels: Iterable[float]) -> pd.Da
         ``slope``, ``loss``, ``prior_loss``, and ``true_loss``, that of the frequencies of the labels
         among the person's other images (true identities).
     """
+    tables = [_kept(folder, _posteriors, arrays, settings, level) for level in levels]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
     rows = []
-    for level in levels:
-        sets = draw(arrays, {**settings, "methods": ["erm"]}, level)
-        train = sets[sets["part"] == "train"]
-        for seed, part in train.groupby("seed"):
-            images = part["row"].to_numpy()
-            sample = Sample(arrays.proxy[images], arrays.labels[images], None)
-            person = part.groupby(arrays.identities[images])["row"].transform("size").to_numpy()
-            cell = part["cell_size"].to_numpy()
-            true_loss = -np.log(cell / person).mean()
-            for estimator in ("kernel", "knn"):
-                found = surprise(sample, settings["weights"], estimator)
-                rows.append(
-                    {"level": level, "seed": seed, "estimator": estimator, "true_loss": true_loss}
-                    | {key: getattr(found, key) for key in ("scale", "slope", "loss", "prior_loss")}
-                )
+    for table, sample in _samples(arrays, settings, level):
+        true_loss = -np.log((table["cell_size"] / table["person_size"]).to_numpy()).mean()
+        for estimator in ("kernel", "knn"):
+            found = surprise(sample, settings["weights"], estimator)
+            own = {"level": level, "seed": table["seed"].iloc[0], "estimator": estimator}
+            measured = {k: getattr(found, k) for k in ("scale", "slope", "loss", "prior_loss")}
+            rows.append(own | {"true_loss": true_loss} | measured)
     return pd.DataFrame(rows)
 
 
+def _samples(arrays, settings, level) -> Iterator[tuple[pd.DataFrame, Sample]]:
+    """Every training set as methods see it, with the true sizes of each image's person and cell."""
+    sets = drawn(arrays, settings, [level])
+    for _, table in sets[sets["part"] == "train"].groupby("seed"):
+        rows = table["row"].to_numpy()
+        person = table.groupby(arrays.identities[rows])["row"].transform("size")
+        yield (
+            table.assign(person_size=person).reset_index(drop=True),
+            Sample(arrays.proxy[rows], arrays.labels[rows], None),
+        )
+
+
+def _kept(folder, work: Callable[..., pd.DataFrame], arrays, settings, level) -> pd.DataFrame:
+    """The table ``work(arrays, settings, level)``, kept in a folder if there is one."""
+
+    def compute() -> dict[str, np.ndarray]:
+        # Text as numpy's own, which needs no pickle.
+        table = work(arrays, settings, level)
+        return {c: v.to_numpy(None if v.dtype.kind in "bif" else str) for c, v in table.items()}
+
+    bias = {key: value for key, value in settings["bias"].items() if key != "levels"}
+    people = np.unique(arrays.identities, return_inverse=True)[1]
+    given = arrays.proxy, arrays.labels, people, settings["seeds"], bias, settings["weights"], level
+    key = digest(*given, code(f"{__name__}.{work.__name__}"))
+    return pd.DataFrame(kept(folder, f"{work.__name__[1:]}-{key[:24]}", compute))
+
+
 def degraded(proxy: np.ndarray, identities, noise: Sequence[float]) -> dict[str, np.ndarray]:
-    """Proxies from the true identity down to chance.
+    """Proxies (n, d) from the true identity down to chance, made of one of unit vectors.
 
-    Parameters
-    ----------
-    proxy : float32 array, shape (n, d)
-        Unit vectors.
-    noise : sequence of float
-        Length of the Gaussian noise added to a unit vector, in expectation.
-
-    Returns
-    -------
-    dict of float32 arrays (n, d)
-        ``true identity`` (a random direction for every identity), ``as it is``, ``noise <s>`` and
-        ``random``.
+    ``true identity`` is a random direction for every identity; then ``as it is``; ``noise <s>`` with
+    Gaussian noise of an expected length s for every s in ``noise``; and ``random``.
     """
     n, d = proxy.shape
     generator = torch.Generator().manual_seed(0)
@@ -273,18 +260,9 @@ def degraded(proxy: np.ndarray, identities, noise: Sequence[float]) -> dict[str,
 
 
 def remedies(proxy: np.ndarray, views: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Proxies that might leak less of the label, none of which sees a label or an identity.
+    """Proxies (n, d) that might leak less of the label, none of which sees a label or an identity.
 
-    Parameters
-    ----------
-    proxy : float32 array, shape (n, d)
-        Unit vectors of the photos.
-    views : dict of float32 arrays (n, d)
-        From :func:`study.faces.embed.embed_views`.
-
-    Returns
-    -------
-    dict of float32 arrays (n, d)
+    ``proxy`` are unit vectors of the photos, ``views`` from :func:`study.faces.embed.embed_views`.
     """
     crops = proxy + sum(view for name, view in views.items() if name != "mirrored")
     return {
@@ -299,60 +277,35 @@ def remedies(proxy: np.ndarray, views: dict[str, np.ndarray]) -> dict[str, np.nd
 def leaks(arrays: Arrays) -> pd.DataFrame:
     """What the proxy tells of the label within a person, and of the person, with and without remedy.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a version of the proxy: ``proxy``, ``same-label AUC within a person``, ``verification
-        AUC``. Labels remove the class direction; identities measure.
+    Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``. Labels remove the class
+    direction; identities measure.
     """
     cleaned = without_class_direction(arrays.proxy, arrays.labels).cpu().numpy()
     rows = []
     for name, proxy in (("as it is", arrays.proxy), ("class direction removed", cleaned)):
-        pairs = pair_similarities(
-            proxy / np.linalg.norm(proxy, axis=1, keepdims=True), arrays.identities
-        )
-        rows.append(
-            {
-                "proxy": name,
-                "same-label AUC within a person": same_label_auc(
-                    proxy, arrays.labels, arrays.identities
-                ),
-                "verification AUC": verification_auc(*pairs),
-            }
-        )
-    return pd.DataFrame(rows)
+        unit = proxy / np.linalg.norm(proxy, axis=1, keepdims=True)
+        label = same_label_auc(proxy, arrays.labels, arrays.identities)
+        rows.append((name, label, verification_auc(*pair_similarities(unit, arrays.identities))))
+    columns = ["proxy", "same-label AUC within a person", "verification AUC"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: dict) -> dict:
-    """Weights and logits of one seed, with the identities handed to the methods and without.
-
-    Parameters
-    ----------
-    sets : pandas.DataFrame
-        From :func:`study.experiment.design.draw_sets`; its first seed is used.
-    methods : list of str
-    settings : dict
-        The sections ``weights`` and ``train`` of params.yaml.
+    """What methods make of the first level and seed of ``sets``, given the identities and without.
 
     Returns
     -------
     dict
         ``{method: (with, without)}``, either a dict of the arrays ``weights`` and ``logits``.
     """
-    sets = sets.loc[sets["seed"] == sets["seed"].min(), ["seed", "part", "row"]]
-    options = Options.of(settings["train"]["robust"], settings["train"]["through"])
-    sides = []
+    first = (sets["level"] == sets["level"].min()) & (sets["seed"] == sets["seed"].min())
+    sets = sets.loc[first, ["level", "seed", "part", "row"]]
+    settings, sides = settings | {"methods": methods}, []
     for identities in (arrays.identities, None):
-        weighed = weigh_sets(
-            sets, arrays.proxy, arrays.labels, identities, methods, settings["weights"]
-        )
-        logits, _ = train_sets(
-            weighed, arrays.features, arrays.labels, methods, settings["train"]["l2"], options
-        )
-        sides.append(
-            {m: {"weights": weighed[m].to_numpy(), "logits": logits[m].to_numpy()} for m in methods}
-        )
-    return {method: (sides[0][method], sides[1][method]) for method in methods}
+        found = weighed(replace(arrays, identities=identities), sets, settings)
+        tables = {"weights": found, "logits": _trained(arrays, found, settings)}
+        sides.append({m: {k: t[m].to_numpy() for k, t in tables.items()} for m in methods})
+    return {method: tuple(side[method] for side in sides) for method in methods}
 
 
 def same_label_auc(proxy: np.ndarray, labels, identities) -> float:

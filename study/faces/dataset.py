@@ -11,12 +11,13 @@ A data set is a folder::
 Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name unique in
 the data set), ``identity`` (string), one 0/1 column for every attribute the card lists, and any
 further columns, of which the card's ``demographics`` are constant within a person. An optional column
-``landmarks`` (ten numbers, x and y of five points in pixels, as :mod:`study.faces.embed` orders them) lets
-embedding skip detection. ``show_images: false`` in the card keeps photographs of real people out of
-notebooks and reports.
+``landmarks`` (ten numbers, x and y of five points in pixels, as :class:`cid.align.Detection` orders
+them) lets embedding skip detection. ``show_images: false`` in the card keeps photographs of real
+people out of notebooks and reports.
 
-Identities are stored because an identity-robust evaluation needs them. Nothing that trains a model
-without identity labels may read that column; see :mod:`cid.methods`.
+Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities
+are stored as an identity-robust evaluation needs them. Nothing that trains a model without identity
+labels may read that column; see :mod:`cid.methods`.
 """
 
 from __future__ import annotations
@@ -25,59 +26,64 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from cid.names import suggest
+from study.store import write, write_text
 
 CARD = "card.json"
-
-
 EXCLUDED = "excluded.csv"
-
-
+LABELS, CROPS = "labels.parquet", "crops.npy"  # of the stages data and embed
+REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
+SHARD_IMAGES, SHARD_BYTES = 2048, 256 * 2**20  # whichever comes first; bounds memory
 AHEAD = 256  # images decoded ahead of their use
 
 
-IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
-
-
 @dataclass(frozen=True)
-class FaceSet:
-    """A face data set held in memory, images still encoded.
-
-    Attributes
-    ----------
-    card : dict
-        The data card.
-    frame : pandas.DataFrame
-        One row an image, index 0..n-1: ``path``, ``identity``, attributes, further columns.
-    encoded : pyarrow.ChunkedArray
-        The encoded images, in the order of ``frame``.
-    excluded : pandas.DataFrame
-        Images that an import left out: ``image`` (name in the source), ``reason``.
-    """
+class Labels:
+    """The data card, and one row an image (0..n-1) with its ``path`` and all columns but ``image``."""
 
     card: dict
     frame: pd.DataFrame
-    encoded: pa.ChunkedArray
-    excluded: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=["image", "reason"], dtype=str)
-    )
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def labels(self, attribute: str) -> np.ndarray:
+        """The 0/1 labels of an attribute, int64 of shape (n,)."""
+        if attribute not in self.card["attributes"]:
+            known = self.card["attributes"]
+            raise ValueError(
+                f"the data set {self.card['name']!r} has no attribute {attribute!r}"
+                f"{suggest(attribute, known)}; it has {', '.join(known)}"
+            )
+        return self.frame[attribute].to_numpy(dtype=np.int64)
+
+    def identities(self) -> np.ndarray:
+        """Identity of every image as an integer code, int64 of shape (n,), in sorted name order."""
+        return np.unique(self.frame["identity"].to_numpy(dtype=str), return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class FaceSet(Labels):
+    """A face data set held in memory, images still encoded.
+
+    `excluded` lists what an import left out: ``image`` (name in the source) and ``reason``.
+    """
+
+    encoded: pa.ChunkedArray
+    excluded: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def image(self, row: int) -> np.ndarray:
         """Decode one image to a uint8 array of shape (height, width, 3), RGB."""
@@ -93,24 +99,8 @@ class FaceSet:
     def landmarks(self) -> np.ndarray:
         """The landmarks that came with the data, float32 (n, 5, 2)."""
         if "landmarks" not in self.frame:
-            raise ValueError(
-                f"the data set {self.card['name']!r} came without landmarks; set embed.detect to true"
-            )
+            raise ValueError("the data set came without landmarks; set embed.detect to true")
         return np.stack(self.frame["landmarks"]).astype(np.float32).reshape(-1, 5, 2)
-
-    def labels(self, attribute: str) -> np.ndarray:
-        """The 0/1 labels of an attribute, int64 of shape (n,)."""
-        if attribute not in self.card["attributes"]:
-            raise ValueError(
-                f"the data set {self.card['name']!r} has no attribute {attribute!r}"
-                f"{suggest(attribute, self.card['attributes'])}; it has "
-                + ", ".join(self.card["attributes"])
-            )
-        return self.frame[attribute].to_numpy(dtype=np.int64)
-
-    def identities(self) -> np.ndarray:
-        """Identity of every image as an integer code, int64 of shape (n,), in sorted name order."""
-        return np.unique(self.frame["identity"].to_numpy(dtype=str), return_inverse=True)[1]
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -118,151 +108,154 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(
-            f"image {name!r} cannot be decoded ({error}); replace it or remove its row"
+            f"image {name!r} cannot be decoded ({error}); replace or remove it"
         ) from None
 
 
-def write_faces(folder, records, card: dict, *, shard_rows: int = 2048) -> Path:
-    """Write a data set; the folder appears complete or not at all.
-
-    Parameters
-    ----------
-    folder : path-like
-        Where to write. An existing data set there is replaced; any other folder is refused.
-    records : iterable of dict
-        One dict an image: ``image`` ({"bytes", "path"}), ``identity``, every attribute, and any
-        further columns, the same keys in every record.
-    card : dict
-        ``name``, ``source``, ``licence``, ``attributes`` and ``demographics`` (lists of columns) and
-        whatever else describes the set. ``counts`` is computed here.
-    shard_rows : int
-        Images per Parquet file; memory is bounded by one shard.
-    """
+def write_labels(data: FaceSet, folder) -> None:
+    """Write what later stages need of a data set: its card, its labels, what was left out if any."""
     folder = Path(folder)
-    missing = [key for key in REQUIRED_CARD_KEYS if key not in card]
-    if missing:
-        raise ValueError(
-            f"the data card lacks {', '.join(missing)}; add it before writing {folder}"
-        )
-    if folder.exists() and any(folder.iterdir()) and not (folder / CARD).exists():
-        raise ValueError(
-            f"{folder} exists and is not a data set (no {CARD}); name an empty or new folder"
-        )
+    write_card(folder, data.card)
+    table = data.frame.drop(columns="landmarks", errors="ignore")
+    write(folder / LABELS, lambda file: table.to_parquet(file, index=False))
+    if len(data.excluded):
+        write_text(folder / EXCLUDED, data.excluded.to_csv(index=False))
+
+
+def read_labels(folder="build/data") -> Labels:
+    """Read what :func:`write_labels` wrote; ValueError if it has not."""
+    folder = Path(folder)
+    if not (folder / LABELS).exists():
+        raise ValueError(f"{folder / LABELS} is missing; run `dvc repro data`")
+    return Labels(_read_card(folder), pd.read_parquet(folder / LABELS))
+
+
+def read_crops(folder="build/embed") -> np.ndarray | None:
+    """Aligned faces, uint8 (n, 3, side, side), still on disk; None if the study keeps none."""
+    path = Path(folder) / CROPS
+    return np.load(path, mmap_mode="r") if path.exists() else None
+
+
+def write_faces(folder, records: Iterable[dict], card: dict) -> Path:
+    """Write a data set; the folder appears, or replaces a data set, complete or not at all.
+
+    A record holds the columns of one image, the same in every record. The card holds
+    :data:`REQUIRED_CARD_KEYS` and whatever else describes the set; ``counts`` is added here.
+    ValueError if there is no record, or :func:`check_replaceable` refuses the folder.
+    """
+    with replacing(folder) as partial:
+        counts = write_shards(partial, records, card["attributes"])
+        if not counts["images"]:
+            raise ValueError(f"no images to write to {folder}; the list of records is empty")
+        write_card(partial, card | {"counts": counts})
+    return Path(folder)
+
+
+def check_replaceable(folder) -> None:
+    """Refuse, by a ValueError, a file, and a folder that holds anything but a data set."""
+    folder = Path(folder)
+    empty = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
+    if not empty and not (folder / CARD).exists():
+        raise ValueError(f"{folder} exists and is not a data set (no {CARD}); name a new folder")
+
+
+@contextmanager
+def replacing(folder) -> Iterator[Path]:
+    """An empty folder that takes the place of a data set if the block ends well, and else goes."""
+    check_replaceable(folder)
+    folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
-    shard, shards, total, people = [], 0, 0, set()
-    positives = dict.fromkeys(card["attributes"], 0)
 
-    def flush():
-        nonlocal shard, shards
-        write_shard(partial / f"faces-{shards:05d}.parquet", shard, card["attributes"])
-        shard, shards = [], shards + 1
+def write_shards(folder: Path, records: Iterable[dict], attributes: list[str]) -> dict:
+    """Write records (see :func:`write_faces`) into an empty folder; the counts of the data card."""
+    positives, people, images = dict.fromkeys(attributes, 0), set(), 0
+    for number, shard in enumerate(_in_shards(records)):
+        write_shard(folder / f"faces-{number:05d}.parquet", shard, attributes)
+        images += len(shard)
+        people.update(record["identity"] for record in shard)
+        for attribute in attributes:
+            positives[attribute] += sum(int(record[attribute]) for record in shard)
+    return {"images": images, "identities": len(people), "positives": positives}
 
+
+def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
+    shard, size = [], 0
     for record in records:
         shard.append(record)
-        total += 1
-        people.add(record["identity"])
-        for attribute in positives:
-            positives[attribute] += int(record[attribute])
-        if len(shard) == shard_rows:
-            flush()
+        size += len(record["image"]["bytes"])
+        if len(shard) == SHARD_IMAGES or size >= SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
     if shard:
-        flush()
-    if not total:
-        shutil.rmtree(partial)
-        raise ValueError(f"no images to write to {folder}; the list of records is empty")
-
-    counts = {"images": total, "identities": len(people), "positives": positives}
-    return finish(partial, folder, card, counts)
+        yield shard
 
 
 def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
-    """Write one Parquet file of a data set; records as for :func:`write_faces`."""
-    types = {"image": IMAGE_TYPE} | dict.fromkeys(attributes, pa.int8())
-    arrays = {
-        key: pa.array([record[key] for record in records], type=types.get(key))
-        for key in records[0]
-    }
+    """Write one Parquet file of a data set."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    types = {"image": image} | dict.fromkeys(attributes, pa.int8())
+    columns = {key: pa.array([r[key] for r in records], types.get(key)) for key in records[0]}
     # Encoded images do not compress further; small pages keep a row cheap to reach.
     pq.write_table(
-        pa.table(arrays),
-        path,
-        compression="zstd",
-        row_group_size=256,
-        use_dictionary=["identity"],
-        write_statistics=False,
-    )
+        pa.table(columns), path, compression="zstd", row_group_size=256,
+        use_dictionary=["identity"], write_statistics=False,
+    )  # fmt: skip
 
 
-def finish(partial: Path, folder: Path, card: dict, counts: dict) -> Path:
-    """Give the shards in ``partial`` their card, and the folder its place."""
-    text = json.dumps({**card, "counts": counts}, indent=2, ensure_ascii=False) + "\n"
-    (partial / CARD).write_text(text, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return folder
+def write_card(folder: Path, card: dict) -> None:
+    """Write the data card."""
+    write_text(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_faces(folder, *, check_images: bool = True) -> FaceSet:
-    """Read and validate a data set.
+def read_faces(folder, name: str | None = None, *, check_images: bool = True) -> FaceSet:
+    """Read and validate a data set, whose card must call it by the name, if one is given.
 
-    Parameters
-    ----------
-    folder : path-like
-        A folder in the format of this module.
-    check_images : bool
-        Also decode every image once (about 10,000 small images a second and core).
-
-    Raises
-    ------
-    ValueError
-        On the first problem found, naming file, row and column: a missing card, shard or column, a
-        null identity, an attribute that is not 0/1 or has one value only, a repeated path, an image
-        that cannot be decoded, a demographic column that varies within a person, or counts that
-        differ from the card.
+    ``check_images`` also decodes every image once (about 10,000 small images a second and core).
+    A ValueError names the file, the row and the column of the first problem.
     """
     folder = Path(folder)
     card = _read_card(folder)
-    attributes, demographics = card["attributes"], card["demographics"]
+    if name is not None and card["name"] != name:
+        raise ValueError(
+            f"params.yaml: data is {name!r}, but {folder}/ holds {card['name']!r}; import it first "
+            "(python -m study.faces.importers ...) or set data"
+        )
+    paths: set[str] = set()
     files = sorted(folder.glob("faces-*.parquet"))
     if not files:
-        raise ValueError(
-            f"{folder} holds no faces-*.parquet; fetch the data with `dvc pull data.dvc`"
-        )
-
-    tables, origin = [], []
-    for file in files:
-        table = _read_shard(file, ["image", "identity", *attributes, *demographics])
-        _check_shard(file, table, attributes, check_images)
-        tables.append(table)
-        origin += [(file.name, row) for row in range(len(table))]
+        raise ValueError(f"{folder} holds no faces-*.parquet; fetch it with `dvc pull data.dvc`")
+    tables = [_read_shard(file, card, paths, check_images) for file in files]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
         raise ValueError(f"the shards of {folder} disagree on a column type: {error}") from None
-
-    # combine_chunks would copy every image; a row is reached through its chunk just as well.
-    structs = [chunk for chunk in table.column("image").chunks]
-    encoded = pa.chunked_array([chunk.field("bytes") for chunk in structs], pa.binary())
-    paths = pa.chunked_array([chunk.field("path") for chunk in structs], pa.string())
+    # Chunks stay as they are: combining them would copy every image.
+    encoded = pc.struct_field(table.column("image"), "bytes")
     frame = table.drop_columns(["image"]).to_pandas()
-    frame.insert(0, "path", paths.to_pandas())
-    _check_whole(folder, frame, card, origin)
-    left_out = folder / EXCLUDED
-    if not left_out.exists():
+    frame.insert(0, "path", pc.struct_field(table.column("image"), "path").to_pandas())
+    _check_whole(folder, frame, card)
+    if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
-    return FaceSet(card, frame, encoded, pd.read_csv(left_out, dtype=str, keep_default_na=False))
+    excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
+    return FaceSet(card, frame, encoded, excluded)
 
 
 def _read_card(folder: Path) -> dict:
     path = folder / CARD
     if not path.exists():
         raise ValueError(
-            f"{path} is missing; fetch the data with `dvc pull data.dvc` or import a data set"
+            f"{path} is missing; fetch the data with `dvc pull data.dvc` or import some"
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
@@ -274,60 +267,46 @@ def _read_card(folder: Path) -> dict:
     return card
 
 
-def _read_shard(file: Path, needed: list[str]) -> pa.Table:
+def _read_shard(file: Path, card: dict, paths: set[str], check_images: bool) -> pa.Table:
+    """One file, checked by itself; ``paths`` are those seen before, and its own are added."""
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{file} is not a readable Parquet file ({error}); fetch it again"
-        ) from None
-    for column in needed:
+        raise ValueError(f"{file} is not a readable Parquet file ({error}); restore it") from None
+    for column in ("image", "identity", *card["attributes"], *card["demographics"]):
         if column not in table.column_names:
             raise ValueError(
-                f"{file} lacks the column {column!r}{suggest(column, table.column_names)}; "
-                f"it has {', '.join(table.column_names)}"
+                f"{file} lacks the column {column!r}{suggest(column, table.column_names)}"
             )
-    if not pa.types.is_struct(table.schema.field("image").type) or {
-        field.name for field in table.schema.field("image").type
-    } < {"bytes", "path"}:
+    kind = table.schema.field("image").type
+    if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {part.name for part in kind}:
         raise ValueError(f"{file}, column 'image': must be a struct with the fields bytes and path")
+    for column in ("identity", *card["attributes"]):
+        values = table.column(column).to_pandas()
+        wrong = values.isna() if column == "identity" else ~values.isin((0, 1))
+        if wrong.any():
+            value = values[wrong.idxmax()]
+            why = "the value is missing" if pd.isna(value) else f"{value} is not 0 or 1"
+            where = f"{file}, row {wrong.idxmax()}, column {column!r}"
+            raise ValueError(f"{where}: {why} ({wrong.sum()} such rows); mend or remove the row")
+    for row, struct in enumerate(table.column("image")):
+        image = struct.as_py()
+        try:
+            if not (image and image["bytes"] and image["path"]):
+                raise ValueError("bytes or path are missing")
+            if image["path"] in paths:
+                raise ValueError(
+                    f"the path {image['path']!r} occurs twice; each image needs its own"
+                )
+            if check_images:
+                decode(image["bytes"], image["path"])
+        except ValueError as error:
+            raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
+        paths.add(image["path"])
     return table
 
 
-def _check_shard(file: Path, table: pa.Table, attributes: list[str], check_images: bool) -> None:
-    for column in ("identity", *attributes):
-        nulls = np.flatnonzero(table.column(column).is_null().to_numpy())
-        if len(nulls):
-            raise ValueError(
-                f"{file}, row {nulls[0]}, column {column!r}: the value is missing "
-                f"({len(nulls)} such rows); fill it in or remove the row"
-            )
-    for column in attributes:
-        values = np.asarray(table.column(column).to_pylist())
-        wrong = np.flatnonzero((values != 0) & (values != 1))
-        if len(wrong):
-            raise ValueError(
-                f"{file}, row {wrong[0]}, column {column!r}: {values[wrong[0]]} is not 0 or 1"
-            )
-    for row, image in enumerate(table.column("image")):
-        content = image.as_py()
-        if content is None or not content["bytes"] or not content["path"]:
-            raise ValueError(f"{file}, row {row}, column 'image': bytes or path are missing")
-        if check_images:
-            try:
-                decode(content["bytes"], content["path"])
-            except ValueError as error:
-                raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
-
-
-def _check_whole(folder: Path, frame: pd.DataFrame, card: dict, origin: list) -> None:
-    repeated = np.flatnonzero(frame["path"].duplicated())
-    if len(repeated):
-        file, row = origin[repeated[0]]
-        raise ValueError(
-            f"{folder / file}, row {row}, column 'image': the path "
-            f"{frame['path'].iloc[repeated[0]]!r} occurs twice; every image needs its own"
-        )
+def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:
     for column in card["attributes"]:
         values = frame[column].unique()
         if len(values) < 2:
@@ -342,8 +321,7 @@ def _check_whole(folder: Path, frame: pd.DataFrame, card: dict, origin: list) ->
                 f"{folder}, column {column!r}: differs between images of the identity "
                 f"{varying.idxmax()!r}; a demographic column must be constant within a person"
             )
-    found = {"images": len(frame), "identities": frame["identity"].nunique()}
-    for key, value in found.items():
+    for key, value in (("images", len(frame)), ("identities", frame["identity"].nunique())):
         stated = card.get("counts", {}).get(key, value)
         if stated != value:
             raise ValueError(

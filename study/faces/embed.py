@@ -1,354 +1,285 @@
-"""Detect, align and embed faces: from photos to unit vectors and trunk features.
+"""From photos to proxies: what every later stage knows of the faces of a data set.
 
-Three steps, usable apart and together (`embed_faces`):
-
-`detect`  five landmarks a photo, by MTCNN (Zhang et al. 2016, "Joint Face Detection and Alignment
-          Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch.
-`align`   a similarity transform that carries the landmarks to a template, sampled bilinearly.
-`embed`   a face-recognition network of `NETWORKS`: its unit-norm embedding is the proxy in which
-          densities are estimated, its mid-level map (the trunk) the input of the trained heads.
-
-Everything runs in eval mode, and in float32 (TF32 off) unless half precision is asked for. Pixel centres have integer coordinates; points
-are (x, y).
+Every face is found, cut and embedded (:mod:`cid.align`, :mod:`cid.recognition`) in chunks of photos.
+A finished chunk is kept (:mod:`study.store`) under its encoded photos, the settings and the code, so
+that an interrupted run goes on where it stopped and a finished one decodes nothing.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import pandas as pd
 from tqdm import tqdm
 
-from cid.align import (
-    DLIB_TEMPLATE,
-    Detection,
-    _bar,
-    _check_images,
-    _exact,
-    _in_batches,
-    align,
-    detect,
-)
+from cid.align import Detection, align
+from cid.align import detect as find_faces
 from cid.device import pick_device
-from cid.recognition import _load_network, _network
-from study.faces.dataset import FaceSet
+from cid.names import find
+from cid.options import SIDES
+from cid.recognition import NETWORKS, embed, load_network
+from study import store
+from study.faces.dataset import CROPS, FaceSet
 from study.source import code
-from study.store import digest, kept
-
-
-def aligned_faces(
-    data: FaceSet, landmarks, size: int, *, chunk: int = 512, progress: bool = True
-) -> Tensor:
-    """Cut every face of a data set by stored landmarks.
-
-    Parameters
-    ----------
-    data : FaceSet
-    landmarks : array, shape (n, 5, 2)
-        From :func:`cid.align.detect`.
-    size : int
-        Side of the faces in pixels: ``MODELS[model].side``.
-    chunk : int
-        Photos decoded at once.
-
-    Returns
-    -------
-    uint8 tensor, shape (n, 3, size, size)
-
-    Raises
-    ------
-    ValueError
-        If there are not five landmarks for every image, or an image cannot be decoded.
-    """
-    if np.shape(landmarks) != (len(data), 5, 2):
-        raise ValueError(
-            f"landmarks have shape {np.shape(landmarks)}; {len(data)} images need "
-            f"({len(data)}, 5, 2), so detect them again"
-        )
-    faces = torch.empty(len(data), 3, size, size, dtype=torch.uint8)
-    faces = faces.contiguous(memory_format=torch.channels_last)  # as training wants them
-    with tqdm(
-        total=len(data), desc="align", unit="image", mininterval=5, disable=not progress
-    ) as bar:
-        for start in range(0, len(data), chunk):
-            rows = slice(start, min(start + chunk, len(data)))
-            photos = [data.image(row) for row in range(rows.start, rows.stop)]
-            faces[rows] = align(photos, landmarks[rows], size, template=DLIB_TEMPLATE)
-            bar.update(len(photos))
-    return faces
-
 
 CHUNK = 512  # photos decoded at once, and kept together
-
-
-PRECISIONS = ("single", "half")
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """`embedding` (n, d) float32 of unit norm; `trunk` (n, t) float32 mid-level features."""
-
-    embedding: Tensor
-    trunk: Tensor
+SIMILARITIES = 2_000_000  # bins of the cosines of pairs, on [-1, 1]
+BLOCK = 256  # images compared at once with all others
+SHOWN_SIDE = 96  # px of crops that are for figures alone
 
 
 @dataclass(frozen=True)
 class FaceEmbeddings:
-    """What `embed_faces` returns: `embedding` (n, d) of the proxy network, `trunk` (n, t) of the
-    trunk's network, and in `crops` the proxy's uint8 crops (3, size, size) of the rows asked for.
+    """What :func:`embed_faces` found: `embedding` (n, d) float32 of unit rows, of the proxy's network;
+    `trunk` (n, t) float32, of the trunk's; `crops` (n, 3, side, side) uint8, or None.
     """
 
     detection: Detection
-    embedding: Tensor
-    trunk: Tensor
-    crops: dict[int, Tensor]
-
-
-def embed(
-    crops: Tensor,
-    network: str = "dlib-resnet",
-    *,
-    precision: str = "single",
-    device: str = "auto",
-    batch_size: int | None = None,
-    progress: bool = False,
-) -> Embeddings:
-    """Run a network of `NETWORKS` on aligned crops; the result is on the CPU.
-
-    Parameters
-    ----------
-    crops : uint8 tensor (n, 3, size, size)
-        From `align`, with the network's size and template.
-    precision : {"single", "half"}
-        "half" runs the network in float16 where that is safe, for speed on a GPU: embeddings differ
-        by a few 1e-3.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, the crops do not fit the network, or its weights are unreadable.
-    FileNotFoundError, ConnectionError
-        If its weights are missing, or cannot be downloaded.
-    """
-    spec = _network(network)
-    if crops.dtype != torch.uint8 or crops.shape[1:] != (3, spec.size, spec.size):
-        raise ValueError(
-            f"crops are {crops.dtype} of shape {tuple(crops.shape)}; {network} needs torch.uint8 "
-            f"of shape (n, 3, {spec.size}, {spec.size})"
-        )
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-    device = pick_device(device)
-    model = _load_network(network, device)
-    embedding = torch.empty(len(crops), spec.dimension)
-    trunk = torch.empty(len(crops), spec.trunk_dimension)
-    half = torch.autocast(device.type, torch.float16, enabled=precision == "half")
-    with _exact(), half, _bar(len(crops), f"embed ({network})", progress) as bar:
-
-        def forward(rows: list[int]) -> None:
-            batch = crops[rows].to(device).float().contiguous(memory_format=torch.channels_last)
-            vector, features = model(batch)
-            embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
-            trunk[rows] = features.float().cpu()
-            bar.update(len(batch))
-
-        _in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device)
-    return Embeddings(embedding, trunk)
+    embedding: np.ndarray
+    trunk: np.ndarray
+    crops: np.ndarray | None
 
 
 def embed_faces(
-    images: Iterable[np.ndarray],
+    data: FaceSet,
     network: str = "dlib-resnet",
     trunk: str = "dlib-resnet",
     *,
+    detect: bool = True,
     precision: str = "single",
-    device: str = "auto",
-    batch_size: int | None = None,
-    chunk: int = CHUNK,
-    total: int | None = None,
-    keep_crops: Iterable[int] = (),
-    landmarks=None,
-    folder: str | Path | None = None,
-    progress: bool = True,
+    side: int | None = None,
+    **how,
 ) -> FaceEmbeddings:
-    """Detect, align and embed, a chunk of photos at a time, while the next one is decoded.
+    """Detect, align and embed every face, a chunk of photos at a time, while the next one is decoded.
 
     Parameters
     ----------
-    images : iterable of uint8 arrays (h, w, 3)
-        A list, or a generator that decodes as it goes: two chunks of photos are in memory at a time.
     network, trunk : str
-        Names in `NETWORKS` of the proxy and of the trunk's network; if the same, it runs once.
-    precision, device, batch_size
-        As in `embed` and `detect`.
-    total : int, optional
-        The number of photos, for the bar, where `images` has no length.
-    keep_crops : iterable of int
-        Rows whose crops are returned, for figures.
-    landmarks : array, shape (n, 5, 2), optional
-        Known landmarks; nothing is detected then, and every face counts as found.
+        Names in :data:`cid.recognition.NETWORKS`, of the proxy and of the trunk; the same runs once.
+    detect : bool
+        False takes the landmarks that came with the data; every face then counts as found.
+    side : int, optional
+        Also cut every face to a square of so many pixels, for networks trained end to end and figures.
+    precision, device, progress
+        As in :func:`cid.recognition.embed`.
     folder : path, optional
-        Where every finished chunk is kept until the last one is, so that an interrupted call with
-        the same photos and settings goes on where it stopped.
+        Where finished chunks are kept, :data:`study.store.KEPT` by default; None keeps none.
 
     Raises
     ------
     ValueError, FileNotFoundError, ConnectionError
-        As `detect` and `embed`.
+        As :func:`cid.align.detect` and :func:`cid.recognition.embed`, before any photo is looked at
+        where it is about the networks; if ``detect`` is False and the data have no landmarks.
     """
-    device = pick_device(device)
-    # Missing weights should stop the run before minutes of detection, not after.
-    for name in (network, trunk):
-        _load_network(name, device)
-    spec, total = _network(network), _length(images, total)
-    settings = network, trunk, precision, device, batch_size
-    wanted, crops, parts = sorted(set(keep_crops)), {}, []
-    with _bar(total, "detect and embed", progress) as bar:
-        for start, photos in _chunks(images, chunk):
-            end = start + len(photos)
-            points = None if landmarks is None else np.float32(landmarks[start:end])
-            parts.append(embed_chunk(photos, points, *settings, folder=folder, first=start))
-            inside = [row for row in wanted if start <= row < end]
-            if inside:
-                own = [row - start for row in inside]
-                places = parts[-1]["landmarks"][own]
-                cut = align([photos[row] for row in own], places, spec.size, template=spec.template)
-                crops |= dict(zip(inside, cut, strict=True))
-            bar.update(len(photos))
-    if not parts:
-        raise ValueError("there are no images; pass at least one")
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    proxy, features = (torch.from_numpy(whole.pop(name)) for name in ("proxy", "trunk"))
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return FaceEmbeddings(Detection(**whole), proxy, features, crops)
+    whole = _embedded(data, network, trunk, detect, precision, **how)
+    proxy, features = whole.pop("proxy"), whole.pop("trunk")
+    found, crops = Detection(**whole), None
+    if side is not None:
+
+        def cut(photos, points, device) -> dict:
+            return {"crops": align(photos, points, side, device=device).numpy()}
+
+        about = (side, code("cid.align.align"))
+        crops = _by_chunk(data, "crops", about, cut, points=found.landmarks, **how)["crops"]
+    return FaceEmbeddings(found, proxy, features, crops)
 
 
-def embed_chunk(
-    photos: Sequence[np.ndarray],
-    points,
-    network: str,
-    trunk: str,
-    precision: str = "single",
-    device: str | torch.device = "auto",
-    batch_size: int | None = None,
-    *,
-    folder: str | Path | None = None,
-    first: int = 0,
-) -> dict[str, np.ndarray]:
-    """One chunk of `embed_faces`, taken from its folder if it is there and left there if not.
+def crop_side(model: str, card: dict) -> int | None:
+    """Side in pixels of the crops a study needs: its model's own, or what figures show, or None."""
+    return SIDES.get(model) or (SHOWN_SIDE if card.get("show_images", True) else None)
 
-    ``points`` are known landmarks or None; ``first`` is the row of the first photo, for messages.
 
-    Returns
-    -------
-    dict of arrays
-        The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t).
+def embed_share(data: FaceSet, settings: dict, rank: int, world: int, folder=store.KEPT) -> None:
+    """Every ``world``-th chunk of what :func:`embed_faces` embeds, left in the folder for it.
+
+    ``settings`` is the section ``embed`` of params.yaml: network, trunk, precision, detect.
     """
-    photos = _check_images(photos, first)
-    device = pick_device(device)
-    options = {"device": device, "batch_size": batch_size}
-
-    def compute() -> dict:
-        if points is None:
-            found = detect(photos, progress=False, **options)
-        else:
-            n = len(photos)
-            found = Detection(
-                points, np.ones(n, np.float32), np.ones(n, np.int64), np.ones(n, dtype=bool)
-            )
-
-        def run(name: str) -> Embeddings:
-            spec = _network(name)
-            crops = align(photos, found.landmarks, spec.size, template=spec.template, **options)
-            return embed(crops, name, precision=precision, **options)
-
-        proxy = run(network)
-        other = proxy if trunk == network else run(trunk)
-        own = {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
-        return vars(found) | own
-
-    if folder is None:
-        return compute()
-    about = network, trunk, precision, device.type, batch_size, code(__name__)
-    known = [] if points is None else [points]
-    return kept(folder, f"embedding-{digest(about, photos, known)[:24]}", compute)
+    _embedded(data, **settings, folder=folder, progress=rank == 0, share=(rank, world))
 
 
 def embed_views(
-    images: Iterable[np.ndarray],
-    landmarks,
-    network: str = "dlib-resnet",
-    *,
-    zooms: Sequence[float] = (),
-    total: int | None = None,
-    chunk: int = CHUNK,
-    precision: str = "single",
-    device: str = "auto",
-    folder: str | Path | None = None,
-    progress: bool = True,
+    data: FaceSet, landmarks, network="dlib-resnet", *, zooms=(), precision="single", **how
 ) -> dict[str, np.ndarray]:
     """Embed other views of every aligned face: its mirror image, and nearer or wider crops.
 
-    Parameters
-    ----------
-    images : iterable of uint8 arrays (h, w, 3)
-    landmarks : array, shape (n, 5, 2)
-        Of the photos as they are, from `detect`.
-    zooms : sequence of float
-        How much larger the face is in a crop than in the network's own.
-    total : int, optional
-        Number of images, for the progress bar.
-    folder : path, optional
-        Where finished chunks are kept: a later call takes from it whatever it would compute in the
-        same way.
-
-    Returns
-    -------
-    dict of float32 arrays (n, d)
-        ``mirrored`` and ``zoom <z>``, of unit rows.
+    ``landmarks`` (n, 5, 2) are those of :func:`embed_faces`; each of the ``zooms`` says how much larger
+    the face is than in the network's own crop; the rest is as in :func:`embed_faces`. The result has
+    float32 (n, d) unit rows under ``mirrored`` and ``zoom <z>``.
     """
-    spec, device, parts = _network(network), pick_device(device), []
+    spec = find("network", network, NETWORKS)
     views = {"mirrored": 1.0} | {f"zoom {zoom:g}": zoom for zoom in zooms}
-    about = network, precision, device.type, list(views), code(__name__)
-    with _bar(_length(images, total), f"embed other views ({network})", progress) as bar:
-        for start, photos in _chunks(images, chunk):
-            place = np.asarray(landmarks[start : start + len(photos)])
 
-            def compute(photos=photos, place=place) -> dict:
-                found = {}
-                for view, zoom in views.items():
-                    template = 0.5 + zoom * (spec.template - 0.5)
-                    crops = align(photos, place, spec.size, template=template, device=device)
-                    crops = crops.flip(3) if view == "mirrored" else crops
-                    vectors = embed(crops, network, precision=precision, device=device)
-                    found[view] = vectors.embedding.numpy()
-                return found
+    def compute(photos, points, device) -> dict:
+        found = {}
+        for view, zoom in views.items():
+            template = 0.5 + zoom * (spec.template - 0.5)
+            crops = align(photos, points, spec.size, template=template, device=device)
+            crops = crops.flip(3) if view == "mirrored" else crops
+            result = embed(crops, network, precision=precision, device=device)
+            found[view] = result.embedding.numpy()
+        return found
 
-            name = digest(about, photos, place)[:24] if folder is not None else ""
-            parts.append(kept(folder, f"views-{name}", compute))
-            bar.update(len(photos))
-    return {view: np.concatenate([part[view] for part in parts]) for view in views}
+    about = (network, precision, views, code("study.faces.embed.embed_views"))
+    return _by_chunk(data, "views", about, compute, points=landmarks, **how)
 
 
-def _chunks(images: Iterable[np.ndarray], size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
-    """The row of its first image and a chunk of images; the next one is decoded meanwhile."""
-    stream, start = iter(images), 0
-    with ThreadPoolExecutor(1) as decoder:
-        ahead = decoder.submit(lambda: list(islice(stream, size)))
-        while photos := ahead.result():
-            ahead = decoder.submit(lambda: list(islice(stream, size)))
-            yield start, photos
-            start += len(photos)
+def _embedded(data, network, trunk, detect, precision="single", **how) -> dict[str, np.ndarray]:
+    """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
+
+    def compute(photos, points, device) -> dict:
+        # An unknown name or missing weights should stop the run before minutes of detection, not after.
+        for name in (network, trunk):
+            load_network(name, device)
+        if points is None:
+            found = find_faces(photos, device=device, progress=False)
+        else:
+            n = len(photos)
+            found = Detection(points, np.ones(n, np.float32), np.ones(n, int), np.ones(n, bool))
+
+        def run(name: str):
+            size, template = NETWORKS[name].size, NETWORKS[name].template
+            crops = align(photos, found.landmarks, size, template=template, device=device)
+            return embed(crops, name, precision=precision, device=device)
+
+        proxy = run(network)
+        other = proxy if trunk == network else run(trunk)
+        return vars(found) | {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
+
+    about = (network, trunk, precision, code("study.faces.embed._embedded"))
+    points = None if detect else data.landmarks()
+    return _by_chunk(data, "embedding", about, compute, points=points, **how)
 
 
-def _length(images: Iterable[np.ndarray], total: int | None) -> int | None:
-    return len(images) if total is None and hasattr(images, "__len__") else total
+def _by_chunk(
+    data: FaceSet,
+    label: str,
+    about: tuple,
+    compute: Callable[..., dict],
+    *,
+    points: np.ndarray | None,
+    device: str = "auto",
+    folder: str | Path | None = store.KEPT,
+    progress: bool = True,
+    share: tuple[int, int] = (0, 1),
+) -> dict[str, np.ndarray]:
+    """``compute(photos, points, device)`` of every chunk, or taken from its folder, and concatenated.
+
+    ``about`` is all that the arrays come from besides the photos, their points and the kind of device;
+    of (k, n) in ``share``, only every n-th chunk from the k-th on is taken.
+    """
+    if not len(data):
+        raise ValueError("there are no images; pass at least one")
+    if points is not None and np.shape(points) != (len(data), 5, 2):
+        needed = f"{len(data)} images need ({len(data)}, 5, 2), so detect them again"
+        raise ValueError(f"landmarks have shape {np.shape(points)}; {needed}")
+    device, parts = pick_device(device), []
+
+    def jobs(decoder: ThreadPoolExecutor) -> Iterator[tuple[int, str, Callable[[], dict]]]:
+        for start in range(CHUNK * share[0], len(data), CHUNK * share[1]):
+            rows = np.arange(start, min(start + CHUNK, len(data)))
+            photos = data.encoded[start : start + CHUNK].to_pylist()
+            place = None if points is None else np.float32(points[rows])
+            name = f"{label}-{store.digest(about, device.type, photos, place)[:24]}"
+            done = folder is not None and Path(folder, f"{name}.npz").exists()
+            ahead = None if done else decoder.submit(list, data.images(rows))
+
+            def work(rows=rows, place=place, ahead=ahead) -> dict:
+                found = ahead.result() if ahead else list(data.images(rows))  # kept but damaged
+                return compute(found, place, device)
+
+            yield len(rows), name, work
+
+    bar = tqdm(total=len(data), desc=label, unit="image", mininterval=5, disable=not progress)
+    with ThreadPoolExecutor(1) as decoder, bar:
+        # In pairs, so that the photos of the next job are decoded while one is done.
+        for (count, name, work), _ in pairwise(chain(jobs(decoder), [None])):
+            parts.append(store.kept(folder, name, work))
+            bar.update(count)
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
+
+
+def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict) -> dict:
+    """Write what a study knows of its faces; identities measure the proxy and change nothing else.
+
+    ``out`` gets ``proxy.npy``, ``trunk.npy``, ``detection.npz``, ``crops.npy`` if there are crops,
+    ``similarity.csv`` (densities of the cosine of two images of the same and of different people
+    between ``left`` and ``right``), ``roc.csv`` (``false_match_rate``, ``true_match_rate``) and
+    ``summary.json``, which is returned: of the ``settings``, the section ``embed`` of params.yaml,
+    network, trunk and precision; ``verification_auc``; ``detected``, the share of faces found; and
+    ``several``, the number of photos with more than one.
+    """
+    out, found = Path(out), result.detection
+    arrays = {"proxy.npy": result.embedding, "trunk.npy": result.trunk, CROPS: result.crops}
+    for name, array in arrays.items():
+        if array is not None:
+            store.write(out / name, lambda file, array=array: np.save(file, array))
+    store.write(out / "detection.npz", lambda file: np.savez(file, **vars(found)))
+    same, different = pair_similarities(result.embedding, data.identities())
+    summary = {name: settings[name] for name in ("network", "trunk", "precision")} | {
+        "verification_auc": round(verification_auc(same, different), 5),
+        "detected": round(float(found.found.mean()), 5),
+        "several": int((found.faces > 1).sum()),
+    }
+    store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    tables = {"similarity": _densities(same, different), "roc": _roc(same, different)}
+    for name, table in tables.items():
+        store.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
+    return summary
+
+
+def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
+    """How many pairs of images have which cosine, of the same person and of different people.
+
+    Pairs of n unit rows, embeddings (n, d), with n identities, counted in :data:`SIMILARITIES` bins of
+    equal width on [-1, 1] as there are n² / 2 of them. ValueError if one kind of pair is missing.
+    """
+    embeddings = np.asarray(embeddings, dtype=np.float32)
+    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
+    n, counts = len(codes), np.zeros((2, SIMILARITIES), np.int64)
+    for start in range(0, n, BLOCK):
+        rows = np.arange(start, min(start + BLOCK, n))
+        cosines = embeddings[rows] @ embeddings[start:].T
+        bins = ((cosines + 1) * (SIMILARITIES / 2)).astype(np.int64).clip(0, SIMILARITIES - 1)
+        later = np.arange(start, n) > rows[:, None]
+        alike = codes[start:] == codes[rows, None]
+        for kind, pairs in enumerate((later & alike, later & ~alike)):
+            counts[kind] += np.bincount(bins[pairs], minlength=SIMILARITIES)
+    if not counts.any(axis=1).all():
+        raise ValueError("a proxy is measured by two images of one person, and two people")
+    return counts[0], counts[1]
+
+
+def verification_auc(same: np.ndarray, different: np.ndarray) -> float:
+    """Area under the ROC curve of telling the same person's pairs of :func:`pair_similarities`.
+
+    The share of (same, different) couples of pairs in the right order, ties by half.
+    """
+    below = np.cumsum(different) - different / 2
+    return float((same * below).sum() / (same.sum() * different.sum()))
+
+
+def _densities(same: np.ndarray, different: np.ndarray, bins: int = 120) -> pd.DataFrame:
+    """The two distributions of cosines from the smallest that occurs up to 1, in coarse bins."""
+    width = -(-(SIMILARITIES - int(np.argmax(same + different > 0))) // bins)
+    start = max(SIMILARITIES - bins * width, 0)
+    edges = np.arange(start, SIMILARITIES, width)
+    ends = np.append(edges[1:], SIMILARITIES)
+    table = {"left": edges / SIMILARITIES * 2 - 1, "right": ends / SIMILARITIES * 2 - 1}
+    for name, counts in (("same", same), ("different", different)):
+        share = np.add.reduceat(counts, edges) / counts.sum()
+        table[name] = share / (table["right"] - table["left"])
+    return pd.DataFrame(table)
+
+
+def _roc(same: np.ndarray, different: np.ndarray, points: int = 400) -> pd.DataFrame:
+    """The ROC curve at no more than so many false match rates, as far apart on a logarithmic scale."""
+    false, true = (np.cumsum(counts[::-1]) / counts.sum() for counts in (different, same))
+    smallest = false[false > 0][0]
+    at = np.unique(np.searchsorted(false, np.geomspace(smallest, 1, points).clip(smallest, 1)))
+    return pd.DataFrame({"false_match_rate": false[at], "true_match_rate": true[at]})

@@ -1,140 +1,164 @@
-"""HTML pages of the report: one look, no script, nothing fetched, light and dark.
+"""HTML pages of the report: executed notebooks as a paper, without a script and without a request.
 
-Every page opens from disk without a network. :func:`render` turns executed notebooks into such
-pages; :func:`page` is the shell that it and the index page share.
+:func:`blocks` reads an executed notebook as prose, figures and tables; the templates lay them out.
+Formulas become MathML, and everything a page shows lies in its own folder. Light and dark.
 """
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from study.pipeline.notebook import headings, read, write
+from bs4 import BeautifulSoup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from latex2mathml.converter import convert
+from markupsafe import Markup
+from mistune import create_markdown
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2126; --dim: #646c76; --line: #dfe2e6;
-  --paper: #fff; --shade: #f5f6f8; --link: #0b5fb0; --word: #8a3ea8; --text: #2a7a3b;
-  --num: #b3541e }
-@media (prefers-color-scheme: dark) { :root { --ink: #dfe3e8; --dim: #98a1ab; --line: #343a42;
-  --paper: #15181c; --shade: #1e2228; --link: #77b5f5; --word: #cf9be6; --text: #8ccf98;
-  --num: #e8a578 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 56rem; padding: 1rem 1.25rem 4rem; color: var(--ink);
-  background: var(--paper); font: 1.0625rem/1.6 system-ui, -apple-system, "Segoe UI", Roboto,
-  "Helvetica Neue", Arial, sans-serif; overflow-wrap: break-word; -webkit-text-size-adjust: 100% }
-a { color: var(--link); text-underline-offset: .15em }
-header { display: flex; gap: .75rem; padding-bottom: .6rem; border-bottom: 1px solid var(--line);
-  color: var(--dim); font-size: .9rem }
-h1, h2, h3, h4 { line-height: 1.25; margin: 2.2em 0 .6em; text-wrap: balance }
-h1 { font-size: 1.9rem; margin-top: 1.2em }
-h2 { font-size: 1.4rem } h3 { font-size: 1.15rem } h4 { font-size: 1rem }
-p, ul, ol { margin: .9em 0 } li { margin: .25em 0 }
-blockquote { margin: 1em 0; padding-left: 1em; border-left: 3px solid var(--line);
-  color: var(--dim) }
-img, svg { display: block; max-width: 100%; height: auto; margin: 1.2rem auto; border-radius: 6px }
-@media (prefers-color-scheme: dark) { img { background: #fff; padding: .4rem } }
-code, pre { font: .84em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono",
-  monospace }
-:not(pre) > code { background: var(--shade); padding: .1em .3em; border-radius: 4px }
-pre { margin: .8rem 0; padding: .7rem .9rem; overflow-x: auto; background: var(--shade);
-  border-radius: 6px }
-.output, .text_cell_render:has(table) { overflow-x: auto }
-.output pre { background: none; border-left: 3px solid var(--line); border-radius: 0 }
-details { margin: .6rem 0 } details pre { margin: .4rem 0 }
-summary { color: var(--dim); font-size: .85rem; cursor: pointer; width: fit-content }
-table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; border: 0;
-  font-variant-numeric: tabular-nums }
-th, td { padding: .3rem .8rem; text-align: right; border: 0; border-bottom: 1px solid var(--line) }
-th { font-weight: 600 } th:first-child, td:first-child { text-align: left; padding-left: 0 }
-.highlight [class^="k"], .highlight .ow { color: var(--word) }
-.highlight [class^="s"] { color: var(--text) }
-.highlight [class^="m"] { color: var(--num) }
-.highlight [class^="c"] { color: var(--dim); font-style: italic }
-"""
+from study.pipeline.notebook import headings, read
+from study.store import write_text
+
+IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
+
+_markdown = create_markdown(plugins=["table"])
+_environment = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
 
 
-# Prose stays as it is, code is folded, outputs lose their prompts.
-TEMPLATE = """
-{%- extends 'classic/base.html.j2' -%}
-{%- block input -%}
-{%- set tags = cell.metadata.get('tags', []) -%}
-{%- set title = 'Parameters of this run' if 'injected-parameters' in tags else
-                'Parameters' if 'parameters' in tags else 'Code' -%}
-<details><summary>{{ title }}</summary>{{ cell.source | highlight_code }}</details>
-{%- endblock -%}
-"""
+@dataclass
+class Block:
+    """A piece of a page: Markdown of a cell (prose), Markdown or HTML that a cell computed (a result), a
+    figure, plain output (text), or source (code)."""
+
+    kind: str
+    body: Markup | str  # HTML of prose and results, a figure's caption; plain text of the others
+    src: str = ""
+    alt: str = ""
+    number: int | None = None
 
 
-def page(title: str, body_html: str, *, header_html: str = "") -> str:
-    """A complete HTML page of the report: no script, no request, light and dark.
+def blocks(path: Path, source: Callable, numbers=None, *, level: int = 1, code: bool = False):
+    """An executed notebook as a list of :class:`Block`, if wanted with its code.
 
-    ``title`` is plain text; ``body_html`` and ``header_html`` (the small line on top) are HTML.
+    ``source(name, data)`` gives the address of a figure from its name and the output's data;
+    ``numbers`` is where figures get their numbers from, and ``level`` that of the notebook's title
+    among the headings of the page.
     """
-    header = f"<header>{header_html}</header>\n" if header_html else ""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n"
-        f'<link rel="icon" href="data:,">\n<style>{STYLE}</style>\n</head>\n<body>\n'
-        f"{header}<main>\n{body_html.strip()}\n</main>\n</body>\n</html>\n"
-    )
+    numbers, found, heading = numbers or count(1), [], path.stem
+    for cell in read(path).cells:
+        heading = ([heading] + headings(cell))[-1]
+        if cell.cell_type == "markdown":
+            found.append(Block("prose", markdown(cell.source, level)))
+            continue
+        if cell.cell_type == "code" and code and cell.source:
+            found.append(Block("code", cell.source))
+        for output in cell.get("outputs", []):
+            data, meta = output.get("data", {}), output.get("metadata", {})
+            image = next((kind for kind in IMAGES if kind in data), None)
+            if "caption" in meta:
+                continue  # stands under its figure
+            if "figure" in meta or image:
+                told = meta.get("figure", {"name": "", "caption": "", "alt": heading})
+                src = source(told["name"], data)
+                caption = Markup(re.sub("</?p>", "", markdown(told["caption"])))
+                number = next(numbers) if told["name"] else None
+                found.append(Block("figure", caption, src, told["alt"], number))
+            elif "text/markdown" in data:
+                found.append(Block("result", markdown(data["text/markdown"], level)))
+            elif "text/html" in data:
+                found.append(Block("result", _tables(data["text/html"])))
+            elif text := output.get("text") or data.get("text/plain"):
+                found.append(Block("text", text))
+    return found
 
 
-def _outside(page_html: str) -> str | None:
-    """What a page would fetch or run, if anything."""
-    from bs4 import BeautifulSoup
+def markdown(text: str, level: int = 1) -> Markup:
+    """Markdown as HTML: raw HTML stays text, formulas become MathML, headings start at a level."""
+    formulas = []
 
-    soup = BeautifulSoup(page_html, "html.parser")
-    for tag in soup.find_all(True):
-        names = ("src", "srcset", "poster", "data") + (("href",) if tag.name == "link" else ())
-        if tag.name == "script" or any(not tag.get(a, "data:").startswith("data:") for a in names):
-            return str(tag)[:80]
+    def keep(match: re.Match) -> str:
+        shown, tex = ("block", match[1]) if match[1] else ("inline", match[2])
+        # A negative space is nothing that browsers know.
+        formulas.append(convert(tex.replace(r"\!", ""), display=shown))
+        return f"\x02{len(formulas) - 1}\x03"
+
+    text = re.sub(r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$", keep, text, flags=re.DOTALL)
+    shown = _markdown(text)
+    shown = re.sub(r"(</?h)(\d)>", lambda m: f"{m[1]}{min(int(m[2]) + level - 1, 6)}>", shown)
+    shown = re.sub("\x02(\\d+)\x03", lambda m: formulas[int(m[1])], shown)
+    return _tables(shown)
+
+
+def _tables(text: str) -> Markup:
+    """HTML whose tables scroll where they are too wide, with numbers set to the right."""
+    if "<table" not in text:
+        return Markup(text)
+    soup = BeautifulSoup(text, "html.parser")
+    for table in soup.find_all("table"):
+        table.attrs = {}
+        rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+        columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
+        for column in columns[1:]:  # the first one names its row
+            texts = [cell.get_text().strip() for cell in column[1:]]
+            numeric = sum(bool(re.match(r"[+−-]?[.\d]|–?$", text)) for text in texts)
+            for cell in column if numeric > len(texts) / 2 else ():
+                cell["class"] = "number"
+        table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0"}))
+    return Markup(str(soup))
+
+
+def page(template: str, path: Path, *, alone: bool = False, **shown) -> Path:
+    """Fill a template and write the page; ``ValueError`` if it would run a script, or need anything
+    outside its own folder (``alone``: outside its own file)."""
+    text = _environment.get_template(f"{template}.html.j2").render(**shown)
+    if outside := _outside(text, None if alone else path.parent):
+        raise ValueError(f"{path} would not open without a network: {outside}")
+    write_text(path, text)
+    return path
+
+
+def _outside(text: str, folder: Path | None) -> str | None:
+    """The tag of a page that runs, fetches, or looks for something where it is not, if there is one."""
+    for tag in BeautifulSoup(text, "html.parser").find_all(True):
+        runs = tag.name in ("script", "iframe", "object", "embed", "form", "base")
+        names = ["src", "srcset", "poster", "data"] + ["href"] * (tag.name in ("link", "a"))
+        addresses = [tag[name] for name in names if tag.get(name)]
         style = tag.get("style", "") + (tag.text if tag.name == "style" else "")
-        found = re.search(r"@import|url\(\s*['\"]?(?!data:|#)", style)
-        if found:
-            return style[found.start() :][:80]
+        if (
+            runs
+            or any(name.startswith("on") for name in tag.attrs)
+            or not all(_inside(address, folder, tag.name == "a") for address in addresses)
+            or re.search(r"@import|url\(\s*['\"]?(?!data:|#)", style)
+        ):
+            return str(tag)[:80]
     return None
 
 
-def render(
-    executed: Iterable[str | Path], folder: str | Path, *, home: str = "index.html"
-) -> list[Path]:
-    """Render executed notebooks as self-contained HTML, ``<notebook stem>.html`` in ``folder``.
+def _inside(address: str, folder: Path | None, link: bool) -> bool:
+    """Whether an address leads to a file of a folder, or is none; a link may lead elsewhere."""
+    parts = urlsplit(address)
+    if address.startswith(("data:", "#")) or (link and parts.scheme in ("http", "https")):
+        return True
+    if folder is None or parts.scheme or parts.netloc or not parts.path:
+        return False
+    file = (folder / unquote(parts.path)).resolve()
+    return file.is_file() and folder.resolve() in file.parents
 
-    The title is the notebook's first heading, code is folded, ``home`` is linked on top.
 
-    Raises
-    ------
-    ValueError
-        If a page would need a script or anything outside its own file.
-    """
-    from nbconvert import HTMLExporter
-    from traitlets.config import Config
+def embedded(name: str, data: dict) -> str:
+    """A figure as an address that holds it."""
+    kind = next(kind for kind in IMAGES[1:] if kind in data)
+    return f"data:{kind};base64,{data[kind]}"
 
-    shown = ["text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/plain"]
-    exporter = HTMLExporter(
-        config=Config(NbConvertBase={"display_data_priority": shown}),  # no scripts, no widgets
-        template_name="basic",
-        raw_template=TEMPLATE,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-        exclude_anchor_links=True,
-    )
-    pages = []
-    for source in map(Path, executed):
-        nb = read(source)
-        nb.metadata["language_info"] = {"name": "python"}  # for the highlighting
-        above = [source.stem]
-        for cell in nb.cells:
-            above += headings(cell)
-            cell.metadata["alt"] = above[-1]  # what a figure shows, for who cannot see it
-        body, _ = exporter.from_notebook_node(nb)
-        line = f'<a href="{html.escape(home)}">All pages</a> {html.escape(source.stem)}'
-        text = page(above[:2][-1], body, header_html=line)
-        if outside := _outside(text):
-            raise ValueError(f"{source} would not open without a network: {outside}")
-        pages.append(Path(folder, f"{source.stem}.html"))
-        write(pages[-1], text)
-    return pages
+
+def single(path: Path, folder: Path) -> Path:
+    """One executed notebook as one file, with its code folded away."""
+    title = next((text for cell in read(path).cells for text in headings(cell)), path.stem)
+    body, target = blocks(path, embedded, code=True), folder / f"{path.stem}.html"
+    return page("notebook", target, alone=True, title=title, blocks=body)

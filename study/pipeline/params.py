@@ -9,79 +9,116 @@ exist?) is checked by the stage that reads them.
 
 from __future__ import annotations
 
-import difflib
-import re
+import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
 from ruamel.yaml import YAML, YAMLError
+
+import cid
+from cid import options
+from cid.methods import METHODS
+from cid.names import find, suggest
 
 PARAMS = Path("params.yaml")
 
 
-# As registered in cid.methods and study.faces.embed, whose imports would cost seconds here; a test compares.
-METHODS = (
-    "erm", "balanced", "inverse-density", "cid", "cid-kernel", "cid-knn", "surprise", "cvar-dro", "kl-dro",
-    "jtt", "lff", "cluster-dro", "oracle", "group-dro", "last-layer",
+def _registered(module: str, name: str) -> tuple[str, ...]:
+    """Keys of a registry of ``cid``, read from its source: to import these modules takes seconds."""
+    tree = ast.parse(Path(cid.__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == name:
+            return tuple(ast.literal_eval(key) for key in node.value.keys)
+    raise LookupError(f"cid.{module} has no registry {name}")
+
+
+def _a(be: str, kind: Any, names: Sequence[str] = (), **bounds) -> Any:
+    """A kind of value within bounds; whatever is wrong with one, it is told what it must be."""
+
+    def checked(value, handler):
+        try:
+            return handler(value)
+        except ValidationError:
+            near = suggest(value, names) if isinstance(value, str) else ""
+            raise PydanticCustomError("must", f"is {value!r}; it must be {be}{near}") from None
+
+    return Annotated[kind, Field(**bounds), WrapValidator(checked)]
+
+
+def _one_of(*names: str) -> Any:
+    said = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return _a(said, Literal[names], names)
+
+
+def _or_auto(be: str, kind: type, **bounds) -> Any:
+    return _a(f"{be}, or auto", Annotated[kind, Field(**bounds)] | Literal["auto"], ["auto"])
+
+
+def _some(kind: Any) -> Any:
+    return Annotated[list[kind], Field(min_length=1)]
+
+
+def _with_baseline(methods: list[str]) -> list[str]:
+    if "erm" not in methods:
+        raise PydanticCustomError("must", "lacks erm, the baseline of every difference")
+    if len(set(methods)) < len(methods):
+        raise PydanticCustomError("must", "names a method twice")
+    return methods
+
+
+Positive = _a("a number above 0", float, gt=0)
+NotNegative = _a("a number of at least 0", float, ge=0)
+Level = _a("a number from 0 to 1", float, ge=0, le=1)
+AtLeast2 = _a("a whole number of at least 2", int, ge=2)
+Truth = _a("true or false", bool)
+Text = _a("a text", str)
+PositiveOrAuto = _or_auto("a number above 0", float, gt=0)
+CountOrAuto = _or_auto("a whole number of at least 1", int, ge=1)
+
+Kind = _one_of("correlation", "longtail", "natural")
+Network = _one_of(*_registered("recognition", "NETWORKS"))
+Methods = Annotated[_some(_one_of(*METHODS)), AfterValidator(_with_baseline)]
+Name = _a(
+    "letters, digits, -, _ and dots inside, 60 at most",
+    str, pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60,
 )  # fmt: skip
-
-
-NETWORKS = ("dlib-resnet", "facenet-vggface2", "facenet-casia")
-
-
-Positive = Annotated[float, Field(gt=0)]
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-Level = Annotated[float, Field(ge=0, le=1)]
-
-
-Count = Annotated[int, Field(ge=1)]
-
-
-Method = Literal[METHODS]
-
-
-Methods = Annotated[list[Method], Field(min_length=1)]
-
-
-Network = Literal[NETWORKS]
-
-
-Kind = Literal["correlation", "longtail", "natural"]
-
-
-Auto = Literal["auto"]
-
-
-Name = Annotated[str, Field(pattern=r"^[\w][\w.-]*$")]
 
 
 class Section(BaseModel):
     """A mapping of params.yaml: no key may be unknown or missing, no value is converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = {"strict": True}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values):
+        known = cls.model_fields
+        for key in values if isinstance(values, Mapping) else ():
+            if key not in known:  # first of all: a misspelt name is also one that is missing
+                near = suggest(key, [k for k in known if k not in values] or known)
+                raise PydanticCustomError("unknown", f"{key} is unknown{near}; delete or rename it")
+        return values
 
 
 class Embed(Section):
     network: Network
     trunk: Network
-    precision: Literal["single", "half"]
-    detect: bool
+    precision: _one_of("single", "half")
+    detect: Truth
 
 
 class Bias(Section):
     kind: Kind
-    levels: Annotated[list[Level], Field(min_length=1)]
-    images_per_identity: Annotated[int, Field(ge=2)]
-    test_per_class: Count
-    unseen_share: Share
-    people: Annotated[int, Field(ge=2)] | None
+    levels: _some(Level)
+    images_per_identity: AtLeast2
+    test_per_class: _a("a whole number of at least 1", int, ge=1)
+    unseen_share: _a("a number of at least 0 and below 1", float, ge=0, lt=1)
+    people: _a("a whole number of at least 2, or null", int | None, ge=2)
 
     @model_validator(mode="after")
     def _fits(self):
@@ -93,36 +130,25 @@ class Bias(Section):
 
 
 class Weights(Section):
-    tau: Positive | Auto
-    power: Annotated[float, Field(ge=0)]
-    class_prior: Literal["balanced", "empirical"]
-    include_self: bool
-    rarity: Annotated[float, Field(ge=0)]
-    surprise: Annotated[float, Field(ge=0)] | Auto
-    neighbours: Count | Auto
-    posterior_tau: Positive | Auto
-    keep_class_direction: bool
-    local_scaling: bool
-    clusters: Count | Auto
-
-
-class Robust(Section):
-    alpha: Annotated[float, Field(gt=0, le=1)]
-    tilt: Positive
-    group_tilt: Positive
-    jtt_l2: Positive
-    jtt_upweight: Positive
-    lff_q: Annotated[float, Field(gt=0, le=1)]
-    lff_rounds: Count
-    draws: Count
+    tau: PositiveOrAuto
+    power: NotNegative
+    class_prior: _one_of("balanced", "empirical")
+    include_self: Truth
+    rarity: NotNegative
+    surprise: _or_auto("a number of at least 0", float, ge=0)
+    neighbours: CountOrAuto
+    posterior_tau: PositiveOrAuto
+    keep_class_direction: Truth
+    local_scaling: Truth
+    clusters: CountOrAuto
 
 
 class Train(Section):
-    model: Literal["linear", "mlp", "cnn", "resnet18", "resnet50"]
+    model: _one_of("linear", *_registered("networks", "MODELS"))
     l2: Positive
-    through: Literal["loss", "sampler"]
-    robust: Robust
-    network: dict[str, Any]  # checked against cid.networks.Options, which depends on the model
+    through: _one_of("loss", "sampler")
+    robust: dict[str, Any]  # these two are checked by cid.options
+    network: dict[str, Any]
 
     @model_validator(mode="after")
     def _fits(self):
@@ -132,8 +158,8 @@ class Train(Section):
 
 
 class Breadth(Section):
-    tasks: Annotated[list[str], Field(min_length=1)]
-    kinds: Annotated[list[Kind], Field(min_length=1)]
+    tasks: _some(Text)
+    kinds: _some(Kind)
     methods: Methods
 
 
@@ -146,24 +172,25 @@ class Proxies(Section):
 
 class Ablation(Section):
     level: Level
-    seeds: Annotated[int, Field(ge=2)]
+    seeds: AtLeast2
     methods: Methods
 
 
 class Varied(Section):
-    setting: str
-    values: Annotated[list[Any], Field(min_length=1)]
+    setting: Text
+    values: _some(Any)
 
 
 class Params(Section):
     """The whole of params.yaml."""
 
     study: Name
-    task: str
+    data: _a("the name of a data set, or null", str | None)
+    task: Text
     embed: Embed
     bias: Bias
-    seeds: Annotated[int, Field(ge=2)]
-    bootstrap: Annotated[int, Field(ge=20)]
+    seeds: AtLeast2
+    bootstrap: _a("a whole number of at least 20", int, ge=20)
     methods: Methods
     weights: Weights
     train: Train
@@ -174,171 +201,75 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits(self):
-        for where, methods in (
-            ("methods", self.methods),
-            ("breadth.methods", self.breadth.methods),
-            ("proxies.methods", self.proxies.methods),
-            ("ablation.methods", self.ablation.methods),
-        ):
-            if "erm" not in methods:
-                raise ValueError(f"{where} lacks erm, the baseline of every difference")
-            if len(set(methods)) < len(methods):
-                raise ValueError(f"{where} names a method twice")
         if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
-            raise ValueError(
-                "breadth.kinds has natural, which needs bias.levels: [0.0]; take it out"
-            )
+            raise ValueError("breadth.kinds has natural, which needs bias.levels: [0.0]; drop it")
         return self
 
 
 def read(path: str | Path = PARAMS) -> dict:
-    """The checked parameters of a study, by the parser DVC uses.
-
-    Raises
-    ------
-    ValueError
-        One line: the file, the key, what it holds, and what it may hold or the nearest valid name.
-    """
+    """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
+    key, what it holds, and what it may hold or the nearest name."""
     tree = YAML(typ="safe").load(Path(path))
     check(tree, path)
     return tree
 
 
 def check(tree: Any, path: str | Path = PARAMS) -> None:
-    """Raise the ``ValueError`` that :func:`read` describes if a tree of parameters is not valid."""
+    """Raise the ``ValueError`` of :func:`read` if parameters are not valid."""
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds no keys; start again from the committed one")
+    _check(tree, f"{path}: ")
+    known = {f"{part}.{key}": 0 for part in ("bias", "weights", "train") for key in tree[part]}
+    for name, varied in tree["ablations"].items():
+        where = f"{path}: ablations.{name}"
+        find(f"{where}.setting", varied["setting"], known)
+        section, _, key = varied["setting"].partition(".")
+        for value in varied["values"]:  # every one must be what the setting may have
+            _check({**tree, section: {**tree[section], key: value}}, f"{where}.values: ")
+
+
+def _check(tree: Mapping, where: str) -> None:
     try:
         Params.model_validate(tree)
     except ValidationError as error:
-        raise ValueError(f"{path}: {_sentence(error, tree)}") from None
-    for name, varied in tree["ablations"].items():
-        _check_ablation(name, varied, tree, path)
+        raise ValueError(where + _sentence(error.errors()[0])) from None
+    options.read(options.HeadOptions, tree["train"]["robust"], f"{where}train.robust")
+    options.read(options.NetworkOptions, tree["train"]["network"], f"{where}train.network")
 
 
-def _check_ablation(name: str, varied: dict, tree: dict, path) -> None:
-    """Every value of an ablation must be one that its setting may have."""
-    where = f"ablations.{name}"
-    section, _, key = varied["setting"].partition(".")
-    known = [f"{part}.{last}" for part in ("bias", "weights", "train") for last in tree[part]]
-    if varied["setting"] not in known:
-        raise ValueError(
-            f"{path}: {where}.setting is {varied['setting']!r}{_nearest(varied['setting'], known)}"
-        )
-    for value in varied["values"]:
-        changed = {**tree, section: {**tree[section], key: value}}
+def _sentence(error: Mapping) -> str:
+    """What pydantic found wrong, in this file's words."""
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])[1:]
+    said = {
+        "missing": "is missing; copy its line from the committed file",
+        "too_short": "is empty; it must be a list of at least 1",
+        "list_type": "is {input!r}; it must be a list",
+        "dict_type": "is {input!r}; it must be a mapping",
+        "model_type": "is {input!r}; it must be a mapping",
+        "value_error": "{ctx[error]}",
+    }
+    text = said.get(error["type"], "{msg}").format(**error)
+    between = {"unknown": ".", "value_error": ": "}.get(error["type"], " ")
+    return f"{key}{between}{text}" if key else text
+
+
+def command(main: Callable[..., int | None]) -> Callable[..., int]:
+    """An entry point, which returns the exit status: 1 after one sentence on what is wrong."""
+
+    @wraps(main)
+    def told(argv: list[str] | None = None) -> int:
         try:
-            Params.model_validate(changed)
-        except ValidationError as error:
-            raise ValueError(f"{path}: {where}.values: {_sentence(error, changed)}") from None
+            return main(argv) or 0
+        except (ValueError, OSError, SyntaxError, YAMLError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+    return told
 
 
-def _sentence(error: ValidationError, tree: Mapping) -> str:
-    """The first thing that is wrong, as one sentence."""
-    # An unknown key first: where a name is misspelt, "missing" would be said of the right one.
-    found = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    first = found[0]
-    # Of a union pydantic reports every alternative, under a place that ends in the alternative's name.
-    place = _place(first["loc"], tree)
-    same = [e for e in found if _place(e["loc"], tree) == place]
-    key = re.sub(r"\.(\d+)\b", r"[\1]", ".".join(map(str, place)))
-    kind, value = first["type"], first["input"]
-    if kind == "extra_forbidden":
-        section = tree
-        for part in place[:-1]:
-            section = section[part]
-        model = _model(place[:-1])
-        missing = [name for name in model if name not in section]
-        return f"{key} is unknown{_nearest(str(place[-1]), missing or list(model))}; delete or rename it"
-    if kind == "missing":
-        return f"{key} is missing; copy its line from the committed file"
-    if kind == "value_error":
-        prefix = f"{key}: " if key else ""
-        return prefix + str(first["ctx"]["error"])
-    allowed = "; or ".join(dict.fromkeys(_allowed(e) for e in same))
-    near = ""
-    for e in same:
-        if e["type"] == "literal_error" and isinstance(value, str):
-            near = near or _nearest(value, re.findall(r"'([^']+)'", e["ctx"]["expected"]), False)
-    return f"{key} is {value!r}; it must be {allowed}{near}"
-
-
-def _place(loc: tuple, tree: Any) -> tuple:
-    """The part of an error's place that exists in the tree, or its last key where that is missing."""
-    place = []
-    for part in loc:
-        if isinstance(tree, Mapping) and (part in tree or isinstance(part, str)):
-            place.append(part)
-            tree = tree.get(part)
-        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
-            place.append(part)
-            tree = tree[part]
-        else:
-            break
-    return tuple(place)
-
-
-def _model(place: tuple) -> list[str]:
-    """Names of the keys of a section."""
-    model: Any = Params
-    for part in place:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else Varied
-        model = annotation if isinstance(annotation, type) else Varied
-        if not issubclass(model, BaseModel):
-            return []
-    return list(model.model_fields)
-
-
-def _allowed(e: Mapping) -> str:
-    """What a value may be, by pydantic's kind of error."""
-    ctx = e.get("ctx", {})
-    bounds = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "below {lt}",
-        "less_than_equal": "at most {le}",
-        "too_short": "a list of at least {min_length}",
-    }
-    if e["type"] in bounds:
-        return bounds[e["type"]].format(
-            **{
-                name: f"{bound:g}"
-                for name, bound in ctx.items()
-                if name != "field_type" and not isinstance(bound, str)
-            }
-        )
-    if e["type"] == "literal_error":
-        return ctx["expected"].replace("'", "")
-    names = {
-        "float_type": "a number",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "bool_type": "true or false",
-        "string_type": "a text",
-        "list_type": "a list",
-        "dict_type": "a mapping",
-        "model_type": "a mapping",
-        "none_required": "null",
-        "string_pattern_mismatch": "letters, digits, -, _ and dots",
-    }
-    return names.get(e["type"], e["msg"].lower())
-
-
-def _nearest(word: str, known, sentence: bool = True) -> str:
-    near = difflib.get_close_matches(word, [str(name) for name in known], n=1, cutoff=0.5)
-    if not near and sentence:
-        return f" (known: {', '.join(map(str, known))})" if known else ""
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-def main() -> int:
-    """Entry point of ``python -m study.pipeline.params``; returns the exit status."""
-    try:
-        read()
-    except (ValueError, OSError, YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main(argv: list[str] | None) -> None:
+    read()
 
 
 if __name__ == "__main__":

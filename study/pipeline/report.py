@@ -1,358 +1,193 @@
-"""Collect what a reader opens: ``reports/<study>/`` from the executed notebooks and the evaluation.
+"""Collect what a reader opens: one page of the study, with its tables, figures and provenance.
 
-python -m study.pipeline.report            build the report of the study in params.yaml
-python -m study.pipeline.report headline   print where it is and its headline numbers
-python -m study.pipeline.report readme     put the headline numbers, and all studies side by side, into README.md
-                                and reports/index.html
+python -m study.pipeline.report build      build/report/, from what the stages found
+python -m study.pipeline.report publish    copy it to reports/<study>/
+python -m study.pipeline.report headline   where it is, its main numbers, and whether they are reproduced
+python -m study.pipeline.report readme     the main numbers, and all studies side by side, into README.md
+                                           and reports/index.html
+python -m study.pipeline.report pages      every executed notebook as a page of its own, in build/html/
 """
 
 from __future__ import annotations
 
-import argparse
-import base64
-import html
 import json
 import re
 import shutil
 import sys
+from argparse import ArgumentParser
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from cid.methods import METHODS
-from study.pipeline.pages import page, render
-from study.pipeline.params import PARAMS, read
-from study.pipeline.provenance import FILE, PACKAGES, record
+from study.pipeline import pages, provenance
+from study.pipeline.params import PARAMS, command, read
 from study.results.metrics import METRICS
-from study.results.tables import claims_table, headline_cells, markdown_table, write_claims
+from study.results.tables import headline_cells, markdown_table, points, read_claims, write_claims
+from study.store import digest, write_text
 
-BUILD = Path("build")
-
-
+BUILD, REPORTS = Path("build"), Path("reports")
+REPORT = BUILD / "report"
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
-def notebooks(params: dict) -> dict[str, str]:
-    """Executed notebooks of a study, in reading order: file stem to what a link says."""
-    levels = params["bias"]["levels"]
-    cells = {
-        f"{stage}-{level}": f"{title}, bias {level:g}"
-        for stage, title in (("03_weights", "Training sets and weights"), ("04_train", "Training"))
-        for level in levels
-    }
-    return {
-        "01_data": "The data set",
-        "02_embed": "Proxy embeddings",
-        **cells,
-        "05_evaluate": "Results",
-        "06_factors": "CID taken apart",
-        "07_proxies": "Better and worse proxies",
-        "08_breadth": "Every task and kind of bias",
-        "09_ablate": "One setting at a time",
-    }
-
-
 def build(params: dict) -> Path:
-    """Write ``reports/<study>/`` and return its index page.
-
-    Raises
-    ------
-    ValueError
-        If an executed notebook is missing.
-    """
-    folder = Path("reports", params["study"])
-    executed = {
-        BUILD / "notebooks" / f"{stem}.ipynb": text for stem, text in notebooks(params).items()
-    }
-    missing = [str(path) for path in executed if not path.exists()]
-    if missing:
-        raise ValueError(f"{missing[0]} is missing; run `dvc repro`, which executes it")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(BUILD / "evaluate", folder)
-    for name in ("factors", "proxies", "breadth", "ablate"):
-        _collect(BUILD / name, folder)
-    shutil.copy(PARAMS, folder / "params.yaml")
-    shutil.copy("data/card.json", folder / "card.json")
-    (folder / FILE).write_text(json.dumps(record(), indent=1, sort_keys=True) + "\n")
-    (folder / "notebooks").mkdir()
-    for path in executed:  # for JupyterLab and code hosts
-        shutil.copy(path, folder / "notebooks" / path.name)
-    pages = render(executed, folder)
-    links = dict(zip((file.name for file in pages), executed.values(), strict=True))
-    index = folder / "index.html"
-    index.write_text(
-        page(f"Study: {params['study']}", _index(params, folder, links)), encoding="utf-8"
-    )
-    return index
+    """Write ``build/report/`` and return its page; ``ValueError`` if no section was executed, if
+    photographs would be shown that must not be, or if the page would not open without a network."""
+    sections = sorted((BUILD / "paper").glob("[!.]*.ipynb"))
+    if not sections:
+        raise ValueError(f"{BUILD}/paper holds no sections; run `dvc repro`, which executes them")
+    shutil.rmtree(REPORT, ignore_errors=True)
+    shutil.copytree(BUILD / "evaluate", REPORT)
+    for part in ("factors", "proxies", "breadth", "ablate"):
+        for file in (BUILD / part).glob("*.csv"):
+            shutil.copy(file, REPORT / f"{part}-{file.name}")
+    shutil.copytree(BUILD / "paper" / "figures", REPORT / "figures")
+    shutil.copy(PARAMS, REPORT / "params.yaml")
+    shutil.copy(BUILD / "data" / "card.json", REPORT)
+    (REPORT / "notebooks").mkdir()
+    for path in sections:
+        shutil.copy(path, REPORT / "notebooks")
+    entries = read_claims("evaluate")  # which stand for its task and kind; the others join them
+    have = {(entry["task"], entry["kind"]) for entry in entries}
+    entries += [e for e in read_claims("breadth") if (e["task"], e["kind"]) not in have]
+    write_claims(REPORT / "claims.json", entries)
+    made, card = provenance.record(), json.loads((REPORT / "card.json").read_text())
+    write_text(REPORT / provenance.FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
+    _check_photographs(card)
+    return _page(sections, params=params, card=card, made=made)
 
 
-def _collect(part: Path, folder: Path) -> None:
-    """Copy what one stage found: figures, and tables under the stage's name."""
-    for file in sorted(part.iterdir()):
-        if file.suffix in (".png", ".svg", ".jpg"):
-            shutil.copy(file, folder / "figures" / file.name)
-        elif file.suffix == ".csv":
-            shutil.copy(file, folder / f"{part.name}-{file.name}")
-    if (part / "claims.json").exists():
-        # The main study's verdicts stand for its task and kind; the others join them.
-        entries = json.loads((folder / "claims.json").read_text())
-        have = {(entry["task"], entry["kind"]) for entry in entries}
-        more = json.loads((part / "claims.json").read_text())
-        entries += [entry for entry in more if (entry["task"], entry["kind"]) not in have]
-        write_claims(folder / "claims.json", entries)
+def _check_photographs(card: dict) -> None:
+    """Pictures of faces are the only JPEGs that are drawn; other figures are SVG and PNG."""
+    if card.get("show_images", True):
+        return
+    for file in REPORT.rglob("*"):
+        inside = file.suffix == ".ipynb" and "image/jpeg" in file.read_text(encoding="utf-8")
+        if inside or file.suffix in (".jpg", ".jpeg"):
+            raise ValueError(f"{file} shows images of {card['name']}, whose card forbids that")
 
 
-def _index(params: dict, folder: Path, links: dict[str, str]) -> str:
-    numbers = json.loads((folder / "metrics.json").read_text())
-    card = json.loads((folder / "card.json").read_text())
-    made = json.loads((folder / FILE).read_text())
-    proxy, task = numbers["proxy"], html.escape(params["task"])
-    shown = [
-        "<h1>Do models get robust to <em>who</em> is in the picture?</h1>",
-        f"<p>Study <strong>{html.escape(params['study'])}</strong>: a classifier of <em>{task}</em>, "
-        "trained on sets in which who somebody is hints at the label more and more. Every training "
-        "image is weighted by its conditional inverse density (CID) in the embedding of a "
-        "face-recognition network, without identity labels. "
-        f"{card['counts']['images']:,} images of {card['counts']['identities']:,} people "
-        f"({html.escape(card['name'])}); proxy {html.escape(proxy['network'])}, verification AUC "
-        f"{proxy['verification_auc']:.4f}.</p>",
-        "<h2>Verdicts</h2>",
-        "<p>On the claims of the abstract, for held-out images of seen people, by rules fixed "
-        "beforehand. Effects on accuracy are means over the bias range or slopes over it, against "
-        "plain training (ERM). Labels used: class labels to train, true identities to evaluate.</p>",
-        _verdicts(folder, params["task"], params["bias"]["kind"]),
-        "<details><summary>The other tasks and kinds of bias</summary>",
-        _verdicts(folder, None, None, but=(params["task"], params["bias"]["kind"])),
-        "</details>",
-        "<h2>Held-out images of people seen in training</h2>",
-        _figure(folder, "against-bias-seen", "Accuracy and worst-decile accuracy against bias"),
-        _headline(folder, "seen"),
-        "<p><small>Gains over ERM in percentage points, with 95 % intervals from "
-        f"{params['bootstrap']:,} resamples of the {params['seeds']} seeds and of the people. Worst "
-        "decile: mean accuracy of the worst-served tenth of the people. The oracle is told the true "
-        "identities; every other method here saw class labels only.</small></p>",
-        *_section(
-            folder, "idea", "The idea", "A person's faces, neighbours, and weights as bias grows"
-        ),
-        *_section(folder, "compare", "Every method", "Gain over ERM of every method"),
-        "<p><small>Squares: methods that were told the true identities.</small></p>",
-        "<h2>People never seen in training</h2>",
-        _figure(folder, "against-bias-unseen", "Accuracy and worst-decile accuracy, unseen people"),
-        _headline(folder, "unseen"),
-        *_section(
-            folder, "factors", "CID taken apart", "Rarity and label surprise against the truth"
-        ),
-        *_section(
-            folder, "breadth", "Every task, every kind of bias", "Gain over ERM by task and bias"
-        ),
-        "<h2>The notebooks</h2>",
-        "<p>Each stage of the pipeline, as it was executed: prose, figures, and the code folded away. "
-        "The <a href='notebooks/'>notebook files</a> open in JupyterLab.</p>",
-        _cells(links),
-        "<h2>What it was made of</h2>",
-        _provenance(made, card),
-        f"<details><summary>params.yaml</summary><pre>{html.escape(PARAMS.read_text())}</pre></details>",
-        "<details><summary>Every metric, and which labels it uses</summary><dl>"
-        + "".join(
-            f"<dt>{html.escape(m.title)} ({m.better} is better)</dt><dd>{html.escape(m.definition)}</dd>"
-            for m in METRICS.values()
-        )
-        + "</dl></details>",
-        "<details><summary>All numbers, as files</summary><ul>"
-        + "".join(
-            f'<li><a href="{path.name}">{path.name}</a></li>'
-            for path in sorted(folder.iterdir())
-            if path.suffix in (".csv", ".json", ".yaml")
-        )
-        + "</ul></details>",
-    ]
-    return "\n".join(shown)
+def _page(paths: list[Path], **shown) -> Path:
+    """The page: what was found on its first screen, then the sections, then what it was made of."""
+    numbers, sections = count(1), []
+    for path in paths:
+        first, *rest = pages.blocks(path, _figure, numbers, level=2)
+        title, _, first.body = first.body.removeprefix("<h2>").partition("</h2>")
+        anchor = re.sub(r"[^a-z0-9]+", "-", title.unescape().lower()).strip("-")
+        body = [first, *rest]
+        sections.append({"title": title, "anchor": anchor, "blocks": body, "file": path.name})
+    title, sections[0]["title"] = sections[0]["title"], "Abstract"
+    finding, verdicts, figure, sections[0]["blocks"] = _front(sections[0]["blocks"])
+    return pages.page(
+        "study", REPORT / "index.html", **shown,
+        title=title, finding=finding, verdicts=verdicts, main_figure=figure, sections=sections,
+        parameters=PARAMS.read_text(encoding="utf-8"), metrics=list(METRICS.values()),
+        files=sorted(f.name for f in REPORT.iterdir() if f.suffix in (".csv", ".json", ".yaml", ".md")),
+    )  # fmt: skip
 
 
-def _section(folder: Path, name: str, title: str, text: str) -> list[str]:
-    """A heading and its figure, or nothing where the figure was not drawn."""
-    picture = _figure(folder, name, text)
-    return [f"<h2>{title}</h2>", picture] if picture else []
+def _front(body: list[pages.Block]) -> tuple:
+    """What the first screen shows of the abstract: its first result, then from the first subheading to
+    the first figure; and the rest."""
+    kinds = [block.kind for block in body]
+    finding = body.pop(kinds.index("result"))
+    start = next(i for i, block in enumerate(body) if "<h3>" in block.body)
+    stop = next(i for i, block in enumerate(body) if block.kind == "figure")
+    return finding.body, body[start:stop], body[stop], body[:start] + body[stop + 1 :]
 
 
-def _figure(folder: Path, name: str, text: str) -> str:
-    """A figure inside the page, which then needs no other file; empty where there is none."""
-    for suffix, kind in ((".png", "image/png"), (".jpg", "image/jpeg")):
-        file = folder / "figures" / f"{name}{suffix}"
-        if file.exists():
-            data = base64.b64encode(file.read_bytes()).decode()
-            return f'<p><img src="data:{kind};base64,{data}" alt="{html.escape(text)}"></p>'
-    return ""
+def _figure(name: str, data: dict) -> str:
+    """Address of a figure in the report: the sharpest file there is, else the picture itself."""
+    files = [f"figures/{name}{suffix}" for suffix in (".svg", ".jpg", ".png") if name]
+    return next((f for f in files if (REPORT / f).exists()), None) or pages.embedded(name, data)
 
 
-def _provenance(made: dict, card: dict) -> str:
-    versions = made["versions"]
-    rows = [
-        [
-            "data",
-            f"{card['name']}, {made['data']}<br>{card['source']}<br>Licence: {card['licence']}",
-        ],
-        ["commit", made["commit"] or "not in a repository"],
-        ["parameters", made["parameters"]],
-        ["packages", f"{made['packages']} (requirements.lock)"],
-        ["stages", f"{made['stages']} (dvc.lock)"],
-        ["code", f"{len(made['code'])} files, in <a href='{FILE}'>{FILE}</a>"],
-        ["versions", ", ".join(f"{p} {versions[p]}" for p in ("python", *PACKAGES))],
-    ]
-    rows = [[name, re.sub(r"&lt;br&gt;", "<br>", html.escape(text)) if name == "data" else text]
-            for name, text in rows]  # fmt: skip
-    return _html_table(["", ""], rows, wrap=True) + (
-        "<p><small><code>make check</code> compares the digests with the files at hand, "
-        "<code>make verify</code> the numbers of a new run with the committed ones.</small></p>"
+def publish(params: dict) -> Path:
+    """Copy ``build/report/`` to ``reports/<study>/``, in the place of the report that stands there;
+    ``ValueError`` if it is none."""
+    target, draft = REPORTS / params["study"], REPORTS / f".{params['study']}.partial"
+    if target.is_symlink() or REPORTS.is_symlink() or target.resolve().parent != REPORTS.resolve():
+        raise ValueError(f"{target} is not a folder in {REPORTS}/; name the study otherwise")
+    if target.exists() and not (target / provenance.FILE).exists():
+        raise ValueError(f"{target} is no report, and would be lost; move it away")
+    shutil.rmtree(draft, ignore_errors=True)
+    shutil.copytree(REPORT, draft)
+    shutil.rmtree(target, ignore_errors=True)
+    draft.rename(target)
+    files = sorted(file for file in target.rglob("*") if file.is_file())
+    copied = {str(f.relative_to(target)): digest(f.read_bytes().hex())[:16] for f in files}
+    write_text(BUILD / "published.json", json.dumps({str(target): copied}, indent=1) + "\n")
+    return target / "index.html"
+
+
+def headline(params: dict) -> str:
+    """Where the report is, its main numbers, and whether they are those that were committed."""
+    folder = REPORTS / params["study"]
+    try:
+        reproduced = provenance.verify(folder).sentence
+    except ValueError:
+        reproduced = "There is no committed report of this study to compare with."
+    return (
+        f"\nOpen {folder.resolve() / 'index.html'}\n\nHeld-out images of people seen in training; gains in "
+        f"points with 95 % intervals.\n\n{_markdown(folder)}\n{reproduced}"
     )
 
 
-def _headline(folder: Path, test: str) -> str:
-    return _html_table(*_table(folder, test))
+def _markdown(folder: Path) -> str:
+    tables = (pd.read_csv(folder / f"{name}.csv") for name in ("difference", "summary"))
+    return markdown_table(*headline_cells(*tables))
 
 
-def _html_table(head: list[str], rows: list[list[str]], wrap: bool = False) -> str:
-    """A table that scrolls where it is too wide; ``wrap`` breaks its lines and aligns them left."""
-    style = "text-align:left" if wrap else "white-space:nowrap"
-    body = "".join(
-        "<tr>" + "".join(f'<td style="{style}">{c}</td>' for c in line) + "</tr>" for line in rows
-    )
-    top = "<tr>" + "".join(f'<th style="{style if wrap else ""}">{c}</th>' for c in head) + "</tr>"
-    return f'<div style="overflow-x:auto"><table>{top}{body}</table></div>'
-
-
-def _verdicts(folder: Path, task: str | None, kind: str | None, but: tuple = ()) -> str:
-    """The verdicts on seen people, of one task and kind or of all but one; a column each method."""
-    entries = [
-        entry
-        for entry in json.loads((folder / "claims.json").read_text())
-        if entry["test"] in ("seen", None)
-        and (
-            (entry["task"], entry["kind"]) != but
-            if but
-            else (entry["task"], entry["kind"]) == (task, kind)
-        )
-    ]
-    lines: dict[tuple, dict[str, str]] = {}
-    for cells in claims_table(entries)[1]:
-        claim, task, kind, method, _, statement, effect, p, verdict = cells
-        where = f"{html.escape(task)}, {html.escape(kind)}: " if but else ""
-        line = lines.setdefault((claim, where + statement), {})
-        note = "" if p == "–" else f" (p {p})"
-        line[method] = f"<strong>{verdict}</strong><br><small>{effect}{note}</small>"
-    methods = list(dict.fromkeys(method for line in lines.values() for method in line))
-    rows = [[*key, *(line.get(method, "–") for method in methods)] for key, line in lines.items()]
-    return _html_table(["claim", "statement", *methods], rows, wrap=True)
-
-
-def _cells(links: dict[str, str]) -> str:
-    """Links in reading order; the cells of a stage, one a bias level, share a line."""
-    lines: dict[str, list[str]] = {}
-    for file, text in links.items():
-        name, _, level = text.partition(", ")
-        alone = sum(other.partition(", ")[0] == name for other in links.values()) == 1
-        what = text if alone else level
-        lines.setdefault(name, []).append(f'<a href="{file}">{html.escape(what)}</a>')
-    items = (
-        f"<li>{cells[0]}</li>"
-        if len(cells) == 1
-        else f"<li>{html.escape(name)}: {', '.join(cells)}</li>"
-        for name, cells in lines.items()
-    )
-    return "<ol>" + "".join(items) + "</ol>"
-
-
-def _table(folder: Path, test: str, methods=("cid", "cid-knn", "oracle")) -> tuple:
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("summary", "difference")}
-    return headline_cells(tables["difference"], tables["summary"], test, methods)
-
-
-def _markdown(params: dict) -> str:
-    return markdown_table(*_table(Path("reports", params["study"]), "seen"))
-
-
-def studies(folder: Path = Path("reports")) -> tuple[list[str], list[list[str]]]:
-    """All studies side by side: gains over ERM, means over the bias range.
-
-    Returns
-    -------
-    head, rows : list of str, list of list of str
-        The first cell of a row is the study's name.
-    """
+def studies() -> tuple[list[str], list[list[str]]]:
+    """All studies side by side, as a head and rows that begin with the study's name: gains over ERM,
+    means over the bias range."""
+    methods = ("cid", "cid-knn", "oracle")
+    columns = [(metric, m) for metric in ("accuracy", "worst_decile") for m in methods]
     head = ["study", "data", "people", "task, bias", "model", "seeds", "accuracy, ERM"]
-    columns = [
-        (metric, m) for metric in ("accuracy", "worst_decile") for m in ("cid", "cid-knn", "oracle")
-    ]
     head += [f"{METRICS[metric].title.lower()}, {METHODS[m].title} − ERM" for metric, m in columns]
     rows = []
-    for card_file in sorted(folder.glob("*/card.json")):
-        study = card_file.parent
-        card, params = (
-            json.loads(card_file.read_text()),
-            YAML(typ="safe").load(study / "params.yaml"),
-        )
-        area = (
-            pd.read_csv(study / "area.csv").query("test == 'seen'").set_index(["metric", "method"])
-        )
-        gains = []
-        for key in columns:
-            if key not in area.index:
-                gains.append("–")
-                continue
-            low, mean, high = (
-                100 * area.loc[key, f"{name}_difference"] for name in ("low", "mean", "high")
-            )
-            gains.append(f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−"))
+    for file in sorted(REPORTS.glob("[!.]*/card.json")):
+        study, card = file.parent, json.loads(file.read_text(encoding="utf-8"))
+        params = YAML(typ="safe").load(study / "params.yaml")
+        area = pd.read_csv(study / "area.csv").query("test == 'seen'")
+        area = area.set_index(["metric", "method"])
+        ends = [f"{end}_difference" for end in ("mean", "low", "high")]
+        gains = [points(*area.loc[key, ends]) if key in area.index else "–" for key in columns]
         kind, levels = params["bias"]["kind"], params["bias"]["levels"]
         span = f" {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
-        rows.append(
-            [
-                study.name, card["name"],
-                f"{card['counts']['identities']:,}", f"{params['task']}, {kind}{span}",
-                params["train"]["model"], str(params["seeds"]),
-                f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *gains,
-            ]
-        )  # fmt: skip
+        rows.append([
+            study.name, card["name"], f"{card['counts']['identities']:,}",
+            f"{params['task']}, {kind}{span}", params["train"]["model"], str(params["seeds"]),
+            f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *gains,
+        ])  # fmt: skip
     return head, rows
 
 
-def _studies_page(folder: Path = Path("reports")) -> str:
-    """reports/index.html: the studies side by side, and the main figure of each."""
-    head, rows = studies(folder)
-    body = [
-        "<h1>All studies</h1>",
-        "<p>Gains over plain training (ERM) in percentage points, means over the bias range with 95 % "
-        "intervals, on held-out images of people seen in training. CID sees class labels only, the "
-        "oracle the true identities.</p>",
-        _html_table(
-            [head[0], *head[6:]],  # the rest stands under each study's heading
-            [[f'<a href="{row[0]}/index.html">{row[0]}</a>', *row[6:]] for row in rows],
-        ),
-    ]
-    for name, data, people, task, model, seeds, *_ in rows:
-        body += [
-            f'<h2><a href="{name}/index.html">{name}</a></h2>',
-            f"<p>{html.escape(task)}; {people} people of {html.escape(data)}; model {model}, "
-            f"{seeds} seeds.</p>",
-            _figure(folder / name, "against-bias-seen", f"Accuracy against bias in {name}"),
-        ]
-    return page("All studies", "\n".join(body))
+def studies_page() -> Path:
+    """Write ``reports/index.html``: the studies side by side, and the main figure of each."""
+    head, rows = studies()
+    # What stands under the headings is left out of the table.
+    cells = [[f"[{row[0]}]({row[0]}/index.html)", *row[6:]] for row in rows]
+    table = pages.markdown(markdown_table([head[0], *head[6:]], cells))
+    figures = {file.parts[-3] for file in REPORTS.glob("*/figures/against-bias-seen.svg")}
+    shown = {"table": table, "rows": [row[:6] for row in rows], "figures": figures}
+    return pages.page("studies", REPORTS / "index.html", **shown)
 
 
 def readme(params: dict) -> str:
-    """README.md with its tables between their marks: the study's headline, and all studies.
+    """README.md with the study's headline and all studies between their marks, which it must have.
 
-    Raises
-    ------
-    ValueError
-        If README.md lacks a mark.
+    A study links to its abstract as a notebook, which code hosts show, and to its page.
     """
     text = Path("README.md").read_text(encoding="utf-8")
     head, rows = studies()
-    rows = [[f"[{name}](reports/{name}/index.html)", *rest] for name, *rest in rows]
-    tables = {"headline": _markdown(params), "studies": markdown_table(head, rows)}
-    for name, table in tables.items():
+    link = "[{0}](reports/{0}/notebooks/00_abstract.ipynb) ([page](reports/{0}/index.html))"
+    rows = [[link.format(name), *rest] for name, *rest in rows]
+    headline = _markdown(REPORTS / params["study"])
+    for name, table in (("headline", headline), ("studies", markdown_table(head, rows))):
         begin, end = (mark.format(name) for mark in MARKS)
         if begin not in text or end not in text:
             raise ValueError(f"README.md lacks {begin} or {end}; put both around the {name} table")
@@ -361,33 +196,21 @@ def readme(params: dict) -> str:
     return text
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.pipeline.report``; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="study.pipeline.report", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument(
-        "command", nargs="?", default="build", choices=["build", "headline", "readme"]
-    )
-    command = parser.parse_args(argv).command
-    try:
-        params = read()
-        folder = Path("reports", params["study"])
-        if command == "build":
-            print(build(params))
-        elif command == "readme":
-            Path("README.md").write_text(readme(params), encoding="utf-8")
-            Path("reports/index.html").write_text(_studies_page(), encoding="utf-8")
-        else:
-            print(f"\nOpen {folder.resolve() / 'index.html'}\n")
-            print(
-                "Held-out images of people seen in training; gains in points with 95 % intervals.\n"
-            )
-            print(_markdown(params))
-    except (ValueError, OSError, YAMLError) as error:
-        print(f"study.pipeline.report: {error}", file=sys.stderr)
-        return 1
-    return 0
+@command
+def main(argv: list[str] | None) -> None:
+    commands = {"build": build, "publish": publish, "headline": headline}
+    parser = ArgumentParser("study.pipeline.report", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=[*commands, "readme", "pages"])
+    chosen, params = parser.parse_args(argv).command, read()
+    if chosen == "readme":
+        write_text(Path("README.md"), readme(params))
+        print(studies_page())
+    elif chosen == "pages":
+        executed = sorted(BUILD.glob("notebooks/[!.]*.ipynb")) + sorted(BUILD.glob("paper/*.ipynb"))
+        for path in executed:
+            print(pages.single(path, BUILD / "html"))
+    else:
+        print(commands[chosen](params))
 
 
 if __name__ == "__main__":

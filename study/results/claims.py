@@ -1,13 +1,13 @@
-"""What a reader gets: a verdict on each claim of the method, the headline table, and the files.
+"""A verdict on each claim of the method, by rules fixed here.
 
 The claims are those of Qi & Ardeshir, "Improving Identity-Robustness for Face Models", arXiv
 2304.03838 (2023): with conditional inverse density weights and no identity annotation, (1) performance
 is more uniform over people, (2) overall performance often improves too, and (3) the model is much less
 sensitive to bias of the training set.
 
-The rules are fixed here, the same for every result. For a difference to ERM: *supported* if it is clear of 0
-in the claimed direction after Holm's correction over the differences of one method, task and bias kind;
-*not supported* if it is as clear in the other direction, or if its whole 95 % interval lies below the
+The rules are the same for every result. For a difference to ERM: *supported* if it is clear of 0 in the
+claimed direction after Holm's correction over the differences of one method, task and bias kind; *not
+supported* if it is as clear in the other direction, or if its whole 95 % interval lies below the
 smallest effect of interest, so that a precise null is a refutation; else *inconclusive*. A clear effect
 that is smaller than of interest stays supported and is marked as not relevant.
 
@@ -22,49 +22,22 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cid.methods import get_method
-from study.results.inference import (
-    Replicates,
-    area,
-    difference,
-    holm,
-    sensitivity,
-    sensitivity_removed,
-)
+from cid.methods import METHODS
+from cid.names import find
+from study.results import inference
+from study.results.inference import BASELINE, Replicates, holm
 from study.results.metrics import METRICS
-from study.results.tables import _size
 
 ALPHA = 0.05
-
 
 # Smallest effects of interest: about a tenth of what the strongest bias cost ERM in the runs that
 # settled the design (5 points of accuracy, 10 of worst decile), and a twentieth of the standard
 # deviation over people there (10 points). For a slope it is the effect on the change from bias 0 to 1.
 SMALLEST = {"accuracy": 0.005, "worst_decile": 0.01, "identity_sd": 0.005}
 
-
 MUCH = 0.5  # "much less sensitive": at least this share of ERM's slope is removed
 
-
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
-
-
-# Claim, functional, metric, statement.
-_CLAIMS = (
-    ("1", "area", "worst_decile", "The worst-served tenth of people is served better than by ERM."),
-    ("1", "area", "identity_sd", "Accuracy varies less between people than under ERM."),
-    ("2", "area", "accuracy", "Overall accuracy is higher than under ERM."),
-    ("3a", "slope", "accuracy", "Accuracy is less sensitive to bias than under ERM."),
-    ("3a", "slope", "worst_decile", "The worst decile is less sensitive to bias than under ERM."),
-    ("3b", "share", "accuracy", "Accuracy is much less sensitive to bias than under ERM."),
-    (
-        "3b",
-        "share",
-        "worst_decile",
-        "The worst decile is much less sensitive to bias than under ERM.",
-    ),
-)
-
 
 _MEASURES = {
     "area": "{}, mean over the bias range, minus ERM's",
@@ -72,27 +45,26 @@ _MEASURES = {
     "share": "{}, share of ERM's slope over the bias level that is removed",
 }
 
+_MEASURE_OF = {"1": "area", "2": "area", "3a": "slope", "3b": "share"}
+# Claim, metric, statement.
+_CLAIMS = (
+    ("1", "worst_decile", "The worst-served tenth of people is served better than by ERM."),
+    ("1", "identity_sd", "Accuracy varies less between people than under ERM."),
+    ("2", "accuracy", "Overall accuracy is higher than under ERM."),
+    ("3a", "accuracy", "Accuracy is less sensitive to bias than under ERM."),
+    ("3a", "worst_decile", "The worst decile is less sensitive to bias than under ERM."),
+    ("3b", "accuracy", "Accuracy is much less sensitive to bias than under ERM."),
+    ("3b", "worst_decile", "The worst decile is much less sensitive to bias than under ERM."),
+)
+
 
 def verdict(
     effect: float, low: float, high: float, p_holm: float, smallest: float, better: str = "higher"
 ) -> str:
     """Verdict on the claim that a difference to ERM is an improvement, by the rule above.
 
-    Parameters
-    ----------
-    effect, low, high : float
-        Difference and its 95 % interval; NaN where undefined.
-    p_holm : float
-        Adjusted p value of the hypothesis that it is 0.
-    smallest : float
-        Smallest effect of interest, > 0.
-    better : {"higher", "lower"}
-        Direction of an improvement.
-
-    Returns
-    -------
-    str
-        "supported", "not supported" or "inconclusive".
+    ``effect``, ``low`` and ``high`` are the difference and its 95 % interval, NaN where undefined;
+    ``smallest`` is the smallest effect of interest, > 0; ``better`` is "higher" or "lower".
     """
     gain, most = (effect, high) if better == "higher" else (-effect, -low)
     if p_holm < ALPHA and gain > 0:
@@ -109,14 +81,13 @@ def share_verdict(low: float, high: float) -> str:
     return NOT_SUPPORTED if high < MUCH else INCONCLUSIVE
 
 
+def points_of(effect: float) -> str:
+    """The size of an effect in words: ``0.5 points``."""
+    return "1 point" if effect == 0.01 else f"{100 * effect:g} points"
+
+
 def claims(
-    replicates: Replicates,
-    method: str,
-    *,
-    task: str,
-    kind: str,
-    test: str = "seen",
-    baseline: str = "erm",
+    replicates: Replicates, method: str, *, task: str, kind: str, test: str = "seen"
 ) -> list[dict]:
     """Verdicts on claims 1 to 3 for one method, task and bias kind.
 
@@ -129,7 +100,6 @@ def claims(
     task, kind : str
         Attribute predicted and kind of bias, for the record.
     test : {"seen", "unseen"}
-    baseline : str
 
     Returns
     -------
@@ -138,36 +108,35 @@ def claims(
         ``effect``, ``low``, ``high``, ``p``, ``p_holm`` (None for a share, which is judged by its
         interval), ``smallest``, ``relevant`` (whether the effect reaches the smallest of interest;
         None for a share), ``labels_used``, ``verdict``, ``rule``; and for claim 2 ``levels``: at which
-        bias levels the difference is clear of 0 after Holm's correction over the levels. Undefined
-        numbers are NaN.
+        the difference is clear of 0 after Holm's correction over them. Undefined numbers are NaN.
 
     Raises
     ------
     ValueError
-        If the method, baseline, test set or a metric is missing from the replicates.
+        If the method, test set or a metric is missing from the replicates.
     """
-    pair = _pair(replicates, method, test, baseline)
+    pair = _pair(replicates, method, test)
     tables = {
-        "area": _by_metric(area(pair, baseline), method, "_difference"),
-        "slope": _by_metric(sensitivity(pair, baseline), method, "_difference"),
-        "share": _by_metric(sensitivity_removed(pair, baseline), method, ""),
+        "area": inference.area(pair),
+        "slope": inference.sensitivity(pair),
+        "share": inference.sensitivity_removed(pair),
     }
     entries = []
-    for claim, functional, metric, statement in _CLAIMS:
-        found = tables[functional].get(metric, dict.fromkeys(("effect", "low", "high"), np.nan))
+    for claim, metric, statement in _CLAIMS:
+        measure = _MEASURE_OF[claim]
         entries.append(
             {"claim": claim, "statement": statement, "task": task, "kind": kind}
             | {"method": method, "test": test, "metric": metric}
-            | {"measure": _MEASURES[functional].format(METRICS[metric].title)}
-            | found
-            | {"p": found.get("p", np.nan), "p_holm": np.nan, "smallest": None, "relevant": None}
+            | {"measure": _MEASURES[measure].format(METRICS[metric].title)}
+            | _numbers(tables[measure], method, metric)
+            | {"p_holm": np.nan, "smallest": None, "relevant": None}
             | {"labels_used": _labels_used(method)}
         )
     for entry, p_holm in zip(entries, holm([e["p"] for e in entries]), strict=True):
         entry["p_holm"] = float(p_holm)
         _judge(entry)
         if entry["claim"] == "2":
-            entry["levels"] = _clear_levels(difference(pair, baseline), entry["metric"])
+            entry["levels"] = _clear_levels(inference.difference(pair), entry["metric"])
     return entries
 
 
@@ -176,18 +145,9 @@ def identity_free(
 ) -> dict:
     """Verdict on claim 4, that training needs no identity annotation: an exact comparison.
 
-    Parameters
-    ----------
-    with_identities, without : dict of arrays
-        The same named results (weights, logits), computed with the true identities handed to the
-        method and withheld from it.
-    task, kind, method : str
-
-    Returns
-    -------
-    dict
-        As in :func:`claims`, without numbers, and with ``sha256`` of both sides and ``differing``, the
-        names of the arrays whose type, shape or bytes differ.
+    Both sides are the same named arrays (weights, logits), computed with the true identities handed
+    to the method and withheld from it. The entry is as in :func:`claims`, without numbers, but with
+    ``sha256`` of both sides and ``differing``: names of arrays whose type, shape or bytes differ.
 
     Raises
     ------
@@ -231,59 +191,52 @@ def _judge(entry: dict) -> None:
     entry["verdict"] = verdict(entry["effect"], low, high, entry["p_holm"], smallest, better)
     entry["rule"] = (
         f"supported if {better} than ERM's with p < {ALPHA:g} after Holm; not supported if the opposite "
-        f"holds or the whole 95 % interval is short of {_size(smallest)}; else inconclusive"
+        f"holds or the whole 95 % interval is short of {points_of(smallest)}; else inconclusive"
     )
 
 
-def _pair(replicates: Replicates, method: str, test: str, baseline: str) -> Replicates:
-    """Only the two methods, the test set and the metrics that the claims are about."""
-    for name in (method, baseline):
-        if name not in replicates.methods:
-            raise ValueError(
-                f"method {name!r} is not among {', '.join(replicates.methods)}; evaluate it too"
-            )
-    if method == baseline:
-        raise ValueError(
-            f"method {method!r} is the baseline; name the method that is claimed better"
-        )
+def _pair(replicates: Replicates, method: str, test: str) -> Replicates:
+    """Only ERM and the method, the test set and the metrics that the claims are about."""
+    if method not in replicates.methods:
+        known = ", ".join(replicates.methods)
+        raise ValueError(f"method {method!r} is not among {known}; evaluate it too")
+    if method == BASELINE:
+        raise ValueError(f"method {method!r} is the baseline; name one that is claimed better")
     keys = [(test, metric) for metric in SMALLEST]
     for key in keys:
         if key not in replicates.point:
             raise ValueError(
                 f"metric {key[1]!r} of test set {key[0]!r} was not resampled; give it to bootstrap"
             )
-    at = [replicates.methods.index(name) for name in (baseline, method)]
+    at = [replicates.methods.index(name) for name in (BASELINE, method)]
     return replace(
         replicates,
-        methods=[baseline, method],
+        methods=[BASELINE, method],
         point={key: replicates.point[key][..., at] for key in keys},
         draws={key: replicates.draws[key][..., at] for key in keys},
         freedom={key: replicates.freedom[key] for key in keys},
     )
 
 
-def _by_metric(table: pd.DataFrame, method: str, suffix: str) -> dict[str, dict[str, float]]:
-    """``effect``, ``low``, ``high`` and, where there is one, ``p`` of a method by metric."""
-    names = {f"mean{suffix}": "effect", f"low{suffix}": "low", f"high{suffix}": "high", "p": "p"}
-    rows = table[table["method"] == method].to_dict("records")
-    return {
-        row["metric"]: {new: float(row[old]) for old, new in names.items() if old in row}
-        for row in rows
-    }
+def _numbers(table: pd.DataFrame, method: str, metric: str) -> dict[str, float]:
+    """Effect, interval and p value of a method's difference, or of its share, which has no p value."""
+    suffix = "_difference" if "p" in table else ""
+    columns = [f"mean{suffix}", f"low{suffix}", f"high{suffix}", "p"]
+    rows = table[(table["method"] == method) & (table["metric"] == metric)].reindex(columns=columns)
+    values = rows.iloc[0] if len(rows) else [np.nan] * 4  # with one bias level there is no slope
+    return dict(zip(("effect", "low", "high", "p"), map(float, values), strict=True))
 
 
 def _clear_levels(table: pd.DataFrame, metric: str) -> dict:
     rows = table[table["metric"] == metric]
     clear = rows[rows["p_holm"] < ALPHA]
-    return {
-        "better": [float(b) for b in clear.loc[clear["mean"] > 0, "level"]],
-        "worse": [float(b) for b in clear.loc[clear["mean"] < 0, "level"]],
-        "of": len(rows),
-    }
+    levels, gain = clear["level"].astype(float), clear["mean"]
+    return {"better": [*levels[gain > 0]], "worse": [*levels[gain < 0]], "of": len(rows)}
 
 
 def _labels_used(method: str) -> dict[str, list[str]]:
-    return {"training": list(get_method(method).sees), "evaluation": ["class", "identity"]}
+    sees = list(find("method", method, METHODS).sees)
+    return {"training": sees, "evaluation": ["class", "identity"]}
 
 
 def _digest(arrays: dict, name: str) -> str:
@@ -292,11 +245,6 @@ def _digest(arrays: dict, name: str) -> str:
         return "missing"
     array = np.ascontiguousarray(arrays[name])
     if array.dtype.hasobject:
-        raise ValueError(
-            f"array {name!r} holds Python objects, whose bytes say nothing; give numbers"
-        )
+        raise ValueError(f"array {name!r} holds Python objects; give numbers")
     about = f"{array.dtype.str} {array.shape} ".encode()
     return hashlib.sha256(about + array.tobytes()).hexdigest()
-
-
-_INTERVAL = ("mean", "low", "high")

@@ -1,172 +1,62 @@
-"""Identity-robustness metrics: pure functions of labels, scores and identities.
+"""Identity-robustness metrics of a run, in which every person may count more than once.
 
-A *run* is one method on one biased training set (one level, one seed). Its metrics are computed from
-the scores of its test images and their true identities, which are evaluation data: no method without
-identity labels sees them. Intervals and comparisons are in :mod:`study.results.inference`.
+A *run* is the test images of one biased training set, scored by every method. Its metrics are computed
+from the scores and the true identities, which are evaluation data: no method without identity labels
+sees them. A metric takes ``counts``, shape (R, k): how often each of the run's k people counts, in R
+resamples at once. Counts of 1 give the plain number. Intervals and comparisons are in
+:mod:`study.results.inference`.
 
-Wherever they appear, ``labels`` are 0 or 1, ``scores`` are logits of class 1 (an image is called 1
-when its score is above 0), and all arrays have shape (n,), one value an image.
+Labels are 0 or 1, and scores are logits of class 1: an image is called 1 when its score is above 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
 
 ECE_BINS = 15
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of one run.
+    """A metric of a run: its name in figures and tables, what is better, and how it is measured.
 
-    Attributes
-    ----------
-    title : str
-        Name in figures and tables.
-    definition : str
-        One sentence, with the labels it uses.
-    better : {"higher", "lower"}
-    measure : callable
-        ``(labels, scores, identities) -> float``
-    weighted : callable
-        ``(run, counts) -> values``: the same of every method of a :class:`Run`, shape (R, m), when its
-        people count as often as ``counts``, shape (R, k); NaN where undefined.
+    ``measure(run, counts)`` gives the values under every method, shape (R, m), when the run's people
+    count as often as ``counts``, shape (R, k); NaN where undefined. Its docstring begins with the
+    definition, one sentence with the labels it uses.
     """
 
     title: str
-    definition: str
-    better: str
-    measure: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
-    weighted: Callable[[Run, np.ndarray], np.ndarray]
+    better: str  # "higher" or "lower"
+    measure: Callable[[Run, np.ndarray], np.ndarray]
 
-
-def accuracy(labels, scores) -> float:
-    """Share of the images that are classified right."""
-    return float(_right(labels, scores).mean())
-
-
-def balanced_accuracy(labels, scores) -> float:
-    """Mean of the true positive and the true negative rate; NaN where a class is missing."""
-    labels, right = np.asarray(labels), _right(labels, scores)
-    if not 0 < labels.sum() < len(labels):
-        return np.nan
-    return float((right[labels == 1].mean() + right[labels == 0].mean()) / 2)
-
-
-def auroc(labels, scores) -> float:
-    """Area under the ROC curve: share of (positive, negative) pairs ranked right, ties by half.
-
-    Computed from ranks (Mann and Whitney 1947); NaN where a class is missing.
-    """
-    positive = np.asarray(labels) == 1
-    n1, n0 = positive.sum(), (~positive).sum()
-    if n1 == 0 or n0 == 0:
-        return np.nan
-    rank_sum = rankdata(np.asarray(scores))[positive].sum()
-    return float((rank_sum - n1 * (n1 + 1) / 2) / (n1 * n0))
-
-
-def ece(labels, scores) -> float:
-    """Expected calibration error: mean distance of accuracy and confidence over confidence bins.
-
-    Confidence is the sigmoid probability of the predicted class; there are 15 bins of equal width on
-    (0, 1], each closed on the right, weighted by their number of images. Two classes leave confidence
-    at one half or more, so the upper eight bins are in use. Guo et al., "On Calibration of Modern
-    Neural Networks", arXiv 1706.04599 (2017).
-    """
-    confidence, bins = confidence_bins(scores)
-    return float(np.abs(np.bincount(bins, _right(labels, scores) - confidence)).sum() / len(bins))
-
-
-def confidence_bins(scores) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence in the predicted class and its bin, 0 to 14; arrays of the shape of ``scores``."""
-    confidence = expit(np.abs(np.asarray(scores, dtype=float)))
-    return confidence, np.ceil(confidence * ECE_BINS).astype(int) - 1
-
-
-def brier(labels, scores) -> float:
-    """Brier score: mean squared distance of the predicted probability of class 1 from the label.
-
-    G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
-    78 (1950), in the form for two classes, between 0 and 1.
-    """
-    return float(((expit(np.asarray(scores, dtype=float)) - np.asarray(labels)) ** 2).mean())
-
-
-def identity_accuracy(labels, scores, identities) -> pd.Series:
-    """Accuracy of every identity, or of every group of another grouping of the images.
-
-    Returns
-    -------
-    pandas.Series indexed by identity, in sorted order.
-    """
-    names, codes = np.unique(np.asarray(identities), return_inverse=True)
-    right = np.bincount(codes, _right(labels, scores), minlength=len(names))
-    return pd.Series(right / np.bincount(codes, minlength=len(names)), index=names)
-
-
-def worst_decile(per_identity) -> float:
-    """Mean accuracy of the worst tenth of identities, rounded up to at least one identity."""
-    ordered = np.sort(np.asarray(per_identity, dtype=float))
-    return float(ordered[: -(-len(ordered) // 10)].mean())
-
-
-def gini(per_identity) -> float:
-    """Gini coefficient: mean distance of two identities' accuracies over twice their mean.
-
-    The two are drawn with replacement. 0 where all are alike, towards 1 where few identities have all
-    that is right; 0 too where nothing is right. C. Gini, "Variabilita e mutabilita" (1912).
-    """
-    a = np.sort(np.asarray(per_identity, dtype=float))
-    below_minus_above = 2 * np.arange(len(a)) - (len(a) - 1)
-    return float(below_minus_above @ a / (len(a) * a.sum())) if a.any() else 0.0
-
-
-def rate_gap(labels, scores, identities, value: int) -> float:
-    """Largest difference between two identities' share of class ``value`` that is classified right.
-
-    Only identities with an image of the class count; NaN where there is none. ``value`` 1 compares
-    true positive rates, 0 true negative rates.
-    """
-    labels, scores, identities = map(np.asarray, (labels, scores, identities))
-    rows = labels == value
-    if not rows.any():
-        return np.nan
-    return float(np.ptp(identity_accuracy(labels[rows], scores[rows], identities[rows])))
-
-
-def group_gap(labels, scores, groups) -> float:
-    """Accuracy of the best-served group minus that of the worst, over the groups that occur."""
-    return float(np.ptp(identity_accuracy(labels, scores, groups)))
+    @property
+    def definition(self) -> str:
+        """What is measured, in one sentence."""
+        return " ".join(self.measure.__doc__.split("\n\n")[0].split())
 
 
 @dataclass(frozen=True)
 class Run:
-    """Test images of one training set, n of k people sorted by person, scored by m methods.
+    """Test images of one training set, n of k people sorted by person, scored by m methods."""
 
-    Attributes
-    ----------
-    row : int array, shape (n,)
-        Of the data set.
-    label : float array, shape (n,)
-        0 or 1.
-    score : float array, shape (n, m)
-    starts : int array, shape (k,)
-        First image of every person.
-    """
+    row: np.ndarray  # (n,), of the data set
+    label: np.ndarray  # (n,), 0.0 or 1.0
+    score: np.ndarray  # (n, m)
+    people: np.ndarray  # (k,), who they are, sorted
+    starts: np.ndarray  # (k,), first image of every person
 
-    row: np.ndarray
-    label: np.ndarray
-    score: np.ndarray
-    starts: np.ndarray
+    @classmethod
+    def of(cls, row, label, score, person) -> Run:
+        """A run from its images in any order; ``score`` has shape (n, m), the others (n,)."""
+        order = np.argsort(person, kind="stable")
+        people, starts = np.unique(np.asarray(person)[order], return_index=True)
+        arrays = (np.asarray(row), np.asarray(label, dtype=float), np.asarray(score, dtype=float))
+        return cls(*(array[order] for array in arrays), people, starts)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum over every person's images: (n, ...) to (k, ...)."""
@@ -194,35 +84,69 @@ def share(run: Run, counts: np.ndarray, values: np.ndarray, rows: np.ndarray) ->
     return ratio(counts @ run.sums(values * chosen[:, None]), (counts @ run.sums(chosen))[:, None])
 
 
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Quotient of non-negative denominators; NaN where 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
 def _accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Share of all test images that are classified right; uses class labels."""
     return share(run, counts, run.right, np.ones(len(run.row)))
 
 
 def _balanced_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Mean of the true positive and the true negative rate over all test images; uses class labels."""
     return sum(share(run, counts, run.right, run.label == c) for c in (0, 1)) / 2
 
 
 def _identity_balanced_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Mean over identities of their accuracy, every identity counting the same; uses class labels and
+    true identities.
+    """
     return ratio(counts @ run.rate, counts.sum(axis=1, keepdims=True))
 
 
 def _brier(run: Run, counts: np.ndarray) -> np.ndarray:
-    squares = (expit(run.score) - run.label[:, None]) ** 2
+    """Mean squared distance between the predicted probability of class 1 and the label; uses class
+    labels.
+
+    G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
+    78 (1950), in the form for two classes, 0 to 1.
+    """
+    squares = (_sigmoid(run.score) - run.label[:, None]) ** 2
     return share(run, counts, squares, np.ones(len(run.row)))
 
 
 def _ece(run: Run, counts: np.ndarray) -> np.ndarray:
-    confidence, bins = confidence_bins(run.score)
-    excess = np.stack(
-        [run.sums(np.where(bins == b, run.right - confidence, 0)) for b in range(ECE_BINS)]
-    )
-    apart = np.abs(counts @ excess).sum(axis=0)
-    return ratio(apart, (counts @ run.size)[:, None])
+    """Mean distance between accuracy and confidence over 15 bins of equal width of the predicted
+    class's confidence, weighted by images; uses class labels.
+
+    Confidence is the sigmoid probability of the predicted class; bins are on (0, 1], closed on the
+    right. Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599 (2017).
+    """
+    confidence = _sigmoid(np.abs(run.score))
+    bins = np.ceil(confidence * ECE_BINS).astype(int) - 1
+    apart = run.right - confidence
+    excess = [counts @ run.sums(np.where(bins == b, apart, 0)) for b in range(ECE_BINS)]
+    return ratio(np.abs(excess).sum(axis=0), (counts @ run.size)[:, None])
+
+
+def _sigmoid(scores: np.ndarray) -> np.ndarray:
+    from scipy.special import (
+        expit,
+    )  # late: figures and tables read METRICS and compute none of them
+
+    return expit(scores)
 
 
 def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
-    # The share of ordered pairs is a quadratic form in the counts: wins[i, j] says how many pairs of
-    # a positive of person i and a negative of person j are in the right order.
+    """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
+    class labels.
+
+    Ties count by half (Mann and Whitney 1947). It is a quadratic form in the counts: ``wins[i, j]``
+    says how many pairs of a positive of person i and a negative of person j are in the right order.
+    """
     k, positive = len(run.starts), run.label == 1
     person = np.eye(k)[np.repeat(np.arange(k), run.size.astype(int))]
     pairs = (counts @ person[positive].sum(axis=0)) * (counts @ person[~positive].sum(axis=0))
@@ -231,10 +155,8 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
         order = np.argsort(score[~positive], kind="stable")
         below = np.vstack([np.zeros(k), person[~positive][order].cumsum(axis=0)])
         negatives = score[~positive][order]
-        wins = sum(
-            below[np.searchsorted(negatives, score[positive], side)] for side in ("left", "right")
-        )
-        wins = person[positive].T @ wins / 2  # a tie counts by half
+        left, right = (np.searchsorted(negatives, score[positive], s) for s in ("left", "right"))
+        wins = person[positive].T @ (below[left] + below[right]) / 2  # a tie counts by half
         ordered[:, m] = ((counts @ wins) * counts).sum(axis=1)
     return ratio(ordered, pairs[:, None])
 
@@ -242,6 +164,7 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
 def _by_rank(formula: Callable) -> Callable:
     """A measure from ``formula(accuracy, counts, counts summed up to each)``, people worst first."""
 
+    @wraps(formula)
     def measure(run: Run, counts: np.ndarray) -> np.ndarray:
         values = np.empty((len(counts), run.rate.shape[1]))
         for m, rate in enumerate(run.rate.T):
@@ -253,13 +176,24 @@ def _by_rank(formula: Callable) -> Callable:
     return measure
 
 
+@_by_rank
 def _worst_decile(rate, counts, upto) -> np.ndarray:
+    """Mean accuracy of the worst tenth of identities, rounded up to at least one; uses class labels
+    and true identities.
+    """
     needed = np.ceil(upto[:, -1:] / 10)
     taken = np.clip(needed - (upto - counts), 0, counts)
     return ratio(taken @ rate, needed[:, 0])
 
 
-def _gini(rate, counts, upto) -> np.ndarray:
+@_by_rank
+def _identity_gini(rate, counts, upto) -> np.ndarray:
+    """Mean distance between the accuracies of two identities over twice the mean accuracy; uses class
+    labels and true identities.
+
+    The two are drawn with replacement. 0 where all are alike, towards 1 where few people have all
+    that is right; 0 too where nothing is right. C. Gini, "Variabilita e mutabilita" (1912).
+    """
     n, right = upto[:, -1], counts @ rate
     # 2 * upto - counts - n: how many people are worse off than a person, minus how many are better.
     apart = np.einsum("k,rk,rk->r", rate, counts, 2 * upto - counts - n[:, None])
@@ -267,6 +201,9 @@ def _gini(rate, counts, upto) -> np.ndarray:
 
 
 def _identity_sd(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Standard deviation of accuracy over identities (divisor n); uses class labels and true
+    identities.
+    """
     centred = run.rate - run.rate.mean(axis=0)  # so that the difference of moments loses no digits
     n = counts.sum(axis=1, keepdims=True)
     variance = ratio(counts @ centred**2, n) - ratio(counts @ centred, n) ** 2
@@ -274,227 +211,109 @@ def _identity_sd(run: Run, counts: np.ndarray) -> np.ndarray:
 
 
 def _least(rate: np.ndarray, present: np.ndarray) -> np.ndarray:
-    """Lowest ``rate`` (k, m) among the people ``present`` (R, k); NaN where there is none."""
+    """Lowest defined ``rate`` (k, m) of the people ``present`` (R, k); NaN where there is none."""
     least = np.empty((len(present), rate.shape[1]))
     for m, values in enumerate(rate.T):
-        order = np.argsort(values, kind="stable")
+        order = np.argsort(values, kind="stable")  # undefined ones last
         least[:, m] = values[order[present[:, order].argmax(axis=1)]]
     return np.where(present.any(axis=1)[:, None], least, np.nan)
 
 
 def _worst_identity(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Accuracy of the identity with the lowest; uses class labels and true identities."""
     return _least(run.rate, counts > 0)
 
 
-def _rate_gap(value: int) -> Callable:
-    def measure(run: Run, counts: np.ndarray) -> np.ndarray:
-        rows = (run.label == value).astype(float)
-        size = run.sums(rows)
-        if not size.any():
-            return np.full((len(counts), run.score.shape[1]), np.nan)
-        rate = run.sums(run.right * rows[:, None])[size > 0] / size[size > 0, None]
-        present = counts[:, size > 0] > 0
-        return -_least(-rate, present) - _least(rate, present)
-
-    return measure
+def _tpr_gap(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Largest difference between two identities' true positive rates; uses class labels and true
+    identities.
+    """
+    return _rate_gap(run, counts, run.label == 1)
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Quotient of non-negative denominators; NaN where 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)
+def _tnr_gap(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Largest difference between two identities' true negative rates; uses class labels and true
+    identities.
+    """
+    return _rate_gap(run, counts, run.label == 0)
+
+
+def _rate_gap(run: Run, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Largest difference of the accuracy on ``rows`` (n,) between two people who have one."""
+    rate = ratio(run.sums(run.right * rows[:, None]), run.sums(rows)[:, None])
+    return -_least(-rate, counts > 0) - _least(rate, counts > 0)
 
 
 METRICS = {
-    "accuracy": Metric(
-        "Accuracy",
-        "Share of all test images that are classified right; uses class labels.",
-        "higher",
-        lambda y, s, g: accuracy(y, s),
-        _accuracy,
-    ),
-    "balanced_accuracy": Metric(
-        "Balanced accuracy",
-        "Mean of the true positive and the true negative rate over all test images; uses class "
-        "labels.",
-        "higher",
-        lambda y, s, g: balanced_accuracy(y, s),
-        _balanced_accuracy,
-    ),
+    "accuracy": Metric("Accuracy", "higher", _accuracy),
+    "balanced_accuracy": Metric("Balanced accuracy", "higher", _balanced_accuracy),
     "identity_balanced_accuracy": Metric(
-        "Identity-balanced accuracy",
-        "Mean over identities of their accuracy, every identity counting the same; uses class labels "
-        "and true identities.",
-        "higher",
-        lambda y, s, g: float(identity_accuracy(y, s, g).mean()),
-        _identity_balanced_accuracy,
+        "Identity-balanced accuracy", "higher", _identity_balanced_accuracy
     ),
-    "auroc": Metric(
-        "AUROC",
-        "Share of (positive, negative) pairs of test images whose logits are in the right order; "
-        "uses class labels.",
-        "higher",
-        lambda y, s, g: auroc(y, s),
-        _auroc,
-    ),
-    "ece": Metric(
-        "Expected calibration error",
-        "Mean distance between accuracy and confidence over 15 bins of equal width of the predicted "
-        "class's confidence, weighted by images; uses class labels.",
-        "lower",
-        lambda y, s, g: ece(y, s),
-        _ece,
-    ),
-    "brier": Metric(
-        "Brier score",
-        "Mean squared distance between the predicted probability of class 1 and the label; uses class "
-        "labels.",
-        "lower",
-        lambda y, s, g: brier(y, s),
-        _brier,
-    ),
-    "worst_decile": Metric(
-        "Worst-decile accuracy",
-        "Mean accuracy of the worst tenth of identities, rounded up to at least one; uses class labels "
-        "and true identities.",
-        "higher",
-        lambda y, s, g: worst_decile(identity_accuracy(y, s, g)),
-        _by_rank(_worst_decile),
-    ),
-    "worst_identity": Metric(
-        "Worst-identity accuracy",
-        "Accuracy of the identity with the lowest; uses class labels and true identities.",
-        "higher",
-        lambda y, s, g: float(identity_accuracy(y, s, g).min()),
-        _worst_identity,
-    ),
-    "identity_sd": Metric(
-        "Standard deviation over identities",
-        "Standard deviation of accuracy over identities (divisor n); uses class labels and true "
-        "identities.",
-        "lower",
-        lambda y, s, g: float(identity_accuracy(y, s, g).std(ddof=0)),
-        _identity_sd,
-    ),
-    "identity_gini": Metric(
-        "Gini coefficient over identities",
-        "Mean distance between the accuracies of two identities over twice the mean accuracy; uses "
-        "class labels and true identities.",
-        "lower",
-        lambda y, s, g: gini(identity_accuracy(y, s, g)),
-        _by_rank(_gini),
-    ),
-    "tpr_gap": Metric(
-        "Largest TPR gap",
-        "Largest difference between two identities' true positive rates; uses class labels and true "
-        "identities.",
-        "lower",
-        lambda y, s, g: rate_gap(y, s, g, 1),
-        _rate_gap(1),
-    ),
-    "tnr_gap": Metric(
-        "Largest TNR gap",
-        "Largest difference between two identities' true negative rates; uses class labels and true "
-        "identities.",
-        "lower",
-        lambda y, s, g: rate_gap(y, s, g, 0),
-        _rate_gap(0),
-    ),
+    "auroc": Metric("AUROC", "higher", _auroc),
+    "ece": Metric("Expected calibration error", "lower", _ece),
+    "brier": Metric("Brier score", "lower", _brier),
+    "worst_decile": Metric("Worst-decile accuracy", "higher", _worst_decile),
+    "worst_identity": Metric("Worst-identity accuracy", "higher", _worst_identity),
+    "identity_sd": Metric("Standard deviation over identities", "lower", _identity_sd),
+    "identity_gini": Metric("Gini coefficient over identities", "lower", _identity_gini),
+    "tpr_gap": Metric("Largest TPR gap", "lower", _tpr_gap),
+    "tnr_gap": Metric("Largest TNR gap", "lower", _tnr_gap),
 }
 
 
-def run_metrics(labels, scores, identities, metrics=METRICS) -> dict[str, float]:
-    """Metrics of one run; see each one's definition in :data:`METRICS`.
-
-    Parameters
-    ----------
-    labels, scores, identities : array, shape (n,)
-    metrics : iterable of str
-        Which; all by default.
-    """
-    labels, scores, identities = map(np.asarray, (labels, scores, identities))
-    return {name: METRICS[name].measure(labels, scores, identities) for name in metrics}
-
-
 def evaluate(
-    predictions: pd.DataFrame, methods, labels, identities, metrics=METRICS
+    predictions: pd.DataFrame, methods, labels, identities, metrics=METRICS, cell: str = "level"
 ) -> pd.DataFrame:
     """Metrics of every run.
 
     Parameters
     ----------
     predictions : pandas.DataFrame
-        ``level``, ``seed``, ``test``, ``row`` and a score column for every method.
+        ``level`` (or the column ``cell``), ``seed``, ``test``, ``row`` and a column of logits for
+        every method.
     methods : list of str
     labels, identities : array, shape (n,)
         Of the whole data set, indexed by ``row``.
     metrics : iterable of str
         Keys of :data:`METRICS`; all by default.
+    cell : str
+        Column that tells apart what is compared over the same seeds: ``level`` or, where one setting
+        is varied, ``value``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row a run and test set: ``level``, ``seed``, ``test``, ``method``, and the metrics.
+    One row a run and method: ``level`` (or ``cell``), ``seed``, ``test``, ``method``, and the metrics.
     """
-    labels = np.asarray(labels)
-    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
-    runs = []
-    for (level, seed, test), part in predictions.groupby(["level", "seed", "test"]):
+    tables = []
+    for key, run in runs(predictions, methods, labels, identities, cell):
+        once = np.ones((1, len(run.people)))
+        found = {name: METRICS[name].measure(run, once)[0] for name in metrics}
+        where = dict(zip((cell, "seed", "test"), key, strict=True))
+        tables.append(pd.DataFrame(where | {"method": list(methods)} | found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def runs(predictions, methods, labels, identities, cell: str) -> Iterator[tuple[tuple, Run]]:
+    """Every run with its (cell, seed, test); cells as :func:`cells` orders them. Arguments as above."""
+    labels, identities, methods = np.asarray(labels), np.asarray(identities), list(methods)
+    place = pd.Categorical(predictions[cell], cells(predictions, cell))
+    keys = [place, predictions["seed"], predictions["test"].astype(str)]
+    for key, part in predictions.groupby(keys, observed=True):
         rows = part["row"].to_numpy()
-        y, g = labels[rows], codes[rows]
-        for method in methods:
-            runs.append(
-                {"level": level, "seed": seed, "test": test, "method": method}
-                | run_metrics(y, part[method].to_numpy(), g, metrics)
-            )
-    return pd.DataFrame(runs)
+        yield key, Run.of(rows, labels[rows], part[methods].to_numpy(), identities[rows])
+
+
+def cells(predictions: pd.DataFrame, cell: str) -> np.ndarray:
+    """The cells of a study: bias levels rising, anything else in order of appearance."""
+    values = predictions[cell]
+    return np.unique(values) if cell == "level" else np.asarray(values.unique())
 
 
 def accuracy_by_identity(predictions: pd.DataFrame, methods, labels, identities) -> pd.DataFrame:
-    """Accuracy of every identity under every method, over all seeds that tested it.
+    """Accuracy of every identity over all seeds that tested it; arguments as in :func:`evaluate`.
 
-    Arguments as in :func:`evaluate`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row a level, test set and identity (the index), one column a method.
+    One row a level, test set and identity (the index), one column a method.
     """
-    truth = np.asarray(labels)[predictions["row"]] == 1
-    right = (predictions[list(methods)] > 0).eq(truth, axis=0)
-    keys = [predictions["level"], predictions["test"]]
-    people = pd.Series(
-        np.asarray(identities)[predictions["row"]], predictions.index, name="identity"
-    )
-    return right.groupby([*keys, people]).mean()
-
-
-def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine similarity of all pairs of images, same person and different people.
-
-    Parameters
-    ----------
-    embeddings : float array, shape (n, d)
-        Unit vectors.
-    identities : array, shape (n,)
-
-    Returns
-    -------
-    same, different : float32 arrays
-    """
-    embeddings = np.asarray(embeddings, dtype=np.float32)
-    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
-    first, second = np.triu_indices(len(codes), 1)
-    cosine = (embeddings @ embeddings.T)[first, second]
-    same = codes[first] == codes[second]
-    return cosine[same], cosine[~same]
-
-
-def verification_auc(same, different) -> float:
-    """Area under the ROC curve of telling same-person pairs from different-people pairs."""
-    truth = np.r_[np.ones(len(same), bool), np.zeros(len(different), bool)]
-    return float(roc_auc_score(truth, np.r_[same, different]))
-
-
-def _right(labels, scores) -> np.ndarray:
-    return (np.asarray(scores) > 0) == (np.asarray(labels) == 1)
+    rows = predictions["row"].to_numpy()
+    right = (predictions[list(methods)] > 0).eq(np.asarray(labels)[rows] == 1, axis=0)
+    people = pd.Series(np.asarray(identities)[rows], predictions.index, name="identity")
+    return right.groupby([predictions["level"], predictions["test"], people], observed=True).mean()

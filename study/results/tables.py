@@ -1,95 +1,205 @@
-"""TODO."""
+"""What a reader gets: the files of a stage, the headline table, the table of claims, one sentence.
+
+Numbers are written to as many digits as their interval can bear, so that a rerun on another processor,
+whose sums differ in the last place, leaves the files as they are. What is printed is computed from the
+rounded numbers, so that a table read back prints the same.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cid.methods import METHODS
-from study.results.claims import _INTERVAL, SMALLEST, SUPPORTED
+from study import store
+from study.results.claims import SMALLEST, SUPPORTED, points_of
 from study.results.inference import Replicates
 
+Printed = tuple[list[str], list[list[str]]]  # a head and rows of cells, for Markdown and HTML alike
+
+BUILD = Path("build")
 HEADLINE = ("cid", "cid-knn", "oracle")
+DECIMALS = 4  # of what has no interval
+_MAIN = ("accuracy", "worst_decile")
+_INTERVAL = ["mean", "low", "high"]
+_NOT_SHOWN = "is not shown to change"
+
+
+def decimals(low, high) -> np.ndarray:
+    """Decimals that give half an interval two significant digits, 2 to 6; else :data:`DECIMALS`."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        half = (np.asarray(high, dtype=float) - np.asarray(low, dtype=float)) / 2
+        digits = 1 - np.floor(np.log10(half))
+    return np.where(np.isfinite(digits), np.clip(digits, 2, 6), DECIMALS).astype(int)
+
+
+def rounded(table: pd.DataFrame) -> pd.DataFrame:
+    """A table with its numbers as they are written.
+
+    ``mean``, ``low`` and ``high`` of a row (and the same with the suffix ``_difference``) have the
+    :func:`decimals` of their interval; other numbers that are not whole have :data:`DECIMALS`.
+    """
+    numbers = table.select_dtypes("floating")
+    digits = {name: [DECIMALS] * len(table) for name in numbers}
+    for suffix in ("", "_difference"):
+        names = [name + suffix for name in _INTERVAL]
+        if set(names) <= set(numbers):
+            digits |= dict.fromkeys(names, decimals(numbers[names[1]], numbers[names[2]]))
+    return table.assign(**{k: list(map(_round, numbers[k], digits[k])) for k in numbers})
+
+
+def write(folder, **tables: pd.DataFrame | Sequence[pd.DataFrame]) -> None:
+    """Write tables as ``<folder>/<name>.csv``, :func:`rounded`; several under one name are joined."""
+    for name, table in tables.items():
+        if not isinstance(table, pd.DataFrame):
+            table = pd.concat(table, ignore_index=True)
+        store.write_text(Path(folder) / f"{name}.csv", rounded(table).to_csv(index=False))
+
+
+def read(name: str) -> pd.DataFrame:
+    """A table that a stage has written, such as ``evaluate/area``; empty where it wrote none."""
+    path = BUILD / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def read_about() -> dict:
+    """What the stage ``evaluate`` says of the study: its task, kind of bias, levels, methods, ..."""
+    return json.loads((BUILD / "evaluate/about.json").read_text())
+
+
+def read_claims(stage: str = "evaluate") -> list[dict]:
+    """The verdicts that a stage has written."""
+    return json.loads((BUILD / stage / "claims.json").read_text())
+
+
+def write_tables(folder, runs: pd.DataFrame, tables: dict[str, pd.DataFrame], about: dict) -> None:
+    """Write everything the evaluation found: ``runs`` (``Replicates.runs``), ``tables`` and ``about``.
+
+    ``folder`` receives one CSV a table (of which ``summary`` and ``difference`` are needed), for ``dvc
+    plots`` ``accuracy-<test>.csv`` and ``worst_decile-<test>.csv`` (means, one column a method),
+    ``headline.md``, ``about.json``, and ``metrics.json``: ``about`` and the metrics of the claims.
+    """
+    folder = Path(folder)
+    write(folder, runs=runs, **tables)
+    summary, difference = rounded(tables["summary"]), rounded(tables["difference"])
+    numbers = dict(about)
+    for test, rows in summary.groupby("test"):
+        means = rows.pivot(index="level", columns=["metric", "method"], values="mean")
+        for metric in _MAIN:
+            write(folder, **{f"{metric}-{test}": means[metric].sort_index(axis=1).reset_index()})
+        gains = difference[difference["test"] == test]
+        numbers[test] = {
+            f"bias {level:g}": {
+                metric: _numbers(rows, metric, level, ["mean"])
+                | {"minus ERM": _numbers(gains, metric, level, _INTERVAL)}
+                for metric in SMALLEST
+                if metric in set(rows["metric"])
+            }
+            for level in np.unique(rows["level"])
+        }
+    store.write_text(folder / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    store.write_text(folder / "about.json", json.dumps(about, indent=2) + "\n")
+    store.write_text(folder / "headline.md", markdown_table(*headline_cells(difference, summary)))
 
 
 def write_claims(path, entries: list[dict]) -> None:
-    """Write entries as JSON: sorted, effects to five decimals, p to three digits.
-
-    What is unbounded or undefined is null.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [{key: _plain(key, value) for key, value in e.items()} for e in _ordered(entries)]
-    text = json.dumps(lines, indent=2, allow_nan=False, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    """Write entries as JSON, sorted and rounded as tables are; unbounded or undefined is null."""
+    text = json.dumps(_ordered(entries), indent=2, allow_nan=False, ensure_ascii=False)
+    store.write_text(path, text + "\n")
 
 
-def claims_table(entries: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Entries as a table: a head and one row of cells a claim, for Markdown and HTML alike.
-
-    Entries may come from :func:`claims` or be read back from JSON.
-    """
+def claims_table(entries: list[dict]) -> Printed:
+    """One row a claim, of :func:`study.results.claims.claims` or read back from JSON."""
     head = ["claim", "task", "bias", "method", "test", "statement"]
     head += ["effect [95 % interval]", "p (Holm)", "verdict"]
     rows = [
-        [
-            entry["claim"],
-            entry["task"],
-            entry["kind"],
-            _title(entry["method"]),
-            entry["test"] or "–",
-            entry["statement"],
-            _effect(entry),
-            _p(entry["p_holm"]),
-            _verdict_cell(entry),
-        ]
+        [entry["claim"], entry["task"], entry["kind"], title(entry["method"]), entry["test"] or "–",
+         entry["statement"], _effect(entry), _p(entry["p_holm"]), _verdict_cell(entry)]
         for entry in _ordered(entries)
-    ]
+    ]  # fmt: skip
     return head, rows
 
 
-def headline_cells(
-    difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen", methods=HEADLINE
-) -> tuple[list[str], list[list[str]]]:
+def verdicts(entries: list[dict]) -> Printed:
+    """The claims of one study on seen people, one row a claim and one column a method."""
+    lines: dict[tuple, dict[str, str]] = {}
+    for entry in _ordered(entries):
+        if entry["test"] in ("seen", None):
+            note = "" if entry["p_holm"] is None else f", p {_p(entry['p_holm'])}"
+            cell = f"**{_verdict_cell(entry)}** ({_effect(entry)}{note})"
+            lines.setdefault((entry["claim"], entry["statement"]), {})[entry["method"]] = cell
+    methods = list(dict.fromkeys(method for line in lines.values() for method in line))
+    rows = [[*key, *(line.get(method, "–") for method in methods)] for key, line in lines.items()]
+    return ["claim", "statement", *map(title, methods)], rows
+
+
+def methods_table(methods: Sequence[str]) -> Printed:
+    """What each method does and which labels of the training set it sees."""
+    specs = [METHODS[method] for method in methods]
+    rows = [[s.title, s.summary, ", ".join(s.sees) or "none beyond the task's"] for s in specs]
+    return ["method", "how it weighs or trains", "labels it is made of"], rows
+
+
+def headline_cells(difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen") -> Printed:
     """The study in one table: accuracy and worst decile of ERM, and what methods gain over it.
 
-    Parameters
-    ----------
-    difference, summary : pandas.DataFrame
-        From the functions of those names in :mod:`study.results.inference`, or read back from CSV.
-    test : {"seen", "unseen"}
-    methods : iterable of str
-        In this order; one that was not run is left out.
-
-    Returns
-    -------
-    head : list of str
-    rows : list of lists of str, one a bias level
-        Gains are in percentage points, with intervals.
+    The tables are of the functions of those names in :mod:`study.results.inference`, or read back from
+    CSV. One row a bias level; of :data:`HEADLINE` a method that was not run is left out.
     """
     value, gain = _lookup(summary, test), _lookup(difference, test)
-    methods = [m for m in methods if m in set(difference["method"])]
-    gains = [f"{_title(m)} − ERM" for m in methods]
+    methods = [m for m in HEADLINE if m in set(difference["method"])]
+    gains = [f"{title(m)} − ERM" for m in methods]
     head = ["bias", "accuracy, ERM", *gains, "worst decile, ERM", *gains]
     rows = []
-    for level in sorted(summary["level"].unique()):
+    for level in np.unique(summary["level"]):
         cells = [f"{level:g}"]
-        for metric in ("accuracy", "worst_decile"):
+        for metric in _MAIN:
             cells.append(f"{100 * value[metric, level, 'erm']['mean']:.1f} %")
             cells += [points(**gain[metric, level, m]) for m in methods]
         rows.append(cells)
     return head, rows
 
 
+def sentence(area: pd.DataFrame, task: str, levels: Sequence[float], test: str = "seen") -> str:
+    """What the study found, in one sentence of Markdown that holds whatever was found.
+
+    A change is said where its 95 % interval is clear of 0, and is otherwise "not shown". ``area`` is of
+    :func:`study.results.inference.area`, or read back from CSV.
+    """
+    rows = area[area["test"] == test].set_index(["method", "metric"])
+    names = [f"{name}_difference" for name in _INTERVAL]
+    rows = rows[names].set_axis(_INTERVAL, axis=1).dropna(subset="mean").to_dict("index")
+    found = {m: [rows[m, metric] for metric in _MAIN] for m, _ in rows}
+    judged = next((m for m in ("cid-knn", "cid", *found) if m in found), None)
+    if judged is None:
+        return "Only plain training was run, so there is nothing to compare it with."
+    where = f" at bias level {levels[0]:g}"
+    if len(levels) > 1:
+        where = f" and averaged over bias levels {min(levels):g} to {max(levels):g}"
+    images = "held-out images" if test == "seen" else "images of people never seen in training"
+    one = f"the accuracy of *{task}* on {images}"
+    two = "the mean accuracy of the worst-served tenth of the people"
+    changes = _changes(*found[judged], one, two)
+    text = f"Compared with plain training{where}, {title(judged)} {changes}"
+    if "oracle" in found and judged != "oracle":
+        changes = _changes(*found["oracle"], "the former", "the latter")
+        text += f"; the oracle, which is told the true identities, {changes}"
+    return text + "."
+
+
 def points(mean: float, low: float, high: float) -> str:
-    """A difference and its interval in percentage points, as in ``+0.50 [−0.10, +1.10]``."""
-    # Rounded to what a CSV keeps first, so that a table read back is printed the same.
-    mean, low, high = (round(100 * value, 4) for value in (mean, low, high))
-    return _typeset(f"{mean:+z.2f} [{low:+z.2f}, {high:+z.2f}]")
+    """A difference and its interval in percentage points, as in ``+0.50 [−0.10, +1.10]``.
+
+    One decimal where half the interval is a point or more, else two.
+    """
+    low_, mean_, high_ = (round(100 * value, 4) for value in (low, mean, high))
+    digits = 1 if math.isfinite(high_ - low_) and high_ - low_ >= 2 else 2
+    return _typeset(f"{mean_:+z.{digits}f} [{low_:+z.{digits}f}, {high_:+z.{digits}f}]")
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
@@ -97,99 +207,88 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
 
-def write_tables(folder, runs: pd.DataFrame, tables: dict[str, pd.DataFrame], about: dict) -> None:
-    """Write everything the evaluation found.
-
-    Parameters
-    ----------
-    folder : path-like
-        Receives ``runs.csv``, one CSV a table, ``accuracy-<test>.csv`` and ``worst_decile-<test>.csv``
-        (means, one column a method, for ``dvc plots``), ``headline.md``, and ``metrics.json`` (for
-        ``dvc metrics``; the metrics that the claims rest on).
-    runs : pandas.DataFrame
-        ``Replicates.runs``.
-    tables : dict of pandas.DataFrame
-        ``summary`` and ``difference``, and any others under their names.
-    about : dict
-        What goes first into ``metrics.json``.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, table in {"runs": runs, **tables}.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
-    summary, difference = tables["summary"], tables["difference"]
-    numbers: dict = dict(about)
-    for test in sorted(summary["test"].unique()):
-        value, gain = _lookup(summary, test), _lookup(difference, test)
-        for metric in ("accuracy", "worst_decile"):
-            rows = summary[(summary["test"] == test) & (summary["metric"] == metric)]
-            means = rows.pivot(index="level", columns="method", values="mean")
-            means.to_csv(folder / f"{metric}-{test}.csv", float_format="%.6g")
-        numbers[test] = {
-            f"bias {level:g}": {
-                metric: {
-                    "mean": _numbers(value, metric, level, "mean"),
-                    "minus ERM": {k: _numbers(gain, metric, level, k) for k in _INTERVAL},
-                }
-                for metric in SMALLEST
-                if metric in set(summary["metric"])
-            }
-            for level in sorted(summary["level"].unique())
-        }
-    (folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    text = markdown_table(*headline_cells(difference, summary))
-    (folder / "headline.md").write_text(text, encoding="utf-8")
-
-
-def write_rows(path, table: pd.DataFrame, names: list) -> None:
-    """Write a table whose ``level`` is a place in ``names``, with the names in its stead."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shown = ["all" if name is None else str(name) for name in names]
-    named = table.assign(level=[shown[int(place)] for place in table["level"]])
-    named.rename(columns={"level": "value"}).to_csv(path, index=False, float_format="%.6g")
-
-
 def by_task(studies: dict[tuple, Replicates], functional) -> pd.DataFrame:
     """One table of a functional of :mod:`study.results.inference` over studies by (task, kind)."""
-    return pd.concat(
-        [functional(study).assign(task=task, kind=kind) for (task, kind), study in studies.items()],
-        ignore_index=True,
-    )
+    found = [functional(study).assign(task=t, kind=k) for (t, k), study in studies.items()]
+    return pd.concat(found, ignore_index=True)
+
+
+def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.DataFrame]:
+    """What the weights of a study are like, from :func:`study.experiment.runs.weigh_sets` at all levels.
+
+    ``weights`` has one row per level, method and ``cell_size`` (training images of the same person and
+    class): ``mean``, and ``low`` and ``high``, the 10 % and 90 % quantiles over images; sizes with under
+    .2 % of a level's images are left out. ``effective`` has one row per level and method, Kish's
+    effective sample size as a share of n: ``mean``, ``low`` and ``high`` over seeds.
+    """
+    train = sets[sets["part"] == "train"]
+    images = train.groupby(["level", "cell_size"])["row"].transform("size")
+    common = train[images >= 0.002 * train.groupby("level")["row"].transform("size")]
+    by_set = train.groupby(["level", "seed"])[methods]
+    squares = (train[methods] ** 2).groupby([train["level"], train["seed"]]).mean()
+    return {
+        "weights": _spread(common, ["level", "cell_size"], methods),
+        "effective": _spread((by_set.mean() ** 2 / squares).reset_index(), ["level"], methods),
+    }
+
+
+def title(method: str) -> str:
+    """A method's name in tables."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def _spread(table: pd.DataFrame, keys: list[str], methods: list[str]) -> pd.DataFrame:
+    """Mean and 10 % and 90 % quantiles of the columns ``methods`` in every group, one row each."""
+    groups = table.groupby(keys)[methods]
+    found = {"mean": groups.mean(), "low": groups.quantile(0.1), "high": groups.quantile(0.9)}
+    found = pd.DataFrame({name: values.stack() for name, values in found.items()})
+    return found.rename_axis([*keys, "method"]).reset_index()
+
+
+def _changes(first: dict, second: dict, one: str, two: str) -> str:
+    """What happens to two metrics, as in "raises A (+1 points) but lowers B (−1 points)"."""
+    verbs = [_verb(**interval) for interval in (first, second)]
+    sizes = [f"({points(**first)} points)", f"({points(**second)} points)"]
+    if verbs[0] == verbs[1]:
+        joint = "or" if verbs[0] == _NOT_SHOWN else "and"
+        return f"{verbs[0]} {one} {sizes[0]} {joint} {two} {sizes[1]}"
+    joint = "but" if set(verbs) == {"raises", "lowers"} else "and"
+    return f"{verbs[0]} {one} {sizes[0]} {joint} {verbs[1]} {two} {sizes[1]}"
+
+
+def _verb(mean: float, low: float, high: float) -> str:
+    return "raises" if low > 0 else "lowers" if high < 0 else _NOT_SHOWN
+
+
+def _round(value: float, digits: int) -> float:
+    return round(float(value), int(digits)) + 0.0  # no minus before a zero
 
 
 def _lookup(table: pd.DataFrame, test: str) -> dict[tuple, dict[str, float]]:
     """``mean``, ``low`` and ``high`` by (metric, level, method)."""
-    rows = table[table["test"] == test]
-    keys = zip(rows["metric"], rows["level"], rows["method"], strict=True)
-    return dict(zip(keys, rows[list(_INTERVAL)].to_dict("records"), strict=True))
+    rows = table[table["test"] == test].set_index(["metric", "level", "method"])
+    return rows[_INTERVAL].to_dict("index")
 
 
-def _numbers(cells: dict, metric: str, level: float, key: str) -> dict:
-    """``{method: value}`` to five decimals; what is unbounded or undefined is null."""
-    return {
-        method: round(row[key], 5) if np.isfinite(row[key]) else None
-        for (name, at, method), row in cells.items()
-        if (name, at) == (metric, level)
-    }
+def _numbers(table: pd.DataFrame, metric: str, level: float, columns: list[str]) -> dict[str, dict]:
+    """Columns as dicts by method; what is unbounded or undefined is null."""
+    rows = table.query("metric == @metric and level == @level").set_index("method")[columns]
+    return rows.astype(object).where(np.isfinite(rows), None).to_dict()
 
 
 def _ordered(entries: list[dict]) -> list[dict]:
     keys = ("task", "kind", "method", "claim", "test", "metric")
-    return sorted(entries, key=lambda entry: [str(entry[key]) for key in keys])
+    return sorted(map(_plain, entries), key=lambda entry: [str(entry[key]) for key in keys])
 
 
-def _plain(key: str, value):
-    """A value as JSON knows it."""
-    if not isinstance(value, float):
-        return value
-    if not math.isfinite(value):
-        return None
-    return float(f"{value:.3g}") if key in ("p", "p_holm") else round(value, 5)
-
-
-def _title(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
+def _plain(entry: dict) -> dict:
+    """An entry with its numbers as they are written: rounded, and null for what is not finite."""
+    digits = dict.fromkeys(("p", "p_holm"), DECIMALS)
+    if entry["effect"] is not None:
+        low, high = (np.nan if entry[k] is None else entry[k] for k in ("low", "high"))
+        digits |= dict.fromkeys(("effect", "low", "high"), int(decimals(low, high)))
+    rounded = {k: _round(v, digits.get(k, 6)) for k, v in entry.items() if isinstance(v, float)}
+    return entry | {k: v if math.isfinite(v) else None for k, v in rounded.items()}
 
 
 def _effect(entry: dict) -> str:
@@ -197,7 +296,7 @@ def _effect(entry: dict) -> str:
         return "differ: " + ", ".join(entry["differing"]) if entry["differing"] else "bytes equal"
     # JSON has no infinity: null on a side of an effect that is there means unbounded.
     mean, low, high = (entry[key] for key in ("effect", "low", "high"))
-    if mean is None or math.isnan(mean):
+    if mean is None:
         return "undefined"
     low, high = -math.inf if low is None else low, math.inf if high is None else high
     if entry["claim"] == "3b":
@@ -206,19 +305,15 @@ def _effect(entry: dict) -> str:
 
 
 def _p(p: float | None) -> str:
-    if p is None or math.isnan(p):
+    if p is None:
         return "–"
     return f"{p:.3f}" if p >= 0.001 else "under 0.001"
 
 
 def _verdict_cell(entry: dict) -> str:
     if entry["verdict"] == SUPPORTED and entry["relevant"] is False:
-        return f"{SUPPORTED}, but smaller than {_size(entry['smallest'])}"
+        return f"{SUPPORTED}, but smaller than {points_of(entry['smallest'])}"
     return entry["verdict"]
-
-
-def _size(smallest: float) -> str:
-    return "1 point" if smallest == 0.01 else f"{100 * smallest:g} points"
 
 
 def _typeset(text: str) -> str:

@@ -1,28 +1,21 @@
-"""Weights and training on several processes against one. Groups are gloo's, on the CPU."""
+"""Weights on several processes against one. Groups are gloo's, on the CPU."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from cid import align, distributed, networks
+from cid import density
 from cid.density import cid_weights
 from cid.distributed import distributed_cid_weights
-from study.distributed import main
-from study.experiment import runs
-from study.faces import embed
 
 TAU = 0.02
 WORLDS = [2, 3, 4]  # processes in a group
@@ -104,7 +97,7 @@ def share(n, rank, world):
 def work(rank, folder):
     """What every process does: all cases in groups of every size, as starting it takes longest."""
     torch.set_num_threads(1)
-    distributed.BLOCK = 64
+    density.BLOCK = 64
     for world in WORLDS[WORLDS.index(max(2, rank + 1)) :]:
         dist.init_process_group(
             "gloo",
@@ -174,136 +167,3 @@ def test_bad_input_of_one_rank_is_named_on_all(results, world, name):
 def test_without_a_group_torchrun_is_named():
     with pytest.raises(RuntimeError, match="torchrun --nproc-per-node 2"):
         distributed_cid_weights(*people(), TAU)
-
-
-# --- command line ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def files(tmp_path):
-    vectors, labels = people(n=301)
-    np.save(tmp_path / "embeddings.npy", vectors)
-    np.save(tmp_path / "labels.npy", labels)
-    return [str(tmp_path / name) for name in ("embeddings.npy", "labels.npy")], vectors, labels
-
-
-def test_the_command_line_writes_the_same_file_under_torchrun_and_alone(files, tmp_path):
-    arguments, vectors, labels = files
-    settings = ["--tau", str(TAU), "--power", "0.5", "--class-prior", "empirical"]
-    many, one = str(tmp_path / "many.npy"), str(tmp_path / "one.npy")
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            *torchrun,
-            "cid.distributed",
-            "weights",
-            *arguments,
-            many,
-            *settings,
-        ],
-        check=True,
-        timeout=SECONDS,
-    )
-    assert main(["weights", *arguments, one, *settings]) == 0
-    assert not dist.is_initialized()
-    expected = cid_weights(vectors, labels, TAU, power=0.5, class_prior="empirical")
-    for path in (many, one):
-        assert np.load(path).dtype == np.float32
-        np.testing.assert_allclose(np.load(path), expected, rtol=1e-5)
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_bad_files_are_named(files, tmp_path, capsys):
-    (embeddings, labels), _, values = files
-    out = str(tmp_path / "weights.npy")
-    np.save(labels, values[1:])
-    assert main(["weights", embeddings, labels, out, "--tau", "0.1"]) == 1
-    assert "labels.npy has shape (300,) but" in capsys.readouterr().err
-    assert main(["weights", "nowhere.npy", labels, out, "--tau", "0.1"]) == 1
-    assert "nowhere.npy" in capsys.readouterr().err
-    np.save(labels, values)
-    assert main(["weights", embeddings, labels, out, "--tau", "0"]) == 1
-    assert "tau is 0.0" in capsys.readouterr().err
-    assert not dist.is_initialized()
-    assert not Path(out).exists()
-
-
-PARAMS = """
-task: smiling
-methods: [erm, cid]
-train: {model: %s, l2: 0.1, through: loss, robust: {}, network: {epochs: 2, jtt_epochs: 1}}
-"""
-
-
-def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, monkeypatch, capsys):
-    rng = np.random.default_rng(0)
-    features, labels = rng.normal(size=(80, 6)).astype(np.float32), np.arange(80) % 2
-    parts = np.repeat(["train", "seen"], [60, 20])
-    sets = pd.concat(
-        [pd.DataFrame({"seed": s, "part": parts, "row": rng.permutation(80)}) for s in range(3)],
-        ignore_index=True,
-    ).assign(erm=1.0, cid=rng.exponential(size=240))
-    data = SimpleNamespace(labels=lambda task: {"smiling": labels}[task])
-    monkeypatch.chdir(tmp_path)
-    for folder in ("build/embed", "build/weights/0.9"):
-        Path(folder).mkdir(parents=True)
-    np.save("build/embed/trunk.npy", features)
-    np.savez("build/embed/detection.npz", landmarks=np.zeros((80, 5, 2)))
-    sets.to_parquet("build/weights/0.9/sets.parquet")
-    Path("params.yaml").write_text(PARAMS % "mlp")
-    monkeypatch.setattr(distributed, "read_faces", lambda *args, **how: data)
-
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank in range(2):
-        monkeypatch.setenv("RANK", str(rank))
-        assert main(["train", "0.9"]) == 0
-        assert len(list(Path("build/runs").iterdir())) == 3 * (rank + 1)
-
-    # As in notebooks/04_train.ipynb.
-    train = {"model": "mlp", "network": {"epochs": 2, "jtt_epochs": 1}}
-    monkeypatch.setattr(networks, "fit", None)
-    predictions, about = runs.train_model(
-        sets, data, features, None, labels, ["erm", "cid"], train, folder="build/runs"
-    )
-    assert predictions.notna().all(axis=None) and about.startswith("6 networks")
-
-    Path("params.yaml").write_text(PARAMS % "linear")
-    capsys.readouterr()
-    assert main(["train", "0.9"]) == 1
-    assert "train.model is linear" in capsys.readouterr().err
-
-
-def test_processes_leave_their_chunks_where_the_stage_embed_finds_them(tmp_path, monkeypatch):
-    photos = np.random.default_rng(0).integers(0, 256, (5, 60, 50, 3), dtype=np.uint8)
-    points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0).astype(np.float32)
-
-    class Photos(list):
-        def images(self, rows=None):
-            return (self[row] for row in (range(5) if rows is None else rows))
-
-        def landmarks(self):
-            return points
-
-    data = Photos(photos)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(distributed, "read_faces", lambda *args, **how: data)
-    monkeypatch.setattr(distributed, "CHUNK", 2)
-    Path("params.yaml").write_text(
-        "embed: {network: dlib-resnet, trunk: dlib-resnet, precision: single, detect: false}"
-    )
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, files in enumerate([2, 3]):
-        monkeypatch.setenv("RANK", str(rank))
-        assert main(["embed"]) == 0
-        assert len(list(Path("build/embedding").iterdir())) == files
-
-    # As in notebooks/02_embed.ipynb.
-    whole = embed.embed_faces(data, landmarks=points, chunk=2, progress=False)
-    monkeypatch.setattr(embed, "embed", None)
-    found = embed.embed_faces(
-        data.images(), landmarks=points, chunk=2, folder="build/embedding", progress=False
-    )
-    assert torch.equal(found.embedding, whole.embedding)
-    assert torch.equal(found.trunk, whole.trunk)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from cid import methods
+from cid import methods, posterior
 from cid.density import cid_weights, class_density
-from cid.methods import METHODS, TRAINING, group_column, training_groups, training_weights
+from cid.methods import METHODS, training_groups, training_weights
+from cid.options import KINDS
 from cid.posterior import label_posterior
-from study.experiment.design import draw_sets
-from study.experiment.runs import weigh_sets
 
 SETTINGS = {
     "tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
@@ -119,6 +117,8 @@ def test_tau_auto_is_the_likeliest_kernel(embeddings):
 def test_groups_are_cells_of_the_truth_or_clusters_within_a_class(embeddings):
     codes = training_groups("group-dro", embeddings, LABELS, PEOPLE, SETTINGS)
     np.testing.assert_array_equal(codes, 2 * (PEOPLE == 8) + LABELS)
+    people = training_groups("last-layer", embeddings, LABELS, PEOPLE, SETTINGS)
+    np.testing.assert_array_equal(people, PEOPLE == 8)
     assert training_groups("cid", embeddings, LABELS, PEOPLE, SETTINGS) is None
     far = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [0, 0, 1], [1, 0, 1]])
     clusters = training_groups("cluster-dro", far, LABELS, None, SETTINGS | {"clusters": 2})
@@ -126,8 +126,39 @@ def test_groups_are_cells_of_the_truth_or_clusters_within_a_class(embeddings):
     assert not set(clusters[LABELS == 0]) & set(clusters[LABELS == 1])
 
 
+@pytest.mark.parametrize("auto", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_handed_the_settings_that_it_declares_and_no_other(method, auto, embeddings):
+    fixed = {"tau": 0.1, "surprise": 2.0, "neighbours": 2, "posterior_tau": 0.1, "clusters": 1}
+    settings = SETTINGS | ({} if auto else fixed)
+    own = {key: settings[key] for key in METHODS[method].settings}
+    given = method, embeddings, LABELS, PEOPLE
+    np.testing.assert_array_equal(training_weights(*given, own), training_weights(*given, settings))
+    np.testing.assert_array_equal(training_groups(*given, own), training_groups(*given, settings))
+    for key in own:
+        with pytest.raises(KeyError, match=key):
+            training_weights(*given, {k: v for k, v in own.items() if k != key})
+
+
+def test_a_setting_that_is_not_declared_is_a_key_error(embeddings, monkeypatch):
+    def weigh(sample, settings):
+        return np.full(len(sample.labels), settings["tau"])
+
+    monkeypatch.setitem(METHODS, "sly", methods.Method("Sly", (), "", weigh, ("power",)))
+    with pytest.raises(KeyError, match="tau"):
+        training_weights("sly", embeddings, LABELS, None, SETTINGS)
+
+
+def test_factors_beyond_the_range_of_a_float_still_make_weights(embeddings):
+    settings = SETTINGS | {"rarity": 500.0, "tau": 0.01}
+    weights = training_weights("cid-kernel", embeddings, LABELS, None, settings)
+    density = class_density(embeddings, np.zeros(6, int), 0.01).astype(float)
+    assert np.isfinite(weights).all() and weights.mean() == pytest.approx(1)
+    assert weights[:4].argmax() == density[:4].argmin()
+
+
 def test_every_way_of_training_is_known():
-    assert {spec.training for spec in METHODS.values()} == set(TRAINING)
+    assert {spec.training for spec in METHODS.values()} == set(KINDS)
 
 
 def test_the_oracle_says_that_it_needs_identities(embeddings):
@@ -140,35 +171,13 @@ def test_unknown_method_is_named_with_the_nearest(embeddings):
         weigh("cdi", embeddings)
 
 
-def test_sets_are_weighed_seed_by_seed():
-    rng = np.random.default_rng(1)
-    identities, labels = np.repeat(np.arange(8), 12), np.tile([0, 1], 48)
-    embeddings = rng.normal(size=(96, 6))
-    sets = draw_sets(
-        identities, labels, seeds=2, kind="correlation", level=0.5, images_per_identity=4,
-        test_per_class=2, unseen_share=0.25,
-    )  # fmt: skip
-    weighed = weigh_sets(sets, embeddings, labels, identities, list(METHODS), SETTINGS)
-    columns = weighed.columns.difference(sets.columns)
-    assert set(columns) == set(METHODS) | {
-        group_column(m) for m in ("cluster-dro", "group-dro", "last-layer")
-    }
-    train = sets["part"] == "train"
-    assert weighed.loc[~train, columns].isna().all(axis=None)
-    assert weighed.loc[train, columns].notna().all(axis=None)
-    second = weighed[(weighed["seed"] == 1) & (weighed["part"] == "train")]
-    expected = cid_weights(embeddings[second["row"]], labels[second["row"]], 0.05)
-    np.testing.assert_allclose(second["cid"], expected)
-    pd.testing.assert_frame_equal(weighed[sets.columns], sets)
-
-
 def test_what_methods_share_is_computed_once_and_changes_nothing(embeddings, monkeypatch):
     names = ["inverse-density", "cid-kernel", "cid-knn", "surprise", "oracle"]
     alone = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS) for m in names]
     calls = []
-    original = methods.label_posterior
+    original = posterior.label_posterior
     monkeypatch.setattr(
-        methods, "label_posterior", lambda *a, **k: calls.append(1) or original(*a, **k)
+        posterior, "label_posterior", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     shared = {}
     together = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS, shared) for m in names]

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from cid import networks
-from cid.networks import MODELS, fit, group_risk, read_options
+from cid.networks import MODELS, fit, read_options
+from cid.options import KINDS
 from cid.risks import (
     cvar_risk,
     generalised_cross_entropy,
     jtt_weights,
     minibatch_risk,
+    online_group_risk,
     relative_difficulty,
     tilted_risk,
     weighted_risk,
 )
-from study.experiment.runs import train_model, train_networks, train_sets
-from study.faces.embed import aligned_faces
 
 CPU = {"device": "cpu"}
 
@@ -55,29 +52,6 @@ def features():
     return x.astype(np.float32), labels
 
 
-@pytest.fixture
-def sets(features):
-    """Two seeds: 100 training images of 10 people, 30 seen and 30 unseen test images."""
-    _, labels = features
-    tables = []
-    for seed in range(2):
-        rng = np.random.default_rng(seed)
-        parts = np.repeat(["train", "seen", "unseen"], [100, 30, 30])
-        tables.append(pd.DataFrame({"seed": seed, "part": parts, "row": rng.permutation(160)}))
-    table = pd.concat(tables, ignore_index=True)
-    train = table["part"] == "train"
-    weights = np.random.default_rng(9).exponential(size=len(table))
-    people = np.arange(len(table)) % 10
-    codes = 2 * people + labels[table["row"]]
-    for name in ("erm", "cvar-dro", "kl-dro", "jtt", "lff", "group-dro", "last-layer"):
-        table[name] = np.where(train, 1.0, np.nan)
-    table["cid"] = np.where(train, weights, np.nan)
-    for name in ("group-dro", "last-layer"):
-        table[f"{name}:group"] = np.where(train, codes, np.nan)
-    return table
-
-
-EVERY = ["erm", "cid", "cvar-dro", "kl-dro", "jtt", "lff", "group-dro", "last-layer"]
 QUICK = {"epochs": 3, "jtt_epochs": 1}
 
 
@@ -99,7 +73,7 @@ def test_group_step_by_hand():
     groups = torch.tensor([0, 0, 1, 2])
     sizes = torch.tensor([2.0, 1.0, 1.0])
     shares = torch.tensor([0.5, 0.25, 0.25])
-    risk, new = group_risk(losses, groups, sizes, shares, step=0.1)
+    risk, new = online_group_risk(losses, groups, sizes, shares, step=0.1)
     # The batch is the training set, so the groups' mean losses are 2, 2 and 0.
     raw = np.array([0.5, 0.25, 0.25]) * np.exp(0.1 * np.array([2.0, 2.0, 0.0]))
     wanted = raw / raw.sum()
@@ -117,7 +91,7 @@ def test_group_means_are_right_on_average_over_the_batches_of_an_epoch():
     sizes = torch.tensor([2.0, 3.0, 1.0])
     shares = torch.tensor([0.2, 0.5, 0.3])
     batches = [[0, 2, 5], [1, 3, 4]]
-    risks = [group_risk(losses[b], groups[b], sizes, shares, 0.0)[0] for b in batches]
+    risks = [online_group_risk(losses[b], groups[b], sizes, shares, 0.0)[0] for b in batches]
     assert np.mean(risks) == pytest.approx(0.2 * 2 + 0.5 * 4 / 3 + 0.3 * 7, rel=1e-6)
 
 
@@ -215,8 +189,8 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
 
     monkeypatch.setattr(networks, "_build", record_build)
     monkeypatch.setattr(networks, "_take", record_take)
-    groups = 2 * (rows % 10) + labels[rows]
-    for kind in networks.KINDS:
+    groups = rows % 10
+    for kind in KINDS:
         seen[kind] = {"start": [], "batches": []}
         given = {"groups": groups} if kind in ("group-dro", "retrain") else {}
         # A sampler gives the second training of jtt draws of its own.
@@ -248,7 +222,7 @@ def test_faces_are_flipped_and_shifted_whole():
 def test_retraining_balances_classes_within_identities(features, monkeypatch):
     x, labels = features
     rows = np.arange(150)
-    groups = 2 * (rows % 7) + labels[rows]
+    people = rows % 7
     members = []
 
     def record(features, labels, weights, l2, **more):
@@ -260,15 +234,16 @@ def test_retraining_balances_classes_within_identities(features, monkeypatch):
     options = read_options("mlp", {"epochs": 3, "draws": 4})
     erm = fit("mlp", x, labels, rows, options=options, **CPU)
     before = erm.logits(x, rows)
-    how = {"training": "retrain", "groups": groups, "options": options, **CPU}
+    how = {"training": "retrain", "groups": people, "options": options, **CPU}
     given = fit("mlp", x, labels, rows, base=erm, **how).logits(x, rows)
     own = fit("mlp", x, labels, rows, **how).logits(x, rows)
     assert given.tobytes() == own.tobytes()  # the ERM network of the seed is the one it trains
     assert erm.logits(x, rows).tobytes() == before.tobytes() != own.tobytes()
 
-    size = np.bincount(groups, minlength=14).reshape(7, 2)
+    cells = 2 * people + labels[rows]
+    size = np.bincount(cells, minlength=14).reshape(7, 2)
     for member in members[0]:
-        counts = np.bincount(groups[member > 0], minlength=14).reshape(7, 2)
+        counts = np.bincount(cells[member > 0], minlength=14).reshape(7, 2)
         np.testing.assert_array_equal(counts, np.repeat(size.min(axis=1, keepdims=True), 2, 1))
     assert members[0].shape == (4, 150) and not np.array_equal(*members[0][:2])
 
@@ -276,78 +251,23 @@ def test_retraining_balances_classes_within_identities(features, monkeypatch):
 def test_retraining_is_the_mean_of_its_heads(features):
     x, labels = features
     rows = np.arange(150)
-    groups = 2 * (rows % 7) + labels[rows]
+    people = rows % 7
     options = read_options("mlp", {"epochs": 3, "draws": 3})
     erm = fit("mlp", x, labels, rows, options=options, **CPU)
-    how = {"training": "retrain", "groups": groups, "options": options, "base": erm, **CPU}
+    how = {"training": "retrain", "groups": people, "options": options, "base": erm, **CPU}
     net = fit("mlp", x, labels, rows, **how)
     rng = np.random.default_rng(networks._seed(0, "subset", 0))
     hidden = erm.penultimate(x, rows)
     logits = []
     for _ in range(3):
-        keep = networks.balanced_subset(groups, np.ones(150, bool), rng)
+        keep = networks.balanced_subset(people, labels[rows], np.ones(150, bool), rng)
         heads = networks.fit_heads(hidden, labels[rows], keep[None], 0.1, device="cpu")
         logits.append(heads.logits(hidden)[0])
     np.testing.assert_allclose(net.logits(x, rows), np.mean(logits, axis=0), atol=2e-2)
 
 
-# --- all runs of a study --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("through", ["loss", "sampler"])
-def test_train_networks_scores_every_test_image(features, sets, through, tmp_path):
-    x, labels = features
-    options = read_options("mlp", QUICK | {"through": through})
-    predictions, info = train_networks(sets, x, labels, EVERY, "mlp", options, **CPU)
-    assert list(predictions) == ["seed", "test", "row", *EVERY]
-    test = sets[sets["part"] != "train"].reset_index(drop=True)
-    assert predictions["row"].tolist() == test["row"].tolist()
-    assert predictions["test"].tolist() == test["part"].tolist()
-    assert np.isfinite(predictions[EVERY]).all(axis=None)
-    assert len(info) == 16 and set(info["initialised"]) == {"scratch"}
-    kinds = info[info["seed"] == 0].set_index("method")["training"]
-    assert kinds["last-layer"] == "retrain" and kinds["cid"] == "weighted"
-    # No two methods are the same run.
-    assert predictions[EVERY].T.drop_duplicates().shape[0] == len(EVERY)
-
-    part = sets[(sets["seed"] == 1) & (sets["part"] == "train")]
-    alone = fit("mlp", x, labels, part["row"], weights=part["cid"], options=options, seed=1, **CPU)
-    mine = predictions[predictions["seed"] == 1]
-    assert alone.logits(x, mine["row"]).tobytes() == mine["cid"].to_numpy().tobytes()
-
-
 class Stop(Exception):
     pass
-
-
-@pytest.mark.parametrize("method", ["cid", "group-dro", "lff", "jtt", "last-layer"])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    features, sets, method, tmp_path, monkeypatch
-):
-    x, labels = features
-    monkeypatch.setattr(networks, "CHECKPOINT_SECONDS", 0)
-    options = read_options("mlp", {"epochs": 5, "jtt_epochs": 2})
-    arguments = sets[sets["seed"] == 0], x, labels, [method], "mlp", options
-    whole, _ = train_networks(*arguments, **CPU)
-
-    steps, schedule = [], networks._schedule
-
-    def interrupt(step, total):
-        steps.append(step)
-        if len(steps) == 9 + 4 * (method == "jtt"):  # 2 batches an epoch: in the fifth epoch
-            raise Stop
-        return schedule(step, total)
-
-    monkeypatch.setattr(networks, "_schedule", interrupt)
-    with pytest.raises(Stop):
-        train_networks(*arguments, folder=tmp_path, **CPU)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
-    steps.clear()
-    monkeypatch.setattr(networks, "_schedule", lambda *at: steps.append(at) or schedule(*at))
-    resumed, _ = train_networks(*arguments, folder=tmp_path, **CPU)
-    assert len(steps) == 2 + 4 * (method == "jtt")  # the last epoch, and jtt's first network
-    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
 
 
 def test_a_resumed_cnn_keeps_its_normalisation_and_augmentation(faces, tmp_path, monkeypatch):
@@ -372,109 +292,21 @@ def test_a_resumed_cnn_keeps_its_normalisation_and_augmentation(faces, tmp_path,
     assert resumed.logits(images, test).tobytes() == whole.tobytes()
 
 
-def test_finished_runs_are_kept_until_something_they_depend_on_changes(
-    features, sets, tmp_path, monkeypatch
-):
-    x, labels = features
-    runs = []
-    monkeypatch.setattr(
-        networks,
-        "fit",
-        lambda *a, training, **k: runs.append(training) or fit(*a, training=training, **k),
-    )
-    options = read_options("mlp", {"epochs": 2})
-    methods = ["erm", "cid", "cvar-dro"]
-
-    def ran(options=options, sets=sets, x=x, labels=labels):
-        runs.clear()
-        result, info = train_networks(
-            sets, x, labels, methods, "mlp", options, folder=tmp_path, **CPU
-        )
-        assert len(info) == 6
-        return result, sorted(runs)
-
-    first, done = ran()
-    assert done == ["cvar-dro"] * 2 + ["weighted"] * 4
-    again, done = ran()
-    assert done == []
-    pd.testing.assert_frame_equal(first, again, check_exact=True)
-    assert ran(dataclasses.replace(options, lff_q=0.5))[1] == []  # of no method here
-    assert ran(dataclasses.replace(options, alpha=0.3))[1] == ["cvar-dro"] * 2
-    changed = sets.copy()
-    changed.loc[changed["seed"] == 1, "cid"] *= np.linspace(0.5, 1.5, 160)
-    assert ran(sets=changed)[1] == ["weighted"]
-    assert len(ran(x=x + 1)[1]) == 6
-    flipped = labels.copy()
-    flipped[sets["row"][0]] ^= 1  # a training image of seed 0, and of seed 1 or not
-    assert len(ran(labels=flipped)[1]) in (3, 6)
-    assert len(ran(dataclasses.replace(options, epochs=1, jtt_epochs=1))[1]) == 6
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_the_runs_of_a_folder(features, sets, world, tmp_path, monkeypatch):
-    """One after the other; afterwards nothing is left to train, and every byte is a lone process's."""
-    x, labels = features
-    methods = [
-        "last-layer",
-        "erm",
-        "cid",
-    ]  # last-layer starts from erm, which another rank may have
-    arguments = sets, x, labels, methods, "mlp", read_options("mlp", QUICK)
-    alone, _ = train_networks(*arguments, folder=tmp_path / "alone", **CPU)
-    shared = tmp_path / "shared"
-    trained = []
-    for rank in range(world):
-        found, info = train_networks(*arguments, folder=shared, rank=rank, world=world, **CPU)
-        trained.append(len(info))
-        missing = found[methods].isna().groupby(found["seed"]).all().to_numpy().sum()
-        assert missing == 6 - len(info)
-        assert (found[methods].dtypes == np.float32).all()
-    assert np.diff([0, *trained]).tolist() == [6 // world] * world
-    names = [
-        sorted(path.name for path in folder.iterdir()) for folder in (tmp_path / "alone", shared)
-    ]
-    assert names[0] == names[1]
-
-    monkeypatch.setattr(networks, "fit", None)
-    found, _ = train_networks(*arguments, folder=shared, **CPU)
-    pd.testing.assert_frame_equal(found, alone, check_exact=True)
-
-
-@pytest.mark.parametrize(
-    "rank, world, kept", [(0, 2, False), (2, 2, True), (0, 0, True), (2, 3, True)]
-)
-def test_processes_that_cannot_share_are_told(features, sets, rank, world, kept, tmp_path):
-    x, labels = features
-    folder = tmp_path if kept else None
-    with pytest.raises(ValueError, match=f"process {rank} of {world} cannot share 2 runs"):
-        train_networks(
-            sets, x, labels, ["erm"], "mlp", folder=folder, rank=rank, world=world, **CPU
-        )
-
-
-def test_a_bar_counts_runs_on_stderr_only(features, sets, capsys):
-    x, labels = features
-    options = read_options("mlp", QUICK)
-    train_networks(sets, x, labels, ["erm"], "mlp", options, progress="networks", **CPU)
-    out, err = capsys.readouterr()
-    assert out == "" and "networks" in err and "2.0/2 runs" in err
-
-
 # --- settings and errors --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"epoch": 3}, r"'epoch' of the network 'cnn' is unknown \(did you mean 'epochs'\?\)"),
-        ({"epochs": 0}, "epochs of the network 'cnn' is 0; give a whole number of at least 1"),
-        ({"epochs": 2.5}, "epochs .* is 2.5"),
-        ({"epochs": True}, "epochs .* is True"),
-        ({"learning_rate": "fast"}, "learning_rate .* is 'fast'"),
-        ({"through": "both"}, "give loss or sampler"),
+        ({"epoch": 3}, r"train.network.epoch is unknown \(did you mean 'epochs'\?\)"),
+        ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"epochs": True}, "epochs is True"),
+        ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
+        ({"through": "both"}, "it must be sampler or loss"),
         ({"alpha": 1.5}, r"a number in \(0, 1\]"),
         ({"pretrained": True}, "auto, imagenet or none"),
-        ({"jtt_epochs": 5, "epochs": 4}, "jtt_epochs .* is 5, more than its 4"),
+        ({"jtt_epochs": 5, "epochs": 4}, "jtt_epochs is 5, more than the 4"),
     ],
 )
 def test_options_are_checked(params, message):
@@ -505,7 +337,7 @@ def test_options_start_from_the_models_own():
         ({"weights": -np.ones(100)}, "none below 0"),
         ({"training": "lff", "weights": np.ones(100)}, "the kind lff takes no weights"),
         ({"training": "group-dro"}, "group-dro needs groups"),
-        ({"training": "retrain", "groups": np.full(100, 2)}, "does not end in its label"),
+        ({"training": "retrain", "groups": np.zeros(3)}, r"groups have shape \(3,\)"),
         ({"options": read_options("mlp", {"pretrained": "imagenet"})}, "no ImageNet weights"),
     ],
 )
@@ -519,29 +351,10 @@ def test_bad_input_is_named(features, change, message):
 def test_one_class_an_identity_leaves_nothing_to_retrain_on(features):
     x, labels = features
     rows = np.arange(100)
-    groups = 2 * (2 * (rows % 5) + labels[rows]) + labels[rows]
+    people = 2 * (rows % 5) + labels[rows]
     with pytest.raises(ValueError, match="no identity of a training set has images of both"):
         options = read_options("mlp", QUICK)
-        fit("mlp", x, labels, rows, training="retrain", groups=groups, options=options, **CPU)
-
-
-def test_columns_that_are_missing_stop_before_the_first_run(features, sets):
-    x, labels = features
-    with pytest.raises(ValueError, match="lack the column 'group-dro:group'"):
-        train_networks(sets.drop(columns="group-dro:group"), x, labels, ["group-dro"], "mlp")
-
-
-def test_a_damaged_file_of_a_run_is_replaced(features, sets, tmp_path):
-    x, labels = features
-    options = read_options("mlp", QUICK)
-    arguments = sets, x, labels, ["erm"], "mlp", options
-    first, _ = train_networks(*arguments, folder=tmp_path, **CPU)
-    whole = sorted(tmp_path.iterdir())[0]
-    before = whole.read_bytes()
-    whole.write_bytes(before[:100])  # as after a power cut
-    again, _ = train_networks(*arguments, folder=tmp_path, **CPU)
-    pd.testing.assert_frame_equal(first, again, check_exact=True)
-    assert len(whole.read_bytes()) == len(before)
+        fit("mlp", x, labels, rows, training="retrain", groups=people, options=options, **CPU)
 
 
 def test_imagenet_weights_are_tried_once_and_their_lack_is_said(tmp_path, monkeypatch, caplog):
@@ -582,53 +395,3 @@ def test_imagenet_weights_in_the_cache_are_the_start(monkeypatch):
         assert torch.equal(net.body.conv1.weight, torch_state["conv1.weight"])
     finally:
         networks._imagenet.cache_clear()
-
-
-def test_aligned_faces_are_align_in_chunks():
-    import io
-
-    import pyarrow as pa
-    from PIL import Image
-
-    from cid.align import DLIB_TEMPLATE, align
-    from study.faces.dataset import FaceSet
-
-    rng = np.random.default_rng(0)
-    photos = [rng.integers(0, 255, size=(80, 90, 3), dtype=np.uint8) for _ in range(5)]
-    encoded = []
-    for photo in photos:
-        Image.fromarray(photo).save(file := io.BytesIO(), "PNG")
-        encoded.append(file.getvalue())
-    frame = pd.DataFrame({"path": [f"{i}.png" for i in range(5)]})
-    data = FaceSet({}, frame, pa.chunked_array([encoded], pa.binary()))
-    landmarks = DLIB_TEMPLATE * 60 + rng.uniform(0, 10, size=(5, 1, 2))
-    cut = aligned_faces(data, landmarks, 64, chunk=2, progress=False)
-    assert torch.equal(cut, align(photos, landmarks, 64, device="cpu"))
-    with pytest.raises(ValueError, match="5 images need"):
-        aligned_faces(data, landmarks[:4], 64)
-
-
-# --- the model of params.yaml ---------------------------------------------------------------------
-
-
-def test_the_named_model_is_trained(tmp_path, features, sets):
-    settings = {"l2": 0.1, "through": "loss", "robust": {}, "network": {}}
-    features, labels = features
-    methods = ["erm", "cid"]
-    arguments = (sets, None, features, None, labels, methods)
-    found, about = train_model(*arguments, settings | {"model": "linear"})
-    expected, _ = train_sets(sets, features, labels, methods, 0.1)
-    pd.testing.assert_frame_equal(found, expected)
-    assert about.startswith("4 linear heads")
-    network = {"epochs": 2, "jtt_epochs": 1}
-    found, about = train_model(
-        *arguments, settings | {"model": "mlp", "network": network}, folder=tmp_path
-    )
-    expected, _ = train_networks(
-        sets, features, labels, methods, "mlp", read_options("mlp", network)
-    )
-    pd.testing.assert_frame_equal(found, expected)
-    assert about == "4 networks (One hidden layer), trained from scratch."
-    assert len(list(tmp_path.glob("*.npz"))) == 4
-    with pytest.raises(ValueError, match="'mpl' is unknown.*'mlp'"):
-        train_model(*arguments, settings | {"model": "mpl"})

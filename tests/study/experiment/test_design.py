@@ -82,12 +82,20 @@ def test_people_with_too_few_images_are_listed_and_left_out():
 
 def test_draw_sets_gives_true_cell_sizes(population):
     identities, labels = population
-    sets = draw_sets(*population, seeds=2, level=0.5, **SETTINGS)
-    train = sets[(sets["part"] == "train") & (sets["seed"] == 1)]
-    cell = counts(train["row"], identities, labels)
-    expected = cell[identities[train["row"]], labels[train["row"]]]
-    np.testing.assert_array_equal(train["cell_size"], expected)
+    sets = draw_sets(*population, seeds=2, levels=[0.0, 0.5], **SETTINGS)
+    assert list(sets) == ["level", "seed", "part", "row", "cell_size"]
+    for level in (0.0, 0.5):
+        own = sets[(sets["seed"] == 1) & (sets["level"] == level)]
+        split = biased_split(*population, seed=1, level=level, **SETTINGS)
+        parts = {"train": split.train, "seen": split.test_seen, "unseen": split.test_unseen}
+        for part, rows in parts.items():
+            np.testing.assert_array_equal(own.loc[own["part"] == part, "row"], rows)
+        train = own[own["part"] == "train"]
+        cell = counts(train["row"], identities, labels)
+        expected = cell[identities[train["row"]], labels[train["row"]]]
+        np.testing.assert_array_equal(train["cell_size"], expected)
     assert (sets.loc[sets["part"] != "train", "cell_size"] == 0).all()
+    assert len(sets.groupby(["level", "seed"], sort=False)) == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from study.faces.dataset import CARD, decode, read_faces, write_faces
+from study.faces import dataset
+from study.faces.dataset import (
+    CARD,
+    FaceSet,
+    decode,
+    read_faces,
+    read_labels,
+    write_faces,
+    write_labels,
+)
 
 CARD_VALUES = {
     "name": "tiny",
@@ -45,8 +54,9 @@ def records(n=10):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return write_faces(tmp_path / "data", records(), CARD_VALUES, shard_rows=4)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_IMAGES", 4)
+    return write_faces(tmp_path / "data", records(), CARD_VALUES)
 
 
 def edit(folder, shard, change):
@@ -73,9 +83,37 @@ def test_what_is_written_is_read(folder):
 
 
 def test_same_records_same_bytes(folder, tmp_path):
-    again = write_faces(tmp_path / "again", records(), CARD_VALUES, shard_rows=4)
+    again = write_faces(tmp_path / "again", records(), CARD_VALUES)
     for file in folder.iterdir():
         assert (again / file.name).read_bytes() == file.read_bytes()
+
+
+def test_later_stages_read_labels_without_images(folder, tmp_path):
+    faces = read_faces(folder)
+    faces.frame["landmarks"] = [np.zeros(10)] * len(faces)
+    excluded = pd.DataFrame({"image": ["a"], "reason": ["empty file"]})
+    for k, data in enumerate((faces, FaceSet(faces.card, faces.frame, faces.encoded, excluded))):
+        out = tmp_path / f"build{k}"
+        write_labels(data, out)
+        labels = read_labels(out)
+        assert labels.card == faces.card and len(labels) == 10
+        pd.testing.assert_frame_equal(labels.frame, faces.frame.drop(columns="landmarks"))
+        assert (labels.labels("smiling") == faces.labels("smiling")).all()
+        assert (labels.identities() == faces.identities()).all()
+        assert (out / "excluded.csv").exists() == bool(k)
+    with pytest.raises(ValueError, match=r"no attribute 'smilin' \(did you mean 'smiling'\?\)"):
+        labels.labels("smilin")
+    with pytest.raises(ValueError, match="labels.parquet is missing; run `dvc repro data`"):
+        read_labels(tmp_path)
+
+
+def test_the_data_set_of_another_study_is_refused(folder):
+    assert len(read_faces(folder, "tiny")) == 10
+    with pytest.raises(
+        ValueError,
+        match="params.yaml: data is 'lfw', but .*data/ holds 'tiny'; import it first .*or set data",
+    ):
+        read_faces(folder, "lfw")
 
 
 def test_an_exif_rotated_grey_image_is_decoded_upright_in_rgb():

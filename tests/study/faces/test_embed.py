@@ -2,18 +2,25 @@
 squares, and drawn faces, whose landmarks are known. No photo of anyone is used. About 15 s on 2
 cores, most of it dlib's own network."""
 
+import io
+import json
 from pathlib import Path
 from urllib.error import URLError
 
 import dlib
 import face_recognition_models
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
+from sklearn.metrics import roc_auc_score
 
 from cid import align, recognition
-from study.faces import embed
+from cid.networks import MODELS
+from study.faces import embed as faces
+from study.faces.dataset import FaceSet, read_crops
 
 DAT = Path(face_recognition_models.face_recognition_model_location())
 
@@ -67,7 +74,31 @@ def detect(images, **options):
 
 
 def embed(crops, network="dlib-resnet", **options):
-    return embed.embed(crops, network, device="cpu", **options)
+    return recognition.embed(crops, network, device="cpu", **options)
+
+
+def face_set(images, landmarks=None, people=None):
+    """A data set of photos, as PNG."""
+    encoded = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded.append(buffer.getvalue())
+    names = [f"{row}.png" for row in range(len(encoded))]
+    frame = pd.DataFrame({"path": names, "identity": people or names})
+    if landmarks is not None:
+        frame["landmarks"] = list(np.reshape(landmarks, (len(frame), 10)))
+    return FaceSet({"name": "drawn"}, frame, pa.chunked_array([encoded], pa.binary()))
+
+
+def embed_views(data, landmarks, **options):
+    options = {"device": "cpu", "folder": None, "progress": False} | options
+    return faces.embed_views(data, landmarks, **options)
+
+
+def embed_faces(data, *names, **options):
+    options = {"device": "cpu", "folder": None, "progress": False} | options
+    return faces.embed_faces(data, *names, **options)
 
 
 # --- detection ---
@@ -137,7 +168,7 @@ def test_resizing_for_the_detector_does_not_shift_the_landmarks(monkeypatch, hei
             point = [float((image * axis).sum() / image.sum()) for axis in (x, y)]
             yield np.array([[0, 0, 9, 9]]), np.array([0.99]), np.array([[point] * 5])
 
-    monkeypatch.setattr(embed, "_mtcnn", centroid)
+    monkeypatch.setattr(align, "_mtcnn", centroid)
     at, (y, x) = (0.4 * width, 0.6 * height), np.mgrid[:height, :width]
     blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * (0.05 * height + 2) ** 2))
     found = detect([np.repeat((blob * 255).astype(np.uint8)[..., None], 3, 2)])
@@ -265,7 +296,7 @@ def test_the_port_gives_what_dlib_gives():
     )
     crops = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        ours, trunk = recognition._load_network("dlib-resnet", torch.device("cpu"))(crops.float())
+        ours, trunk = recognition.load_network("dlib-resnet", torch.device("cpu"))(crops.float())
     assert np.ptp(expected, axis=0).max() > 0.1  # the images do differ to the network
     np.testing.assert_allclose(ours.numpy(), expected, atol=1e-5)
     assert trunk.shape == (7, 2048) and (trunk >= 0).all()
@@ -321,9 +352,9 @@ def test_offline_says_what_to_do(monkeypatch, tmp_path, name):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("facenet_pytorch.models.inception_resnet_v1.download_url_to_file", offline)
-    images = iter([])  # the error must come before any image is asked for
+    monkeypatch.setattr(faces, "find_faces", None)  # the error must come before any detection
     with pytest.raises(ConnectionError) as error:
-        embed.embed_faces(images, name, device="cpu", progress=False)
+        embed_faces(face_set([GOOD]), name)
     message = str(error.value)
     assert name in message and "dlib-resnet" in message and "no route to host" in message
     assert f"{tmp_path / 'checkpoints'}" in message and message.count(".pt") == 2
@@ -354,20 +385,20 @@ def test_facenet_gives_unit_vectors_and_a_trunk_without_its_weights(monkeypatch)
 # --- the whole, and bad input ---
 
 
-def test_embed_faces_equals_its_steps():
+def test_embed_faces_equals_its_steps(monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
     images = [drawn_face(112, 0.44 + 0.03 * i)[0] for i in range(5)]
     images[3] = np.full((100, 90, 3), 200, np.uint8)
     found = detect(images)
     crops = align.align(images, found.landmarks, device="cpu")
-    result = embed.embed_faces(
-        (image for image in images), device="cpu", chunk=2, keep_crops=[3, 4], progress=False
-    )
+    result = embed_faces(face_set(images), side=64)
     assert result.detection.found.tolist() == [True, True, True, False, True]
     np.testing.assert_allclose(result.detection.landmarks, found.landmarks, atol=1e-3)
-    torch.testing.assert_close(result.embedding, embed(crops).embedding, atol=1e-3, rtol=0)
-    assert result.trunk.shape == (5, 2048) and sorted(result.crops) == [3, 4]
-    for row, crop in result.crops.items():
-        assert abs(crop.float() - crops[row].float()).max() <= 1
+    np.testing.assert_allclose(result.embedding, embed(crops).embedding, atol=1e-3)
+    assert result.trunk.shape == (5, 2048) and result.embedding.dtype == np.float32
+    assert result.crops.shape == (5, 3, 64, 64) and result.crops.dtype == np.uint8
+    small = align.align(images, found.landmarks, 64, device="cpu").numpy().astype(float)
+    assert abs(result.crops - small).max() <= 1
 
 
 def test_one_network_for_both_runs_once_and_two_run_with_their_own_crops(monkeypatch):
@@ -383,18 +414,17 @@ def test_one_network_for_both_runs_once_and_two_run_with_their_own_crops(monkeyp
         spec = recognition.Network(3, 3, size, template, "none", "a test", Mean)
         monkeypatch.setitem(recognition.NETWORKS, name, spec)
     image = drawn_face(112)[0]
-    run = {"device": "cpu", "progress": False, "keep_crops": [0]}
-    same = embed.embed_faces([image], "small", "small", **run)
+    same = embed_faces(face_set([image]), "small", "small")
     assert seen == [40]
-    both = embed.embed_faces([image], "small", "large", **run)
-    assert seen == [40, 40, 60] and both.crops[0].shape == (3, 40, 40)
-    assert torch.equal(same.embedding, both.embedding)
+    both = embed_faces(face_set([image]), "small", "large")
+    assert seen == [40, 40, 60]
+    np.testing.assert_array_equal(same.embedding, both.embedding)
     # A 60 px crop magnified 1.5 times shows the middle 40 / 60 of the small one, at twice the scale.
     crop = align.align([image], both.detection.landmarks, 40, device="cpu")[0].float()
     middle = crop[:, 7:33, 7:33].mean((1, 2))
-    np.testing.assert_allclose(both.trunk[0].numpy(), middle.numpy(), atol=3)
+    np.testing.assert_allclose(both.trunk[0], middle.numpy(), atol=3)
     assert abs(same.trunk - both.trunk).max() > 6
-    recognition._load_network.cache_clear()
+    recognition.load_network.cache_clear()
 
 
 GOOD = np.zeros((20, 20, 3), np.uint8)
@@ -415,7 +445,6 @@ def test_bad_images_are_named_by_index(bad, what):
     for call in (
         lambda: detect([GOOD, bad]),
         lambda: align.align([GOOD, bad], np.zeros((2, 5, 2)), device="cpu"),
-        lambda: embed.embed_faces([GOOD, bad], device="cpu", chunk=1, progress=False),
     ):
         with pytest.raises(ValueError, match=what):
             call()
@@ -424,7 +453,7 @@ def test_bad_images_are_named_by_index(bad, what):
 def test_no_images_and_wrong_crops_are_refused():
     for call in (
         lambda: detect([]),
-        lambda: embed.embed_faces([], device="cpu", progress=False),
+        lambda: embed_faces(face_set([])),
     ):
         with pytest.raises(ValueError, match="there are no images"):
             call()
@@ -438,28 +467,39 @@ def test_no_images_and_wrong_crops_are_refused():
 
 def test_unknown_networks_list_the_known_ones():
     with pytest.raises(ValueError, match="'arcface'.*dlib-resnet, facenet-vggface2, facenet-casia"):
-        embed.embed_faces([GOOD], "arcface", device="cpu", progress=False)
+        embed_faces(face_set([GOOD]), "arcface")
     with pytest.raises(ValueError, match="'arcface'"):
-        embed.embed_faces([GOOD], trunk="arcface", device="cpu", progress=False)
+        embed_faces(face_set([GOOD]), "dlib-resnet", "arcface")
+    assert faces.crop_side("cnn", {}) == MODELS["cnn"].side
+    assert faces.crop_side("linear", {"show_images": False}) is None
+    assert faces.crop_side("mlp", {"show_images": True}) == faces.SHOWN_SIDE
 
 
-def test_views_are_mirrored_or_zoomed_whatever_the_chunk():
+def test_an_image_that_cannot_be_decoded_is_named():
+    data = face_set([GOOD, GOOD])
+    broken = pa.chunked_array([[data.encoded[0].as_py(), b"no image"]], pa.binary())
+    with pytest.raises(ValueError, match="image '1.png' cannot be decoded"):
+        embed_faces(FaceSet(data.card, data.frame, broken))
+
+
+def test_views_are_mirrored_or_zoomed_whatever_the_chunk(monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
     points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
     flipped = align.align(photos, points, 150).flip(3)
-    expected = embed.embed(flipped).embedding.numpy()
-    views = embed.embed_views(photos, points, zooms=[1.0, 1.2], chunk=2, progress=False)
+    expected = embed(flipped).embedding.numpy()
+    views = embed_views(face_set(photos), points, zooms=[1.0, 1.2])
     assert list(views) == ["mirrored", "zoom 1", "zoom 1.2"]
     found = views["mirrored"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    upright = embed.embed(align.align(photos, points, 150)).embedding.numpy()
+    upright = embed(align.align(photos, points, 150)).embedding.numpy()
     assert abs(found - upright).max() > 1e-2
     np.testing.assert_allclose(views["zoom 1"], upright, atol=1e-6)
     # Zooming about the crop's middle is aligning by landmarks drawn together about that point.
     drawn = (points - 40) / 1.2 + 40
     np.testing.assert_allclose(
-        views["zoom 1.2"], embed.embed(align.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
+        views["zoom 1.2"], embed(align.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
     )
 
 
@@ -467,12 +507,13 @@ def test_views_are_mirrored_or_zoomed_whatever_the_chunk():
 
 
 def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
     rng = np.random.default_rng(3)
-    photos = [rng.integers(0, 256, (60, 50, 3), dtype=np.uint8) for _ in range(5)]
     points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0)
-    settings = {"landmarks": points, "chunk": 2, "keep_crops": [0, 3], "progress": False}
-    whole = embed.embed_faces(photos, device="cpu", **settings)
-    compute, done = embed.embed, []
+    data = face_set(rng.integers(0, 256, (5, 60, 50, 3), dtype=np.uint8), points)
+    settings = {"detect": False, "side": 30}
+    whole = embed_faces(data, **settings)
+    compute, done = faces.embed, []
 
     def interrupted(*arguments, **how):
         if len(done) == 2:
@@ -480,29 +521,56 @@ def test_an_interrupted_embedding_goes_on_where_it_stopped(tmp_path, monkeypatch
         done.append(1)
         return compute(*arguments, **how)
 
-    folder = tmp_path / "kept"
-    monkeypatch.setattr(embed, "embed", interrupted)
+    monkeypatch.setattr(faces, "embed", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        embed.embed_faces(photos, device="cpu", folder=folder, **settings)
-    (damaged, _) = sorted(folder.iterdir())
+        embed_faces(data, folder=tmp_path, **settings)
+    (damaged, _) = sorted(tmp_path.iterdir())
     damaged.write_bytes(damaged.read_bytes()[:100])  # as after a power cut
     calls = []
-    monkeypatch.setattr(embed, "embed", lambda *a, **k: calls.append(1) or compute(*a, **k))
-    resumed = embed.embed_faces(photos, device="cpu", folder=folder, **settings)
-    assert len(calls) == 2 and not folder.exists()
-    for name in ("embedding", "trunk"):
-        assert torch.equal(getattr(resumed, name), getattr(whole, name))
-    assert set(resumed.crops) == {0, 3}
-    assert all(torch.equal(resumed.crops[row], whole.crops[row]) for row in (0, 3))
+    monkeypatch.setattr(faces, "embed", lambda *a, **k: calls.append(1) or compute(*a, **k))
+    resumed = embed_faces(data, folder=tmp_path, **settings)
+    assert len(calls) == 2
+    for name in ("embedding", "trunk", "crops"):
+        np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
+
+
+def test_what_is_kept_is_not_decoded_again_and_another_side_cuts_only(tmp_path, monkeypatch):
+    data = face_set([drawn_face(60)[0]] * 3)
+    first = embed_faces(data, side=30, folder=tmp_path)
+    opened, image = [], FaceSet.image
+    monkeypatch.setattr(FaceSet, "image", lambda self, row: opened.append(row) or image(self, row))
+    again = embed_faces(data, side=30, folder=tmp_path)
+    assert not opened
+    for name in ("embedding", "trunk", "crops"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+    monkeypatch.setattr(faces, "find_faces", None)
+    monkeypatch.setattr(faces, "embed", None)
+    assert embed_faces(data, side=20, folder=tmp_path).crops.shape == (3, 3, 20, 20)
+    assert opened == [0, 1, 2]
+
+
+def test_shares_leave_what_the_whole_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
+    points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0)
+    data = face_set(np.random.default_rng(3).integers(0, 256, (5, 60, 50, 3), np.uint8), points)
+    settings = {"network": "dlib-resnet", "trunk": "dlib-resnet", "precision": "single"}
+    settings |= {"detect": False}
+    for rank, chunks in ((1, 1), (0, 3), (7, 3)):  # the last has nothing to do
+        world = 2 if rank < 2 else 8
+        faces.embed_share(data, settings, rank, world, tmp_path)
+        assert len(list(tmp_path.iterdir())) == chunks
+    monkeypatch.setattr(faces, "embed", None)
+    whole = faces.embed_faces(data, **settings, folder=tmp_path, progress=False)
+    assert whole.embedding.shape == (5, 128)
 
 
 def test_another_photo_is_not_taken_for_a_kept_one(tmp_path):
     photos = [np.full((50, 50, 3), value, np.uint8) for value in (10, 200)]
-    points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 2, axis=0).astype(np.float32)
-    names = ("dlib-resnet", "dlib-resnet")
+    points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 2, axis=0)
 
     def files(photos, points, **how):
-        embed.embed_chunk(photos, points, *names, device="cpu", folder=tmp_path, **how)
+        data = face_set(photos, points)
+        embed_faces(data, folder=tmp_path, detect=points is None, **how)
         return len(list(tmp_path.iterdir()))
 
     assert files(photos, points) == 1 and files(photos, points) == 1
@@ -513,16 +581,87 @@ def test_another_photo_is_not_taken_for_a_kept_one(tmp_path):
 
 
 def test_views_are_taken_from_where_they_were_kept(tmp_path, monkeypatch):
-    photos = list(np.random.default_rng(0).integers(0, 256, (3, 90, 80, 3), dtype=np.uint8))
+    monkeypatch.setattr(faces, "CHUNK", 2)
+    data = face_set(np.random.default_rng(0).integers(0, 256, (3, 90, 80, 3), dtype=np.uint8))
     points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
-    settings = {"zooms": [1.1], "chunk": 2, "folder": tmp_path, "progress": False}
-    first = embed.embed_views(photos, points, **settings)
+    first = embed_views(data, points, zooms=[1.1], folder=tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(embed, "embed", None)
-        again = embed.embed_views(photos, points, **settings)
+        patch.setattr(faces, "embed", None)
+        again = embed_views(data, points, zooms=[1.1], folder=tmp_path)
     assert all((first[view] == again[view]).all() for view in first)
-    other = embed.embed_views(photos, points, **settings | {"zooms": [1.2]})
+    other = embed_views(data, points, zooms=[1.2], folder=tmp_path)
     assert list(other) == ["mirrored", "zoom 1.2"] and len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_views_landmarks_must_fit():
+    with pytest.raises(ValueError, match=r"shape \(1, 5, 2\); 2 images need \(2, 5, 2\)"):
+        embed_views(face_set([GOOD, GOOD]), np.zeros((1, 5, 2)))
+
+
+# --- what is written ------------------------------------------------------------------------------
+
+
+def test_pairs_are_told_apart_as_well_as_scikit_learn_says(monkeypatch):
+    monkeypatch.setattr(faces, "BLOCK", 7)
+    rng = np.random.default_rng(0)
+    people = rng.integers(0, 6, 40)
+    unit = rng.normal(size=(6, 8))[people] + rng.normal(size=(40, 8))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    first, second = np.triu_indices(40, 1)
+    cosine, alike = (unit @ unit.T)[first, second], people[first] == people[second]
+    same, different = faces.pair_similarities(unit, people)
+    assert same.sum() == alike.sum() and different.sum() == (~alike).sum()
+    assert faces.verification_auc(same, different) == pytest.approx(
+        roc_auc_score(alike, cosine), abs=1e-5
+    )
+    curve = faces._roc(same, different)
+    assert len(curve) <= 400 and curve.iloc[-1].tolist() == [1, 1]
+    for rate, found in curve.itertuples(index=False):  # the threshold that lets so many pass
+        passed = np.sort(cosine[~alike])[::-1][round(rate * (~alike).sum()) - 1]
+        assert found == pytest.approx((cosine[alike] >= passed).mean(), abs=0.02)
+    bars = faces._densities(same, different)
+    width = bars["right"] - bars["left"]
+    assert len(bars) == 120 and (bars["left"].iloc[1:].to_numpy() == bars["right"].iloc[:-1]).all()
+    for name, pairs in (("same", cosine[alike]), ("different", cosine[~alike])):
+        assert (bars[name] * width).sum() == pytest.approx(1)
+        centre = (bars[name] * width * (bars["left"] + bars["right"]) / 2).sum()
+        assert centre == pytest.approx(pairs.mean(), abs=0.01)
+
+
+def test_verification_auc_of_a_hand_worked_case():
+    unit = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]])
+    same, different = faces.pair_similarities(unit, ["a", "a", "b", "b"])
+    places = np.round(np.arange(faces.SIMILARITIES) / faces.SIMILARITIES * 2 - 1, 3)
+    assert np.repeat(places, same).tolist() == [0.8, 0.8]
+    assert np.repeat(places, different).tolist() == [0, 0.6, 0.6, 0.96]
+    assert faces.verification_auc(same, different) == 0.75
+    with pytest.raises(ValueError, match="two images of one person, and two people"):
+        faces.pair_similarities(unit, [1, 2, 3, 4])
+
+
+def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
+    rng = np.random.default_rng(0)
+    found = align.Detection(
+        np.zeros((4, 5, 2), np.float32), np.ones(4), np.array([1, 2, 0, 1]), np.arange(4) != 2
+    )
+    unit = rng.normal(size=(4, 3)).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    crops = rng.integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
+    data = face_set([GOOD] * 4, people=["a", "a", "b", "b"])
+    settings = {"network": "one", "trunk": "two", "precision": "half", "detect": True}
+    for given in (crops, None):
+        result = faces.FaceEmbeddings(found, unit, unit + 1, given)
+        out = tmp_path / ("shown" if given is not None else "hidden")
+        summary = faces.write(out, result, data, settings)
+        assert summary == json.loads((out / "summary.json").read_text())
+        assert (summary["trunk"], summary["detected"], summary["several"]) == ("two", 0.75, 1)
+        np.testing.assert_array_equal(np.load(out / "proxy.npy"), unit)
+        np.testing.assert_array_equal(np.load(out / "trunk.npy"), unit + 1)
+        np.testing.assert_array_equal(np.load(out / "detection.npz")["faces"], found.faces)
+        assert list(pd.read_csv(out / "roc.csv")) == ["false_match_rate", "true_match_rate"]
+        assert list(pd.read_csv(out / "similarity.csv"))[:2] == ["left", "right"]
+    np.testing.assert_array_equal(read_crops(tmp_path / "shown"), crops)
+    assert read_crops(tmp_path / "hidden") is None
 
 
 # --- batches, memory and precision ----------------------------------------------------------------
@@ -547,7 +686,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(monkeypatch):
     Small.forward = lambda self, x: (_ for _ in ()).throw(torch.OutOfMemoryError("not enough"))
     with pytest.raises(torch.OutOfMemoryError):  # a single image does not fit
         embed(crops, "small")
-    recognition._load_network.cache_clear()
+    recognition.load_network.cache_clear()
 
 
 def test_half_precision_comes_near():
@@ -561,32 +700,31 @@ def test_half_precision_comes_near():
         embed(crops, precision="double")
 
 
-def test_photos_are_decoded_one_chunk_ahead_and_no_further():
-    taken = []
+def test_photos_are_decoded_one_chunk_ahead_and_no_further(monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
+    taken, image = [], FaceSet.image
+    monkeypatch.setattr(FaceSet, "image", lambda self, row: taken.append(row) or image(self, row))
+    seen = []
 
-    def stream():
-        for number in range(7):
-            taken.append(number)
-            yield number
+    def compute(photos, points, device):
+        seen.append(len(photos))
+        assert len(taken) <= sum(seen) + 2
+        return {"mean": np.array([photo.mean() for photo in photos])}
 
-    for start, chunk in embed._chunks(stream(), 2):
-        assert chunk == list(range(start, min(start + 2, 7)))
-        assert len(taken) <= start + 4
-    assert len(taken) == 7
-
-    def broken():
-        yield 0
-        raise ValueError("image 1 cannot be read")
-
-    with pytest.raises(ValueError, match="image 1 cannot be read"):
-        list(embed._chunks(broken(), 1))
+    how = {"points": None, "device": "cpu", "folder": None, "progress": False}
+    data = face_set([GOOD + np.uint8(value) for value in range(7)])
+    found = faces._by_chunk(data, "mean", (), compute, **how)
+    assert found["mean"].tolist() == list(range(7)) and seen == [2, 2, 2, 1]
+    assert sorted(taken) == list(range(7))
 
 
 def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):
-    monkeypatch.setattr(embed, "detect", None)
+    monkeypatch.setattr(faces, "find_faces", None)
     photo = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
     points = (align.DLIB_TEMPLATE * 60 + 10)[None].astype(np.float32)
-    result = embed.embed_faces([photo], device="cpu", landmarks=points, progress=False)
-    expected = embed.embed(align.align([photo], points, 150)).embedding
-    torch.testing.assert_close(result.embedding, expected)
+    result = embed_faces(face_set([photo], points), detect=False)
+    expected = embed(align.align([photo], points, 150)).embedding
+    np.testing.assert_allclose(result.embedding, expected, atol=1e-6)
     assert result.detection.found.all()
+    with pytest.raises(ValueError, match="came without landmarks"):
+        embed_faces(face_set([photo]), detect=False)

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from study.faces import importers
+from study.faces import dataset, importers
 from study.faces.dataset import read_faces
 
 LABELS = "image,identity,glasses\n"
+LFW = ["--labels", "labels.csv", "--attribute", "smiling"]
 
 
 def picture(seed: int = 0, mode: str = "RGB", size=(24, 20)) -> Image.Image:
@@ -338,13 +339,17 @@ def test_folders_that_cannot_be_read_are_named(tmp_path):
             importers.cmu_faces(tmp_path / name)
 
 
-def test_another_folder_is_not_overwritten(source):
+def test_another_folder_is_not_overwritten(source, monkeypatch, capsys):
     out = source.parent / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("years")
     with pytest.raises(ValueError, match="out exists and is not a data set"):
         imported(source)
     assert (out / "thesis.tex").read_text() == "years"
+    monkeypatch.setattr(importers, "download", None)  # refused before any work
+    for where in (out, out / "thesis.tex"):
+        assert importers.main(["lfw", "x", "--download", "--out", str(where), *LFW]) == 1
+        assert "is not a data set" in capsys.readouterr().err
 
 
 def test_nothing_usable_says_why(source):
@@ -360,80 +365,62 @@ def test_nothing_usable_says_why(source):
 
 @pytest.fixture
 def small_steps(monkeypatch):
-    monkeypatch.setattr(importers, "BLOCK", 2)
-    monkeypatch.setattr(importers, "SHARD_IMAGES", 2)
+    monkeypatch.setattr(dataset, "AHEAD", 2)
+    monkeypatch.setattr(dataset, "SHARD_IMAGES", 2)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_full_disk_keeps_what_was_done(source, small_steps, monkeypatch):
-    whole = contents(imported(source) and source.parent / "out")
-    shutil.rmtree(source.parent / "out")
-    write, sizes = importers.write_shard, []
-
-    def full(path, records, attributes):
-        if sizes:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        sizes.append(len(records))
-        write(path, records, attributes)
-
-    monkeypatch.setattr(importers, "write_shard", full)
-    with pytest.raises(
-        OSError, match="no space is left .* the 2 images done are kept, so free some"
-    ):
-        imported(source)
-    assert not (source.parent / "out").exists()
-    opened = []
-    check = importers.normalise
-    monkeypatch.setattr(importers, "write_shard", write)
-    monkeypatch.setattr(importers, "normalise", lambda raw: opened.append(1) or check(raw))
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space is left while writing .*out"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error while writing .*out"),
+        (KeyboardInterrupt("stopped"), "stopped"),
+    ],
+    ids=["full disk", "broken disk", "interrupt"],
+)
+def test_an_import_that_fails_leaves_what_was_there(
+    source, small_steps, monkeypatch, error, message
+):
     imported(source)
-    assert len(opened) == 4
-    assert contents(source.parent / "out") == whole
-
-
-def test_a_kill_between_a_shard_and_its_record_loses_nothing(source, small_steps, monkeypatch):
-    whole = contents(imported(source) and source.parent / "out")
-    shutil.rmtree(source.parent / "out")
-    note, notes = importers._replace, []
-
-    def killed(path, text):
-        if notes:
-            raise KeyboardInterrupt
-        notes.append(1)
-        note(path, text)
-
-    monkeypatch.setattr(importers, "_replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        imported(source)
-    assert len(list((source.parent / "out.partial").glob("faces-*"))) == 2
-    monkeypatch.setattr(importers, "_replace", note)
-    imported(source)
-    assert contents(source.parent / "out") == whole
-
-
-def test_other_labels_start_afresh(source, small_steps, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(importers, "finish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr(importers, "_replace", lambda path, text: path.write_text(text))
-        with pytest.raises(KeyboardInterrupt):
-            imported(source)
+    before = contents(source.parent / "out")
+    assert len([name for name in before if name.startswith("faces-")]) == 3
     labels = source.parent / "labels.csv"
     labels.write_text(labels.read_text().replace("ann/0.png,ann,0", "ann/0.png,ann,1"))
-    assert imported(source, keep_names=True).labels("glasses").tolist()[0] == 1
+    write = dataset.write_shard
+
+    def failing(path, records, attributes):
+        if path.name != "faces-00000.parquet":
+            raise error
+        write(path, records, attributes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "write_shard", failing)
+        with pytest.raises(type(error), match=message):
+            imported(source)
+    assert contents(source.parent / "out") == before
+    assert not (source.parent / "out.partial").exists()
+    (source.parent / "out.partial").mkdir()  # as a kill leaves it
+    (source.parent / "out.partial" / "faces-00007.parquet").write_text("half")
+    assert imported(source, keep_names=True).labels("glasses").tolist() == [1, 1, 0, 1, 0, 1]
+    assert not (source.parent / "out.partial").exists()
 
 
 def test_memory_holds_one_shard(source, small_steps, monkeypatch):
-    sizes, write = [], importers.write_shard
+    sizes, write = [], dataset.write_shard
     monkeypatch.setattr(
-        importers,
+        dataset,
         "write_shard",
         lambda p, records, a: sizes.append(len(records)) or write(p, records, a),
     )
     imported(source)
     assert sizes == [2, 2, 2]
+    monkeypatch.setattr(dataset, "SHARD_BYTES", 1)
+    imported(source)
+    assert sizes[3:] == [1] * 6
 
 
 # --- privacy and the command line -----------------------------------------------------------------

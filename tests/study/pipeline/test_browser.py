@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
     None,
@@ -18,14 +18,15 @@ BROWSER = next(
 PAGES = [
     "reports/index.html",
     *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("reports/*/index.html")),
-    "reports/virtual-people/05_evaluate.html",
 ]
 PROBE = """
 <script>
-document.title = JSON.stringify([
+addEventListener("load", () => document.title = JSON.stringify([
   document.documentElement.scrollWidth, window.innerWidth,
-  getComputedStyle(document.body).backgroundColor, [...document.images].every(i => i.naturalWidth > 0)
-]);
+  getComputedStyle(document.body).backgroundColor, [...document.images].every(i => i.naturalWidth > 0),
+  [...document.querySelectorAll(".wide")].every(w => w.scrollWidth <= w.clientWidth + 1
+    || (getComputedStyle(w).overflowX == "auto" && getComputedStyle(w).backgroundImage != "none"))
+]));
 </script>
 """
 
@@ -51,21 +52,30 @@ def browse(page: Path, folder: Path, width: int, *options: str) -> tuple[str, st
     return done.stdout, done.stderr, [url for url in asked if not url.startswith(own)]
 
 
+def probed(page: Path) -> Path:
+    """A copy of a page beside it in a copy of its folder, with a probe that measures it."""
+    page.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    return page
+
+
 @needs_browser
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_opens_from_disk_without_a_request_or_a_complaint(page, tmp_path):
-    """The page alone, in an empty folder, with a probe that measures it."""
-    copy = tmp_path / "page.html"
-    copy.write_text((ROOT / page).read_text().replace("</body>", PROBE + "</body>"))
+    """The page in a copy of its folder, where nothing else is."""
+    shutil.copytree((ROOT / page).parent, tmp_path / "report")
+    copy = probed(tmp_path / "report" / "index.html")
     papers = set()
-    for width, scheme in ((1280, "light"), (500, "dark")):
+    for width, scheme in ((1280, "light"), (420, "dark")):
         options = ["--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1")]
         dom, said, asked = browse(copy, tmp_path, width, *options)
         assert "CONSOLE" not in said, said
         assert asked == []
-        needed, there, paper, drawn = json.loads(re.search(r"<title>(\[.*?\])</title>", dom)[1])
+        needed, there, paper, drawn, shadowed = json.loads(
+            re.search(r"<title>(\[.*?\])</title>", dom)[1]
+        )
         assert needed <= there, f"{page} needs {needed} px at a width of {there}"
         assert drawn, f"{page} lacks a picture"
+        assert shadowed, f"{page} has a table that is cut off unseen"
         papers.add(paper)
     assert len(papers) == 2, "light and dark look alike"
 
@@ -75,10 +85,11 @@ def test_the_probe_sees_what_it_is_there_for(tmp_path):
     page = tmp_path / "bad.html"
     page.write_text(
         "<html><body><img src='http://127.0.0.1:9/x.png'><script>undefinedFunction()</script>"
+        "<div class='wide' style='overflow: hidden'><p style='width:3000px'>cut off</p></div>"
         f"<p style='width:3000px'>wide</p>{PROBE}</body></html>"
     )
     dom, said, asked = browse(page, tmp_path, 500)
     assert "undefinedFunction" in said and "CONSOLE" in said
     assert asked == ["http://127.0.0.1:9/x.png"]
-    needed, there, _, drawn = json.loads(re.search(r"<title>(\[.*?\])</title>", dom)[1])
-    assert needed > there and not drawn
+    needed, there, _, drawn, shadowed = json.loads(re.search(r"<title>(\[.*?\])</title>", dom)[1])
+    assert needed > there and not drawn and not shadowed

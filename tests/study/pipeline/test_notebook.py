@@ -1,45 +1,57 @@
-"""Running, cleaning and rendering notebooks.  Some 20 s: six runs of a kernel."""
+"""Running and cleaning notebooks.  Some 20 s: a dozen runs of a kernel."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
+from ruamel.yaml import YAML
 
-from study.pipeline import notebook, pages
+from study.pipeline import notebook
 from study.pipeline.notebook import main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 FIXTURES = Path(__file__).parent / "notebooks"
-SOURCES = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOURCES = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 CLEAN = [path for path in sorted(FIXTURES.glob("*.ipynb")) if path.stem != "dirty"]
 
-TOY = [
-    "--params-file",
-    "toy.yaml",
-]  # the name params.yaml stands for a study's own, which is checked
-PARAMS = """\
-level: 0.5
-noisy:
-  section: {name: "dlib", rate: 1e-3, on: true}
-other:
-  section: 1
+STAGES = """\
+stages:
+  noisy: {cmd: python -m study.pipeline.notebook run noisy, params: [ablation.level, embed]}
+  raises: {cmd: python -m study.pipeline.notebook run raises}
+  sleeps: {cmd: python -m study.pipeline.notebook run sleeps}
+  misspelt: {cmd: python -m study.pipeline.notebook run misspelt, params: [weights.tua]}
+  twice: {cmd: python -m study.pipeline.notebook run twice, params: [bias.people, weights.people]}
 """
+
+
+def fill(folder: Path) -> None:
+    """A working folder with a study of the notebooks here."""
+    shutil.copy(ROOT / "params.yaml", folder)
+    (folder / "dvc.yaml").write_text(STAGES)
+    (folder / "notebooks").mkdir()
+    for kind, names in (
+        ("compute", ["noisy", "raises", "sleeps"]),
+        ("paper", ["dies", "exits", "raises"]),
+    ):
+        (folder / "notebooks" / kind).mkdir()
+        for name in names:
+            shutil.copy(FIXTURES / f"{name}.ipynb", folder / "notebooks" / kind)
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with a file of parameters."""
-    (tmp_path / "toy.yaml").write_text(PARAMS)
+    fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,51 +60,38 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "stage, message",
     [
-        (["--params", "noisy.sectoin"], "has no key 'noisy.sectoin'; the nearest name is 'noisy.s"),
-        (["--params", "lvl"], "the nearest name is 'level'"),
-        (["--params", "noisy.section", "-p", "levle", "0.5"], "declares no parameter 'levle'"),
-        (["-p", "levle", "0.5"], "the nearest name is 'level'"),
-        (["-p", "level", "0.5"], "declares the parameter 'section', but no value was passed"),
-        (["--params", "level", "-p", "level", "0.5"], "'level' was passed twice"),
-        (["--params", "noisy.section", "other.section"], "second parameter named 'section'"),
-        (["--params", "noisy.section", "-p", "level", "O.5"], "'level' is 'O.5', but"),
-        (["--params", "noisy.section", "-p", "level", "true"], "'level' is True, but"),
-        (["--params", "noisy.section", "-p", "level", "[0.5]"], "-p takes single values"),
-        (["--params", "level", "--params-file", "gone.yaml"], "gone.yaml"),
+        ("nosiy", "dvc.yaml has no stage 'nosiy' (did you mean 'noisy'?); it has noisy, raises, "),
+        ("misspelt", "lists the key 'weights.tua', which params.yaml does not have"),
+        ("twice", "stage twice: 'bias.people' and another of its params end in 'people'"),
     ],
 )
-def test_wrong_parameters_stop_with_one_sentence(folder, capsys, arguments, message):
-    assert main(["run", *TOY, str(FIXTURES / "noisy.ipynb"), "out/noisy.ipynb", *arguments]) == 1
+def test_wrong_parameters_stop_with_one_sentence(folder, capsys, stage, message):
+    assert main(["run", stage]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert not (folder / "out").exists()
+    assert not (folder / "build").exists()
 
 
-def test_a_notebook_without_parameters_takes_none(folder, capsys):
-    assert main(["run", *TOY, str(FIXTURES / "raises.ipynb"), "out.ipynb", "-p", "tau", "1"]) == 1
-    assert "declares no parameter 'tau'; there are none" in capsys.readouterr().err
+def test_keys_are_picked_under_their_last_name():
+    tree = {"embed": {"network": "x"}, "weights": {"tau": 1e-3, "people": None}}
+    picked = notebook.pick(tree, ["embed", "weights.tau", "weights.people"])
+    assert picked == {"embed": {"network": "x"}, "tau": 1e-3, "people": None}
 
 
-@pytest.mark.parametrize(
-    "text, value",
-    [("0.5", 0.5), ("1e-3", 1e-3), ("3", 3), ("true", True), ("null", None), ("no", "no")],
-)
-def test_command_line_values_read_as_yaml_1_2(text, value):
-    scalar = notebook._scalar(text)
-    assert scalar == value and type(scalar) is type(value)
-
-
-def test_declared_reads_python_not_lines():
-    source = 'a: int = 1\nb = c = {\n    "x": 2,\n}\nd = a + 1  # e = 5\nf"{a}"\nNONE = None'
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})
-    nb = nbformat.v4.new_notebook(cells=[cell])
-    expected = {"a": 1, "b": {"x": 2}, "c": {"x": 2}, "d": None, "NONE": None}
-    assert notebook.declared(nb) == expected
-    nb.cells *= 2
-    with pytest.raises(ValueError, match="2 cells tagged 'parameters'"):
-        notebook.declared(nb)
+def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
+    (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
+    assert main(["lab"]) == 0
+    assert "build/lab/noisy.ipynb" in capsys.readouterr().out.split()
+    nb = notebook.read("build/lab/noisy.ipynb")
+    assert f"os.chdir({str(folder)!r})" in nb.cells[1].source
+    assert nb.cells[2].id == "injected-parameters" and "level = 0.9" in nb.cells[2].source
+    section, source = (
+        notebook.read(p) for p in ("build/lab/exits.ipynb", "notebooks/paper/exits.ipynb")
+    )
+    assert [cell.id for cell in section.cells] == [cell.id for cell in source.cells]
+    assert section.cells[1].source.startswith("import os")
 
 
 # ---- running -----------------------------------------------------------------------------------
@@ -102,21 +101,24 @@ def test_declared_reads_python_not_lines():
 def executed(tmp_path_factory):
     """The noisy notebook executed twice, in a home with a stale kernel and a headless backend."""
     folder = tmp_path_factory.mktemp("executed")
-    (folder / "toy.yaml").write_text(PARAMS)
+    fill(folder)
     stale = folder / "jupyter" / "kernels" / "python3" / "kernel.json"
     stale.parent.mkdir(parents=True)
     stale.write_text(
         json.dumps({"argv": ["/gone/python"], "display_name": "stale", "language": "python"})
     )
+    paths = []
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         patch.setenv("MPLBACKEND", "agg")
         assert KernelSpecManager().get_kernel_spec("python3").argv == ["/gone/python"]
-        paths = [folder / "new" / "folder" / f"noisy-{run}.ipynb" for run in (1, 2)]
-        for path in paths:
-            source = str(FIXTURES / "noisy.ipynb")
-            assert main(["run", *TOY, source, str(path), "--params", "level", "noisy.section"]) == 0
+        for run in (1, 2):
+            assert main(["run", "noisy"]) == 0
+            assert [path.name for path in Path("build/notebooks").iterdir()] == ["noisy.ipynb"]
+            paths.append(folder / f"noisy-{run}.ipynb")
+            Path("build/notebooks/noisy.ipynb").rename(paths[-1])
+        assert list(notebook.seconds()) == ["noisy"]
     return paths
 
 
@@ -124,15 +126,11 @@ def test_two_executions_give_the_same_bytes(executed):
     assert executed[0].read_bytes() == executed[1].read_bytes()
 
 
-def test_output_folder_holds_the_outputs_only(executed):
-    assert sorted(executed[0].parent.iterdir()) == executed
-
-
 def test_kernel_is_this_interpreter_in_this_folder_with_these_parameters(executed):
     cells = notebook.read(executed[0]).cells
-    section = {"name": "dlib", "rate": 1e-3, "on": True}
-    folder = executed[0].parents[2]
-    assert cells[3].outputs[0].text == f"0.5 {section} {sys.executable} {folder}\n"
+    embed = YAML(typ="safe").load(ROOT / "params.yaml")["embed"]
+    folder = executed[0].parent
+    assert cells[3].outputs[0].text == f"0.9 {embed} {sys.executable} {folder}\n"
     assert cells[2].id == "injected-parameters" and cells[3].id == "cell-03"
 
 
@@ -151,19 +149,42 @@ def test_normalised_outputs_keep_what_a_reader_wants(executed):
     assert counts == list(range(1, len(counts) + 1)) and result.execution_count == 4
 
 
+SENTENCE = "ValueError: tau must be above 0, got -1; set weights.tau in params.yaml."
+
+
 def test_a_raising_cell(folder, capfd):
-    source = FIXTURES / "raises.ipynb"
-    (folder / "out").mkdir()
-    assert main(["run", *TOY, str(source), "out/weights-0.5.ipynb"]) == 1
+    assert main(["run", "raises"]) == 1
     error = capfd.readouterr().err
-    sentence = "ValueError: tau must be above 0, got -1; set weights.tau in params.yaml."
-    last = f"error: {source}, cell 4 of 5 (Weights of cid): {sentence}\n"
-    assert error.endswith("\n" + last)
+    place = "notebooks/compute/raises.ipynb, cell 4 of 5 (Weights of cid)"
+    assert error.endswith(f"\nerror: {place}: {SENTENCE}\n")
     assert "a word on stderr" in error
     assert "\x1b" not in error
-    kept = folder / "out" / "weights-0.5.failed.ipynb"
-    assert list((folder / "out").iterdir()) == [kept]
+    kept = Path("build/notebooks/raises.failed.ipynb")
+    assert list(kept.parent.iterdir()) == [kept] and not notebook.TIMES.exists()
     assert "got -1" in kept.read_text() and "never reached" in kept.read_text()
+
+
+def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
+    shutil.copy(FIXTURES / "raises.ipynb", "notebooks/paper/again.ipynb")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
+        "import os\nfrom IPython.display import Image, display\n"
+        "display(os.environ['OMP_NUM_THREADS'], metadata={'figure': {'name': 'x'}})"
+    )])  # fmt: skip
+    Path("notebooks/paper/fine.ipynb").write_text(notebook.dumps(nb))
+    Path("build/paper").mkdir(parents=True)
+    Path("build/paper/gone.ipynb").touch()
+    assert main(["paper"]) == 1
+    error = capfd.readouterr().err
+    assert re.search(r"(?m)^fine: \d+\.\d s$", error)
+    assert error.count("\nerror: ") == 4 and error.count(SENTENCE) >= 2
+    for name, message in (("dies", "the kernel died"), ("exits", "SystemExit")):
+        assert re.search(rf"(?m)^error: notebooks/paper/{name}\.ipynb, .*{message}", error)
+    assert sorted(path.name for path in Path("build/paper").glob("[!.]*")) == [
+        "again.failed.ipynb", "dies.failed.ipynb", "exits.failed.ipynb", "fine.ipynb",
+        "raises.failed.ipynb",
+    ]  # fmt: skip
+    (output,) = notebook.read("build/paper/fine.ipynb").cells[0].outputs
+    assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
 
 
 @pytest.mark.parametrize(
@@ -179,12 +200,12 @@ def test_a_notebook_that_ends_early_is_no_success(folder, name, message):
 
 
 def test_interrupting_leaves_nothing_behind(folder):
-    before = folder / "out.ipynb"
+    before = folder / "build/notebooks/sleeps.ipynb"
+    before.parent.mkdir(parents=True)
     before.write_text("of an earlier run")
     scratch = folder / "t"
     scratch.mkdir()
-    source = str(FIXTURES / "sleeps.ipynb")
-    command = [sys.executable, "-m", "study.pipeline.notebook", "run", source, "out.ipynb", *TOY]
+    command = [sys.executable, "-m", "study.pipeline.notebook", "run", "sleeps"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     # A shell's background job ignores SIGINT, and so would every process these tests start.
     process = subprocess.Popen(
@@ -203,9 +224,7 @@ def test_interrupting_leaves_nothing_behind(folder):
     assert process.returncode == 130
     assert error.endswith("interrupted; nothing was written\n")
     assert before.read_text() == "of an earlier run"
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "kernel.pid", "out.ipynb", "t", "toy.yaml"
-    ]  # fmt: skip
+    assert list(before.parent.iterdir()) == [before] and not notebook.TIMES.exists()
     assert list(scratch.iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
@@ -217,10 +236,6 @@ def test_interrupting_leaves_nothing_behind(folder):
 @pytest.mark.parametrize("path", SOURCES + CLEAN, ids=lambda path: path.stem)
 def test_committed_notebooks_are_clean(path, capsys):
     assert main(["clean", "--check", str(path)]) == 0, capsys.readouterr().out
-
-
-def test_the_study_has_notebooks():
-    assert SOURCES
 
 
 def test_dirty_is_named_and_cleaned_once(folder, capsys):
@@ -249,100 +264,8 @@ def test_dirty_is_named_and_cleaned_once(folder, capsys):
     assert set(nb["metadata"]) == {"kernelspec"}
 
 
-def test_clean_says_whether_it_changed():
-    nb = notebook.read(FIXTURES / "dirty.ipynb")
-    assert notebook.clean(nb) is True
-    assert notebook.clean(nb) is False
-
-
 @pytest.mark.parametrize("text", ["", "[]", '{"nbformat": 3, "worksheets": []}'])
 def test_what_is_no_notebook_is_named(folder, capsys, text):
     Path("broken.ipynb").write_text(text)
     assert main(["clean", "broken.ipynb"]) == 1
     assert "broken.ipynb is not a Jupyter notebook" in capsys.readouterr().err
-
-
-# ---- rendering ---------------------------------------------------------------------------------
-
-
-class Tags(HTMLParser):
-    """Collects (tag, attributes) with the standard library's parser, not the one under test."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-
-def test_rendered_page_opens_from_disk(executed, tmp_path):
-    (path,) = pages.render([executed[0]], tmp_path / "html")
-    assert path == tmp_path / "html" / "noisy-1.html"
-    text = path.read_text()
-    tags = Tags(text).found
-    names = {tag for tag, _ in tags}
-    assert not names & {"script", "iframe", "object", "embed"}
-    assert {"details", "table", "img"} <= names
-    for tag, attributes in tags:
-        assert attributes.get("src", "data:").startswith("data:")
-        if tag == "link":
-            assert attributes["href"].startswith("data:")
-        assert not any(name.startswith("on") for name in attributes)
-    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
-    assert links == ["index.html", "https://example.org/page"]
-    images = [attributes["alt"] for tag, attributes in tags if tag == "img"]
-    assert images == ["Tables and figures"]
-    assert "<title>Noisy outputs</title>" in text
-    assert text.count("<summary>Parameters</summary>") == 1
-    assert text.count("<summary>Parameters of this run</summary>") == 1
-    assert "url(" not in text and "@import" not in text
-
-    pages.render([executed[0]], tmp_path / "again")
-    assert (tmp_path / "again" / "noisy-1.html").read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    "fetching",
-    [
-        "<script>alert(1)</script>",
-        '<img src="https://example.org/face.png">',
-        '<img src="figures/face.png">',
-        '<link rel="stylesheet" href="https://example.org/style.css">',
-        '<p style="background: url(https://example.org/face.png)">x</p>',
-        "<style>@import 'https://example.org/style.css';</style>",
-    ],
-)
-def test_render_refuses_what_needs_a_network(tmp_path, fetching):
-    output = nbformat.v4.new_output("display_data", {"text/html": fetching})
-    for cell in (
-        nbformat.v4.new_code_cell("1", outputs=[output], execution_count=1),
-        nbformat.v4.new_markdown_cell(f"# Title\n\n{fetching}"),
-    ):
-        nb = nbformat.v4.new_notebook(cells=[cell])
-        source = tmp_path / "page.ipynb"
-        source.write_text(notebook.dumps(nb))
-        with pytest.raises(ValueError, match="page.ipynb would not open without a network"):
-            pages.render([source], tmp_path / "html")
-    assert not (tmp_path / "html").exists()
-
-
-def test_widgets_and_scripts_fall_back_to_text(tmp_path):
-    data = {
-        "application/vnd.jupyter.widget-view+json": {"model_id": "8a7b"},
-        "application/javascript": "alert(1)",
-        "text/plain": "fallback",
-    }
-    output = nbformat.v4.new_output("display_data", data)
-    cell = nbformat.v4.new_code_cell("widget", outputs=[output], execution_count=1)
-    source = tmp_path / "page.ipynb"
-    source.write_text(notebook.dumps(nbformat.v4.new_notebook(cells=[cell])))
-    (page,) = pages.render([source], tmp_path / "html")
-    assert "fallback" in page.read_text() and "<script" not in page.read_text()
-
-
-def test_page_escapes_its_title_only():
-    text = pages.page("a < b & c", "<p>body</p>", header_html="<b>top</b>")
-    assert "<title>a &lt; b &amp; c</title>" in text
-    assert "<p>body</p>" in text and "<header><b>top</b></header>" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from study.pipeline import notebook, provenance
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def repository(tmp_path, monkeypatch):
     """The committed report, settings and code in a repository of their own."""
     for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("cid", "notebooks"):
+    for name in ("cid", "study", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     report = tmp_path / "reports" / "virtual-people"
     shutil.copytree(
@@ -39,6 +40,7 @@ def test_the_committed_report_comes_from_the_committed_files(repository):
 
 
 def test_what_differs_is_named(repository, capsys):
+    (repository / provenance.FILE).write_text(json.dumps(provenance.record()))
     Path("cid/density.py").write_text("# another\n")
     Path("study/faces/people/person.py").write_text("# no stage of a study uses it\n")
     text = Path("params.yaml").read_text()
@@ -65,9 +67,17 @@ def test_the_record_names_the_commit_and_whether_it_was_edited(repository):
     assert provenance.record()["commit"] is None
 
 
+def test_all_code_and_templates_are_of_the_record(repository):
+    files = set(map(str, provenance.code_files()))
+    assert {
+        "cid/density.py", "study/results/tables.py", "study/pipeline/templates/study.html.j2",
+        "notebooks/compute/weights.ipynb", "notebooks/paper/00_abstract.ipynb",
+    } <= files  # fmt: skip
+
+
 def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     assert provenance.main(["verify"]) == 0
-    assert "all identical to the byte\nReproduced." in capsys.readouterr().out
+    assert re.fullmatch(r"Reproduced: \d+ files identical to the byte\.\n", capsys.readouterr().out)
 
     def shift(part):
         """Move a mean by a part of half its interval."""
@@ -76,22 +86,28 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
         table.to_csv(repository / "summary.csv", index=False)
         return provenance.verify(repository)
 
-    (line,), within = shift(0.05)
-    assert line == "summary.csv: means move by at most 0.05 of half their interval" and within
-    (line,), within = shift(0.1)
-    assert not within
+    found = shift(0.05)
+    assert found.lines == ["summary.csv: means move by at most 0.05 of half their interval"]
+    assert found.within and found.sentence == (
+        "Reproduced: means moved by at most 0.05 of half their interval."
+    )
+    found = shift(0.1)
+    assert not found.within and found.sentence.startswith("Not reproduced: summary.csv: means move")
     pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
-    assert provenance.verify(repository) == (["summary.csv: other rows or columns"], False)
+    found = provenance.verify(repository)
+    assert found.sentence == "Not reproduced: summary.csv: other rows or columns."
+    (repository / "claims.json").unlink()
+    found = provenance.verify(repository)
+    assert found.lines[0] == "claims.json: missing here" and not found.within
+    assert found.sentence == "Not reproduced: claims.json: missing here, and 1 more."
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     for place, expected in ((0, False), (-1, True)):  # of the study's own task, and of another
         entries = json.loads((repository / "claims.json").read_text())
         entries[place]["verdict"] = "turned around"
         (repository / "claims.json").write_text(json.dumps(entries))
-        (line,), within = provenance.verify(repository)
-        assert line == "claims.json: 1 other verdicts" and within == expected
+        found = provenance.verify(repository)
+        assert found.lines == ["claims.json: 1 other verdicts"] and found.within == expected
         subprocess.run(["git", "checkout", "-q", "."], check=True)
-    (repository / "claims.json").unlink()
-    assert provenance.verify(repository) == (["claims.json: missing here"], False)
     assert provenance.main(["verify", "--commit", "nowhere"]) == 1
     assert "nowhere holds no numbers" in capsys.readouterr().err
 
@@ -101,11 +117,11 @@ def test_a_run_is_estimated_from_the_last_one(tmp_path, monkeypatch, capsys):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks/profile.csv").write_text(
-        "stage,seconds,share\nembed,60.0,0.5\ntrain@0.0,30.0,0.2\ntrain@0.9,50.0,0.3\ntotal,140.0,1\n"
+        "stage,seconds,share\nembed,60.0,0.4\ntrain,80.0,0.6\ntotal,140.0,1\n"
     )
     (tmp_path / "data").mkdir()
     (tmp_path / "data/card.json").write_text('{"counts": {"images": 4800}}')
-    stages = ["embed", "train@0.0", "train@0.5", "train@0.9"]
+    stages = ["embed", "train", "evaluate"]
 
     def dvc(command, **how):
         said = "".join(f"Running stage '{stage}':\n> python ...\n" for stage in stages)
@@ -113,15 +129,15 @@ def test_a_run_is_estimated_from_the_last_one(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(subprocess, "run", dvc)
     assert provenance.cost() == (
-        "4 stages would run: embed, train x 3.\n4,800 faces would be embedded.\n"
-        "About 3 minutes, by the times partly of the committed run, on 2 cores."  # 60 + 3 x 40
+        "3 stages would run: embed, train, evaluate.\n4,800 faces would be embedded.\n"
+        "About 3 minutes, by the times partly of the committed run, on 2 cores."  # 60 + 80 + 15
     )
-    for output, took in (("02_embed.ipynb", 200.0), ("04_train-0.0.ipynb", 100.0)):
-        notebook._remember(Path("build/notebooks", output), took)
-    assert notebook.seconds() == {"embed": 200.0, "train@0.0": 100.0}
+    for stage, took in (("embed", 200.0), ("train", 100.0), ("evaluate", 180.0)):
+        notebook._remember(stage, took)
+    assert notebook.seconds() == {"embed": 200.0, "evaluate": 180.0, "train": 100.0}
     assert provenance.cost().endswith("About 8 minutes, by the times of the last runs here.")
     stages.clear()
     assert provenance.cost() == "Nothing to run: everything is up to date."
     (tmp_path / "params.yaml").write_text("study: x\n")
     assert provenance.main(["cost"]) == 1
-    assert "params.yaml: task is missing" in capsys.readouterr().err
+    assert "params.yaml: data is missing" in capsys.readouterr().err

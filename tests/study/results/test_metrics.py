@@ -1,4 +1,4 @@
-"""Metrics of a run against hand-worked cases and sklearn; two seconds."""
+"""Metrics of a run against hand-worked cases, formulas and scikit-learn; two seconds."""
 
 from __future__ import annotations
 
@@ -23,8 +23,24 @@ def problem():
     return labels, np.round(rng.normal(2 * labels - 1, 1.5), 1)
 
 
-def test_run_metrics_of_a_hand_worked_case():
-    found = metrics.run_metrics(LABELS, SCORES, PEOPLE)
+def measured(labels, scores, people=None, names=metrics.METRICS) -> dict:
+    """Metrics of one run of one method in which everybody counts once; by default one person's."""
+    scores = np.asarray(scores, dtype=float)
+    people = np.zeros(len(scores)) if people is None else people
+    run = metrics.Run.of(np.arange(len(scores)), labels, scores[:, None], people)
+    once = np.ones((1, len(run.people)))
+    return {name: metrics.METRICS[name].measure(run, once).item() for name in names}
+
+
+def of_people(rates, name) -> float:
+    """A metric of people with these accuracies, in thousandths, 1000 images each."""
+    right = np.arange(1000) < np.round(1000 * np.asarray(rates))[:, None]
+    people = np.repeat(np.arange(len(right)), 1000)
+    return measured(np.ones(right.size), np.where(right.ravel(), 1, -1), people, [name])[name]
+
+
+def test_every_metric_of_a_hand_worked_case():
+    found = measured(LABELS, SCORES, PEOPLE)
     # Confidence sigmoid(1) = .731 is in the bin (10/15, 11/15]: six images, four of them right;
     # sigmoid(2) = .881 in (13/15, 14/15]: two, both right.
     one, two = expit(1.0), expit(2.0)
@@ -46,16 +62,17 @@ def test_run_metrics_of_a_hand_worked_case():
             "tnr_gap": 0.5,
         }
     )
-    assert list(found) == list(metrics.METRICS)
-    assert metrics.run_metrics(LABELS, SCORES, PEOPLE, ["ece"]) == {"ece": found["ece"]}
 
 
 def test_overall_metrics_are_sklearns(problem):
     labels, scores = problem
-    assert metrics.auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
-    assert metrics.brier(labels, scores) == pytest.approx(brier_score_loss(labels, expit(scores)))
-    expected = balanced_accuracy_score(labels, scores > 0)
-    assert metrics.balanced_accuracy(labels, scores) == pytest.approx(expected)
+    for people in (None, np.arange(500) % 7):  # who is in the images does not matter
+        found = measured(labels, scores, people)
+        assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+        assert found["brier"] == pytest.approx(brier_score_loss(labels, expit(scores)))
+        expected = balanced_accuracy_score(labels, scores > 0)
+        assert found["balanced_accuracy"] == pytest.approx(expected)
+        assert found["accuracy"] == pytest.approx(((scores > 0) == labels).mean())
 
 
 def test_calibration_error_bin_by_bin(problem):
@@ -67,39 +84,50 @@ def test_calibration_error_bin_by_bin(problem):
         rows = (confidence > low) & (confidence <= low + 1 / 15)
         if rows.any():
             expected += rows.mean() * abs(right[rows].mean() - confidence[rows].mean())
-    assert metrics.ece(labels, scores) == pytest.approx(expected)
-    assert metrics.ece([1, 0], [50.0, -50.0]) == pytest.approx(0, abs=1e-12)
+    assert measured(labels, scores)["ece"] == pytest.approx(expected)
+    assert measured([1, 0], [50.0, -50.0])["ece"] == pytest.approx(0, abs=1e-12)
+
+
+def test_metrics_over_people_are_those_of_their_accuracies(problem):
+    labels, scores = problem
+    people = np.random.default_rng(1).integers(0, 23, 500)
+    found = measured(labels, scores, people)
+    right = pd.Series((scores > 0) == labels)
+    rate = right.groupby(people).mean()
+    assert found["identity_balanced_accuracy"] == pytest.approx(rate.mean())
+    assert found["identity_sd"] == pytest.approx(rate.std(ddof=0))
+    assert found["worst_identity"] == rate.min()
+    assert found["worst_decile"] == pytest.approx(rate.nsmallest(3).mean())
+    for name, value in (("tpr_gap", 1), ("tnr_gap", 0)):
+        own = right[labels == value].groupby(people[labels == value]).mean()
+        assert found[name] == pytest.approx(np.ptp(own))
 
 
 def test_a_missing_class_leaves_rates_undefined():
-    for measure in (metrics.auroc, metrics.balanced_accuracy):
-        assert np.isnan(measure([1, 1], [1.0, 2.0]))
-    assert np.isnan(metrics.rate_gap([1, 1], [1.0, 2.0], ["a", "b"], 0))
+    found = measured([1, 1], [1.0, 2.0], ["a", "b"])
+    assert {name for name, value in found.items() if np.isnan(value)} == {
+        "auroc", "balanced_accuracy", "tnr_gap",
+    }  # fmt: skip
     # Person b has no positive, so only a and c are compared.
-    assert metrics.rate_gap([1, 0, 1], [1.0, 1.0, -1.0], ["a", "b", "c"], 1) == 1
+    assert measured([1, 0, 1], [1.0, 1.0, -1.0], ["a", "b", "c"])["tpr_gap"] == 1
 
 
 def test_worst_decile_is_the_mean_of_the_worst_tenth():
     values = np.random.default_rng(0).permutation(np.linspace(0, 1, 41))
-    assert metrics.worst_decile(values) == pytest.approx(np.mean([0, 0.025, 0.05, 0.075, 0.1]))
-    assert metrics.worst_decile([0.3, 0.9]) == 0.3
-    assert metrics.worst_decile(np.linspace(0, 1, 10)) == 0  # ten people: one
+    expected = np.mean([0, 0.025, 0.05, 0.075, 0.1])
+    assert of_people(values, "worst_decile") == pytest.approx(expected)
+    assert of_people([0.3, 0.9], "worst_decile") == 0.3
+    assert of_people(np.arange(10) / 10, "worst_decile") == 0  # ten people: one
 
 
 def test_gini_is_the_mean_distance_of_pairs():
-    a = np.random.default_rng(0).random(37)
+    a = np.random.default_rng(0).integers(0, 1000, 37) / 1000
     expected = np.abs(a[:, None] - a).mean() / (2 * a.mean())
-    assert metrics.gini(a) == pytest.approx(expected)
-    assert metrics.gini([0.8, 0.8, 0.8]) == pytest.approx(0)
-    assert metrics.gini([0, 0, 0, 1]) == pytest.approx(0.75)  # (n - 1) / n: one has it all
-    assert metrics.gini([0, 0]) == 0
-
-
-def test_groups_are_accuracies_over_images():
-    groups = ["x", "x", "x", "y", "y", "y", "y", "y"]
-    found = metrics.identity_accuracy(LABELS, SCORES, groups)
-    assert found.to_dict() == {"x": 1.0, "y": 0.6}
-    assert metrics.group_gap(LABELS, SCORES, groups) == pytest.approx(0.4)
+    assert of_people(a, "identity_gini") == pytest.approx(expected)
+    assert of_people([0.8, 0.8, 0.8], "identity_gini") == pytest.approx(0)
+    # (n - 1) / n: one has it all
+    assert of_people([0, 0, 0, 1], "identity_gini") == pytest.approx(0.75)
+    assert of_people([0, 0], "identity_gini") == 0
 
 
 def test_every_metric_says_what_it_is():
@@ -108,23 +136,34 @@ def test_every_metric_says_what_it_is():
         assert metric.definition.endswith(".") and "uses class labels" in metric.definition
 
 
+def test_a_run_is_sorted_by_person():
+    run = metrics.Run.of([5, 6, 7, 8], [1, 0, 1, 1], [[1], [2], [3], [4]], ["b", "a", "b", "a"])
+    assert run.row.tolist() == [6, 8, 5, 7] and run.score.ravel().tolist() == [2, 4, 1, 3]
+    assert run.people.tolist() == ["a", "b"] and run.starts.tolist() == [0, 2]
+    assert run.rate.ravel().tolist() == [0.5, 1.0]
+
+
 def test_evaluate_joins_predictions_with_the_truth():
     predictions = pd.DataFrame(
-        {"level": 0.5, "seed": 3, "test": "seen", "row": range(8), "erm": SCORES}
+        {"level": 0.5, "seed": 3, "test": "seen", "row": range(8), "erm": SCORES, "cid": -SCORES}
     )
     shuffled = predictions.sample(frac=1, random_state=0)
-    runs = metrics.evaluate(shuffled, ["erm"], LABELS, PEOPLE)
-    found = runs.iloc[0].to_dict()
-    expected = {"level": 0.5, "seed": 3, "test": "seen", "method": "erm"}
-    assert {key: found.pop(key) for key in expected} == expected
-    assert found == pytest.approx(metrics.run_metrics(LABELS, SCORES, PEOPLE))
+    table = metrics.evaluate(shuffled, ["erm", "cid"], LABELS, PEOPLE)
+    assert list(table)[:4] == ["level", "seed", "test", "method"] and len(table) == 2
+    for (_, found), (method, scores) in zip(
+        table.iterrows(), {"erm": SCORES, "cid": -SCORES}.items(), strict=True
+    ):
+        assert found.tolist()[:4] == [0.5, 3, "seen", method]
+        assert found.to_dict() | measured(LABELS, scores, PEOPLE) == pytest.approx(found.to_dict())
     by_person = metrics.accuracy_by_identity(shuffled, ["erm"], LABELS, PEOPLE)
     assert by_person.loc[0.5, "seen"]["erm"].to_dict() == {"a": 1.0, "b": 0.5}
 
 
-def test_verification_auc_of_a_hand_worked_case():
-    unit = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]])
-    same, different = metrics.pair_similarities(unit, ["a", "a", "b", "b"])
-    np.testing.assert_allclose(sorted(same), [0.8, 0.8], rtol=1e-6)
-    np.testing.assert_allclose(sorted(different), [0, 0.6, 0.6, 0.96], rtol=1e-6, atol=1e-7)
-    assert metrics.verification_auc(same, different) == 0.75
+def test_other_cells_keep_their_order():
+    predictions = pd.concat(
+        pd.DataFrame({"value": v, "seed": 0, "test": "seen", "row": range(8), "erm": SCORES})
+        for v in ("auto", "0.5", "all")
+    )
+    table = metrics.evaluate(predictions, ["erm"], LABELS, PEOPLE, ["accuracy"], "value")
+    assert table["value"].tolist() == ["auto", "0.5", "all"]
+    assert list(table) == ["value", "seed", "test", "method", "accuracy"]

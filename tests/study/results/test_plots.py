@@ -1,19 +1,233 @@
-"""Figures: what must not be drawn is not."""
+"""Figures: what must not be drawn is not, whatever is there is drawn, and bytes repeat; 15 seconds."""
 
 from __future__ import annotations
 
+import io
+import itertools
+import subprocess
+import sys
+
 import numpy as np
+import pandas as pd
 import pytest
 from IPython.display import Image, Markdown
+from matplotlib.figure import Figure
 
 from study.results import plots
+
+METRICS, METHODS = ["accuracy", "worst_decile"], list(plots.COLOURS)
+CROPS = np.random.default_rng(0).integers(0, 255, (40, 3, 8, 8), dtype=np.uint8)
+INTERVAL = {"mean": 0.02, "low": -0.01, "high": 0.03}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _style():
+    with plots.mpl.rc_context():
+        plots.style()
+        yield
+
+
+def table(levels=(0.0, 0.5, 0.9), methods=("erm", "cid", "oracle"), **more) -> pd.DataFrame:
+    """Both metrics of seen people at every level under every method, as a stage writes them."""
+    rows = [
+        {"test": "seen", "metric": metric, "level": level, "method": method} | INTERVAL | more
+        for metric, level, method in itertools.product(METRICS, levels, methods)
+    ]
+    rows = pd.DataFrame(rows)
+    return rows.assign(**{f"{name}_difference": rows[name] for name in INTERVAL})
+
+
+def by(column, values, **more) -> pd.DataFrame:
+    return pd.concat([table(levels=(0.9,), **more).assign(**{column: v}) for v in values])
+
+
+def weights(levels=(0.0, 0.5, 0.9)) -> pd.DataFrame:
+    rows = itertools.product(levels, ("erm", "cid"), (1, 5, 9))
+    found = pd.DataFrame(rows, columns=["level", "method", "cell_size"])
+    spread = np.where(found["method"] == "cid", 0.5, 0.0)
+    return found.assign(mean=1.0, low=1 - spread, high=1 + spread)
+
+
+def people() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"erm": rng.random(30), "cid": rng.random(30)})
+
+
+def groups() -> pd.DataFrame:
+    both = [table(levels=(0.9,)).assign(group=group, people=5) for group in ("a", "b", "gap")]
+    return pd.concat(both).query("metric == 'accuracy'").assign(column="hair")
+
+
+def posteriors(levels=(0.0, 0.9)) -> pd.DataFrame:
+    rows = itertools.product(levels, range(2), ("kernel", "knn"))
+    found = pd.DataFrame(rows, columns=["level", "seed", "estimator"])
+    names = ("scale", "slope", "loss", "prior_loss", "true_loss")
+    return found.assign(**dict.fromkeys(names, 0.3))
+
+
+def factors() -> pd.DataFrame:
+    rows = pd.DataFrame({"cell_size": [1, 5, 9], "factor": "rarity", "truth": 1.0, "n": 30})
+    return rows.assign(**INTERVAL | {"low": 0.01})
+
+
+def sets(levels=(0.0, 0.9)) -> pd.DataFrame:
+    train = {"seed": 0, "part": "train", "row": range(0, 40, 2), "cid": 1.0, "oracle": 2.0}
+    return pd.concat([pd.DataFrame(train).assign(level=level) for level in levels])
+
+
+def idea(crops=CROPS, card=None, **more) -> Image | Markdown:
+    proxy = np.random.default_rng(0).normal(size=(40, 4))
+    labels, identities = np.arange(40) // 2 % 2, np.repeat(list("abcd"), 10)
+    return plots.idea(crops, card or {}, sets(**more), proxy, labels, identities, "smiling")
+
+
+FIGURES = {
+    "against_bias": lambda: plots.against_bias(table(), METRICS, "seen", METHODS),
+    "difference_to_erm": lambda: plots.difference_to_erm(table(), METRICS, "seen", METHODS),
+    "compare": lambda: plots.compare(table(levels=(0.0,)), METRICS, "seen", METHODS),
+    "sensitivity": lambda: plots.sensitivity(table(levels=(0.0,)), METRICS, "seen", METHODS),
+    "recovered": lambda: plots.recovered(table(), METRICS, "seen", ["cid", "jtt"], 0.9),
+    "undefined": lambda: plots.recovered(table(mean=np.nan), METRICS, "seen", ["cid"], 0.9),
+    "identity_distribution": lambda: plots.identity_distribution(people(), METHODS, 0.9),
+    "by_group": lambda: plots.by_group(groups(), METHODS, 0.9),
+    "weights_by_level": lambda: plots.weights_by_level(weights(), METHODS),
+    "effective_sizes": lambda: plots.effective_sizes(table(), METHODS),
+    "factors": lambda: plots.factors({"natural": factors()}, {"rarity": "1 / p(z)"}),
+    "posteriors": lambda: plots.posteriors(posteriors()),
+    "ablation": lambda: plots.ablation(by("value", [0.5, "auto"]), "tau", METRICS, METHODS),
+    "ablations": lambda: plots.ablations(
+        {"tau": by("value", [0.5, 1.0]), "self": by("value", [True, False])}, "accuracy", METHODS
+    ),
+    "breadth": lambda: plots.breadth(
+        by("task", ["smiling", "mouth_open"], kind="longtail"), METRICS, METHODS
+    ),
+    "verification": lambda: plots.verification(
+        pd.DataFrame(
+            {"left": [0, 0.5], "right": [0.5, 1], "same": [0, 2], "different": [1.5, 0.5]}
+        ),
+        pd.DataFrame({"false_match_rate": [0, 0.1, 1], "true_match_rate": [0.3, 0.5, 1]}),
+        0.9,
+    ),
+    "audit": lambda: plots.audit(
+        pd.DataFrame({"class_0": [3, 9], "class_1": [9, 9], "usable": [False, True]}), "smiling", 6
+    ),
+    "attributes": lambda: plots.attribute_correlation(
+        pd.DataFrame({"identity": list("aabb"), "smiling": [0, 1, 1, 1], "closed": [0, 0, 1, 0]}),
+        ["smiling", "closed"],
+    ),
+    "demographics": lambda: plots.demographics(
+        pd.DataFrame({"age_group": list("aab")}), ["age_group"]
+    ),
+    # One bias level, and one seed, whose intervals are unbounded.
+    "one level": lambda: plots.against_bias(table(levels=(0.0,)), METRICS, "seen", METHODS),
+    "one level's difference": lambda: plots.difference_to_erm(
+        table(levels=(0.0,)), METRICS, "seen", METHODS
+    ),
+    "one level's weights": lambda: plots.weights_by_level(weights(levels=(0.0,)), METHODS),
+    "one level's sizes": lambda: plots.effective_sizes(table(levels=(0.0,)), METHODS),
+    "one level's posteriors": lambda: plots.posteriors(posteriors(levels=(0.0,))),
+    "one seed": lambda: plots.against_bias(
+        table(low=-np.inf, high=np.inf), METRICS, "seen", METHODS
+    ),
+    "one seed's gains": lambda: plots.ablation(
+        by("value", ["all"], low=-np.inf, high=np.inf), "people", METRICS, METHODS
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_drawn_on_white(name):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    pixels = plots.plt.imread(io.BytesIO(plots._bytes(figure, "png")))
+    assert (pixels[0, 0] == 1).all() and (pixels < 0.5).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: plots.sensitivity(table().iloc[:0], METRICS, "seen", METHODS), "no slope"),
+        (
+            lambda: plots.recovered(table().iloc[:0], METRICS, "seen", METHODS, 0.9),
+            "oracle was not",
+        ),
+        (
+            lambda: plots.compare(table(methods=["erm"]), METRICS, "seen", METHODS),
+            "Only ERM was run",
+        ),
+        (lambda: plots.weights_by_level(weights(), ["erm"]), "weigh all images alike"),
+        (lambda: plots.by_group(groups().iloc[:0], METHODS, 0.9), "no demographic groups"),
+    ],
+)
+def test_where_there_is_nothing_to_draw_a_sentence_says_so(make, words):
+    found = make()
+    assert isinstance(found, Markdown) and words in found.data
+
+
+def test_methods_that_were_not_run_are_not_drawn():
+    figure = plots.compare(table(levels=(0.0,)), METRICS, "seen", METHODS)
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["CID", "Oracle (true identities)"]
 
 
 @pytest.mark.parametrize(
     "card, kind", [({}, Image), ({"show_images": True}, Image), ({"show_images": False}, Markdown)]
 )
 def test_the_card_decides_whether_photographs_are_shown(card, kind):
-    faces = [np.full((8, 8, 3), value, np.uint8) for value in (0, 255)]
-    shown = plots.face_grid(faces, card, columns=2)
-    assert type(shown) is kind
-    assert kind is Image or "not shown" in shown.data
+    for shown in (plots.face_grid(CROPS, [0, 1], card, columns=2), idea(card=card)):
+        assert type(shown) is kind
+        assert kind is Image or "not shown" in shown.data
+
+
+def test_without_crops_a_sentence_takes_the_place_of_photographs():
+    for shown in (plots.face_grid(None, [0], {}, columns=2), idea(crops=None)):
+        assert type(shown) is Markdown
+
+
+def test_the_idea_is_drawn_at_one_level():
+    assert type(idea(levels=(0.0,))) is Image
+
+
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """What was displayed: pairs of a bundle and its metadata."""
+    found = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plots, "display", lambda data, raw=False, metadata=None: found.append(
+        (data if raw else data.data, metadata)))  # fmt: skip
+    return found
+
+
+def test_a_figure_is_written_and_displayed_with_its_caption(shown, tmp_path):
+    for _ in range(2):
+        figure = plots.against_bias(table(), METRICS, "seen", METHODS)
+        plots.show(figure, "against-bias-seen", "Look *here*.", "Two curves fall.")
+        files = {path.name: path.read_bytes() for path in plots.FIGURES.iterdir()}
+        assert sorted(files) == ["against-bias-seen.png", "against-bias-seen.svg"]
+        shown.append(files)
+    picture, caption, first = shown[:3]
+    assert shown[3:] == [picture, caption, first]  # the same bytes again
+    assert set(picture[0]) == {"image/png", "text/plain"}
+    about = {"name": "against-bias-seen", "caption": "Look *here*.", "alt": "Two curves fall."}
+    assert picture[1] == {"figure": about}
+    assert caption[0]["text/markdown"] == "Look *here*."
+    assert caption[1] == {"caption": "against-bias-seen"}
+    plots.show(plots.posteriors(posteriors()), "posteriors", "c", "a")
+    assert not (plots.FIGURES / "posteriors.png").exists()
+
+
+def test_a_picture_is_written_as_jpeg_and_a_sentence_not_at_all(shown):
+    picture = plots.face_grid(CROPS, [0, 1], {}, columns=2)
+    plots.show(picture, "faces", "Faces.", "Two faces.")
+    assert (plots.FIGURES / "faces.jpg").read_bytes() == picture.data
+    assert set(shown[0][0]) == {"image/jpeg", "text/plain"}
+    plots.show(plots.PRIVATE, "private", "Faces.", "Two faces.")
+    assert "not shown" in shown[2][0] and len(list(plots.FIGURES.iterdir())) == 1
+
+
+def test_drawing_imports_nothing_heavy():
+    """Every section of the paper imports these, several at a time."""
+    code = "import sys; import study.results.plots, study.results.tables; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "sklearn", "scipy", "pyarrow.parquet", "seaborn"}
+    assert heavy & set(run.stdout.split()) == set()

@@ -1,0 +1,158 @@
+"""What the stages of dvc.yaml are handed and depend on.
+
+    python -m study.pipeline.stages check    which stages name other code than they use
+    python -m study.pipeline.stages write    put what they use into dvc.yaml
+
+dvc.yaml is the one place where a stage's parameters are declared: its notebook finds the keys listed
+there under their last names. The modules a stage depends on are those that its notebooks import, however
+deep, so that an edit runs what it can change and nothing else.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import io
+import json
+import shlex
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from symtable import symtable
+
+from ruamel.yaml import YAML
+
+import study
+from cid.names import suggest
+from study import source
+from study.pipeline.params import command
+from study.store import write_text
+
+DVC = Path("dvc.yaml")
+COMPUTE, PAPER = Path("notebooks/compute"), Path("notebooks/paper")
+TEMPLATES = "study/pipeline/templates"
+PINS = "requirements.lock"
+
+
+def stages() -> dict[str, dict]:
+    """The stages of dvc.yaml, in its order."""
+    return YAML(typ="safe").load(DVC)["stages"]
+
+
+def notebook(stage: str) -> Path:
+    """Where the notebook of a stage is, if it has one."""
+    return COMPUTE / f"{stage}.ipynb"
+
+
+def parameters(stage: str) -> list[str]:
+    """Dotted keys of params.yaml that a stage reads; ``ValueError`` if there is no such stage."""
+    known = stages()
+    if stage not in known:
+        near = suggest(stage, known)
+        raise ValueError(f"dvc.yaml has no stage {stage!r}{near}; it has {', '.join(known)}")
+    keys = known[stage].get("params", [])
+    names = [key.rpartition(".")[2] for key in keys]
+    for key, name in zip(keys, names, strict=True):
+        if names.count(name) > 1:
+            raise ValueError(
+                f"dvc.yaml: stage {stage}: {key!r} and another of its params end in {name!r};"
+                " a notebook would be handed one of them only"
+            )
+    return keys
+
+
+def closure(stage: str, known: Mapping[str, Mapping]) -> list[str]:
+    """Code that one of the known stages depends on, as sorted paths from the repository's root.
+
+    Of a stage with notebooks: the notebooks and what they import. Of another: the module it runs, what
+    that imports, and its templates; the report, which records the digests of all code, depends on it.
+    """
+    _, _, module, verb, *_ = shlex.split(known[stage]["cmd"])
+    if module == "study.pipeline.notebook":
+        run = verb == "run"
+        paths = [notebook(stage)] if run else PAPER.glob("*.ipynb")
+        found = {str(notebook(stage)), PINS} if run else {str(PAPER)}
+        return sorted(found | _files(map(code, paths)))
+    found = {TEMPLATES} | _files([f"import {module}"])
+    if verb == "build":
+        others = [name for name in known if "pipeline.notebook" in known[name]["cmd"]]
+        found |= {PINS}.union(*(closure(name, known) for name in others))
+    return sorted(found)
+
+
+def _files(programs: Iterable[str]) -> set[str]:
+    """What programs import of this repository, but for files that only mark a package."""
+    root = Path(study.__file__).resolve().parents[1]
+    works = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return {
+        str(path.relative_to(root))
+        for path in source.files(map(ast.parse, programs))
+        if path.name != "__init__.py"
+        or any(isinstance(node, works) for node in ast.parse(path.read_text("utf-8")).body)
+    }
+
+
+def is_code(dep: str) -> bool:
+    """Whether a dependency of a stage is code of this repository, or the packages under it."""
+    return dep.startswith(("cid/", "study/", "notebooks/")) or dep == PINS
+
+
+def code(path: Path) -> str:
+    """The code cells of a notebook as one program."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def mistakes(path: Path, keys: Iterable[str] = ()) -> list[str]:
+    """Parameters that a notebook is handed and does not use, and names it uses that nothing defines."""
+    tables = [symtable(code(path), str(path), "exec")]
+    for table in tables:  # which grows by the functions and comprehensions inside
+        tables += table.get_children()
+    names = [name for table in tables for name in table.get_symbols() if name.is_global()]
+    used = {name.get_name() for name in names if name.is_referenced()}
+    made = {name.get_name() for name in tables[0].get_symbols() if name.is_local()}
+    handed = {key.rpartition(".")[2] for key in keys}
+    unknown = used - made - handed - set(dir(builtins)) - {"display"}
+    return [f"{path} does not use {name!r}" for name in sorted(handed - used)] + [
+        f"{path} uses {name!r}, which nothing defines" for name in sorted(unknown)
+    ]
+
+
+def differences() -> list[str]:
+    """What dvc.yaml names and a stage does not use, or the other way round, as lines to print."""
+    lines, known = [], stages()
+    for name, stage in known.items():
+        named, used = set(filter(is_code, stage.get("deps", []))), set(closure(name, known))
+        lines += [f"{name}: lacks {dep}" for dep in sorted(used - named)]
+        lines += [f"{name}: does not use {dep}" for dep in sorted(named - used)]
+    return lines
+
+
+def write() -> None:
+    """Put the code that every stage uses into its ``deps``; data, comments and order stay."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 110, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    tree = yaml.load(DVC)
+    for name, stage in tree["stages"].items():
+        deps = stage.setdefault("deps", [])
+        deps[:] = [dep for dep in deps if not is_code(dep)] + closure(name, tree["stages"])
+    text = io.StringIO()
+    yaml.dump(tree, text)
+    write_text(DVC, text.getvalue())
+
+
+@command
+def main(argv: list[str] | None) -> int:
+    parser = ArgumentParser("study.pipeline.stages", description=__doc__.split("\n")[0])
+    parser.add_argument("command", choices=["check", "write"])
+    if parser.parse_args(argv).command == "write":
+        write()
+    lines = differences()
+    print("\n".join(lines) or "Every stage names the code that it uses.")
+    return int(bool(lines))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

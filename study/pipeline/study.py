@@ -1,0 +1,80 @@
+"""Run a study that is kept in studies/, and leave params.yaml as it was.
+
+python -m study.pipeline.study lfw-smiling
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+from cid.names import suggest
+from study.pipeline import params
+
+STUDIES, CARD = Path("studies"), Path("data/card.json")
+ASIDE = Path("build/params.yaml.aside")  # params.yaml, while a study has its place
+
+
+def check(name: str) -> Path:
+    """The parameters of a kept study; ``ValueError`` if they or the data set in ``data/`` do not fit."""
+    path, known = STUDIES / f"{name}.yaml", sorted(file.stem for file in STUDIES.glob("*.yaml"))
+    if name not in known:
+        near = suggest(name, known)
+        raise ValueError(f"{path} does not exist{near}; there are {', '.join(known)}")
+    wanted = params.read(path)["data"]
+    there = json.loads(CARD.read_text(encoding="utf-8"))["name"] if CARD.exists() else None
+    if wanted not in (None, there):
+        raise ValueError(
+            f"{path} is of the data set {wanted!r}, but data/ holds {repr(there) if there else 'none'};"
+            " import it first (python -m study.faces.importers --help)"
+        )
+    return path
+
+
+def run(name: str) -> int:
+    """Run a kept study by ``dvc repro``, whose exit status it returns."""
+    restore()
+    path = check(name)
+    ASIDE.parent.mkdir(exist_ok=True)
+    shutil.copy(params.PARAMS, ASIDE.with_suffix(".partial"))
+    os.replace(ASIDE.with_suffix(".partial"), ASIDE)
+    stopped = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        shutil.copy(path, params.PARAMS)
+        with subprocess.Popen(["dvc", "repro"], process_group=0) as repro:
+            try:
+                return repro.wait()
+            except BaseException:  # DVC and its stage must end before their parameters go
+                os.killpg(repro.pid, signal.SIGINT)
+                repro.wait()
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, stopped)
+        restore()
+
+
+def restore() -> None:
+    """Put params.yaml back; also that of an earlier run which was killed."""
+    if ASIDE.exists():
+        os.replace(ASIDE, params.PARAMS)
+
+
+@params.command
+def main(argv: list[str] | None) -> int:
+    parser = ArgumentParser("study.pipeline.study", description=__doc__.split("\n")[0])
+    parser.add_argument("name", help="of a file in studies/")
+    try:
+        return run(parser.parse_args(argv).name)
+    except KeyboardInterrupt:
+        print("interrupted; params.yaml is as it was", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The report of a study, from hand-made outputs of the stages."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from study.pipeline import params, report
+from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
+
+ROOT = Path(__file__).parents[3]
+KEEP = ("summary", "difference", "area")
+
+
+def fill(folder: Path) -> None:
+    """What the stages before the report leave, of a study of two sections."""
+    for name in (
+        "params.yaml",
+        "dvc.yaml",
+        "dvc.lock",
+        "data.dvc",
+        "requirements.lock",
+        "README.md",
+    ):
+        shutil.copy(ROOT / name, folder)
+    for part in ("data", "evaluate", "factors", "proxies", "breadth", "ablate", "paper/figures"):
+        (folder / "build" / part).mkdir(parents=True)
+    kept = ROOT / "reports" / "virtual-people"
+    for name in KEEP:
+        shutil.copy(kept / f"{name}.csv", folder / "build" / "evaluate")
+        shutil.copy(kept / "area.csv", folder / "build" / "breadth")
+    entries = json.loads((kept / "claims.json").read_text())
+    own = [e for e in entries if (e["task"], e["kind"]) == ("smiling", "correlation")]
+    (folder / "build/evaluate/claims.json").write_text(json.dumps(own))
+    (folder / "build/breadth/claims.json").write_text(json.dumps(entries))
+    card = {
+        "name": "faces <of> people", "source": "s", "licence": "l",
+        "counts": {"images": 4800, "identities": 100},
+    }  # fmt: skip
+    (folder / "build/data/card.json").write_text(json.dumps(card))
+    for name in ("main", "second"):
+        (folder / f"build/paper/figures/{name}.svg").write_text(
+            "<svg xmlns='http://www.w3.org/2000/svg'/>"
+        )
+    put(
+        folder / "build/paper/00_abstract.ipynb",
+        "# Do they *care*?\n\nLong prose.",
+        [shown({"text/markdown": "CID **gains**."})],
+        "## Verdicts\n\nBy rules.",
+        [shown({"text/markdown": "| claim | verdict |\n|---|---|\n| 1 | supported |\n"})],
+        figure("main"),
+        "## The numbers",
+    )
+    put(folder / "build/paper/01_data.ipynb", "# 1. Data & people", figure("second"))
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return params.read()
+
+
+def test_the_first_screen_shows_what_was_found(study):
+    text = report.build(study).read_text()
+    order = ["<h1>Do they <em>care</em>?</h1>", "CID <strong>gains</strong>.", "Verdicts", "supported",
+             "figures/main.svg", "Contents", "Abstract</h2>", "Long prose.", "The numbers",
+             "<h2>1. Data &amp; people</h2>", "figures/second.svg", "What it was made of</h2>"]  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "<title>Do they care?</title>" in text
+    assert "secret()" not in text, "code is not shown"
+
+
+def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(study):
+    text = report.build(study).read_text()
+    images = [a for tag, a in Tags(text).found if tag == "img"]
+    assert images == [{"src": f"figures/{n}.svg", "alt": "A <chart>"} for n in ("main", "second")]
+    assert re.findall(r"<figcaption><b>(Figure \d\.)</b> What <em>to</em> see", text) == [
+        "Figure 1.", "Figure 2."
+    ]  # fmt: skip
+    for tag, attributes in Tags(text).found:
+        assert tag not in ("script", "iframe") and not [
+            name for name in attributes if name[:2] == "on"
+        ]
+        link = attributes.get("href", "#")
+        if not link.startswith(("#", "data:")):
+            assert (report.REPORT / link).is_file(), link
+    targets = {a["id"] for _, a in Tags(text).found if "id" in a}
+    contents = [a["href"][1:] for tag, a in Tags(text).found if a.get("href", "")[:1] == "#"]
+    assert (
+        contents == ["do-they-em-care-em", "1-data-people", "made-of"] and set(contents) <= targets
+    )
+
+
+def test_the_page_names_what_it_was_made_of(study):
+    text = report.build(study).read_text()
+    made = json.loads((report.REPORT / "provenance.json").read_text())
+    rows = dict(re.findall(r"<tr><th>([^<]+)</th><td>(.*)</td></tr>", text))
+    assert list(rows) == ["commit", "data", "parameters", "packages", "stages", "code files"]
+    assert rows["commit"] == "not in a repository" and made["commit"] is None
+    for name in ("data", "parameters", "packages", "stages"):
+        assert rows[name].startswith(made[name])
+    assert f"numpy {made['versions']['numpy']}" in rows["packages"]
+    assert rows["code files"].startswith(f"{len(made['code'])}, each with its digest")
+    assert all(f"{digest}  {file}\n" in text for file, digest in made["code"].items())
+    assert "faces &lt;of&gt; people, 4,800 images of 100 people" in rows["data"]
+
+
+def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
+    report.build(study)
+    names = {
+        str(path.relative_to(report.REPORT)) for path in report.REPORT.rglob("*") if path.is_file()
+    }
+    assert names == {
+        "index.html", "claims.json", "card.json", "params.yaml", "provenance.json", "breadth-area.csv",
+        "figures/main.svg", "figures/second.svg", "notebooks/00_abstract.ipynb",
+        "notebooks/01_data.ipynb", *(f"{name}.csv" for name in KEEP),
+    }  # fmt: skip
+    entries = json.loads((report.REPORT / "claims.json").read_text())
+    committed = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
+    keys = ("task", "kind", "claim", "method", "test", "metric")
+    assert len({tuple(e[k] for k in keys) for e in entries}) == len(entries) == len(committed)
+
+
+def test_two_builds_give_the_same_bytes(study):
+    before = report.build(study).read_bytes()
+    assert report.build(study).read_bytes() == before
+
+
+def test_photographs_that_must_not_be_shown_are_refused(study):
+    card = json.loads(Path("build/data/card.json").read_text()) | {"show_images": False}
+    Path("build/data/card.json").write_text(json.dumps(card))
+    report.build(study)
+    Path("build/paper/figures/idea.jpg").touch()
+    with pytest.raises(ValueError, match="idea.jpg shows images of faces"):
+        report.build(study)
+    Path("build/paper/figures/idea.jpg").unlink()
+    put(Path("build/paper/01_data.ipynb"), "# 1. Data", [shown({"image/jpeg": PNG})])
+    with pytest.raises(ValueError, match="01_data.ipynb shows images of faces"):
+        report.build(study)
+
+
+def test_a_report_is_published_in_its_own_folder_only(study):
+    report.build(study)
+    Path("reports/other").mkdir(parents=True)
+    Path("reports/other/keep.txt").touch()
+    assert report.publish(study) == Path("reports/virtual-people/index.html")
+    Path("reports/virtual-people/of-the-last-one.csv").touch()
+    report.publish(study)
+    files = {p.relative_to(report.REPORT) for p in report.REPORT.rglob("*")}
+    there = Path("reports/virtual-people")
+    assert {p.relative_to(there) for p in there.rglob("*")} == files
+    assert sorted(p.name for p in Path("reports").iterdir()) == ["other", "virtual-people"]
+    assert Path("reports/other/keep.txt").exists()
+    ((folder, copied),) = json.loads(Path("build/published.json").read_text()).items()
+    assert folder == "reports/virtual-people" and copied.keys() == {
+        str(path) for path in files if (report.REPORT / path).is_file()
+    }
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "../x", "other", "link"])
+def test_nothing_but_a_report_is_replaced(study, name):
+    report.build(study)
+    Path("reports/other").mkdir(parents=True)
+    Path("reports/other/keep.txt").touch()
+    Path("reports/link").symlink_to("other")
+    with pytest.raises(ValueError, match="is not a folder in reports|is no report"):
+        report.publish(study | {"study": name})
+    assert Path("reports/other/keep.txt").exists() and Path("README.md").exists()
+
+
+def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
+    report.build(study)
+    report.publish(study)
+    Path("README.md").write_text("".join(f"{b}\nold\n{e}\n" for b, e in (
+        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies")
+    )))  # fmt: skip
+    assert report.main(["readme"]) == 0
+    text = Path("README.md").read_text()
+    assert "old" not in text
+    for target in ("notebooks/00_abstract.ipynb", "index.html"):
+        assert f"(reports/virtual-people/{target})" in text
+    assert report.readme(study) == text
+    page = Path("reports/index.html").read_text()
+    assert 'href="virtual-people/index.html"' in page and "faces &lt;of&gt; people" in page
+    Path("README.md").write_text("no marks")
+    with pytest.raises(ValueError, match="README.md lacks"):
+        report.readme(study)
+
+
+def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
+    report.build(study)
+    report.publish(study)
+    for command in (["init", "-q"], ["add", "reports"]):
+        subprocess.run(["git", *command], check=True)
+    assert report.main(["headline"]) == 0
+    assert capsys.readouterr().out.endswith("no committed report of this study to compare with.\n")
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
+    assert report.main(["headline"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\nReproduced: \d files identical to the byte\.\n$", said)
+    assert "| 0.95 |" in said and str(Path("reports/virtual-people/index.html").resolve()) in said
+
+
+def test_what_is_missing_is_said(study, capsys):
+    shutil.rmtree("build/paper")
+    assert report.main(["build"]) == 1
+    assert "build/paper holds no sections; run `dvc repro`" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""What the stages of dvc.yaml are handed and depend on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from study.pipeline import params, stages
+from study.pipeline.notebook import pick
+
+ROOT = Path(__file__).parents[3]
+COMPUTING = sorted(path.stem for path in ROOT.glob("notebooks/compute/*.ipynb"))
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_every_stage_names_the_code_that_it_uses():
+    assert stages.differences() == [], "run `python -m study.pipeline.stages write`"
+
+
+@pytest.mark.parametrize("stage", COMPUTING)
+def test_a_notebook_uses_what_it_is_handed_and_nothing_else(stage):
+    keys = stages.parameters(stage)
+    assert stages.mistakes(stages.notebook(stage), keys) == []
+    assert len(pick(params.read(), keys)) == len(keys)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/paper/*.ipynb")), ids=lambda p: p.stem)
+def test_a_section_uses_no_parameters(path):
+    assert stages.mistakes(path) == []
+
+
+def test_every_key_of_the_parameters_is_read_by_a_stage():
+    read = [key for stage in COMPUTING for key in stages.parameters(stage)]
+    tree = params.read()
+    keys = [
+        f"{section}.{key}" if isinstance(value, dict) else section
+        for section, value in tree.items()
+        for key in (value if isinstance(value, dict) else [""])
+    ]
+    unread = [k for k in keys if not any(f"{k}.".startswith(f"{r}.") for r in read)]
+    assert unread == ["study"]  # of the stage publish
+
+
+def test_what_a_notebook_does_not_define_is_named(tmp_path):
+    def notebook(*cells):
+        path = tmp_path / "x.ipynb"
+        kinds = [{"cell_type": "code", "source": [text]} for text in cells]
+        path.write_text(json.dumps({"cells": kinds}))
+        return path
+
+    fine = notebook("import numpy as np\nn = len(tau)", "sum(n for n in [np.pi]); display(task)")
+    assert stages.mistakes(fine, ["weights.tau", "task"]) == []
+    path = notebook("x = [tua for _ in levels]", "def f(a):\n    return a + b")
+    assert stages.mistakes(path, ["weights.tau", "bias.levels"]) == [
+        f"{path} does not use 'tau'",
+        f"{path} uses 'b', which nothing defines",
+        f"{path} uses 'tua', which nothing defines",
+    ]
+
+
+def test_code_that_a_stage_uses_is_put_into_its_dependencies(tmp_path, monkeypatch, capsys):
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    stages.write()
+    written, tree = Path("dvc.yaml").read_text(), YAML(typ="safe").load(Path("dvc.yaml"))
+    comments = [line for line in (ROOT / "dvc.yaml").read_text().splitlines() if "#" in line]
+    assert [line for line in written.splitlines() if "#" in line] == comments
+    deps = tree["stages"]["embed"]["deps"]
+    assert deps[0] == "data" and {"study/faces/embed.py", "cid/align.py"} < set(deps)
+    assert not [dep for dep in deps if "results" in dep or "experiment" in dep]
+    report = set(tree["stages"]["report"]["deps"])
+    assert {*deps, "study/pipeline/templates", "study/pipeline/pages.py"} - {"data"} < report
+    for stage in tree["stages"].values():
+        assert all((ROOT / d).exists() for d in stage["deps"] if d.startswith(("cid/", "study/")))
+
+    Path("dvc.yaml").write_text(written.replace("      - cid/align.py\n", "", 1))
+    assert stages.main(["check"]) == 1
+    assert capsys.readouterr().out == "embed: lacks cid/align.py\n"
+    assert stages.main(["write"]) == 0 and Path("dvc.yaml").read_text() == written
+    there = "      - cid/align.py\n"
+    unused = written.replace(there, f"{there}      - study/results/plots.py\n", 1)
+    Path("dvc.yaml").write_text(unused)
+    assert stages.main(["check"]) == 1
+    assert capsys.readouterr().out.endswith("embed: does not use study/results/plots.py\n")

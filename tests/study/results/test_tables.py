@@ -1,0 +1,244 @@
+"""What is written, and what is said of it; a second."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.results import tables
+
+LEVELS, METRICS = (0.0, 0.5, 1.0), ("accuracy", "worst_decile")
+
+
+def gains(half: float = 0.0061234) -> pd.DataFrame:
+    """A table of differences of CID to ERM, a third of a point per unit of bias."""
+    rows = [
+        {
+            "test": test,
+            "metric": metric,
+            "level": level,
+            "method": "cid",
+            "mean": 0.00333333 * level,
+        }
+        for test, metric, level in itertools.product(("seen", "unseen"), METRICS, LEVELS)
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(low=table["mean"] - half, high=table["mean"] + half, p=0.123456)
+
+
+@pytest.fixture
+def made() -> dict[str, pd.DataFrame]:
+    cid = gains().drop(columns="p")
+    cid[["mean", "low", "high"]] += 0.8
+    erm = cid.assign(method="erm", mean=0.81234567)
+    return {"summary": pd.concat([erm, cid]), "difference": gains()}
+
+
+def area(accuracy, worst, *, method="cid-knn", test="seen") -> pd.DataFrame:
+    """A table of areas in which a method differs from ERM by these (mean, low, high), in points."""
+    names = ["mean_difference", "low_difference", "high_difference"]
+    rows = [
+        {"test": test, "metric": metric, "method": name, "mean": 0.8}
+        | dict(zip(names, np.array(values, dtype=float) / 100, strict=True))
+        for metric, own in zip(METRICS, (accuracy, worst), strict=True)
+        for name, values in (("erm", [np.nan] * 3), (method, own))
+    ]
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------- digits
+
+
+@pytest.mark.parametrize(
+    ("half", "expected"),
+    [
+        (0.5, 2),
+        (0.0123, 3),
+        (0.0061, 4),
+        (0.00061, 5),
+        (0.000061, 6),
+        (6e-9, 6),  # and no more
+        (60.0, 2),  # and no fewer
+        (0.0, 4),
+        (np.inf, 4),
+        (np.nan, 4),
+    ],
+)
+def test_decimals_are_two_digits_of_half_the_interval(half, expected):
+    assert tables.decimals(0.5 - half, 0.5 + half) == expected
+
+
+def test_numbers_are_rounded_row_by_row():
+    table = pd.DataFrame(
+        {
+            "method": ["a", "b", "c"],
+            "people": [10, 11, 12],
+            "mean": [0.123456789, 0.123456789, 0.123456789],
+            "low": [0.1, 0.1234, -np.inf],
+            "high": [0.2, 0.1235, np.inf],
+            "mean_difference": [0.55555, np.nan, -1e-9],
+            "low_difference": [-0.55555, np.nan, -0.5],
+            "high_difference": [1.66666, np.nan, 0.5],
+            "p": [0.98765432, 1e-7, np.nan],
+        }
+    )
+    found = tables.rounded(table)
+    assert found["mean"].tolist() == [0.123, 0.123457, 0.1235]
+    assert found["low"].tolist() == [0.1, 0.1234, -np.inf]
+    assert found["mean_difference"].tolist()[::2] == [0.56, 0] and "-" not in str(
+        found.loc[2, "mean_difference"]
+    )
+    assert found["p"].tolist()[:2] == [0.9877, 0.0] and found["people"].tolist() == [10, 11, 12]
+    assert list(found) == list(table)
+
+
+def test_last_digits_do_not_reach_a_file(tmp_path):
+    """Sums in another order leave the files as they are."""
+    table = gains()
+    moved = table.assign(
+        mean=table["mean"] * (1 + 1e-9), low=table["low"] - 1e-12, p=table["p"] + 1e-12
+    )
+    tables.write(tmp_path / "a", t=table)
+    tables.write(tmp_path / "b", t=moved)
+    text = (tmp_path / "a/t.csv").read_text()
+    assert text == (tmp_path / "b/t.csv").read_text()
+    assert text.splitlines()[:3] == [
+        "test,metric,level,method,mean,low,high,p",
+        "seen,accuracy,0.0,cid,0.0,-0.0061,0.0061,0.1235",
+        "seen,accuracy,0.5,cid,0.0017,-0.0045,0.0078,0.1235",
+    ]
+    tables.write(tmp_path, t=[table, table], empty=table.iloc[:0])
+    assert len(pd.read_csv(tmp_path / "t.csv")) == 2 * len(table)
+    assert list(pd.read_csv(tmp_path / "empty.csv")) == list(table)
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def test_the_headline_shows_the_methods_that_were_run(made):
+    head, rows = tables.headline_cells(made["difference"], made["summary"])
+    assert head == ["bias", "accuracy, ERM", "CID − ERM", "worst decile, ERM", "CID − ERM"]
+    assert [row[0] for row in rows] == ["0", "0.5", "1"]
+    assert rows[2][1:3] == ["81.2 %", "+0.33 [−0.28, +0.95]"]
+
+
+def test_a_difference_is_printed_to_what_its_interval_bears():
+    assert tables.points(-0.0123, -np.inf, 0.001) == "−1.23 [−∞, +0.10]"
+    assert tables.points(0.0123, 0.0023, 0.0222) == "+1.23 [+0.23, +2.22]"
+    assert tables.points(0.0123, 0.0023, 0.0223) == "+1.2 [+0.2, +2.2]"
+    assert tables.points(-1e-9, 0, 0) == "+0.00 [+0.00, +0.00]"
+
+
+def test_a_table_in_markdown():
+    text = tables.markdown_table(["a", "b"], [["1", "2"]])
+    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+
+
+def test_written_tables_can_be_read_back(made, tmp_path):
+    runs = pd.DataFrame({"level": [0.0], "seed": [1], "accuracy": [1 / 3]})
+    tables.write_tables(tmp_path, runs, made, {"task": "smiling"})
+    numbers = json.loads((tmp_path / "metrics.json").read_text())
+    assert list(numbers) == ["task", "seen", "unseen"]
+    assert json.loads((tmp_path / "about.json").read_text()) == {"task": "smiling"}
+    assert numbers["seen"]["bias 1"]["accuracy"]["mean"] == {"erm": 0.8123, "cid": 0.8033}
+    gain = numbers["seen"]["bias 1"]["accuracy"]["minus ERM"]
+    assert gain == {"mean": {"cid": 0.0033}, "low": {"cid": -0.0028}, "high": {"cid": 0.0095}}
+    assert list(pd.read_csv(tmp_path / "accuracy-seen.csv")) == ["level", "cid", "erm"]
+    assert pd.read_csv(tmp_path / "runs.csv")["accuracy"].tolist() == [0.3333]
+    read = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("difference", "summary")}
+    text = tables.markdown_table(*tables.headline_cells(**read))
+    assert (tmp_path / "headline.md").read_text(encoding="utf-8") == text
+
+
+def test_unbounded_intervals_are_null(made, tmp_path):
+    made["difference"] = made["difference"].assign(low=-np.inf, high=np.inf)
+    tables.write_tables(tmp_path, pd.DataFrame({"seed": [1]}), made, {})
+    gain = json.loads((tmp_path / "metrics.json").read_text())["seen"]["bias 1"]["accuracy"]
+    assert gain["minus ERM"]["low"] == {"cid": None}
+
+
+# ---------------------------------------------------------------------------- the sentence
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "worst", "expected"),
+    [
+        (
+            (0.8, 0.44, 1.15),
+            (1.56, 0.33, 2.8),
+            "raises the accuracy of *smiling* on held-out images (+0.80 [+0.44, +1.15] points) and "
+            "the mean accuracy of the worst-served tenth of the people (+1.6 [+0.3, +2.8] points).",
+        ),
+        (
+            (-0.8, -1.15, -0.44),
+            (-1, -1.5, -0.5),
+            "lowers the accuracy of *smiling* on held-out images (−0.80 [−1.15, −0.44] points) and "
+            "the mean accuracy of",
+        ),
+        (
+            (0.1, -0.2, 0.4),
+            (0.1, -0.2, 0.4),
+            "is not shown to change the accuracy of *smiling* on held-out images (+0.10 [−0.20, "
+            "+0.40] points) or the mean accuracy of",
+        ),
+        ((0.5, 0.2, 0.8), (-1, -1.5, -0.5), "points) but lowers the mean accuracy of the worst"),
+        ((0.5, 0.2, 0.8), (0.1, -0.2, 0.4), "points) and is not shown to change the mean"),
+        ((0.5, -np.inf, np.inf), (0.5, -np.inf, np.inf), "is not shown to change the accuracy of"),
+    ],
+)
+def test_the_sentence_says_what_was_found(accuracy, worst, expected):
+    said = tables.sentence(area(accuracy, worst), "smiling", [0.0, 0.5, 0.95])
+    assert said.startswith(
+        "Compared with plain training and averaged over bias levels 0 to 0.95, CID, two factors (k-NN) "
+    )
+    assert expected in said and said.endswith(" points).")
+
+
+def test_the_sentence_names_the_oracle_and_one_level():
+    table = pd.concat(
+        [
+            area((0.8, 0.44, 1.15), (1.0, 0.3, 1.7)),
+            area((0.99, 0.6, 1.4), (-0.5, -0.9, -0.1), method="oracle"),
+        ]
+    )
+    assert tables.sentence(table, "smiling", [0.0, 0.9]).endswith(
+        "; the oracle, which is told the true identities, raises the former (+0.99 [+0.60, +1.40] "
+        "points) but lowers the latter (−0.50 [−0.90, −0.10] points)."
+    )
+    assert tables.sentence(table, "smiling", [0.9]).startswith(
+        "Compared with plain training at bias level 0.9, CID, two"
+    )
+    unseen = area((1, 0.5, 1.5), (1, 0.5, 1.5), method="cid", test="unseen")
+    said = tables.sentence(unseen, "smiling", [0.9], "unseen")
+    assert "CID raises" in said and "images of people never seen in training" in said
+    only = table[table["method"] == "erm"]
+    assert tables.sentence(only, "smiling", [0.9]).startswith("Only plain training was run")
+
+
+# ---------------------------------------------------------------------------- weights
+
+
+def test_weights_are_summed_up_by_level_and_cell():
+    rng = np.random.default_rng(0)
+    parts = [
+        pd.DataFrame({"level": level, "seed": seed, "part": "train", "row": range(1000)}).assign(
+            cell_size=np.r_[1, np.tile([3, 9, 9], 333)], erm=1.0, cid=rng.random(1000)
+        )
+        for level in (0.0, 0.9)
+        for seed in range(3)
+    ]
+    sets = pd.concat([*parts, parts[0].assign(part="seen", cid=99.0)])
+    found = tables.weights_summary(sets, ["erm", "cid"])
+    weights = found["weights"].set_index(["level", "cell_size", "method"])
+    assert sorted(set(found["weights"]["cell_size"])) == [3, 9]  # 1 is too rare
+    own = pd.concat(parts[3:]).query("cell_size == 9")["cid"]
+    expected = [own.mean(), own.quantile(0.1), own.quantile(0.9)]
+    assert weights.loc[0.9, 9, "cid"].tolist() == pytest.approx(expected)
+    effective = found["effective"].set_index(["level", "method"])
+    kish = [w.sum() ** 2 / (1000 * (w**2).sum()) for w in (part["cid"] for part in parts[:3])]
+    assert effective.loc[(0.0, "cid"), "mean"] == pytest.approx(np.mean(kish))
+    assert effective.loc[(0.0, "erm")].tolist() == [1, 1, 1]
