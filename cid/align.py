@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def detect(
 
 def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Boxes (k, 4), probabilities (k,) and points (k, 5, 2) in each image of a float batch."""
-    detector = _load_mtcnn(batch.device)
+    detector = _load_mtcnn(batch.device, get_ident())  # as it holds a setting of the batch
     detector.min_face_size = max(12, int(MIN_FACE * min(batch.shape[2:])))
     with exact():
         found = detector.detect(batch.permute(0, 2, 3, 1), landmarks=True)
@@ -107,8 +108,8 @@ def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]
         yield none if face[0] is None else tuple(part.astype(float) for part in face)
 
 
-@lru_cache(maxsize=2)
-def _load_mtcnn(device: torch.device) -> nn.Module:
+@lru_cache(maxsize=16)
+def _load_mtcnn(device: torch.device, thread: int) -> nn.Module:
     from facenet_pytorch import MTCNN
 
     # Channels last: without it the networks' pooling takes a third of the time on a CPU.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
+from threading import local
 
 import numpy as np
 import torch
@@ -209,15 +210,15 @@ class FaceNet(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net = net
+        self.net, self.kept = net, local()  # threads may share a network
         net.repeat_1.register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        self.kept = output
+        self.kept.map = output
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         vector = self.net((x - 127.5) / 128)
-        return vector, F.adaptive_avg_pool2d(self.kept, 4).flatten(1)
+        return vector, F.adaptive_avg_pool2d(self.kept.map, 4).flatten(1)
 
 
 def _facenet(name: str, data: str, date: str) -> Network:

@@ -30,7 +30,7 @@ study.pipeline.notebook study.pipeline.stages study.pipeline.params study.distri
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.design
 study.faces.importers study.faces.people.__main__ study.faces.people.image study.faces.people.person
-study.faces.people.head study.faces.people.raster study.faces.embed study.faces.dataset study.store
+study.faces.people.head study.faces.people.raster study.faces.embed study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.trainers cid.heads cid.lbfgs cid.risks cid.methods
 cid.posterior cid.density cid.recognition cid.align cid.options cid.names cid.device
 """.split()

@@ -8,18 +8,14 @@ matter.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cid.device import pick_device
@@ -29,6 +25,7 @@ from cid.networks import fit, get_model, initialisation, place, read_options
 from cid.options import HeadOptions, NetworkOptions, of_kind, read
 from cid.trainers import Cell, fit_method, fit_weighted
 from study import store
+from study.cores import on_all_cores
 from study.source import code
 
 SEEDS = 10  # heads fitted together: another seed changes no byte of a full block
@@ -86,7 +83,7 @@ def weigh_sets(
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
     columns = [*methods, *(group_column(m) for m, spec in specs.items() if spec.groups)]
-    found = pd.concat(_on_all_cores(weigh, each))
+    found = pd.concat(on_all_cores(weigh, each))
     return pd.concat([sets, found.reindex(sets.index)[columns]], axis=1)
 
 
@@ -151,25 +148,9 @@ def train_sets(
         return table, heads
 
     blocks = [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
-    tables, fitted = zip(*_on_all_cores(fit_block, blocks), strict=True)
+    tables, fitted = zip(*on_all_cores(fit_block, blocks), strict=True)
     heads = {method: _joined([found[method] for found in fitted]) for method in methods}
     return pd.concat(tables, ignore_index=True), heads
-
-
-def _on_all_cores(work: Callable, items: Iterable) -> list:
-    """What ``work`` makes of every item, in order; on a CPU by a thread a core.
-
-    Each thread computes with one thread of its own, so that no byte depends on how many there are.
-    """
-    if pick_device("auto").type != "cpu":
-        return [work(item) for item in items]
-    one_thread = partial(torch.set_num_threads, 1)
-    before = torch.get_num_threads()
-    try:
-        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), "", one_thread) as pool:
-            return list(pool.map(work, items))
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fitted(cell: Cell, methods: list[str], train: pd.DataFrame) -> dict[str, Heads]:

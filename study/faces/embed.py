@@ -8,10 +8,9 @@ that an interrupted run goes on where it stopped and a finished one decodes noth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from cid.names import find
 from cid.options import SIDES
 from cid.recognition import NETWORKS, embed, load_network
 from study import store
+from study.cores import on_all_cores
 from study.faces.dataset import CROPS, FaceSet
 from study.source import code
 
@@ -178,29 +178,32 @@ def _by_chunk(
     if points is not None and np.shape(points) != (len(data), 5, 2):
         needed = f"{len(data)} images need ({len(data)}, 5, 2), so detect them again"
         raise ValueError(f"landmarks have shape {np.shape(points)}; {needed}")
-    device, parts = pick_device(device), []
+    device, ahead = pick_device(device), {}
+    starts = range(CHUNK * share[0], len(data), CHUNK * share[1])
 
-    def jobs(decoder: ThreadPoolExecutor) -> Iterator[tuple[int, str, Callable[[], dict]]]:
-        for start in range(CHUNK * share[0], len(data), CHUNK * share[1]):
-            rows = np.arange(start, min(start + CHUNK, len(data)))
-            photos = data.encoded[start : start + CHUNK].to_pylist()
-            place = None if points is None else np.float32(points[rows])
-            name = f"{label}-{store.digest(about, device.type, photos, place)[:24]}"
-            done = folder is not None and Path(folder, f"{name}.npz").exists()
-            ahead = None if done else decoder.submit(list, data.images(rows))
+    def rows(start: int) -> np.ndarray:
+        return np.arange(start, min(start + CHUNK, len(data)))
 
-            def work(rows=rows, place=place, ahead=ahead) -> dict:
-                found = ahead.result() if ahead else list(data.images(rows))  # kept but damaged
-                return compute(found, place, device)
+    def photos(start: int) -> list[np.ndarray]:
+        """Those of a chunk; on a GPU the next chunk's are decoded while it works."""
+        if device.type == "cpu":
+            return list(data.images(rows(start)))
+        for one in (start, start + starts.step):
+            if one in starts and one not in ahead:
+                ahead[one] = decoder.submit(lambda one=one: list(data.images(rows(one))))
+        return ahead.pop(start).result()
 
-            yield len(rows), name, work
+    def chunk(start: int) -> dict:
+        encoded = data.encoded[start : start + CHUNK].to_pylist()
+        place = None if points is None else np.float32(points[rows(start)])
+        name = f"{label}-{store.digest(about, device.type, encoded, place)[:24]}"
+        found = store.kept(folder, name, lambda: compute(photos(start), place, device))
+        bar.update(len(encoded))
+        return found
 
     bar = tqdm(total=len(data), desc=label, unit="image", mininterval=5, disable=not progress)
-    with ThreadPoolExecutor(1) as decoder, bar:
-        # In pairs, so that the photos of the next job are decoded while one is done.
-        for (count, name, work), _ in pairwise(chain(jobs(decoder), [None])):
-            parts.append(store.kept(folder, name, work))
-            bar.update(count)
+    with bar, ThreadPoolExecutor(1) as decoder:
+        parts = on_all_cores(chunk, starts, device)
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
 

@@ -130,6 +130,8 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
     half-executed notebook is kept as ``<output stem>.failed.ipynb``.
     """
     import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every parameter
     from nbclient.exceptions import DeadKernelError
 
     notebook, output = Path(notebook), Path(output)
@@ -230,8 +232,8 @@ def lab() -> list[Path]:
         nb = load_notebook_node(str(path))
         if keys:
             nb = parameterize_notebook(nb, pick(tree, keys))
-        cell = next(cell for cell in nb.cells if cell.cell_type == "code")
-        cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
+        for cell in [cell for cell in nb.cells if cell.cell_type == "code"][:1]:
+            cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
         _tidy(nb)
         written.append(Path("build/lab", path.name))
         write_text(written[-1], dumps(nb))

@@ -1,6 +1,6 @@
 """Kill the pipeline at random moments: it must go on where it stopped, and end in the same bytes.
 
-    python tests/kills.py [--times 20] [--seed 0]
+    python tests/study/kills.py [--times 20] [--seed 0]
 
 Runs a small study once, undisturbed; then again from nothing, while the whole process group of
 ``dvc repro`` is killed (SIGKILL) after a random time, over and over; and compares the hashes of all

@@ -1,4 +1,4 @@
-"""The data set of virtual people: its labels, its records and its card, and the command that writes it.
+"""The data set of virtual people: its labels, its records, its card, the command that writes it.
 
 python -m study.faces.people FOLDER --seed 0 --identities 100 --images 48 --size 112
 """
@@ -79,8 +79,7 @@ def records(
     number out of range and ``ImportError`` without the optional package ``anny``.
     """
     least = {"identities": 1, "images": 2, "seed": 0, "size": 32, "workers": 1}
-    given = dict(zip(least, (identities, images, seed, size, workers), strict=True))
-    for name, value in given.items():
+    for name, value in zip(least, (identities, images, seed, size, workers), strict=True):
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
         if not whole or value < least[name]:
             raise ValueError(f"{name} is {value!r}, not a whole number of at least {least[name]}")

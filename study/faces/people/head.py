@@ -171,7 +171,7 @@ def _eye_rims(canonical, triangles, part, atlas) -> np.ndarray:
 
 
 def directions(polar, azimuth) -> np.ndarray:
-    """Unit vectors, shape (..., 3), from the angle to the crown and the azimuth, broadcast together."""
+    """Unit vectors, shape (..., 3), of the angle to the crown and the azimuth, broadcast together."""
     across = np.sin(polar)
     return stacked(across * np.sin(azimuth), -across * np.cos(azimuth), np.cos(polar))
 

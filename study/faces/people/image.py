@@ -71,9 +71,8 @@ def render(head: Head, person: Person, strengths: dict, rng, size: int) -> tuple
     # The camera looks at the middle of the face from 0.55 to 1.5 m.
     distance = np.float32(rng.uniform(0.55, 1.5))
     resolution = SUPERSAMPLE * size
-    focal = (
-        resolution / np.float32(0.248 * np.exp(rng.normal(0, 0.055))) * (distance - np.float32(0.1))
-    )
+    field = np.float32(0.248 * np.exp(rng.normal(0, 0.055)))  # metres across, near the face
+    focal = resolution / field * (distance - np.float32(0.1))
     target = np.array((rng.normal(0, 0.008), 0, 0.012 + rng.normal(0, 0.008)), np.float32)
     target[:2] += (turned[:count].mean(0) - person.vertices[:count].mean(0))[:2] * 0.8
     across, away, up = (vertices - target).T

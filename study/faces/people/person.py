@@ -150,9 +150,9 @@ def _shape(head: Head, rng, gender, years, ancestry) -> np.ndarray:
     """Vertices of the face at rest, in the frame of the reference head."""
     phenotype = {
         "gender": gender, "age": 2 / 3 + (years - 22) / 68 / 3,  # 2/3 is a young adult, 1 is ninety
-        "weight": np.clip(rng.normal(0.52, 0.17), 0.1, 1), "height": 0.5, "cupsize": 0.5, "firmness": 0.5,
+        "weight": np.clip(rng.normal(0.52, 0.17), 0.1, 1), "height": 0.5, "cupsize": 0.5,
         "muscle": np.clip(rng.normal(0.5, 0.18), 0, 1), "proportions": rng.uniform(0.3, 1),
-        **{ANNY_ANCESTRY[name]: value for name, value in ancestry.items()},
+        "firmness": 0.5, **{ANNY_ANCESTRY[name]: value for name, value in ancestry.items()},
     }  # fmt: skip
     changes, sides = {}, {}
     for label in head.model.local_change_labels:
@@ -407,7 +407,7 @@ def _hair_mesh(head, rng, vertices, hair):
 
 
 def draw_actions(rng, table: dict) -> dict:
-    """An amount of each facial action in a table (action -> mean, spread): normal, never below 0."""
+    """An amount of each facial action in a table (name -> mean, spread): normal, never below 0."""
     return {name: max(rng.normal(*values), 0.0) for name, values in table.items()}
 
 

@@ -13,7 +13,7 @@ def rasterise(points, triangles, size):
     and is sampled at its centre) and depth, of which the smallest is seen. Triangles, shape (f, 3),
     are vertex indices in either orientation; the size is (height, width). Of the p covered pixels
     are returned: their increasing flat indices; the triangle seen there, of equally deep ones the
-    first; float32 barycentric weights, shape (p, 3), linear on the screen; and float32 depths.
+    first; barycentric weights, shape (p, 3), linear on the screen; and depths.
     """
     height, width = size
     corners = np.asarray(points, np.float32)[triangles]
@@ -25,16 +25,17 @@ def rasterise(points, triangles, size):
     corners = corners[..., :2] - 0.5
     low = np.maximum(np.ceil(corners.min(1)), 0).astype(np.int32)
     high = np.minimum(np.floor(corners.max(1)), (width - 1, height - 1)).astype(np.int32)
-    span = high - low + 1  # columns and rows of the bounding box
-    kept = np.flatnonzero((span > 0).all(1) & (np.abs(area) > 1e-6))
+    (left, top), (columns, rows) = low.T.copy(), (high - low + 1).T.copy()  # of the bounding box
+    kept = np.flatnonzero((columns > 0) & (rows > 0) & (np.abs(area) > 1e-6))
 
     # One candidate fragment for every pixel of every bounding box: triangles are a few pixels
     # large, so little is wasted, and there is no loop over triangles.
-    boxes = span[kept].prod(1)
+    boxes = columns[kept] * rows[kept]
     triangle = np.repeat(kept, boxes)
     offset = np.arange(len(triangle)) - np.repeat(np.cumsum(boxes) - boxes, boxes)
-    row, column = np.divmod(offset.astype(np.int32), span[triangle, 0])
-    row, column = row + low[triangle, 1], column + low[triangle, 0]
+    row, column = np.divmod(offset.astype(np.int32), columns[triangle])
+    row += top[triangle]
+    column += left[triangle]
     dx, dy = column + np.float32(0.5) - x[triangle, 0], row + np.float32(0.5) - y[triangle, 0]
     scale = 1 / np.where(np.abs(area) > 1e-6, area, 1)
     w1 = dx * (y2 * scale)[triangle] - dy * (x2 * scale)[triangle]
@@ -45,7 +46,7 @@ def rasterise(points, triangles, size):
     z0 = z[triangle, 0]
     depth = z0 + w1 * (z[triangle, 1] - z0) + w2 * (z[triangle, 2] - z0)
 
-    nearest = np.full(height * width, np.inf, np.float32)
+    nearest = np.full(height * width, np.inf)
     np.minimum.at(nearest, pixel, depth)
     front = np.flatnonzero(depth == nearest[pixel])
     first = front[np.unique(pixel[front], return_index=True)[1]]
@@ -78,9 +79,8 @@ def stacked(*coordinates) -> np.ndarray:
 
 def ambient_light(vertices, triangles, gather) -> np.ndarray:
     """Share of the sky each vertex sees, from depth maps of directions spread over the sphere."""
-    directions = 28
-    i = np.arange(directions) + 0.5  # Fibonacci sphere
-    height, turn = 1 - 2 * i / directions, np.pi * (1 + 5**0.5) * i
+    i = np.arange(28) + 0.5  # Fibonacci sphere
+    height, turn = 1 - 2 * i / 28, np.pi * (1 + 5**0.5) * i
     ring = np.sqrt(1 - height**2)
     normals = vertex_normals(vertices, triangles, gather)
     seen, total = np.zeros(len(vertices)), np.full(len(vertices), 1e-6)
