@@ -220,7 +220,6 @@ def _oracle(sample: Sample, settings: dict) -> np.ndarray:
 
 _DENSITY = ("tau", "include_self", "class_prior")
 _FACTORS = (*_DENSITY, "rarity", "surprise", "keep_class_direction")
-
 METHODS = {
     "erm": Method("ERM", (), "every image counts the same"),
     "balanced": Method("Class-balanced", ("class",), "every class counts the same", _balanced),

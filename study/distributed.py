@@ -10,25 +10,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
-from ruamel.yaml import YAML, YAMLError
 
 from cid.density import CLASS_PRIORS
 from cid.distributed import distributed_cid_weights
 from study.experiment.runs import train_model
 from study.faces.dataset import read_crops, read_faces, read_labels
 from study.faces.embed import embed_share
+from study.pipeline import params
 from study.store import KEPT
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``python -m study.distributed``, under torchrun or alone; the exit status."""
+@params.command
+def main(argv: list[str] | None) -> None:
     parser = argparse.ArgumentParser(prog="study.distributed", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("weights", help="CID weights of embeddings in a file")
@@ -45,14 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     add.add_argument("level", type=float, nargs="?", help="one of bias.levels; all without it")
     given = vars(parser.parse_args(argv))
     work = {"weights": _weights, "embed": _embed, "train": _train}[given.pop("command")]
-    try:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-        work(**given)
-    except (ValueError, OSError, YAMLError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    work(**given)
 
 
 def _weights(embeddings: Path, labels: Path, weights: Path, tau: float, **how) -> None:
@@ -86,30 +80,29 @@ def _weights(embeddings: Path, labels: Path, weights: Path, tau: float, **how) -
         dist.destroy_process_group()
 
 
-def _share() -> tuple[dict, int, int]:
-    """The parameters, this process's number, and how many there are."""
-    params = YAML(typ="safe").load(Path("params.yaml"))
-    return params, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+def _share() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def _embed() -> None:
     """Of what notebooks/compute/embed.ipynb embeds, this process's share."""
-    params, *share = _share()
-    embed_share(read_faces("data", check_images=False), params["embed"], *share, folder=KEPT)
+    data = read_faces("data", check_images=False)
+    embed_share(data, params.read()["embed"], *_share(), folder=KEPT)
 
 
 def _train(level: float | None) -> None:
     """What notebooks/compute/train.ipynb trains, as far as it is this process's share."""
-    params, rank, world = _share()
-    if params["train"]["model"] == "linear":
+    given, (rank, world) = params.read(), _share()
+    if given["train"]["model"] == "linear":
         raise ValueError("train.model is linear, which has no shares; run dvc repro instead")
     sets = pd.read_parquet("build/weights/sets.parquet")
     known = sets["level"].unique().tolist()
     if level is not None and level not in known:
         raise ValueError(f"level {level:g} is not in build/weights; known: {known}")
     sets = sets if level is None else sets[sets["level"] == level]
-    features, labels = np.load("build/embed/trunk.npy"), read_labels().labels(params["task"])
-    data = sets, features, read_crops(), labels, params["methods"], params["train"]
+    features, labels = np.load("build/embed/trunk.npy"), read_labels().labels(given["task"])
+    data = sets, features, read_crops(), labels, given["methods"], given["train"]
     train_model(*data, folder=KEPT, rank=rank, world=world)
 
 

@@ -18,17 +18,9 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")  # whose versions may move a number
 Definition = tuple[str, str]  # a module and a name of its top level, or "" for all of it
-
-
-class Module(NamedTuple):
-    """A source file's statements by the name they make, and what its imported names mean."""
-
-    made: dict[str, list[ast.stmt]]
-    imported: dict[str, Definition]
 
 
 def code(*names: str) -> str:
@@ -92,7 +84,7 @@ def _located(name: str) -> Definition:
 
 def _statements(module: str, name: str) -> list[ast.AST]:
     """What makes a name; of a dict's entry its value."""
-    made = _module(module).made
+    made, _ = _module(module)
     name, _, key = name.removesuffix("]").partition("[")
     found = made.get(name, []) if name else [part for parts in made.values() for part in parts]
     if not key:
@@ -188,18 +180,19 @@ def _parsed(path: Path) -> ast.Module:
 
 
 @cache
-def _module(name: str) -> Module:
-    found = Module({}, {})
+def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Definition]]:
+    """A file's statements by the name they make, and what its imported names mean."""
+    made, imported = {}, {}
     for part in _parsed(_path(name)).body:
         if isinstance(part, (ast.Import, ast.ImportFrom)):
-            found.imported.update(_imports(part))
+            imported |= _imports(part)
         elif isinstance(part, (ast.FunctionDef, ast.ClassDef)):
-            found.made.setdefault(part.name, []).append(part)
+            made.setdefault(part.name, []).append(part)
         elif isinstance(part, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = getattr(part, "targets", None) or [part.target]
             for node in {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}:
-                found.made.setdefault(node, []).append(part)
-    return found
+                made.setdefault(node, []).append(part)
+    return made, imported
 
 
 def _text(node: ast.AST) -> str:

@@ -25,8 +25,8 @@ yaml = YAML(typ="safe")
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.pipeline.study study.pipeline.report study.pipeline.pages study.pipeline.provenance
-study.pipeline.notebook study.pipeline.stages study.pipeline.params study.distributed
+study.distributed study.pipeline.study study.pipeline.report study.pipeline.pages study.pipeline.provenance
+study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.design
 study.faces.importers study.faces.people.__main__ study.faces.people.image study.faces.people.person

@@ -25,6 +25,7 @@ from cid.methods import Sample, proxy_density, surprise
 from cid.names import find
 from cid.options import HeadOptions, read
 from cid.posterior import label_posterior, without_class_direction
+from study.cores import on_all_cores
 from study.experiment.design import draw_sets
 from study.experiment.runs import train_sets, weigh_sets
 from study.faces.embed import pair_similarities, verification_auc
@@ -107,12 +108,16 @@ def vary_proxy(
 
 
 def _vary(label: str, changes: dict[str, tuple], level, design=None, folder=None) -> pd.DataFrame:
-    tables = []
-    for value, (arrays, settings) in tqdm(changes.items(), desc=label, mininterval=5):
-        design = design or Design(arrays.features, arrays.labels)
-        table = run(arrays, settings, [level], design, folder).rename(columns={"level": "value"})
-        tables.append(table.assign(value=value))
-    return pd.concat(tables, ignore_index=True)
+    first, _ = next(iter(changes.values()))
+    design = design or Design(first.features, first.labels)
+    with tqdm(total=len(changes), desc=label, mininterval=5) as bar:
+
+        def one(value: str) -> pd.DataFrame:
+            table = run(*changes[value], [level], design, folder)
+            bar.update()
+            return table.rename(columns={"level": "value"}).assign(value=value)
+
+        return pd.concat(on_all_cores(one, changes), ignore_index=True)
 
 
 def changed(settings: dict, key: str, value) -> dict:

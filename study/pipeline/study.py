@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cid.names import suggest
 from study.pipeline import params
+from study.store import write_text
 
 STUDIES, CARD = Path("studies"), Path("data/card.json")
 ASIDE = Path("build/params.yaml.aside")  # params.yaml, while a study has its place
@@ -41,9 +42,7 @@ def run(name: str) -> int:
     """Run a kept study by ``dvc repro``, whose exit status it returns."""
     restore()
     path = check(name)
-    ASIDE.parent.mkdir(exist_ok=True)
-    shutil.copy(params.PARAMS, ASIDE.with_suffix(".partial"))
-    os.replace(ASIDE.with_suffix(".partial"), ASIDE)
+    write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
     stopped = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         shutil.copy(path, params.PARAMS)

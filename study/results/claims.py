@@ -34,7 +34,6 @@ ALPHA = 0.05
 # settled the design (5 points of accuracy, 10 of worst decile), and a twentieth of the standard
 # deviation over people there (10 points). For a slope it is the effect on the change from bias 0 to 1.
 SMALLEST = {"accuracy": 0.005, "worst_decile": 0.01, "identity_sd": 0.005}
-
 MUCH = 0.5  # "much less sensitive": at least this share of ERM's slope is removed
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"

@@ -55,7 +55,6 @@ STRONG = ("erm", "cid", "cid-knn", "oracle")
 OTHER, ACCENT, QUIET, TEXT = "#0072b2", "#d55e00", "#9a9a9a", "#555555"
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
-
 PRIVATE = Markdown("*The photographs of this data set are of real people and not shown.*")
 
 
