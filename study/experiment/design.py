@@ -56,10 +56,10 @@ def usable_identities(
         ``usable``, ``reason`` (empty when usable), ``needed`` (images of either class).
     """
     needed = (1 if kind == "natural" else images_per_identity) + test_per_class
-    counts = pd.crosstab(np.asarray(identities), np.asarray(labels))
-    counts = counts.reindex(columns=[0, 1], fill_value=0)
-    table = pd.DataFrame({"class_0": counts[0], "class_1": counts[1]}).reset_index(names="identity")
-    least = counts.min(axis=1).to_numpy()
+    names, codes = np.unique(np.asarray(identities), return_inverse=True)
+    counts = [np.bincount(codes[np.asarray(labels) == c], minlength=len(names)) for c in (0, 1)]
+    table = pd.DataFrame({"identity": names, "class_0": counts[0], "class_1": counts[1]})
+    least = np.minimum(*counts)
     why = ["" if n >= needed else f"only {n} images of a class; {needed} are needed" for n in least]
     return table.assign(usable=least >= needed, reason=why, needed=needed)
 
