@@ -319,9 +319,10 @@ def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
 
 
 def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
-    """Effective sample size of the weights, as a share of n (`tables.weights_summary`)."""
+    """Effective sample size of uneven weights, as a share of n (`tables.weights_summary`)."""
     figure, axis = plt.subplots(figsize=(7, 3.6))
-    ends = [_line(axis, table, method) for method in _present(table, methods)]
+    uneven = set(table.loc[table["mean"] < 0.9995, "method"]) | {"erm"}
+    ends = [_line(axis, table, m) for m in _present(table, methods) if m in uneven]
     _level_axis(axis, table)
     axis.set(ylim=(0, 1.05), title="Effective sample size", ylabel="share of the training images")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -607,7 +608,10 @@ def _bytes(figure: Figure, kind: str, metadata: dict | None = None, **options) -
 def _svg(figure: Figure) -> bytes:
     """With coordinates to a hundredth of a point, so that no last digit of a sum is seen."""
     text = _bytes(figure, "svg", {"Date": None, "Creator": None}).decode()
-    short = re.sub(r"(?<![\w.])-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}", text)
+    number = re.compile(r"(?<![\w.])-?\d+\.\d{3,}")
+    short = re.sub(
+        "<[^>]+>", lambda tag: number.sub(lambda found: f"{float(found[0]):.2f}", tag[0]), text
+    )
     return re.sub(r"\n +", "\n", short).encode()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch.distributed as dist
+from ruamel.yaml import YAML
 
 from cid.density import cid_weights
 from study import distributed
@@ -92,6 +93,11 @@ class Labels:
         return {"smiling": np.arange(80) % 2}[task]
 
 
+def say(monkeypatch, text: str) -> None:
+    """Let params.yaml hold a text; whether it is valid is tested elsewhere."""
+    monkeypatch.setattr(distributed.params, "read", lambda: YAML(typ="safe").load(text))
+
+
 def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 6)).astype(np.float32)
@@ -110,7 +116,7 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
         Path(folder).mkdir(parents=True)
     np.save("build/embed/trunk.npy", features)
     sets.to_parquet("build/weights/sets.parquet")
-    Path("params.yaml").write_text(PARAMS % "mlp")
+    say(monkeypatch, PARAMS % "mlp")
     monkeypatch.setattr(distributed, "read_labels", Labels)
 
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -134,7 +140,7 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
     capsys.readouterr()
     assert main(["train", "0.7"]) == 1
     assert "level 0.7 is not in build/weights; known: [0.5, 0.9]" in capsys.readouterr().err
-    Path("params.yaml").write_text(PARAMS % "linear")
+    say(monkeypatch, PARAMS % "linear")
     assert main(["train"]) == 1
     assert "train.model is linear" in capsys.readouterr().err
 
@@ -145,7 +151,7 @@ def test_a_process_embeds_its_share(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distributed, "read_faces", lambda folder, check_images: folder)
     monkeypatch.setattr(distributed, "embed_share", lambda *a, **k: given.append((a, k)))
-    Path("params.yaml").write_text("embed: {network: dlib-resnet, detect: false}")
+    say(monkeypatch, "embed: {network: dlib-resnet, detect: false}")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
     assert main(["embed"]) == 0
