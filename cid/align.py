@@ -5,8 +5,6 @@ Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch
 them to a template by a similarity transform. Pixel centres have integer coordinates, points are (x, y).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

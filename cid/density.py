@@ -13,8 +13,6 @@ Everything here is exact. Memory grows with n: kernel values live one block at a
 pair of blocks is computed once. Of a ``numpy.memmap`` two chunks are held at a time.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

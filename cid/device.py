@@ -1,7 +1,5 @@
 """Where computations run."""
 
-from __future__ import annotations
-
 import torch
 
 

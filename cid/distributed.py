@@ -4,8 +4,6 @@ A process holds its own rows, those of one other process, and one block of the k
 in a round-robin tournament, each pair once: the visitor goes home with its half of the sums.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

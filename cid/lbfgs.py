@@ -1,7 +1,5 @@
 """L-BFGS for many smooth convex functions at once, each in its own row of one tensor."""
 
-from __future__ import annotations
-
 import torch
 from tqdm import tqdm
 

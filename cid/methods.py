@@ -10,8 +10,6 @@ Importing this module is cheap, as whoever checks a parameter file or draws a fi
 and facts in it; torch and scikit-learn are imported by the functions that compute.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Names that somebody typed: looked up, or refused with the nearest known one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar

@@ -10,8 +10,6 @@ bytes for the same number of threads; on a GPU, where sums may be taken in anoth
 numbers to rounding.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -4,8 +4,6 @@ A field is a setting. Its metadata say what it may hold and which kind of traini
 it, so that a parameter file can be checked, and kept work be keyed, without importing what trains.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, fields
 from typing import TypeVar

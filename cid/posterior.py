@@ -12,8 +12,6 @@ kernel's width, the smoothing, and how sharp the posterior is) is chosen by the 
 likelihood of the *class labels* of the training set; no other label and no test image is used.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

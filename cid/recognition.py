@@ -4,8 +4,6 @@ A network's unit-norm embedding is the proxy for identity, in which densities ar
 mid-level map, the trunk, is the input of the trained heads.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import pickle

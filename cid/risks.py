@@ -1,7 +1,5 @@
 """Risks: what makes one number of the images' losses, for heads and (by minibatch) networks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ The registry (:mod:`cid.methods`) says which kind of training a method is of, :c
 holds the settings of all kinds, and :func:`fit_method` fits one method for many seeds at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

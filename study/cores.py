@@ -1,7 +1,5 @@
 """Work on all cores, with the same bytes whatever their number."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

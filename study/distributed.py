@@ -5,8 +5,6 @@
 finished work in build/runs, where the stage finds it.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

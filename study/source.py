@@ -8,8 +8,6 @@ file, of a comment or of a docstring changes nothing.
 Everything is read from the sources; nothing is imported, so a digest costs milliseconds.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import sysconfig

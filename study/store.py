@@ -4,8 +4,6 @@ A piece of work is kept under a digest of everything it was computed from, the c
 in such a folder is ever out of date; it may be deleted at any time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -8,8 +8,6 @@ of which person and class are used: a curve over the level is a paired compariso
 Identities are used here and in the evaluation only, never by a method without identity labels.
 """
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

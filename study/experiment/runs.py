@@ -6,8 +6,6 @@ seed or level costs its own share and nothing else, and the order in which metho
 matter.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from functools import cache

@@ -8,8 +8,6 @@ the sections ``bias``, ``weights`` and ``train``. ``folder`` is where finished w
 takes from it whatever it would compute in the same way; None keeps nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

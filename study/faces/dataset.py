@@ -20,8 +20,6 @@ are stored as an identity-robust evaluation needs them. Nothing that trains a mo
 labels may read that column; see :mod:`cid.methods`.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

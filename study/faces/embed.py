@@ -5,8 +5,6 @@ A finished chunk is kept (:mod:`study.store`) under its encoded photos, the sett
 that an interrupted run goes on where it stopped and a finished one decodes nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -10,8 +10,6 @@ used, shard by shard, and lists the others with a reason in ``excluded.csv``, wh
 An import that fails or is interrupted leaves what was there before.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import io

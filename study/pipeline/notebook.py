@@ -13,8 +13,6 @@ Executing the same notebook twice gives the same bytes: outputs are stored witho
 progress bars or memory addresses, and cells run with a fixed hash seed.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import re

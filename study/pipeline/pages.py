@@ -4,8 +4,6 @@
 Formulas become MathML, and everything a page shows lies in its own folder. Light and dark.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ the last stage does not cost the hours of those before it. What depends on the d
 exist?) is checked by the stage that reads them.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,6 @@ python -m study.pipeline.provenance verify    are the numbers those that were co
 python -m study.pipeline.provenance cost      what `dvc repro` would run, and about how long
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

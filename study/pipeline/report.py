@@ -8,8 +8,6 @@ python -m study.pipeline.report readme     the main numbers, and all studies sid
 python -m study.pipeline.report pages      every executed notebook as a page of its own, in build/html/
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

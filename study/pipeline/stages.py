@@ -8,8 +8,6 @@ there under their last names. The modules a stage depends on are those that its 
 deep, so that an edit runs what it can change and nothing else.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import io

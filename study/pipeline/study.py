@@ -3,8 +3,6 @@
 python -m study.pipeline.study lfw-smiling
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

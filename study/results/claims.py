@@ -14,8 +14,6 @@ that is smaller than of interest stays supported and is marked as not relevant.
 Claim 3 is to be read beside claim 2: a model that is poor at every bias level is not sensitive either.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 

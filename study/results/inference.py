@@ -24,8 +24,6 @@ or minimum over people (the gaps, the worst identity) it is a rough guide only: 
 anyone worse than the worst.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial

@@ -6,8 +6,6 @@ to draw or photographs must not be shown. Of the methods named it draws those th
 metrics one panel each. :func:`show` writes a figure for the paper and displays it.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import re

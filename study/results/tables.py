@@ -5,8 +5,6 @@ whose sums differ in the last place, leaves the files as they are. What is print
 rounded numbers, so that a table read back prints the same.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence

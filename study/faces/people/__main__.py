@@ -3,8 +3,6 @@
 python -m study.faces.people FOLDER --seed 0 --identities 100 --images 48 --size 112
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import os

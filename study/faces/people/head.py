@@ -4,8 +4,6 @@ Landmarks, masks and the unrolled skin texture stand in the head's own frame: me
 person's left, y backward, z up, the origin in the middle of the head at the height of the nose.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum

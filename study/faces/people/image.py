@@ -1,7 +1,5 @@
 """One image of a person, all drawn anew: expression, pose, camera, light, background, noise."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import ndimage
 

@@ -1,7 +1,5 @@
 """What makes a person, all drawn once, in a fixed order: shape, skin, hair, clothes, mimicry."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

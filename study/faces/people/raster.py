@@ -1,7 +1,5 @@
 """What each pixel sees of a mesh: a z-buffer, normals, shadows and light from all around."""
 
-from __future__ import annotations
-
 import numpy as np
 from scipy import sparse
 
