@@ -16,8 +16,12 @@ from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")  # whose versions may move a number
+PARSING = (
+    Lock()
+)  # two threads that parse at once can fail: "AST constructor recursion depth mismatch"
 Definition = tuple[str, str]  # a module and a name of its top level, or "" for all of it
 
 
@@ -174,7 +178,8 @@ def _path(module: str) -> Path | None:
 
 @cache
 def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+    with PARSING:
+        return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
 @cache
