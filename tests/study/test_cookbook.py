@@ -1,0 +1,75 @@
+"""Every command of COOKBOOK.md, on the small study of :mod:`test_study`."""
+
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from study.faces.dataset import read_faces
+from tests.study.test_study import ROOT, call, finished_study, ran
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "data" / "card.json").exists(), reason="needs the data set: run `make data`"
+)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return finished_study(tmp_path_factory.mktemp("study"))
+
+
+def recipes() -> list[list[str]]:
+    """The commands of every block of COOKBOOK.md."""
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "COOKBOOK.md").read_text(), re.DOTALL)
+    return [re.findall(r"(?m)^\$ (.+)$", block) for block in blocks]
+
+
+def target(name: str, *variables: str) -> list[str]:
+    """What a target of the Makefile runs, but for JupyterLab, which would wait for a reader."""
+    found = re.search(rf"(?m)^{name}:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text())
+    text = found[1]
+    for key, _, value in (variable.partition("=") for variable in variables):
+        text = text.replace(f"$({key})", value)
+    return [line for line in text.split("\n\t") if "jupyter lab" not in line]
+
+
+@pytest.fixture(scope="module")
+def photographs(study, tmp_path_factory):
+    """What the recipes take from their user: photographs with labels, and a network's weights."""
+    from facenet_pytorch import InceptionResnetV1
+
+    home = tmp_path_factory.mktemp("home")
+    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
+    weights.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
+    faces = read_faces(study / "data")
+    table = pd.DataFrame(
+        {"image": [f"{i}/{k}.png" for k, i in enumerate(faces.frame["identity"])],
+         "identity": faces.frame["identity"], "glasses": faces.frame["smiling"]}
+    )  # fmt: skip
+    for row, name in enumerate(table["image"]):
+        path = study / "PHOTOS" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(faces.encoded[row].as_py())
+    table.to_csv(study / "labels.csv", index=False)
+    with open(study / ".git" / "info" / "exclude", "a") as file:
+        file.write("PHOTOS\nlabels.csv\n")
+    return {"TORCH_HOME": str(home)}
+
+
+@pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
+def test_every_recipe_of_the_cookbook_runs(study, photographs, commands):
+    if "checkout" not in commands[0] and "dvc exp show" not in commands[0]:
+        call(study, "git", "checkout", "-q", ".")
+        call(study, "dvc", "checkout", "--force", "-q")
+    for command in commands:
+        words = command.split()
+        lines = target(*words[1:]) if words[0] == "make" else [command]
+        for line in lines:
+            output = call(study, "bash", "-c", line.strip(), **photographs)
+        if "exp run" in command:
+            assert "ablate" in ran(output) if words[-1] == "ablate" else "evaluate" in ran(output)
+            (name,) = re.findall(r"-n (\w+)", command)
+            assert name in call(study, "dvc", "exp", "list", "--name-only")
