@@ -24,13 +24,7 @@ from cid.risks import (
 CPU = {"device": "cpu"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order whatever the machine; small batches gain nothing from more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +35,6 @@ def faces():
     images = rng.integers(60, 160, size=(120, 3, 64, 64), dtype=np.uint8)
     images[labels == 1, :, 40:56, 16:48] += 40
     return images, labels
-
-
-@pytest.fixture(scope="module")
-def features():
-    """160 samples of 12 features on different scales, labels by a noisy linear rule."""
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(160, 12)) * np.geomspace(0.1, 10, 12) + 3
-    labels = ((x[:, 6] - 3) / x[:, 6].std() + 0.5 * rng.normal(size=160) > 0).astype(int)
-    return x.astype(np.float32), labels
 
 
 QUICK = {"epochs": 3, "jtt_epochs": 1}

@@ -8,7 +8,6 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from cid import networks
 from cid.density import cid_weights
@@ -31,22 +30,7 @@ EVERY = ["erm", "cid", "cvar-dro", "kl-dro", "jtt", "lff", "group-dro", "last-la
 QUICK = {"epochs": 3, "jtt_epochs": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order whatever the machine; small batches gain nothing from more threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def features():
-    """160 samples of 12 features on different scales, labels by a noisy linear rule."""
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(160, 12)) * np.geomspace(0.1, 10, 12) + 3
-    labels = ((x[:, 6] - 3) / x[:, 6].std() + 0.5 * rng.normal(size=160) > 0).astype(int)
-    return x.astype(np.float32), labels
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
