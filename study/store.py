@@ -11,6 +11,7 @@ import socket
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import get_ident
 
 import numpy as np
 
@@ -45,8 +46,9 @@ def write(path: str | Path, save: Callable) -> None:
     """Write a file by ``save(open file)``; it appears complete or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Processes that compute the same, by mistake or after a restart, must not mix their bytes.
-    draft = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    # Processes and threads that compute the same must not mix their bytes.
+    writer = f"{socket.gethostname()}-{os.getpid()}-{get_ident()}"
+    draft = path.with_name(f"{path.name}.{writer}.partial")
     try:
         with open(draft, "wb") as file:
             save(file)

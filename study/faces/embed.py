@@ -54,7 +54,7 @@ def embed_faces(
     side: int | None = None,
     **how,
 ) -> FaceEmbeddings:
-    """Detect, align and embed every face, a chunk of photos at a time, while the next one is decoded.
+    """Detect, align and embed every face, a chunk of photos at a time, on a CPU one a core.
 
     Parameters
     ----------

@@ -116,7 +116,7 @@ def publish(params: dict) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
     files = sorted(file for file in target.rglob("*") if file.is_file())
-    copied = {str(f.relative_to(target)): digest(f.read_bytes().hex())[:16] for f in files}
+    copied = {str(f.relative_to(target)): digest(f.read_bytes())[:16] for f in files}
     write_text(BUILD / "published.json", json.dumps({str(target): copied}, indent=1) + "\n")
     return target / "index.html"
 

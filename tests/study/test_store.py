@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
@@ -57,3 +60,19 @@ def test_a_digest_tells_all_that_counts_apart():
     changed = large.copy()
     changed[-1, -1] += 1
     assert store.digest(large) != store.digest(changed)
+
+
+def test_threads_that_write_the_same_file_do_not_mix_their_bytes(tmp_path):
+    together = Barrier(2)
+
+    def save(text: bytes):
+        def slowly(file):
+            file.write(text)
+            together.wait(timeout=10)  # both drafts are open
+            file.write(text)
+
+        store.write(tmp_path / "a", slowly)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(save, (b"xx", b"yyy")))
+    assert [path.read_bytes() for path in tmp_path.iterdir()] in ([b"xxxx"], [b"yyyyyy"])
