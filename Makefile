@@ -28,8 +28,8 @@ lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the curren
 	python -m study.pipeline.notebook lab
 	jupyter lab build/lab
 
-cost: $(VENV)/.study data        ## what `dvc repro` would run, and about how long
-	python -m study.pipeline.provenance cost
+cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
+	python -m study.pipeline.cost
 
 check: $(VENV)/.study            ## does the report come from these data, settings and code?
 	python -m study.pipeline.provenance check

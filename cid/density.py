@@ -24,6 +24,7 @@ CLASS_PRIORS = ("balanced", "empirical")
 PRECISIONS = ("single", "half")
 CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK: blocks stay alike
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
+PROBES = 4096  # samples whose neighbours tell how wide a kernel should be
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 
 
@@ -111,6 +112,21 @@ def class_density(
         density[there] = mean.to(density.dtype)
     refuse_strays(int((density <= 0).sum()), tau)
     return like(density, embeddings)
+
+
+def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str = "auto") -> float:
+    """A kernel width that reaches the nearest neighbours, whatever network made the embedding.
+
+    A ``share`` of the median distance ``1 - cos`` of a sample to its ``near``-th nearest other one, over
+    at most :data:`PROBES` samples; it sees no label. The defaults were chosen on development people
+    (``study/tune.py``). A likelihood of the density is of no use here: face embeddings fill few of
+    their dimensions, and a kernel in all of them is likeliest when every image is alone.
+    """
+    unit = unit_vectors(embeddings, device)
+    rows = torch.arange(0, len(unit), math.ceil(len(unit) / PROBES))
+    k = min(near + 1, len(unit))  # with the sample itself
+    parts = [(unit[own] @ unit.T).topk(k, dim=1).values[:, -1] for own in rows.split(BLOCK)]
+    return max(share * float(1 - torch.cat(parts).median()), 1e-6)
 
 
 def refuse_strays(count: int, tau: float) -> None:

@@ -110,18 +110,13 @@ def _balanced(sample: Sample, settings: dict) -> np.ndarray:
     return _inverse(np.ones(len(sample.labels)), sample, {"class_prior": "balanced"})
 
 
-def _tau(sample: Sample, settings: dict) -> float:
-    """The kernel width of the densities; "auto": the likeliest for the labels, left one out.
-
-    The likelihood of the density itself is of no use: face embeddings fill few of their dimensions,
-    so a von Mises-Fisher kernel in all of them is likeliest when so narrow that every image is alone.
-    """
+def kernel_width(sample: Sample, settings: dict) -> float:
+    """The kernel width of the densities; "auto": :func:`cid.density.neighbour_width`."""
     if settings["tau"] != "auto":
         return settings["tau"]
-    from cid.posterior import label_posterior
+    from cid.density import neighbour_width
 
-    given, how = (sample.embeddings, sample.labels), {"estimator": "kernel", "slope": 1.0}
-    return sample.once("tau", lambda: label_posterior(*given, **how).scale)
+    return sample.once("tau", lambda: neighbour_width(sample.embeddings))
 
 
 def proxy_density(sample: Sample, settings: dict) -> np.ndarray:
@@ -130,18 +125,23 @@ def proxy_density(sample: Sample, settings: dict) -> np.ndarray:
 
     one_class = np.zeros(len(sample.labels), dtype=int)
     given, how = (sample.embeddings, one_class), {"include_self": settings["include_self"]}
-    return sample.once("density", lambda: class_density(*given, _tau(sample, settings), **how))
+    return sample.once(
+        "density", lambda: class_density(*given, kernel_width(sample, settings), **how)
+    )
 
 
 def _inverse_density(sample: Sample, settings: dict) -> np.ndarray:
-    return _inverse(proxy_density(sample, settings), sample, settings, power=settings["power"])
+    return _inverse(proxy_density(sample, settings), sample, settings)
 
 
 def _cid(sample: Sample, settings: dict) -> np.ndarray:
+    """As published where no ``power`` is handed over, else sharpened by it."""
     from cid.density import cid_weights
 
-    how = {key: settings[key] for key in ("class_prior", "power", "include_self")}
-    return cid_weights(sample.embeddings, sample.labels, _tau(sample, settings), **how)
+    how = {
+        key: settings[key] for key in ("class_prior", "power", "include_self") if key in settings
+    }
+    return cid_weights(sample.embeddings, sample.labels, kernel_width(sample, settings), **how)
 
 
 def surprise(sample: Sample, settings: dict, estimator: str):
@@ -212,8 +212,9 @@ def _cells(sample: Sample, settings: dict) -> np.ndarray:
 
 
 def _oracle(sample: Sample, settings: dict) -> np.ndarray:
-    cell = _cells(sample, settings)  # each of the same weight, spread over its images
-    return _inverse(np.bincount(cell)[cell].astype(np.float64), sample, settings)
+    """Each cell of the same weight, spread over its images; or tempered, by a power of its size."""
+    cell, power = _cells(sample, settings), settings.get("temper", 1.0)
+    return _inverse(np.bincount(cell)[cell].astype(np.float64), sample, settings, power=power)
 
 
 _DENSITY = ("tau", "include_self", "class_prior")
@@ -224,10 +225,13 @@ METHODS = {
     "inverse-density": Method(
         "Inverse density", ("class",),
         "inverse density of the proxy embedding, not conditional on the class",
-        _inverse_density, (*_DENSITY, "power")),
+        _inverse_density, _DENSITY),
     "cid": Method(
         "CID", ("class",),
         "inverse density of the proxy embedding within the class (Qi & Ardeshir 2023)",
+        _cid, _DENSITY),
+    "cid-power": Method(
+        "CID, sharpened", ("class",), "CID weights raised to a power, its best form",
         _cid, (*_DENSITY, "power")),
     "cid-kernel": Method(
         "CID, two factors (kernel)", ("class",),
@@ -260,6 +264,10 @@ METHODS = {
         "Oracle", ("class", "identity"),
         "every (identity, class) cell counts the same, by the true identities",
         _oracle, ("class_prior",)),
+    "oracle-tempered": Method(
+        "Oracle, tempered", ("class", "identity"),
+        "a cell weighs by a power of its size, by the true identities",
+        _oracle, ("class_prior", "temper")),
     "group-dro": Method(
         "GroupDRO", ("class", "identity"),
         "the worst (identity, class) cells decide (Sagawa et al. 2020)",

@@ -25,11 +25,11 @@ yaml = YAML(typ="safe")
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.distributed study.pipeline.study study.pipeline.report study.pipeline.pages study.pipeline.provenance
+study.tune study.distributed study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.design
-study.faces.importers study.faces.people.__main__ study.faces.people.image study.faces.people.person
+study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.embed study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.trainers cid.heads cid.lbfgs cid.risks cid.methods
 cid.posterior cid.density cid.recognition cid.align cid.options cid.names cid.device

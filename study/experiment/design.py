@@ -1,174 +1,357 @@
 """Biased training sets with balanced test sets, built from a face data set and its identities.
 
-Everything a seed decides (which identities are never seen in training, which class is whose
-majority, which images are held out, in which order images are used) is drawn before the bias level
-is looked at. Levels of one seed therefore share their test images and differ only in how many images
-of which person and class are used: a curve over the level is a paired comparison.
+Everything a seed decides (who takes part, who is never seen in training, which class is whose majority,
+which images are held out, in which order images are used) is drawn before the bias level is looked at.
+Levels of one seed therefore share their test images and differ only in how many images of which person
+and class are used: a curve over the level is a paired comparison.
 
 Identities are used here and in the evaluation only, never by a method without identity labels.
 """
 
-import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from cid.names import find
 
+KINDS = ("correlation", "longtail", "natural")
+FEW = 20  # people with fewer than this usable say little, and numbers that would give more are offered
+CORRELATED = "correlation"
 
-@dataclass(frozen=True)
-class Split:
-    """Row numbers (int64) of one biased training set and of its two test sets.
 
-    The test sets hold as many images of either class in every identity: ``test_seen`` held-out images of
-    those in training, ``test_unseen`` images of those absent from it.
+def minority_images(level: float, images_per_identity: int) -> int:
+    """How many of a person's training images are of the minority class, under ``correlation``.
+
+    The whole number nearest to ``(1 - level) / 2`` of them, and at least one below level 1: without a
+    single one there is nothing that a weight could raise.
     """
+    wanted = round((1 - level) / 2 * images_per_identity)
+    return wanted if level == 1 else max(1, wanted)
 
-    train: np.ndarray
-    test_seen: np.ndarray
-    test_unseen: np.ndarray
+
+def built_level(level: float, images_per_identity: int, kind: str = CORRELATED) -> float:
+    """The level that whole images give: what every table and figure of a study calls the level."""
+    if kind != CORRELATED:
+        return float(level)
+    return round(1 - 2 * minority_images(level, images_per_identity) / images_per_identity, 4)
+
+
+def built_levels(levels: Iterable[float], images_per_identity: int, kind: str) -> list[float]:
+    """:func:`built_level` of all levels.
+
+    Raises
+    ------
+    ValueError
+        On a level outside [0, 1], an odd number of images under ``correlation``, which level 0 cannot
+        halve, two levels that would build the same sets, or a level of the kind ``natural``.
+    """
+    find("bias kind", kind, dict.fromkeys(KINDS))
+    k, levels = images_per_identity, list(map(float, levels))
+    for level in levels:
+        if not 0 <= level <= 1:
+            raise ValueError(f"bias level {level} is outside [0, 1]")
+        if kind == "natural" and level != 0:
+            raise ValueError(
+                f"bias level {level} of the kind natural: the data as they are have no level, so set "
+                "bias.levels to [0.0]"
+            )
+    if kind == CORRELATED and k % 2:
+        raise ValueError(
+            f"bias.images_per_identity is {k}; under correlation it must be even, so that level 0 "
+            f"halves it: write {k - 1} or {k + 1}"
+        )
+    built = [built_level(level, k, kind) for level in levels]
+    for before, level, same in zip(levels, levels[1:], np.diff(built) == 0, strict=False):
+        if same:
+            raise ValueError(
+                f"bias levels {before:g} and {level:g} both leave a person "
+                f"{minority_images(level, k)} of {k} images of the minority class; drop one of them"
+            )
+    return built
 
 
 def usable_identities(
-    identities, labels, images_per_identity: int, test_per_class: int, kind: str = "correlation"
-) -> pd.DataFrame:
-    """Which identities have enough images for every bias level, and why the others do not.
+    identities, labels, images_per_identity: int, test_per_class: int, kind: str = CORRELATED,
+    levels: Iterable[float] = (0.0, 1.0),
+) -> pd.DataFrame:  # fmt: skip
+    """Which identities have enough images for all levels asked for, and why the others do not.
 
-    An identity needs ``images_per_identity + test_per_class`` images of either class: at level 1 of
-    kind ``correlation`` all its training images are of its majority class, whichever that is, and of
-    kind ``longtail`` the head of the distribution has twice as many images as the mean. The rule does
-    not depend on the levels under study, so that adding one changes no other. Of kind ``natural``, where
-    everybody's images train, it is about who can be tested: ``test_per_class + 1`` images of either
-    class are needed.
+    Besides ``test_per_class`` test images of either class an identity needs, under ``correlation``, of
+    its majority class what the strongest level takes and of the other what the weakest takes, whichever
+    of the classes these are; under ``longtail``, of either class what the head of the distribution takes
+    at the strongest level; and under ``natural``, where everybody's images train, one of either class.
 
     Parameters
     ----------
     identities, labels : array, shape (n,)
-        Of every image, who is on it and its label, 0 or 1.
+        Of every image, who is on it and its label, 0 or 1, or NaN where it has none: such an image takes
+        no part.
 
     Returns
     -------
     pandas.DataFrame
         One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
-        ``usable``, ``reason`` (empty when usable), ``needed`` (images of either class).
+        ``usable``, ``majority_0``, ``majority_1`` (whether that class may be its majority), ``reason``
+        (empty when usable).
     """
-    needed = (1 if kind == "natural" else images_per_identity) + test_per_class
-    names, codes = np.unique(np.asarray(identities), return_inverse=True)
-    counts = [np.bincount(codes[np.asarray(labels) == c], minlength=len(names)) for c in (0, 1)]
-    table = pd.DataFrame({"identity": names, "class_0": counts[0], "class_1": counts[1]})
-    least = np.minimum(*counts)
-    why = ["" if n >= needed else f"only {n} images of a class; {needed} are needed" for n in least]
-    return table.assign(usable=least >= needed, reason=why, needed=needed)
+    counts, (most, least) = _counts(identities, labels), _needed(
+        images_per_identity, test_per_class, kind, levels
+    )  # fmt: skip
+    own = counts[["class_0", "class_1"]].to_numpy()
+    able = np.stack([(own[:, c] >= most) & (own[:, 1 - c] >= least) for c in (0, 1)], axis=1)
+    needed = f"{most} of either" if most == least else f"{most} of one and {least} of the other"
+    why = [f"{a} images of one class, {b} of the other; {needed} are needed" for a, b in own]
+    usable = able.any(axis=1)
+    return counts.assign(
+        usable=usable,
+        majority_0=able[:, 0],
+        majority_1=able[:, 1],
+        reason=np.where(usable, "", why),
+    )
 
 
-def biased_split(
-    identities,
-    labels,
-    *,
-    kind: str,
-    level: float,
-    seed: int,
-    images_per_identity: int,
-    test_per_class: int,
-    unseen_share: float,
-    people: int | None = None,
-) -> Split:
-    """Draw one biased training set and its test sets.
+def _counts(identities, labels) -> pd.DataFrame:
+    """Images of either class of every identity that has a labelled one."""
+    known = pd.notna(labels)
+    names, codes = np.unique(np.asarray(identities)[known], return_inverse=True)
+    labels = np.asarray(labels)[known]
+    counts = [np.bincount(codes[labels == c], minlength=len(names)) for c in (0, 1)]
+    return pd.DataFrame({"identity": names, "class_0": counts[0], "class_1": counts[1]})
+
+
+def _needed(k: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
+    """Images of the majority class and of the other that all levels can be built from."""
+    levels = list(levels)
+    if kind == "natural":
+        sizes = 1, 1
+    elif kind == "longtail":
+        sizes = (math.ceil(k / 2 * (1 + max(levels))),) * 2
+    else:
+        sizes = k - minority_images(max(levels), k), minority_images(min(levels), k)
+    return sizes[0] + test_per_class, sizes[1] + test_per_class
+
+
+def advice(identities, labels, images_per_identity, test_per_class, kind, levels) -> str:
+    """Numbers under which more identities would be usable, or that none would help."""
+
+    def usable(*numbers: int) -> int:
+        return int(usable_identities(identities, labels, *numbers, kind, levels)["usable"].sum())
+
+    now, offers = usable(images_per_identity, test_per_class), []
+    sizes = range(images_per_identity - images_per_identity % 2, 1, -2)
+    for t in dict.fromkeys(
+        (test_per_class, 1)
+    ):  # as many images as possible for FEW people, or most people
+        counts = {k: usable(k, t) for k in sizes}
+        enough = [k for k, n in counts.items() if n >= FEW] or [max(counts, key=counts.get)]
+        k = enough[0]
+        if counts[k] > max(now, 3):
+            said = f"with images_per_identity {k} and test_per_class {t}: {counts[k]} people"
+            offers.append(said)
+    return "; ".join(offers) or (
+        "the attribute hardly varies within people, so no other numbers would help"
+    )
+
+
+def draw_sets(
+    identities, labels, *, seeds: int, levels, kind: str, images_per_identity: int,
+    test_per_class: int, unseen_share: float, people: int | None = None, cohorts: bool = False,
+    only: Iterable[float] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """The training and test sets of every level and of seeds 0 .. seeds - 1.
 
     Parameters
     ----------
     identities, labels
         As in :func:`usable_identities`; identities it finds unusable are left out.
+    levels : iterable of float in [0, 1]
+        Strengths of the bias, rising, 0 for none. They decide who is usable.
     kind : {"correlation", "longtail", "natural"}
-        How the training set is biased. ``correlation``: every identity has a majority class, drawn
-        at random, and a share ``(1 + level) / 2`` of its training images is of that class. Where the
-        share is not a whole number of images it is rounded at random, right on average.
+        How the training set is biased. ``correlation``: every identity has a majority class, and
+        :func:`minority_images` of its training images are of the other, the same number for everybody.
+        The majority is drawn at random where both classes have the images for it, so that either class
+        is the majority of as many people; where too few people could have one of them, others are left
+        out at random. So the two classes have the same number of images at every level.
         ``longtail``: as many images of either class, but the number of images falls from identity to
         identity, in random order, from ``1 + level`` times the mean to ``1 - level`` times it (and
         never below one image of either class). ``natural``: the data as they are, at level 0 only; all
         images train but the held-out ones of people with enough images to be tested, and those of
         the unseen people, who are drawn among these.
-    level, seed
-        Strength of the bias in [0, 1], 0 for none; the seed decides everything else.
     images_per_identity : int
         Training images of a seen identity, of all (``correlation``) or on average (``longtail``): the
         training set is as large at every level.
     test_per_class : int
-        Held-out images of either class of every seen identity.
+        Held-out images of either class of every seen identity; all that are balanced of an unseen one.
     unseen_share : float in [0, 1)
         Share of the identities that is kept out of training.
     people : int, optional
         How many of the usable identities take part: the first by name; all without it.
+    cohorts : bool
+        Give every seed ``people`` identities of its own, drawn at random, that no other seed has:
+        independent replications.
+    only : iterable of float, optional
+        The levels to draw; all without it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an image of a set, by level and seed: ``level`` (:func:`built_level`), ``seed``, ``part``
+        ("train", "seen" or "unseen"), ``row`` (of the data set), ``cell_size``: in training, how many
+        training images share its person and class, 0 in the test sets; and ``minority``: whether the
+        image is of the class that is rare for its person in training, 1 or 0, and NaN where there is
+        none: in the long tail, of unseen people, and of as many images of either class by nature.
 
     Raises
     ------
     ValueError
-        On an unknown kind, a level outside [0, 1], or too few usable identities.
+        On settings out of range, or too few usable identities: with numbers that would work.
     """
-    kinds = {"correlation": _correlated, "longtail": _long_tailed, "natural": None}
-    sized = find("bias kind", kind, kinds)
-    if not 0 <= level <= 1:
-        raise ValueError(f"bias level {level} is outside [0, 1]")
+    identities, labels = np.asarray(identities), np.asarray(labels)
+    wanted = list(levels) if only is None else list(only)
+    levels = sorted({*levels, *wanted})
+    built_levels(wanted, images_per_identity, kind)
     if not 0 <= unseen_share < 1:
         raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
-    if kind == "natural" and level != 0:
-        raise ValueError(
-            f"bias level {level} of the kind natural: the data as they are have no level, so set "
-            "bias.levels to [0.0]"
-        )
-    identities, labels = np.asarray(identities), np.asarray(labels)
-    table = usable_identities(identities, labels, images_per_identity, test_per_class, kind)
-    usable = table.loc[table["usable"], "identity"].to_numpy()
-    if people is not None:
-        if not 2 <= people <= len(usable):
-            raise ValueError(
-                f"bias.people is {people}; it must be null (all) or a number from 2 to {len(usable)}, the "
-                "identities with enough images of either class"
-            )
-        usable = usable[:people]
-    n_unseen = round(unseen_share * len(usable))
-    if len(usable) - n_unseen < 2:
-        raise ValueError(
-            f"{len(usable)} of {len(table)} identities have enough images of either class "
-            f"(bias.images_per_identity {images_per_identity}, bias.test_per_class {test_per_class}); at "
-            "least 2 for training are needed, so lower one of the two"
-        )
-
-    rng = np.random.default_rng(seed)
-    unseen = set(rng.choice(usable, n_unseen, replace=False).tolist())
+    args = images_per_identity, test_per_class, kind, levels
+    table = usable_identities(identities, labels, *args)
+    table = table[table["usable"]].reset_index(drop=True)
+    members = _members(table, seeds, people, cohorts, lambda: advice(identities, labels, *args))
     cells = pd.Series(labels).groupby([identities, labels]).indices
-    order, draws, seen_test, unseen_test = [], [], [], []
-    for identity in usable:
-        # Drawn for every identity, seen or not, so that one draw never shifts the next.
-        majority, chance = int(rng.integers(2)), rng.random()
-        rows = [rng.permutation(cells[identity, c]) for c in (0, 1)]
-        if identity in unseen:
-            fewest = min(map(len, rows))
-            unseen_test += [r[:fewest] for r in rows]
-            continue
-        seen_test += [r[:test_per_class] for r in rows]
-        order += [r[test_per_class:] for r in rows]
-        draws.append((majority, chance))
-    if kind == "natural":
-        others = np.flatnonzero(~np.isin(identities, list(unseen)))
-        train = [np.setdiff1d(others, np.concatenate(seen_test))]
+
+    def too_few(n: int) -> str:
+        return (
+            f"{n} of {len(np.unique(identities))} identities are usable with bias.images_per_identity "
+            f"{images_per_identity} and bias.test_per_class {test_per_class}; at least 2 for training are "
+            f"needed: {advice(identities, labels, *args)}"
+        )
+
+    plans = []
+    for seed, own in enumerate(members):
+        plan = _plan(own, cells, kind, test_per_class, unseen_share, np.random.default_rng(seed))
+        if len(plan.seen) < 2:
+            raise ValueError(too_few(len(own)))
+        plans.append(plan)
+    tables = []
+    for level, (seed, plan) in product(wanted, enumerate(plans)):
+        sizes = None if kind == "natural" else _sizes(plan, level, images_per_identity, kind)
+        where = {"level": built_level(level, images_per_identity, kind), "seed": seed}
+        tables.append(_set(plan, sizes, identities, labels).assign(**where))
+    columns = ["level", "seed", "part", "row", "cell_size", "minority"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a seed decides, before the level is looked at."""
+
+    names: np.ndarray  # of the identities that take part
+    seen: np.ndarray  # places of those in training
+    chance: np.ndarray  # of all, uniform: puts them in order
+    majority: np.ndarray | None  # class of all, under correlation
+    held: list[np.ndarray]  # test images of the seen ones, by identity and class
+    left: list[np.ndarray]  # their other images, in the order of use
+    never: list[np.ndarray]  # test images of the others
+
+
+def _plan(own: pd.DataFrame, cells, kind: str, test_per_class: int, unseen_share, rng) -> _Plan:
+    names = own["identity"].to_numpy()
+    unseen = rng.choice(len(own), round(unseen_share * len(own)), replace=False)
+    # Drawn for every identity, seen or not, so that one draw never shifts the next.
+    chance = rng.random(len(own))
+    shuffled = [[rng.permutation(cells[who, c]) for c in (0, 1)] for who in names]
+    seen, majority = np.setdiff1d(np.arange(len(own)), unseen), None
+    if kind == CORRELATED:
+        majority = np.full(len(own), -1)
+        able = own[["majority_0", "majority_1"]].to_numpy()
+        majority[seen] = _majorities(able[seen], chance[seen], rng)
+        seen = seen[majority[seen] >= 0]
+    never = [rows[: min(map(len, shuffled[i]))] for i in np.sort(unseen) for rows in shuffled[i]]
+    mine = [rows for i in seen for rows in shuffled[i]]
+    held, left = [r[:test_per_class] for r in mine], [r[test_per_class:] for r in mine]
+    return _Plan(names, seen, chance, majority, held, left, never)
+
+
+def _sizes(plan: _Plan, level: float, k: int, kind: str) -> np.ndarray:
+    """Training images of every seen identity and class, shape (identities, 2)."""
+    if kind == "longtail":
+        return _long_tailed(level, k, plan.chance[plan.seen])
+    few = minority_images(level, k)
+    majority = plan.majority[plan.seen][:, None]
+    return np.where(majority == [0, 1], k - few, few)
+
+
+def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> pd.DataFrame:
+    """The images of a set; with ``sizes`` None all that are in no test train."""
+    if sizes is None:
+        seen_or_untested = ~np.isin(identities, np.delete(plan.names, plan.seen))
+        rest = np.flatnonzero(seen_or_untested & pd.notna(labels))
+        train = [np.setdiff1d(rest, np.concatenate(plan.held))]
     else:
-        sizes = sized(level, images_per_identity, *map(np.array, zip(*draws, strict=True)))
-        train = [r[:n] for r, n in zip(order, sizes.flat, strict=True)]
+        train = [rows[:n] for rows, n in zip(plan.left, sizes.flat, strict=True)]
     none = np.empty(0, dtype=np.int64)  # as nobody may be unseen
-    return Split(*(np.sort(np.concatenate([none, *p])) for p in (train, seen_test, unseen_test)))
+    parts = {"train": train, "seen": plan.held, "unseen": plan.never}
+    rows = {name: np.sort(np.concatenate([none, *found])) for name, found in parts.items()}
+    part = np.repeat(list(rows), [len(r) for r in rows.values()])
+    row = np.concatenate(list(rows.values()))
+    who, label, trains = identities[row], labels[row], pd.Series(part == "train")
+    size = trains.groupby([who, label]).transform("sum").to_numpy()
+    minority = np.full(len(row), np.nan)
+    if plan.majority is not None:
+        majority = pd.Series(plan.majority, plan.names).reindex(who).to_numpy()
+        minority = (label != majority).astype(float)
+    elif sizes is None:
+        everyone = trains.groupby(who).transform("sum").to_numpy()
+        minority = np.where(2 * size == everyone, np.nan, 2 * size < everyone)
+    minority[part == "unseen"] = np.nan
+    cell_size = np.where(trains, size, 0)
+    return pd.DataFrame({"row": row, "part": part, "cell_size": cell_size, "minority": minority})
 
 
-def _correlated(level: float, k: int, majority: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """Training images of every identity and class, shape (identities, 2), under ``correlation``."""
-    n_majority = np.floor((1 + level) / 2 * k + chance).astype(int)
-    sizes = np.stack([k - n_majority, n_majority], axis=1)
-    return np.where(majority[:, None] == 1, sizes, sizes[:, ::-1])
+def _members(table: pd.DataFrame, seeds, people, cohorts, advise) -> list[pd.DataFrame]:
+    """The identities of every seed, of those usable."""
+    n = len(table)
+    if people is not None and not 2 <= people <= n:
+        raise ValueError(
+            f"bias.people is {people}; it must be null (all) or a number from 2 to {n}, the identities "
+            f"with enough images; {advise()}"
+        )
+    if not cohorts:
+        return [table if people is None else table[:people]] * seeds
+    if people is None:
+        raise ValueError("bias.cohorts is true, so bias.people must say how many people one holds")
+    if seeds * people > n:
+        raise ValueError(
+            f"{seeds} cohorts of {people} people need {seeds * people}, and {n} are usable; set seeds "
+            f"to {n // people} at most, or bias.people to {n // seeds}"
+        )
+    order = np.random.default_rng(0).permutation(n)
+    parts = (np.sort(order[s * people : (s + 1) * people]) for s in range(seeds))
+    return [table.iloc[part].reset_index(drop=True) for part in parts]
 
 
-def _long_tailed(level: float, k: int, majority: np.ndarray, chance: np.ndarray) -> np.ndarray:
-    """As :func:`_correlated`, under ``longtail``; ``chance`` puts the identities in order."""
+def _majorities(able: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:
+    """The majority class of every identity, each of as many; -1 for those that are one too many.
+
+    ``able`` (people, 2) says which class may be; ``chance`` puts the people in order.
+    """
+    order = np.argsort(chance)
+    majority = np.where(able[:, 0] & able[:, 1], -1, np.where(able[:, 1], 1, 0))
+    free = order[majority[order] == -1]
+    half = (len(able) + int(rng.integers(2))) // 2
+    to_0 = int(np.clip(half - (majority == 0).sum(), 0, len(free)))
+    majority[free[:to_0]], majority[free[to_0:]] = 0, 1
+    surplus = (majority == 1).sum() - (majority == 0).sum()
+    many = order[majority[order] == (surplus > 0)]
+    majority[many[: abs(surplus)]] = -1
+    return majority
+
+
+def _long_tailed(level: float, k: int, chance: np.ndarray) -> np.ndarray:
+    """Training images of every identity and class, shape (identities, 2); ``chance`` gives the order."""
     people = len(chance)
     place = (np.argsort(np.argsort(chance)) + 0.5) / people
     exact = k / 2 * (1 + level * (1 - 2 * place))
@@ -181,28 +364,3 @@ def _long_tailed(level: float, k: int, majority: np.ndarray, chance: np.ndarray)
     for _ in range(-short):
         sizes[np.argmax(sizes)] -= 1
     return np.stack([sizes, sizes], axis=1)
-
-
-def draw_sets(identities, labels, *, seeds: int, levels, **settings) -> pd.DataFrame:
-    """The training and test sets of every level and of seeds 0 .. seeds - 1.
-
-    All other arguments are those of :func:`biased_split`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row an image of a set, by level and seed: ``level``, ``seed``, ``part`` ("train", "seen" or
-        "unseen"), ``row`` (of the data set), and ``cell_size``: in training, how many training images
-        share its person and class; 0 in the test sets.
-    """
-    identities, labels = np.asarray(identities), np.asarray(labels)
-    tables = []
-    for level, seed in itertools.product(map(float, levels), range(seeds)):
-        split = biased_split(identities, labels, level=level, seed=seed, **settings)
-        train = pd.DataFrame({"row": split.train, "part": "train"})
-        cell = [identities[split.train], labels[split.train]]
-        train["cell_size"] = train.groupby(cell)["row"].transform("size")
-        seen = pd.DataFrame({"row": split.test_seen, "part": "seen", "cell_size": 0})
-        unseen = pd.DataFrame({"row": split.test_unseen, "part": "unseen", "cell_size": 0})
-        tables.append(pd.concat([train, seen, unseen]).assign(level=level, seed=seed))
-    return pd.concat(tables, ignore_index=True)[["level", "seed", "part", "row", "cell_size"]]

@@ -32,6 +32,11 @@ BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remain
 _code = cache(code)  # a process runs the code that it has read, whatever is edited meanwhile
 
 
+def whole(labels) -> np.ndarray:
+    """Labels as int64; 0 where an image has none (NaN), which is a row of the data and in no set."""
+    return np.nan_to_num(np.asarray(labels, dtype=float)).astype(np.int64)
+
+
 def weigh_sets(
     sets, embeddings, labels, identities, methods: list[str], settings: dict, folder=None
 ) -> pd.DataFrame:
@@ -63,7 +68,7 @@ def weigh_sets(
     def weigh(train: pd.DataFrame) -> pd.DataFrame:
         rows, found = train["row"].to_numpy(), {}
         people = None if identities is None else np.unique(identities[rows], return_inverse=True)[1]
-        given = embeddings[rows], labels[rows], people
+        given = embeddings[rows], whole(labels[rows]), people
         seen, shared = store.digest(*given[:2]), {}
         for method, spec in specs.items():
 
@@ -107,12 +112,12 @@ def train_sets(
     Returns
     -------
     predictions : pandas.DataFrame
-        One row a test image of a set: ``level``, ``seed``, ``test``, ``row``, and a score (logit of
-        class 1) for every method.
+        One row a test image of a set: ``level``, ``seed``, ``test``, ``row``, ``minority``, and a score
+        (logit of class 1) for every method.
     heads : dict of Heads
         Of every method, one head a set, in the order of the sets.
     """
-    labels, options, keys = np.asarray(labels), options or HeadOptions(), {}
+    labels, options, keys = whole(labels), options or HeadOptions(), {}
     # A design of all rows standardises in another way than one of the training images.
     data = store.digest(features, labels, design is None, pick_device("auto").type)
     for method in methods:
@@ -240,7 +245,7 @@ def train_networks(
         As :func:`cid.networks.fit`, or on a missing column of ``sets``, or processes that cannot share.
     """
     options, device = options or read_options(model), pick_device(device)
-    inputs, labels = place(inputs, device), np.asarray(labels)
+    inputs, labels = place(inputs, device), whole(labels)
     predictions = _tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
     runs = _runs(sets, predictions, methods)
     # By method, then by set: every process gets its part of the methods that take longest, and if the
@@ -381,5 +386,5 @@ def _kind(method: str) -> str:
 
 def _tested(sets: pd.DataFrame) -> pd.DataFrame:
     """The test images of some sets, as predictions begin."""
-    test = sets.loc[sets["part"] != "train", ["level", "seed", "part", "row"]]
+    test = sets.loc[sets["part"] != "train", ["level", "seed", "part", "row", "minority"]]
     return test.rename(columns={"part": "test"}).reset_index(drop=True)

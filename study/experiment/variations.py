@@ -19,13 +19,13 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from cid.heads import Design
-from cid.methods import Sample, proxy_density, surprise
+from cid.methods import Sample, kernel_width, proxy_density, surprise
 from cid.names import find
 from cid.options import HeadOptions, read
 from cid.posterior import label_posterior, without_class_direction
 from study.cores import on_all_cores
 from study.experiment.design import draw_sets
-from study.experiment.runs import train_sets, weigh_sets
+from study.experiment.runs import train_sets, weigh_sets, whole
 from study.faces.embed import pair_similarities, verification_auc
 from study.source import code
 from study.store import digest, kept
@@ -37,8 +37,8 @@ FEW = 0.002  # share of the training images under which a cell size is left out 
 class Arrays:
     """A data set as the methods see it.
 
-    ``proxy`` (n, d) and ``features`` (n, t) float32; ``labels`` (n,) int, 0 or 1; ``identities``
-    (n,), which build the biased sets, the oracles and nothing else.
+    ``proxy`` (n, d) and ``features`` (n, t) float32; ``labels`` (n,), 0 or 1, or NaN for an image
+    without one; ``identities`` (n,), which build the biased sets, the oracles and nothing else.
     """
 
     proxy: np.ndarray
@@ -46,10 +46,14 @@ class Arrays:
     labels: np.ndarray
     identities: np.ndarray
 
+    def design(self) -> Design:
+        """The features and labels made ready for many calls of :func:`run`."""
+        return Design(self.features, whole(self.labels))
+
 
 def drawn(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -> pd.DataFrame:
     """The sets of a study, of ``bias.levels`` or others: :func:`study.experiment.design.draw_sets`."""
-    bias = settings["bias"] if levels is None else settings["bias"] | {"levels": levels}
+    bias = settings["bias"] | {"only": levels}
     return draw_sets(arrays.identities, arrays.labels, seeds=settings["seeds"], **bias)
 
 
@@ -69,7 +73,9 @@ def run(
     levels : iterable of float, optional
         Instead of ``bias.levels``.
     design : Design, optional
-        Of the features and labels, for calls that have training sets in common.
+        Of the features and labels, for calls that have training sets in common. One of all rows, as the
+        variations here use, standardises by all rows and then by the training set's own: the same but
+        for rounding.
     """
     sets = weighed(arrays, drawn(arrays, settings, levels), settings, folder)
     return _trained(arrays, sets, settings, design, folder)
@@ -107,7 +113,7 @@ def vary_proxy(
 
 def _vary(label: str, changes: dict[str, tuple], level, design=None, folder=None) -> pd.DataFrame:
     first, _ = next(iter(changes.values()))
-    design = design or Design(first.features, first.labels)
+    design = design or first.design()
     with tqdm(total=len(changes), desc=label, mininterval=5) as bar:
 
         def one(value: str) -> pd.DataFrame:
@@ -174,7 +180,11 @@ def factor_values(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
     for table, sample in _samples(arrays, settings, level):
         person, cell = table["person_size"], table["cell_size"]
         same_width = label_posterior(
-            sample.embeddings, sample.labels, estimator="kernel", slope=1.0, scale=weights["tau"]
+            sample.embeddings,
+            sample.labels,
+            estimator="kernel",
+            slope=1.0,
+            scale=kernel_width(sample, weights),
         )
         found = {
             "rarity": 1 / proxy_density(sample, weights),
@@ -199,7 +209,7 @@ def posteriors(
     pandas.DataFrame
         One row a level, seed and estimator: ``level``, ``seed``, ``estimator``, ``scale``,
         ``slope``, ``loss``, ``prior_loss``, and ``true_loss``, that of the frequencies of the labels
-        among the person's other images (true identities).
+        among the person's other images (true identities), smoothed by Laplace's rule.
     """
     tables = [_kept(folder, _posteriors, arrays, settings, level) for level in levels]
     return pd.concat(tables, ignore_index=True)
@@ -208,7 +218,10 @@ def posteriors(
 def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
     rows = []
     for table, sample in _samples(arrays, settings, level):
-        true_loss = -np.log((table["cell_size"] / table["person_size"]).to_numpy()).mean()
+        # Of the person's other images, smoothed as the estimators are: one may have no other of its label.
+        others, alike = table["person_size"] - 1, table["cell_size"] - 1
+        prior = np.bincount(sample.labels)[sample.labels] / len(sample.labels)
+        true_loss = -np.log((alike + 2 * prior) / (others + 2)).mean()
         for estimator in ("kernel", "knn"):
             found = surprise(sample, settings["weights"], estimator)
             own = {"level": level, "seed": table["seed"].iloc[0], "estimator": estimator}
@@ -225,7 +238,7 @@ def _samples(arrays, settings, level) -> Iterator[tuple[pd.DataFrame, Sample]]:
         person = table.groupby(arrays.identities[rows])["row"].transform("size")
         yield (
             table.assign(person_size=person).reset_index(drop=True),
-            Sample(arrays.proxy[rows], arrays.labels[rows], None),
+            Sample(arrays.proxy[rows], whole(arrays.labels[rows]), None),
         )
 
 
@@ -237,9 +250,9 @@ def _kept(folder, work: Callable[..., pd.DataFrame], arrays, settings, level) ->
         table = work(arrays, settings, level)
         return {c: v.to_numpy(None if v.dtype.kind in "bif" else str) for c, v in table.items()}
 
-    bias = {key: value for key, value in settings["bias"].items() if key != "levels"}
     people = np.unique(arrays.identities, return_inverse=True)[1]
-    given = arrays.proxy, arrays.labels, people, settings["seeds"], bias, settings["weights"], level
+    given = arrays.proxy, arrays.labels, people, settings["seeds"]
+    given += settings["bias"], settings["weights"], level
     key = digest(*given, code(f"{__name__}.{work.__name__}"))
     return pd.DataFrame(kept(folder, f"{work.__name__[1:]}-{key[:24]}", compute))
 
@@ -283,12 +296,18 @@ def leaks(arrays: Arrays) -> pd.DataFrame:
     Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``. Labels remove the class
     direction; identities measure.
     """
-    cleaned = without_class_direction(arrays.proxy, arrays.labels).cpu().numpy()
+    known = np.isfinite(arrays.labels)
+    given, labels, people = (
+        arrays.proxy[known],
+        whole(arrays.labels[known]),
+        arrays.identities[known],
+    )
+    cleaned = without_class_direction(given, labels).cpu().numpy()
     rows = []
-    for name, proxy in (("as it is", arrays.proxy), ("class direction removed", cleaned)):
+    for name, proxy in (("as it is", given), ("class direction removed", cleaned)):
         unit = proxy / np.linalg.norm(proxy, axis=1, keepdims=True)
-        label = same_label_auc(proxy, arrays.labels, arrays.identities)
-        rows.append((name, label, verification_auc(*pair_similarities(unit, arrays.identities))))
+        label = same_label_auc(proxy, labels, people)
+        rows.append((name, label, verification_auc(*pair_similarities(unit, people))))
     columns = ["proxy", "same-label AUC within a person", "verification AUC"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -302,7 +321,7 @@ def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: d
         ``{method: (with, without)}``, either a dict of the arrays ``weights`` and ``logits``.
     """
     first = (sets["level"] == sets["level"].min()) & (sets["seed"] == sets["seed"].min())
-    sets = sets.loc[first, ["level", "seed", "part", "row"]]
+    sets = sets.loc[first, ["level", "seed", "part", "row", "minority"]]
     settings, sides = settings | {"methods": methods}, []
     for identities in (arrays.identities, None):
         found = weighed(replace(arrays, identities=identities), sets, settings)

@@ -9,8 +9,9 @@ A data set is a folder::
       excluded.csv         optional: images an import left out, and why
 
 Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name unique in
-the data set), ``identity`` (string), one 0/1 column for every attribute the card lists, and any
-further columns, of which the card's ``demographics`` are constant within a person. An optional column
+the data set), ``identity`` (string), a column of 0, 1 or null (no label) for every attribute the
+card lists, and any further columns, of which the card's ``demographics`` are constant within a
+person. No picture occurs twice: it could be trained on and tested on at once. An optional column
 ``landmarks`` (ten numbers, x and y of five points in pixels, as :class:`cid.align.Detection` orders
 them) lets embedding skip detection. ``show_images: false`` in the card keeps photographs of real
 people out of notebooks and reports.
@@ -20,6 +21,7 @@ are stored as an identity-robust evaluation needs them. Nothing that trains a mo
 labels may read that column; see :mod:`cid.methods`.
 """
 
+import fcntl
 import io
 import json
 import os
@@ -38,7 +40,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from cid.names import suggest
-from study.store import write, write_text
+from study.store import digest, write, write_text
 
 CARD = "card.json"
 EXCLUDED = "excluded.csv"
@@ -59,14 +61,15 @@ class Labels:
         return len(self.frame)
 
     def labels(self, attribute: str) -> np.ndarray:
-        """The 0/1 labels of an attribute, int64 of shape (n,)."""
+        """The 0/1 labels of an attribute, int64 of shape (n,); float64 with NaN if any is missing."""
         if attribute not in self.card["attributes"]:
             known = self.card["attributes"]
             raise ValueError(
                 f"the data set {self.card['name']!r} has no attribute {attribute!r}"
                 f"{suggest(attribute, known)}; it has {', '.join(known)}"
             )
-        return self.frame[attribute].to_numpy(dtype=np.int64)
+        values = self.frame[attribute].to_numpy(dtype=np.float64, na_value=np.nan)
+        return values if np.isnan(values).any() else values.astype(np.int64)
 
     def identities(self) -> np.ndarray:
         """Identity of every image as an integer code, int64 of shape (n,), in sorted name order."""
@@ -144,7 +147,8 @@ def write_faces(folder, records: Iterable[dict], card: dict) -> Path:
     ValueError if there is no record, or :func:`check_replaceable` refuses the folder.
     """
     with replacing(folder) as partial:
-        counts = write_shards(partial, records, card["attributes"])
+        write_shards(partial, records, card["attributes"])
+        counts = count_labels(partial, card["attributes"])
         if not counts["images"]:
             raise ValueError(f"no images to write to {folder}; the list of records is empty")
         write_card(partial, card | {"counts": counts})
@@ -152,8 +156,10 @@ def write_faces(folder, records: Iterable[dict], card: dict) -> Path:
 
 
 def check_replaceable(folder) -> None:
-    """Refuse, by a ValueError, a file, and a folder that holds anything but a data set."""
-    folder = Path(folder)
+    """Refuse, by a ValueError, a file, a mount point, and a folder of anything but a data set."""
+    folder = Path(folder).resolve()
+    if os.path.ismount(folder):
+        raise ValueError(f"{folder} is a mount point and cannot be replaced; name a folder in it")
     empty = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
     if not empty and not (folder / CARD).exists():
         raise ValueError(f"{folder} exists and is not a data set (no {CARD}); name a new folder")
@@ -161,30 +167,83 @@ def check_replaceable(folder) -> None:
 
 @contextmanager
 def replacing(folder) -> Iterator[Path]:
-    """An empty folder that takes the place of a data set if the block ends well, and else goes."""
+    """An empty folder that takes the place of a data set if the block ends well, and else goes.
+
+    The old data set goes last: whenever this is killed, the next call finds it. A symbolic link is
+    followed. ValueError if another process is at it.
+    """
     check_replaceable(folder)
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    folder = Path(folder).resolve()
+    work = folder.with_name(folder.name + ".partial")
+    new, old = work / "new", work / "old"
+    with _alone(work):
+        try:
+            if old.exists() and not folder.exists():  # killed between the two moves below
+                os.replace(old, folder)
+            for left in (new, old):
+                shutil.rmtree(left, ignore_errors=True)
+            new.mkdir()
+            yield new
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(new, folder)
+        finally:
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
+            shutil.rmtree(work, ignore_errors=True)
 
 
-def write_shards(folder: Path, records: Iterable[dict], attributes: list[str]) -> dict:
-    """Write records (see :func:`write_faces`) into an empty folder; the counts of the data card."""
-    positives, people, images = dict.fromkeys(attributes, 0), set(), 0
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the folder against other processes; the system ends the lock of one that was killed."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
+        except (BlockingIOError, FileNotFoundError):  # not found: the other has just ended
+            ours = False
+        except OSError:  # a file system without locks
+            ours = True
+        if not ours:
+            raise ValueError(
+                f"another import is writing to {work}; wait for it or name a new folder"
+            )
+        yield
+
+
+def write_shards(folder: Path, records: Iterable[dict], attributes: list[str]) -> None:
+    """Write records (see :func:`write_faces`) into an empty folder."""
     for number, shard in enumerate(_in_shards(records)):
         write_shard(folder / f"faces-{number:05d}.parquet", shard, attributes)
-        images += len(shard)
-        people.update(record["identity"] for record in shard)
-        for attribute in attributes:
-            positives[attribute] += sum(int(record[attribute]) for record in shard)
-    return {"images": images, "identities": len(people), "positives": positives}
+
+
+def drop_images(folder: Path, paths: set[str]) -> None:
+    """Take images out of the shards again."""
+    for file in sorted(folder.glob("faces-*.parquet")) if paths else []:
+        with pq.ParquetFile(file) as shard:
+            names = shard.read(columns=["image.path"]).column("image").to_pylist()
+        stay = [name["path"] not in paths for name in names]
+        if not any(stay):
+            file.unlink()
+        elif not all(stay):
+            _write_table(file, pq.read_table(file).filter(stay))
+
+
+def count_labels(folder: Path, attributes: list[str]) -> dict:
+    """The counts of the data card: of images, identities and positives; of labels if some lack."""
+    columns = ["identity", *attributes]
+    tables = [pq.read_table(f, columns=columns) for f in sorted(folder.glob("faces-*.parquet"))]
+    frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=columns)
+    positives = {a: int(frame[a].sum()) for a in attributes}
+    counts = {
+        "images": len(frame),
+        "identities": frame["identity"].nunique(),
+        "positives": positives,
+    }
+    labelled = {a: int(frame[a].count()) for a in attributes}
+    lacking = any(count < len(frame) for count in labelled.values())
+    return counts | ({"labelled": labelled} if lacking else {})
 
 
 def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
@@ -200,13 +259,17 @@ def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
-    """Write one Parquet file of a data set."""
+    """Write one Parquet file of a data set; a label that is None is missing."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     types = {"image": image} | dict.fromkeys(attributes, pa.int8())
     columns = {key: pa.array([r[key] for r in records], types.get(key)) for key in records[0]}
+    _write_table(path, pa.table(columns))
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
     # Encoded images do not compress further; small pages keep a row cheap to reach.
     pq.write_table(
-        pa.table(columns), path, compression="zstd", row_group_size=256,
+        table, path, compression="zstd", row_group_size=256,
         use_dictionary=["identity"], write_statistics=False,
     )  # fmt: skip
 
@@ -219,8 +282,9 @@ def write_card(folder: Path, card: dict) -> None:
 def read_faces(folder, name: str | None = None, *, check_images: bool = True) -> FaceSet:
     """Read and validate a data set, whose card must call it by the name, if one is given.
 
-    ``check_images`` also decodes every image once (about 10,000 small images a second and core).
-    A ValueError names the file, the row and the column of the first problem.
+    ``check_images`` also decodes every image once (about 7,000 small images a second and core) and
+    refuses two of the same pixels. A ValueError names the file, the row and the column of the first
+    problem.
     """
     folder = Path(folder)
     card = _read_card(folder)
@@ -229,11 +293,11 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
             f"params.yaml: data is {name!r}, but {folder}/ holds {card['name']!r}; import it first "
             "(python -m study.faces.importers ...) or set data"
         )
-    paths: set[str] = set()
+    seen: tuple[set, dict] = set(), {}
     files = sorted(folder.glob("faces-*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no faces-*.parquet; fetch it with `dvc pull data.dvc`")
-    tables = [_read_shard(file, card, paths, check_images) for file in files]
+    tables = [_read_shard(file, card, *seen, check_images) for file in files]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -265,8 +329,10 @@ def _read_card(folder: Path) -> dict:
     return card
 
 
-def _read_shard(file: Path, card: dict, paths: set[str], check_images: bool) -> pa.Table:
-    """One file, checked by itself; ``paths`` are those seen before, and its own are added."""
+def _read_shard(
+    file: Path, card: dict, paths: set[str], pixels: dict[str, str], check_images: bool
+) -> pa.Table:
+    """One file, checked; ``paths`` and ``pixels`` (digest: path) are those seen so far."""
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
@@ -281,7 +347,9 @@ def _read_shard(file: Path, card: dict, paths: set[str], check_images: bool) -> 
         raise ValueError(f"{file}, column 'image': must be a struct with the fields bytes and path")
     for column in ("identity", *card["attributes"]):
         values = table.column(column).to_pandas()
-        wrong = values.isna() if column == "identity" else ~values.isin((0, 1))
+        wrong = values.isna()
+        if column != "identity":
+            wrong = ~(values.isin((0, 1)) | wrong)
         if wrong.any():
             value = values[wrong.idxmax()]
             why = "the value is missing" if pd.isna(value) else f"{value} is not 0 or 1"
@@ -297,7 +365,10 @@ def _read_shard(file: Path, card: dict, paths: set[str], check_images: bool) -> 
                     f"the path {image['path']!r} occurs twice; each image needs its own"
                 )
             if check_images:
-                decode(image["bytes"], image["path"])
+                content = digest(decode(image["bytes"], image["path"]))
+                twin = pixels.setdefault(content, image["path"])
+                if twin != image["path"]:
+                    raise ValueError(f"{image['path']!r} is the same picture as {twin!r}; keep one")
         except ValueError as error:
             raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
         paths.add(image["path"])
@@ -306,11 +377,12 @@ def _read_shard(file: Path, card: dict, paths: set[str], check_images: bool) -> 
 
 def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:
     for column in card["attributes"]:
-        values = frame[column].unique()
-        if len(values) < 2:
+        values = frame[column].dropna()
+        if values.nunique() < 2:
+            found = f"the value {values.iloc[0]:g}" if len(values) else "no label"
             raise ValueError(
-                f"{folder}, column {column!r}: every one of the {len(frame)} rows has the value "
-                f"{values[0]}; an attribute needs both 0 and 1, so remove it from the card"
+                f"{folder}, column {column!r}: every one of the {len(values) or len(frame)} rows "
+                f"has {found}; an attribute needs both 0 and 1, so remove it from the card"
             )
     for column in card["demographics"]:
         varying = frame.groupby("identity")[column].nunique(dropna=False)

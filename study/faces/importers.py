@@ -6,8 +6,10 @@
     python -m study.faces.importers folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
 
 A source is read into a :class:`Listing`. :func:`import_faces` then takes every image that can be
-used, shard by shard, and lists the others with a reason in ``excluded.csv``, which the report shows.
-An import that fails or is interrupted leaves what was there before.
+used, shard by shard, and lists the others with a reason in ``excluded.csv``, which the report shows:
+also a picture that came under several names, so that none is trained on and tested on at once. What
+is but strange, as two names that may be of one person, is said in a line. An import that fails or
+is interrupted leaves what was there before.
 """
 
 import argparse
@@ -15,14 +17,17 @@ import errno
 import io
 import json
 import os
+import posixpath
 import re
 import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -30,11 +35,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
-from study.faces import dataset
+from study.faces import annotations, dataset
+from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, as no network here sees more than 160
+RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and its warning no error
 
 
@@ -43,9 +50,10 @@ class Listing:
     """What a source holds, before an image is opened.
 
     `table` has one row an image: ``image`` (its name in the source), ``identity``, a column of 0, 1
-    or NaN for every attribute, and any further columns. `card` has ``name``, ``source``, ``licence``.
-    `read` gives the encoded bytes of an image by its name. `excluded` are images that are already
-    known to be unusable, and why.
+    or NaN (no label) for every attribute, and any further columns; names of people lose surrounding
+    spaces and become Unicode NFC. `card` has ``name``, ``source``, ``licence``. `read` gives the
+    encoded bytes of an image by its name. `excluded` are images that are already known to be
+    unusable, and why.
     """
 
     table: pd.DataFrame
@@ -54,33 +62,48 @@ class Listing:
     read: Callable[[str], bytes]
     excluded: list[tuple[str, str]] = field(default_factory=list)
 
+    def __post_init__(self):
+        people = self.table["identity"]
+        people = people.map(lambda name: normalize("NFC", str(name).strip()), na_action="ignore")
+        self.table = self.table.assign(identity=people)
+
 
 def import_faces(listing: Listing, out, keep_names=False, show_images=False, progress=True) -> Path:
     """Write a data set from a listing; what cannot be used is left out and listed.
 
     A data set at ``out`` is replaced once the new one is complete. ``keep_names`` keeps the source's
     names of people and images instead of numbers. Without ``show_images``, notebooks and reports show
-    no photograph of anyone. ValueError if nothing usable is left, no attribute has both values, or
+    no photograph of anyone. A label that is missing costs the image only where it has no other. Of
+    images with the same pixels the first is taken; none, if they differ in person or label, as nobody
+    can tell which is right. ValueError if nothing usable is left, no attribute has both values, or
     ``out`` is another folder; OSError if the disk is full or not writable.
     """
     table, excluded = _usable(listing)
+    one_valued = (
+        f"no attribute of {', '.join(listing.attributes)} has images of both values among those "
+        "that could be used; check the labels, or the threshold"
+    )
     if len(table) and all(table[a].nunique() < 2 for a in listing.attributes):
-        raise ValueError(
-            f"no attribute of {', '.join(listing.attributes)} has images of both values among the "
-            f"{len(table)} that could be used; check the labels, or the threshold"
-        )
-    records = _records(listing, _named(table, keep_names), excluded, progress)
+        raise ValueError(one_valued)
+    named, withdrawn = _named(table, keep_names), set()
+    records = _records(listing, named, excluded, withdrawn, progress)
+    called = dict(zip(table["identity"], named["identity"], strict=True))
     try:
-        with dataset.replacing(out) as partial:
-            counts = dataset.write_shards(partial, records, listing.attributes)
+        with dataset.replacing(out) as partial, closing(records):
+            dataset.write_shards(partial, records, listing.attributes)
+            dataset.drop_images(partial, withdrawn)
+            counts = dataset.count_labels(partial, listing.attributes)
             reasons = Counter(reason.partition(": ")[0] for _, reason in excluded)
             if not counts["images"]:
                 why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
                 name = listing.card["name"]
                 raise ValueError(f"no image of {name} can be used ({why or 'none is listed'})")
             # The column of an attribute that has one value, maybe by an exclusion, stays in the table.
+            labelled = counts.get("labelled") or dict.fromkeys(listing.attributes, counts["images"])
             positives = counts["positives"].items()
-            positives = {a: count for a, count in positives if 0 < count < counts["images"]}
+            positives = {a: count for a, count in positives if 0 < count < labelled[a]}
+            if not positives:
+                raise ValueError(one_valued)
             card = listing.card | {
                 "attributes": list(positives),
                 "demographics": [],
@@ -89,6 +112,8 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
                 "excluded": dict(sorted(reasons.items())),
                 "counts": counts | {"positives": positives},
             }
+            if warnings := annotations.doubts(table["identity"], called):
+                card["warnings"] = warnings
             dataset.write_card(partial, card)
             table = pd.DataFrame(excluded, columns=["image", "reason"])
             table.to_csv(partial / dataset.EXCLUDED, index=False)
@@ -100,7 +125,7 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
 
 
 def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The rows with a name of their own, an identity and every label; the others with a reason."""
+    """The rows with a name of their own, an identity and a label; the others with a reason."""
     table, excluded = listing.table.reset_index(drop=True), list(listing.excluded)
 
     def leave_out(rows, reason):
@@ -110,10 +135,10 @@ def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
 
     leave_out(table.duplicated(), "listed again in another row")
     leave_out(table["image"].duplicated(keep=False), "listed twice with different values")
-    nobody = table["identity"].isna() | (table["identity"].astype(str).str.strip() == "")
-    leave_out(nobody, "identity missing")
-    for attribute in listing.attributes:
-        leave_out(table[attribute].isna(), f"label {attribute} missing or uncertain")
+    leave_out(table["identity"].isna() | (table["identity"] == ""), "identity missing")
+    which = listing.attributes[0] if len(listing.attributes) == 1 else "of every attribute"
+    unlabelled = table[listing.attributes].isna().all(axis=1)
+    leave_out(unlabelled, f"label {which} missing or uncertain")
     return table, excluded
 
 
@@ -130,10 +155,15 @@ def _named(table: pd.DataFrame, keep_names: bool) -> pd.DataFrame:
     return table.assign(path=identity + "/" + place.astype(str).str.zfill(4), identity=identity)
 
 
-def _records(listing: Listing, table: pd.DataFrame, left_out: list, progress) -> Iterator[dict]:
-    """The images as records of the data set; those that cannot be used are added to ``left_out``."""
+def _records(
+    listing: Listing, table: pd.DataFrame, left_out: list, withdrawn: set[str], progress
+) -> Iterator[dict]:
+    """The images as records of the data set; those that cannot be used are added to ``left_out``.
 
-    def take(name: str) -> bytes | str:
+    ``withdrawn`` takes the paths of records that turned out unusable after they were handed on.
+    """
+
+    def take(name: str) -> tuple[bytes, str] | str:
         try:
             return normalise(listing.read(name))
         except (FileNotFoundError, KeyError):
@@ -141,27 +171,50 @@ def _records(listing: Listing, table: pd.DataFrame, left_out: list, progress) ->
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             return str(error)
 
-    table = table.astype(dict.fromkeys(listing.attributes, int))
+    labels = table[listing.attributes].astype("Int8").astype(object)
+    table = table.assign(**labels.where(labels.notna(), None))
+    known: dict[str, int] = {}  # the row that was the first to show the pixels of a digest
     bar = tqdm(total=len(table), desc="import", unit="image", mininterval=5, disable=not progress)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(table), dataset.AHEAD):
             rows = table.iloc[start : start + dataset.AHEAD].to_dict("records")
             images = pool.map(take, [row["image"] for row in rows])
-            for row, image in zip(rows, images, strict=True):
-                name, path = row.pop("image"), row.pop("path")
-                if isinstance(image, str):
-                    left_out.append((name, image))
-                else:
-                    yield {"image": {"bytes": image, "path": path}} | row
+            for place, (row, taken) in enumerate(zip(rows, images, strict=True), start):
+                if isinstance(taken, str):
+                    left_out.append((row["image"], taken))
+                    continue
+                image, pixels = taken
+                first = known.setdefault(pixels, place)
+                if first == place:
+                    del row["image"]
+                    yield {"image": {"bytes": image, "path": row.pop("path")}} | row
+                    continue
+                twin = table.iloc[first].to_dict()
+                how, clash = _same_picture(twin, row, listing.attributes)
+                left_out.append((row["image"], f"{how}: {twin['image']}"))
+                if clash and twin["path"] not in withdrawn:
+                    withdrawn.add(twin["path"])
+                    left_out.append((twin["image"], f"{how}: {row['image']}"))
             bar.update(len(rows))
 
 
-def normalise(encoded: bytes) -> bytes:
-    """Check that an image decodes, and bring it to 8 bits a channel if it is not a plain photo.
+def _same_picture(first: dict, later: dict, attributes: list[str]) -> tuple[str, bool]:
+    """How two rows with the same pixels relate, in words, and whether they contradict each other."""
+    if first["identity"] != later["identity"]:
+        return "the same picture as of another person", True
+    pairs = [(first[a], later[a]) for a in attributes]
+    if any(one != other for one, other in pairs if None not in (one, other)):
+        return "the same picture as one with another label", True
+    return "the same picture as another", False
+
+
+def normalise(encoded: bytes) -> tuple[bytes, str]:
+    """Check that an image decodes, bring it to 8 bits if it is no plain photo; and digest its pixels.
 
     A JPEG, PNG or WebP of 8-bit grey or RGB within :data:`MAX_SIDE` stays byte for byte. Anything
     else (CMYK, palette, 16 bits, other formats, larger) becomes a PNG, or a JPEG where it was one.
-    The file's extension plays no part. A ValueError says why a file cannot be used.
+    What is transparent is laid on white, as a page would show it. The file's extension plays no part.
+    A ValueError says why a file cannot be used.
     """
     if not encoded:
         raise ValueError("empty file")
@@ -173,76 +226,100 @@ def normalise(encoded: bytes) -> bytes:
             picture.load()
             kind = picture.format
             plain = picture.mode in ("L", "RGB") and kind in ("JPEG", "PNG", "WEBP")
-            if plain and max(width, height) <= MAX_SIDE:
-                return encoded
-            picture = ImageOps.exif_transpose(picture)
+            plain = plain and not picture.has_transparency_data and max(width, height) <= MAX_SIDE
+            ImageOps.exif_transpose(picture, in_place=True)
+            if plain:
+                return encoded, digest(np.asarray(picture))
             if picture.mode.startswith(("I", "F")):
-                values = np.asarray(picture, dtype=np.float64)
-                values = values * (255 / 65535 if values.max() > 255 else 1)
-                picture = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+                picture = _eight_bits(picture)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
             picture = picture if picture.mode == "L" else picture.convert("RGB")
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
-            return buffer.getvalue()
+            return buffer.getvalue(), digest(np.asarray(picture))
     except UnidentifiedImageError:
-        raise ValueError("not an image") from None
+        what = annotations.posing(encoded)
+        raise ValueError(f"not an image but {what}" if what else "not an image") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot be decoded: {error}") from None
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= 65535:  # NaN, too
+        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
+    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
+    white = 1 if picture.mode == "F" and high <= 1 else white
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def celeba(folder) -> Listing:
     """CelebA: 202,599 aligned photos of 10,177 celebrities, 40 attributes (Liu et al. 2015).
 
-    Expected in ``folder``: ``img_align_celeba/`` or its ``.zip``, ``list_attr_celeba.txt`` and
+    Expected in ``folder``, or in its ``Img/``, ``Anno/`` and ``Eval/``: ``img_align_celeba/``, its
+    ``.zip`` or those of ``img_align_celeba_png``; ``list_attr_celeba.txt`` and
     ``identity_CelebA.txt``; optional: ``list_eval_partition.txt`` (column ``partition``) and
-    ``list_landmarks_align_celeba.txt`` (with which detection can be skipped). About 1.4 GB.
+    ``list_landmarks_align_celeba.txt`` (with which detection can be skipped). Kaggle's ``.csv`` of
+    the same names do as well. About 1.4 GB.
     """
     folder = Path(folder)
-    signs = _celeba_table(folder / "list_attr_celeba.txt")
-    table = ((signs + 1) // 2).astype(float).reset_index()
-    identity = _celeba_table(folder / "identity_CelebA.txt", header=False)[1]
-    table["identity"] = table["image"].map(identity.astype(str))
-    split = folder / "list_eval_partition.txt"
-    if split.exists():
-        names = {0: "train", 1: "valid", 2: "test"}
-        table["partition"] = table["image"].map(_celeba_table(split, header=False)[1]).map(names)
-    points = folder / "list_landmarks_align_celeba.txt"
-    if points.exists():
-        places = _celeba_table(points).reindex(table["image"]).astype(float)
+    path, signs = annotations.read_celeba(folder, "list_attr_celeba", header=True)
+    whose, people = annotations.read_celeba(folder, "identity_CelebA")
+    for needed, found in ((path, signs), (whose, people)):
+        if found is None:
+            raise ValueError(f"{needed} is missing; {STEPS['celeba']}")
+    values = set(np.unique(signs))
+    if not (values <= {-1, 1} or values <= {0, 1}):
+        odd = max(values - {-1, 1}, key=abs)
+        raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+    table = (signs > 0).astype(float).reset_index()
+    table["identity"] = table["image"].map(people[1])
+    _, split = annotations.read_celeba(folder, "list_eval_partition")
+    if split is not None:
+        names = {"0": "train", "1": "valid", "2": "test"}
+        table["partition"] = table["image"].map(split[1]).map(names)
+    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+    if points is not None:
+        places = points.reindex(table["image"]).astype(float)
         if places.isna().any(axis=None):
-            raise ValueError(f"{points} lacks images; remove the file to detect the faces instead")
+            raise ValueError(f"{path} lacks images; remove the file to detect the faces instead")
         table["landmarks"] = list(places.itertuples(index=False, name=None))
-    images, packed = folder / "img_align_celeba", folder / "img_align_celeba.zip"
-    if not images.is_dir() and not packed.exists():
-        raise ValueError(f"{folder} lacks {images.name}/ and {packed.name}; {STEPS['celeba']}")
-    read, present = _files(images) if images.is_dir() else _zip(packed)
+    kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
+    found = [place for kind in kinds for place in (folder / kind, folder / "Img" / kind)]
+    images = next((place for place in found if place.exists()), None)
+    if images is None:
+        raise ValueError(f"{folder} lacks {kinds[0]}/ and {kinds[1]}; {STEPS['celeba']}")
+    read, present = _files(images) if images.is_dir() else _zip(images)
+    # The tables say 000001.jpg, whatever folders it lies in, and also of the PNG.
+    members: dict[str, str] = {}
+    for name in sorted(present):
+        stem = posixpath.splitext(posixpath.basename(name))[0]
+        if stem in members:
+            raise ValueError(f"{images} holds {members[stem]} and {name}; keep one of them")
+        members[stem] = name
+    table["image"] = [
+        posixpath.basename(members.get(posixpath.splitext(name)[0], name))
+        for name in table["image"]
+    ]
+    excluded = _unlabelled({posixpath.basename(name) for name in present}, table)
     card = {
         "name": "celeba",
         "source": "Liu et al. 2015, Deep Learning Face Attributes in the Wild; public layout",
         "licence": "non-commercial research only; see the data set's agreement",
     }
-    return Listing(table, list(signs), card, read, _unlabelled(present, table))
+
+    def read_member(name: str) -> bytes:
+        return read(members[posixpath.splitext(name)[0]])
+
+    return Listing(table, list(signs), card, read_member, excluded)
 
 
-def _celeba_table(path: Path, header: bool = True) -> pd.DataFrame:
-    """A whitespace-separated table of CelebA, indexed by image; some begin with a count and names."""
-    if not path.exists():
-        raise ValueError(f"{path} is missing; {STEPS['celeba']}")
-    try:
-        if not header:
-            return pd.read_csv(path, sep=r"\s+", header=None, index_col=0)
-        with open(path, encoding="utf-8") as file:
-            count, names = int(file.readline()), file.readline().split()
-            table = pd.read_csv(file, sep=r"\s+", header=None, index_col=0, names=["image", *names])
-    except ValueError as error:
-        raise ValueError(f"{path} is not a table of CelebA ({error}); fetch it again") from None
-    if len(table) != count:
-        raise ValueError(f"{path} announces {count} rows and has {len(table)}; fetch it again")
-    return table
-
-
-def lfw(folder, labels, attributes: list[str], threshold=(0.5, 0.5)) -> Listing:
+def lfw(folder, labels, attributes: list[str], threshold=None) -> Listing:
     """Labeled Faces in the Wild: 13,233 press photos of 5,749 people (Huang et al. 2007).
 
     Expected: ``folder/Name/Name_0001.jpg``, and a CSV of labels keyed by ``image``
@@ -288,24 +365,18 @@ def cmu_faces(folder) -> Listing:
 
 
 def from_table(
-    folder, labels, attributes: list[str], threshold=(0.5, 0.5), identity: str | None = "identity"
+    folder, labels, attributes: list[str], threshold=None, identity: str | None = "identity"
 ) -> Listing:
     """Images in any layout, and a CSV that says who and what is in them.
 
     The CSV has the columns ``image`` (path below ``folder``), ``identity`` (None: the folder an image
     lies in) and those of the attributes, each given as ``name``, ``name=column`` or
-    ``name=column+column``; several columns must agree. A value counts as 1 from the second number of
-    the threshold on and as 0 up to the first (as 1 if both hold); an image between the two is left
-    out. ValueError on a missing folder, file or column, or a value that is not a number.
+    ``name=column+column``; several columns must agree. :func:`study.faces.annotations.votes` says
+    what a column may hold, and when it needs the threshold. ValueError on a missing folder, file or
+    column, a path that leads out of the folder, or a table none of whose images is there.
     """
     read, present = _files(folder)
-    low, high = threshold
-    if not low <= high:
-        raise ValueError(f"threshold {low} {high}: the first number must not be above the second")
-    try:
-        frame = pd.read_csv(labels, dtype=str)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{labels} is not a readable CSV ({error})") from None
+    frame = annotations.read_csv(labels)
 
     def column(key: str) -> pd.Series:
         if key not in frame:
@@ -313,33 +384,41 @@ def from_table(
             raise ValueError(f"{labels} has no column {key!r}{has}")
         return frame[key]
 
-    def vote(key: str) -> np.ndarray:
-        values = pd.to_numeric(column(key), errors="coerce")
-        wrong = values.isna() & frame[key].notna()
-        if wrong.any():
-            where = f"{labels}, line {wrong.idxmax() + 2}, column {key!r}"
-            raise ValueError(f"{where}: {frame[key][wrong.idxmax()]!r} is not a number")
-        return np.select([values >= high, values <= low], [1.0, 0.0], np.nan)
-
-    table = pd.DataFrame({"image": column("image")})
-    parents = table["image"].map(lambda name: Path(name).parent.name, na_action="ignore")
+    table = pd.DataFrame({"image": column("image").str.strip().replace("", np.nan)})
+    nameless = table["image"].isna()
+    excluded = [(f"line {k + 1}", "image not named") for k in table.index[nameless]]
+    table = table[~nameless]
+    table["image"] = [
+        annotations.inside(n, f"{labels}, line {k + 1}") for k, n in table["image"].items()
+    ]
+    parents = table["image"].map(lambda name: posixpath.basename(posixpath.dirname(name)))
     table["identity"] = parents if identity is None else column(identity)
     for text in attributes:
         name, _, columns = text.partition("=")
-        first, *others = [vote(key) for key in (columns or name).split("+")]
-        agree = np.all([first == other for other in others], axis=0)
-        table[name] = np.where(agree, first, np.nan)
+        if not name or "+" in name or name in RESERVED or name in table:
+            raise ValueError(
+                f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
+                "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
+                f"{', '.join(RESERVED)}"
+            )
+        keys = (columns or name).split("+")
+        first, *others = [annotations.votes(column(key), labels, threshold) for key in keys]
+        for other in others:
+            first = first.where(first == other)
+        table[name] = first
+    if present.isdisjoint(table["image"]):
+        annotations.explain_strangers(folder, labels, sorted(present), list(table["image"]))
     card = {
         "name": Path(folder).resolve().name,
         "source": f"imported with the labels of {Path(labels).name}",
         "licence": "unknown; write the licence of your images here",
     }
-    table = table.dropna(subset="image")
-    return Listing(table, list(table)[2:], card, read, _unlabelled(present, table))
+    excluded += _unlabelled(present, table)
+    return Listing(table, list(table)[2:], card, read, excluded)
 
 
 def _files(folder) -> tuple[Callable[[str], bytes], set[str]]:
-    """Reader of the images below a folder by their paths in it, and those paths."""
+    """Reader of the images below a folder by their plain paths in it, and those paths."""
     folder = Path(folder)
     try:
         why = "" if os.listdir(folder) else "it is empty"
@@ -349,19 +428,26 @@ def _files(folder) -> tuple[Callable[[str], bytes], set[str]]:
         raise ValueError(
             f"the folder {folder} cannot be read ({why}); name the one with the images"
         )
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMAGES)
-    names = {path.relative_to(folder).as_posix() for path in found}
-    return lambda name: (folder / name).read_bytes(), names
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGES:
+            name = annotations.plain(path.relative_to(folder).as_posix())
+            if name in found:
+                raise ValueError(f"{found[name]} and {path} have the same name; rename one of them")
+            found[name] = path
+    return lambda name: found.get(name, folder / name).read_bytes(), set(found)
 
 
 def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
-    """Reader of a zip by the last part of the names in it, and those names."""
+    """Reader of the images of a zip by their names in it, and those names."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a complete zip ({error}); fetch it again") from None
-    members = {Path(name).name: name for name in archive.namelist() if not name.endswith("/")}
-    return lambda name: archive.read(members[name]), set(members)
+        with open(path, "rb") as file:
+            why = annotations.posing(file.read(200)) or error
+        raise ValueError(f"{path} is not a complete zip ({why}); fetch it again") from None
+    names = archive.namelist()
+    return archive.read, {n for n in names if n.lower().endswith(IMAGES)}
 
 
 def _unlabelled(present: set[str], table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -370,7 +456,8 @@ def _unlabelled(present: set[str], table: pd.DataFrame) -> list[tuple[str, str]]
 
 STEPS = {
     "celeba": "get the aligned images and the annotation files from the CelebA project page, under "
-    "its agreement, and put them into one folder",
+    "its agreement, and put them into one folder (Kaggle's copy has no identity_CelebA.txt: take it "
+    "from the project page)",
     "lfw": "get lfw-deepfunneled.tgz from the LFW project page, or lfw-funneled.tgz from scikit-learn's "
     "mirror, and unpack it",
     "cmu_faces": "get 'CMU Face Images' from the UCI Machine Learning Repository and unpack faces_4",
@@ -417,7 +504,7 @@ def main(arguments: list[str] | None = None) -> int:
         if read in (lfw, from_table):
             add("--labels", required=True, help="CSV keyed by image")
             add("--attribute", action="append", required=True, metavar="NAME[=COLUMN[+COLUMN]]")
-            add("--threshold", default=(0.5, 0.5), nargs=2, type=float, metavar=("LOW", "HIGH"))
+            add("--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score")
     options = parser.parse_args(arguments)
     try:
         dataset.check_replaceable(options.out)  # before a download, or hours of reading
@@ -428,6 +515,9 @@ def main(arguments: list[str] | None = None) -> int:
             labels = options.labels, options.attribute, options.threshold
         listing = SOURCES[options.source](folder, *labels)
         out = import_faces(listing, options.out, options.keep_names, options.show_images)
+    except KeyboardInterrupt:
+        print(f"interrupted; {options.out} is as it was", file=sys.stderr)
+        return 130
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -435,6 +525,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{out}: {card['counts']['images']} images of {card['counts']['identities']} people")
     for reason, count in card["excluded"].items():
         print(f"  left out: {count} x {reason}")
+    for attribute, count in card["counts"].get("labelled", {}).items():
+        print(f"  labelled {attribute}: {count}")
+    for line in annotations.doubts(
+        listing.table["identity"]
+    ):  # with the names, which the card does without
+        print(f"  warning: {line}")
     for attribute in card["single_valued"]:
         print(f"  no attribute any more, as it has one value only: {attribute}")
     print(

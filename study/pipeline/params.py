@@ -103,6 +103,17 @@ class Section(BaseModel):
         return values
 
 
+class Detectable(Section):
+    accuracy: Positive
+    minority_accuracy: Positive
+
+
+class Protocol(Section):
+    status: _one_of("exploratory", "confirmatory")
+    note: Text
+    detectable: Detectable | None
+
+
 class Embed(Section):
     network: Network
     trunk: Network
@@ -117,6 +128,7 @@ class Bias(Section):
     test_per_class: _a("a whole number of at least 1", int, ge=1)
     unseen_share: _a("a number of at least 0 and below 1", float, ge=0, lt=1)
     people: _a("a whole number of at least 2, or null", int | None, ge=2)
+    cohorts: Truth
 
     @model_validator(mode="after")
     def _fits(self):
@@ -124,12 +136,17 @@ class Bias(Section):
             raise ValueError("levels must rise, each given once")
         if self.kind == "natural" and self.levels != [0.0]:
             raise ValueError("kind natural takes the data as they are: write levels: [0.0]")
+        if self.kind == "correlation" and self.images_per_identity % 2:
+            raise ValueError("images_per_identity must be even, so that level 0 halves it")
+        if self.cohorts and self.people is None:
+            raise ValueError("cohorts is true, so people must say how many one holds")
         return self
 
 
 class Weights(Section):
     tau: PositiveOrAuto
     power: NotNegative
+    temper: NotNegative
     class_prior: _one_of("balanced", "empirical")
     include_self: Truth
     rarity: NotNegative
@@ -185,6 +202,7 @@ class Params(Section):
     study: Name
     data: _a("the name of a data set, or null", str | None)
     task: Text
+    protocol: Protocol
     embed: Embed
     bias: Bias
     seeds: AtLeast2

@@ -1,8 +1,7 @@
-"""What a report was made of, whether it still is, and what a study will cost before it starts.
+"""What a report was made of, and whether it still is.
 
 python -m study.pipeline.provenance check     does the report come from these data, settings and code?
 python -m study.pipeline.provenance verify    are the numbers those that were committed?
-python -m study.pipeline.provenance cost      what `dvc repro` would run, and about how long
 """
 
 import io
@@ -22,13 +21,11 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.pipeline import params, stages
-from study.pipeline.notebook import TIMES, seconds
 from study.store import digest
 
 FILE = "provenance.json"
 PACKAGES = ("torch", "torchvision", "facenet-pytorch", "numpy", "scipy", "scikit-learn", "pandas",
             "matplotlib", "dvc")  # fmt: skip
-PROFILE = Path("benchmarks/profile.csv")  # seconds of every stage as committed, on two cores
 TOLERANCE = 0.1  # by which a mean may move, as a share of half the width of its 95 % interval
 
 
@@ -61,14 +58,27 @@ def code_files() -> list[Path]:
 
 
 def record() -> dict:
-    """:func:`made_of`, with the versions, and the last commit that touched the code and packages; a
-    note says where there are edits since."""
+    """:func:`made_of`, with the versions; the last commit that touched the code and packages, with a
+    note where there are edits since; and the commit that fixed the study's protocol; with dates."""
     paths = [stages.PINS, *map(str, code_files())]
     commit = _git("log", "-1", "--format=%H", "--", *paths).strip() or None
     if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *paths):
         commit += " with edits"
+    study = params.read()
+    file = Path("studies", f"{study['study']}.yaml")
+    fixed, _, date = _git("log", "-1", "--format=%H %cI", "--", str(file)).strip().partition(" ")
+    protocol = {
+        "status": study["protocol"]["status"],
+        "commit": fixed or None,
+        "date": date or None,
+    }
     versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
-    return made_of() | {"commit": commit, "versions": versions, "processors": os.cpu_count()}
+    made = {
+        "commit": commit,
+        "date": _git("log", "-1", "--format=%cI", "--", *paths).strip() or None,
+    }
+    made |= {"protocol": protocol, "versions": versions, "processors": os.cpu_count()}
+    return made_of() | made
 
 
 def _git(*arguments: str) -> str:
@@ -156,38 +166,12 @@ def _compare(name: str, before: str, after: str | None) -> tuple[str, float]:
     return f"means move by at most {largest:.2g} of half their interval", largest
 
 
-def cost() -> str:
-    """What ``dvc repro`` would run now, and how long it takes by the last runs here or the committed
-    one, if whatever is upstream changes everything downstream."""
-    params.read()
-    done = subprocess.run(["dvc", "repro", "--dry"], capture_output=True, text=True)
-    if done.returncode:
-        raise ValueError((done.stderr or done.stdout).strip().splitlines()[-1])
-    wanted = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running")]
-    if not wanted:
-        return "Nothing to run: everything is up to date."
-    here, committed = seconds(TIMES), seconds(PROFILE)
-    total = sum(here.get(stage) or committed.get(stage, 15) for stage in wanted)
-    lines = [f"{len(wanted)} stages would run: {', '.join(wanted)}."]
-    card = Path("data/card.json")
-    if "embed" in wanted and card.exists():
-        images = json.loads(card.read_text(encoding="utf-8"))["counts"]["images"]
-        lines.append(f"{images:,} faces would be embedded.")
-    known = all(stage in here for stage in wanted)
-    source = "of the last runs here" if known else "partly of the committed run, on 2 cores"
-    lines.append(f"About {max(1, round(total / 60))} minutes, by the times {source}.")
-    return "\n".join(lines)
-
-
 @params.command
 def main(argv: list[str] | None) -> int:
     parser = ArgumentParser("study.pipeline.provenance", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["check", "verify", "cost"])
+    parser.add_argument("command", choices=["check", "verify"])
     parser.add_argument("--commit", default="HEAD", help="whose numbers `verify` compares with")
     args = parser.parse_args(argv)
-    if args.command == "cost":
-        print(cost())
-        return 0
     folder = Path("reports", params.read()["study"])
     if args.command == "check":
         differing = check(folder)

@@ -9,6 +9,7 @@ python -m study.pipeline.report pages      every executed notebook as a page of 
 """
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -22,8 +23,9 @@ from ruamel.yaml import YAML
 from cid.methods import METHODS
 from study.pipeline import pages, provenance
 from study.pipeline.params import PARAMS, command, read
+from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
-from study.results.tables import headline_cells, markdown_table, points, read_claims, write_claims
+from study.results.tables import HEADLINE, headline_cells, markdown_table, points
 from study.store import digest, write_text
 
 BUILD, REPORTS = Path("build"), Path("reports")
@@ -48,10 +50,6 @@ def build(params: dict) -> Path:
     (REPORT / "notebooks").mkdir()
     for path in sections:
         shutil.copy(path, REPORT / "notebooks")
-    entries = read_claims("evaluate")  # which stand for its task and kind; the others join them
-    have = {(entry["task"], entry["kind"]) for entry in entries}
-    entries += [e for e in read_claims("breadth") if (e["task"], e["kind"]) not in have]
-    write_claims(REPORT / "claims.json", entries)
     made, card = provenance.record(), json.loads((REPORT / "card.json").read_text())
     write_text(REPORT / provenance.FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     _check_photographs(card)
@@ -141,37 +139,59 @@ def _markdown(folder: Path) -> str:
 
 def studies() -> tuple[list[str], list[list[str]]]:
     """All studies side by side, as a head and rows that begin with the study's name: gains over ERM,
-    means over the bias range."""
-    methods = ("cid", "cid-knn", "oracle")
-    columns = [(metric, m) for metric in ("accuracy", "worst_decile") for m in methods]
-    head = ["study", "data", "people", "task, bias", "model", "seeds", "accuracy, ERM"]
-    head += [f"{METRICS[metric].title.lower()}, {METHODS[m].title} − ERM" for metric, m in columns]
+    means over the bias range, and the smallest that would have been detected with probability .8."""
+    columns = [(metric, m) for metric in PRIMARY for m in HEADLINE]
+    head = ["study", "data", "people", "task, bias", "model", "seeds", "protocol", "accuracy, ERM"]
+    for metric in PRIMARY:
+        name = METRICS[metric].title.lower()
+        head += [f"{name}: detectable", *(f"{name}, {METHODS[m].title} − ERM" for m in HEADLINE)]
     rows = []
     for file in sorted(REPORTS.glob("[!.]*/card.json")):
         study, card = file.parent, json.loads(file.read_text(encoding="utf-8"))
         params = YAML(typ="safe").load(study / "params.yaml")
-        area = pd.read_csv(study / "area.csv").query("test == 'seen'")
-        area = area.set_index(["metric", "method"])
+        area = (
+            pd.read_csv(study / "area.csv").query("test == 'seen'").set_index(["metric", "method"])
+        )
+        power = (
+            pd.read_csv(study / "power.csv").query("test == 'seen'").set_index(["metric", "method"])
+        )
         ends = [f"{end}_difference" for end in ("mean", "low", "high")]
-        gains = [points(*area.loc[key, ends]) if key in area.index else "–" for key in columns]
-        kind, levels = params["bias"]["kind"], params["bias"]["levels"]
-        span = f" {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
+        gains = {key: points(*area.loc[key, ends]) if key in area.index else "–" for key in columns}
+        kind, levels = (
+            params["bias"]["kind"],
+            json.loads((study / "about.json").read_text())["levels"],
+        )
+        span = f" {min(levels):g} to {max(levels):g}" if len(levels) > 1 else f" {levels[0]:g}"
+        cells = []
+        for metric in PRIMARY:
+            found = power["detectable"].get((metric, "surprise"), math.nan)
+            cells.append(f"{100 * found:.2f}" if math.isfinite(found) else "–")
+            cells += [gains[metric, m] for m in HEADLINE]
         rows.append([
-            study.name, card["name"], f"{card['counts']['identities']:,}",
-            f"{params['task']}, {kind}{span}", params["train"]["model"], str(params["seeds"]),
-            f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *gains,
+            study.name, card["name"], f"{int(power['people'].max()):,}",
+            f"{params['task']}, {kind}{span * (kind != 'natural')}", params["train"]["model"],
+            str(params["seeds"]), _protocol(json.loads((study / provenance.FILE).read_text())),
+            f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *cells,
         ])  # fmt: skip
     return head, rows
+
+
+def _protocol(made: dict) -> str:
+    """What a study's protocol was, and when it was committed."""
+    protocol = made["protocol"]
+    if protocol["status"] != "confirmatory" or not protocol["commit"]:
+        return protocol["status"]
+    return f"confirmatory, {protocol['commit'][:7]} of {protocol['date'][:10]}"
 
 
 def studies_page() -> Path:
     """Write ``reports/index.html``: the studies side by side, and the main figure of each."""
     head, rows = studies()
     # What stands under the headings is left out of the table.
-    cells = [[f"[{row[0]}]({row[0]}/index.html)", *row[6:]] for row in rows]
-    table = pages.markdown(markdown_table([head[0], *head[6:]], cells))
+    cells = [[f"[{row[0]}]({row[0]}/index.html)", *row[7:]] for row in rows]
+    table = pages.markdown(markdown_table([head[0], *head[7:]], cells))
     figures = {file.parts[-3] for file in REPORTS.glob("*/figures/against-bias-seen.svg")}
-    shown = {"table": table, "rows": [row[:6] for row in rows], "figures": figures}
+    shown = {"table": table, "rows": [row[:7] for row in rows], "figures": figures}
     return pages.page("studies", REPORTS / "index.html", **shown)
 
 

@@ -1,17 +1,30 @@
-"""A verdict on each claim of the method, by rules fixed here.
+"""Endpoints, and a verdict on each claim of the method, by rules fixed here for every study.
 
 The claims are those of Qi & Ardeshir, "Improving Identity-Robustness for Face Models", arXiv
 2304.03838 (2023): with conditional inverse density weights and no identity annotation, (1) performance
 is more uniform over people, (2) overall performance often improves too, and (3) the model is much less
 sensitive to bias of the training set.
 
-The rules are the same for every result. For a difference to ERM: *supported* if it is clear of 0 in the
-claimed direction after Holm's correction over the differences of one method, task and bias kind; *not
-supported* if it is as clear in the other direction, or if its whole 95 % interval lies below the
-smallest effect of interest, so that a precise null is a refutation; else *inconclusive*. A clear effect
-that is smaller than of interest stays supported and is marked as not relevant.
+**Endpoints.** Primary are accuracy (claim 2) and accuracy on *minority cells*, the test images of the
+class that was rare for their person in training (claim 1), as differences to ERM, means over the bias
+range. The family for Holm's correction are the primary endpoints of one method in one study, over both
+test sets. Everything else is descriptive: worst decile and spread over people, slopes, and what further
+tasks or kinds of bias show.
 
-Claim 3 is to be read beside claim 2: a model that is poor at every bias level is not sensitive either.
+**Verdicts** on a primary endpoint, the first that holds:
+
+1. clear of 0 in the claimed direction after Holm: *supported*; or, if the whole interval lies below
+   the smallest effect of interest, *supported, but too small to matter*, which counts as no support;
+2. as clear in the other direction: *not supported*;
+3. the oracles' own gain is not clear of 0, so that there is nothing to find, or the smallest effect that
+   the study would detect with probability .8 exceeds the smallest of interest: *not testable*;
+4. the whole interval lies below the smallest effect of interest: *not supported*;
+5. else *inconclusive*.
+
+"Much less sensitive" (3b) is judged against what the oracle removes of the slope over the bias: supported
+if the whole interval of that share lies above :data:`MUCH`, not supported if below, not testable where
+the oracle removes nothing that is clear of 0. It is to be read beside claim 2: a model that is poor at
+every bias level is not sensitive either.
 """
 
 import hashlib
@@ -23,59 +36,96 @@ import pandas as pd
 from cid.methods import METHODS
 from cid.names import find
 from study.results import inference
-from study.results.inference import BASELINE, Replicates, holm
-from study.results.metrics import METRICS
+from study.results.inference import BASELINE, ORACLE, Estimates, holm
+from study.results.metrics import METRICS, TOO_FEW
 
 ALPHA = 0.05
+PRIMARY = ("accuracy", "minority_accuracy")
+SECONDARY = ("worst_decile", "identity_sd")
+ENDPOINTS = (*PRIMARY, *SECONDARY)
+ORACLES = (ORACLE, "oracle-tempered")  # a study can show an effect where one of them has one
+TESTS = ("seen", "unseen")
 
 # Smallest effects of interest: about a tenth of what the strongest bias cost ERM in the runs that
 # settled the design (5 points of accuracy, 10 of worst decile), and a twentieth of the standard
-# deviation over people there (10 points). For a slope it is the effect on the change from bias 0 to 1.
-SMALLEST = {"accuracy": 0.005, "worst_decile": 0.01, "identity_sd": 0.005}
-MUCH = 0.5  # "much less sensitive": at least this share of ERM's slope is removed
+# deviation over people there (10 points). Minority cells are half of the test images: a point there
+# alone is half a point of accuracy.
+SMALLEST = {
+    "accuracy": 0.005,
+    "minority_accuracy": 0.01,
+    "worst_decile": 0.01,
+    "identity_sd": 0.005,
+}
+MUCH = 0.5  # "much less sensitive": at least this share of what the oracle removes
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
+TOO_SMALL, NOT_TESTABLE = "supported, but too small to matter", "not testable"
+DESCRIPTIVE = "descriptive"
 
 _MEASURES = {
     "area": "{}, mean over the bias range, minus ERM's",
     "slope": "{}, slope over the bias level, minus ERM's",
-    "share": "{}, share of ERM's slope over the bias level that is removed",
+    "share": "{}, share of the oracle's reduction of the slope over the bias level",
 }
-
-_MEASURE_OF = {"1": "area", "2": "area", "3a": "slope", "3b": "share"}
-# Claim, metric, statement.
+# Claim, metric, measure, statement.
 _CLAIMS = (
-    ("1", "worst_decile", "The worst-served tenth of people is served better than by ERM."),
-    ("1", "identity_sd", "Accuracy varies less between people than under ERM."),
-    ("2", "accuracy", "Overall accuracy is higher than under ERM."),
-    ("3a", "accuracy", "Accuracy is less sensitive to bias than under ERM."),
-    ("3a", "worst_decile", "The worst decile is less sensitive to bias than under ERM."),
-    ("3b", "accuracy", "Accuracy is much less sensitive to bias than under ERM."),
-    ("3b", "worst_decile", "The worst decile is much less sensitive to bias than under ERM."),
+    ("1", "minority_accuracy", "area", "Minority cells are classified better than by ERM."),
+    ("1", "worst_decile", "area", "The worst-served tenth of people is served better than by ERM."),
+    ("1", "identity_sd", "area", "Accuracy varies less between people than under ERM."),
+    ("2", "accuracy", "area", "Overall accuracy is higher than under ERM."),
+    ("3a", "accuracy", "slope", "Accuracy is less sensitive to bias than under ERM."),
+    (
+        "3a",
+        "minority_accuracy",
+        "slope",
+        "Minority cells are less sensitive to bias than under ERM.",
+    ),
+    ("3b", "accuracy", "share", "Accuracy is much less sensitive to bias than under ERM."),
+    (
+        "3b",
+        "minority_accuracy",
+        "share",
+        "Minority cells are much less sensitive to bias than under ERM.",
+    ),
 )
 
 
 def verdict(
-    effect: float, low: float, high: float, p_holm: float, smallest: float, better: str = "higher"
-) -> str:
-    """Verdict on the claim that a difference to ERM is an improvement, by the rule above.
+    effect: float, low: float, high: float, p_holm: float, *, smallest: float, detectable: float,
+    oracle_low: float, better: str = "higher",
+) -> tuple[str, str]:  # fmt: skip
+    """Verdict on the claim that a difference to ERM is an improvement, by the rules above, and why.
 
-    ``effect``, ``low`` and ``high`` are the difference and its 95 % interval, NaN where undefined;
-    ``smallest`` is the smallest effect of interest, > 0; ``better`` is "higher" or "lower".
+    ``effect``, ``low`` and ``high`` are the difference and its 95 % interval; ``smallest`` is the
+    smallest effect of interest, > 0; ``detectable`` the smallest that is found with probability .8;
+    ``oracle_low`` the lower end of the oracles' gain, NaN without one; ``better`` is "higher" or "lower".
     """
     gain, most = (effect, high) if better == "higher" else (-effect, -low)
     if p_holm < ALPHA and gain > 0:
-        return SUPPORTED
-    if (p_holm < ALPHA and gain < 0) or most < smallest:
-        return NOT_SUPPORTED
-    return INCONCLUSIVE
+        if most < smallest:
+            return TOO_SMALL, f"the whole interval is short of {points_of(smallest)}"
+        return SUPPORTED, "clear of 0 after Holm"
+    if p_holm < ALPHA and gain < 0:
+        return NOT_SUPPORTED, "clear of 0 after Holm, in the other direction"
+    if not oracle_low > 0:
+        return NOT_TESTABLE, "no oracle gains anything that is clear of 0"
+    if detectable > smallest:
+        found = f"only an effect of {100 * detectable:.1f} points would be detected"
+        return NOT_TESTABLE, f"{found}, and {points_of(smallest)} are of interest"
+    if most < smallest:
+        return NOT_SUPPORTED, f"the whole interval is short of {points_of(smallest)}"
+    return INCONCLUSIVE, "not clear of 0 after Holm"
 
 
-def share_verdict(low: float, high: float) -> str:
-    """Verdict on "much less sensitive" from the interval of the share of the slope removed."""
+def share_verdict(low: float, high: float) -> tuple[str, str]:
+    """Verdict on "much less sensitive" from the share of the oracle's reduction, and why."""
+    if not np.isfinite(low + high):
+        return NOT_TESTABLE, "the oracle makes no difference to the slope that is clear of 0"
     if low > MUCH:
-        return SUPPORTED
-    return NOT_SUPPORTED if high < MUCH else INCONCLUSIVE
+        return SUPPORTED, f"the whole interval is above {MUCH:g}"
+    if high < MUCH:
+        return NOT_SUPPORTED, f"the whole interval is below {MUCH:g}"
+    return INCONCLUSIVE, f"the interval holds {MUCH:g}"
 
 
 def points_of(effect: float) -> str:
@@ -83,57 +133,56 @@ def points_of(effect: float) -> str:
     return "1 point" if effect == 0.01 else f"{100 * effect:g} points"
 
 
-def claims(
-    replicates: Replicates, method: str, *, task: str, kind: str, test: str = "seen"
-) -> list[dict]:
-    """Verdicts on claims 1 to 3 for one method, task and bias kind.
+def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[dict]:
+    """Verdicts on claims 1 to 3 for one method, task and bias kind, on both test sets.
 
     Parameters
     ----------
-    replicates : Replicates
-        With the metrics ``accuracy``, ``worst_decile`` and ``identity_sd``.
+    estimates : Estimates
+        With the metrics of :data:`ENDPOINTS`.
     method : str
         A key of :data:`cid.methods.METHODS`.
     task, kind : str
         Attribute predicted and kind of bias, for the record.
-    test : {"seen", "unseen"}
 
     Returns
     -------
     list of dict
         ``claim``, ``statement``, ``task``, ``kind``, ``method``, ``test``, ``metric``, ``measure``,
-        ``effect``, ``low``, ``high``, ``p``, ``p_holm`` (None for a share, which is judged by its
-        interval), ``smallest``, ``relevant`` (whether the effect reaches the smallest of interest;
-        None for a share), ``labels_used``, ``verdict``, ``rule``; and for claim 2 ``levels``: at which
-        the difference is clear of 0 after Holm's correction over them. Undefined numbers are NaN.
+        ``primary``, ``effect``, ``low``, ``high``, ``p``, ``p_holm`` (None unless primary), ``smallest``,
+        ``detectable`` and ``oracle_low`` (None unless primary), ``labels_used``, ``verdict``, ``reason``.
+        Left out is what a study does not define: minority cells of unseen people, the slope over one level.
 
     Raises
     ------
     ValueError
-        If the method, test set or a metric is missing from the replicates.
+        If the method or a metric is missing from the estimates.
     """
-    pair = _pair(replicates, method, test)
-    tables = {
-        "area": inference.area(pair),
-        "slope": inference.sensitivity(pair),
-        "share": inference.sensitivity_removed(pair),
-    }
+    some = _chosen(estimates, method)
+    tables = {"area": inference.area(some), "slope": inference.sensitivity(some)}
+    tables["share"] = inference.sensitivity_removed(some)
     entries = []
-    for claim, metric, statement in _CLAIMS:
-        measure = _MEASURE_OF[claim]
-        entries.append(
-            {"claim": claim, "statement": statement, "task": task, "kind": kind}
-            | {"method": method, "test": test, "metric": metric}
-            | {"measure": _MEASURES[measure].format(METRICS[metric].title)}
-            | _numbers(tables[measure], method, metric)
-            | {"p_holm": np.nan, "smallest": None, "relevant": None}
-            | {"labels_used": _labels_used(method)}
-        )
-    for entry, p_holm in zip(entries, holm([e["p"] for e in entries]), strict=True):
+    for test in [t for t in TESTS if (t, "accuracy") in some.point]:
+        for claim, metric, measure, statement in _CLAIMS:
+            nothing = metric not in SECONDARY and np.isnan(some.point[test, metric]).all()
+            if nothing or measure != "area" and len(some.levels) < 2:
+                continue
+            gains = [_numbers(tables["area"], test, m, metric)["low"] for m in ORACLES]
+            primary = measure == "area" and metric in PRIMARY
+            entries.append(
+                {"claim": claim, "statement": statement, "task": task, "kind": kind}
+                | {"method": method, "test": test, "metric": metric, "primary": primary}
+                | {"measure": _MEASURES[measure].format(METRICS[metric].title)}
+                | _numbers(tables[measure], test, method, metric)
+                | {"p_holm": None, "smallest": SMALLEST[metric] if primary else None}
+                | {"oracle_low": float(np.fmax.reduce(gains)) if primary else None}
+                | {"labels_used": _labels_used(method)}
+            )
+    family = [entry for entry in entries if entry["primary"]]
+    for entry, p_holm in zip(family, holm([e["p"] for e in family]), strict=True):
         entry["p_holm"] = float(p_holm)
-        _judge(entry)
-        if entry["claim"] == "2":
-            entry["levels"] = _clear_levels(inference.difference(pair), entry["metric"])
+    for entry in entries:
+        entry["verdict"], entry["reason"] = _judged(entry)
     return entries
 
 
@@ -164,71 +213,61 @@ def identity_free(
         {"claim": "4", "statement": "Training uses no identity annotation.", "task": task}
         | {"kind": kind, "method": method, "test": None, "metric": None}
         | {"measure": "bytes of " + ", ".join(names) + ", with the identities and without"}
-        | dict.fromkeys(("effect", "low", "high", "p", "p_holm", "smallest", "relevant"))
+        | {"primary": False}
+        | dict.fromkeys(
+            ("effect", "low", "high", "p", "p_holm", "smallest", "detectable", "oracle_low")
+        )
         | {"labels_used": _labels_used(method) | {"evaluation": []}}
         | {"verdict": NOT_SUPPORTED if differing else SUPPORTED}
-        | {"rule": "supported if and only if all bytes are equal with the identities withheld"}
+        | {"reason": "supported if and only if all bytes are equal with the identities withheld"}
         | {"sha256": sides, "differing": differing}
     )
 
 
-def _judge(entry: dict) -> None:
-    """Fill in the verdict of an entry, its rule, and whether the effect is of interest."""
-    low, high, metric = entry["low"], entry["high"], entry["metric"]
+def _judged(entry: dict) -> tuple[str, str]:
+    """Verdict on an entry, and why."""
     if entry["claim"] == "3b":
-        entry["verdict"] = share_verdict(low, high)
-        entry["rule"] = (
-            f"supported if the whole 95 % interval is above {MUCH:g}, not supported if it is below, "
-            "else inconclusive; undefined where ERM's own slope is not clearly a loss"
-        )
-        return
-    smallest, better = SMALLEST[metric], METRICS[metric].better
-    gain = entry["effect"] if better == "higher" else -entry["effect"]
-    entry["smallest"], entry["relevant"] = smallest, bool(gain >= smallest)
-    entry["verdict"] = verdict(entry["effect"], low, high, entry["p_holm"], smallest, better)
-    entry["rule"] = (
-        f"supported if {better} than ERM's with p < {ALPHA:g} after Holm; not supported if the opposite "
-        f"holds or the whole 95 % interval is short of {points_of(smallest)}; else inconclusive"
-    )
+        return share_verdict(entry["low"], entry["high"])
+    if np.isnan(entry["effect"]):
+        return NOT_TESTABLE, TOO_FEW
+    if not entry["primary"]:
+        return DESCRIPTIVE, "no endpoint of the protocol"
+    keys = ("effect", "low", "high", "p_holm", "smallest", "detectable", "oracle_low")
+    return verdict(**{key: entry[key] for key in keys}, better=METRICS[entry["metric"]].better)
 
 
-def _pair(replicates: Replicates, method: str, test: str) -> Replicates:
-    """Only ERM and the method, the test set and the metrics that the claims are about."""
-    if method not in replicates.methods:
-        known = ", ".join(replicates.methods)
+def _chosen(estimates: Estimates, method: str) -> Estimates:
+    """Only ERM, the method and the oracles, and the metrics that the claims are about."""
+    if method not in estimates.methods:
+        known = ", ".join(estimates.methods)
         raise ValueError(f"method {method!r} is not among {known}; evaluate it too")
     if method == BASELINE:
         raise ValueError(f"method {method!r} is the baseline; name one that is claimed better")
-    keys = [(test, metric) for metric in SMALLEST]
-    for key in keys:
-        if key not in replicates.point:
-            raise ValueError(
-                f"metric {key[1]!r} of test set {key[0]!r} was not resampled; give it to bootstrap"
-            )
-    at = [replicates.methods.index(name) for name in (BASELINE, method)]
+    keys = [key for key in estimates.point if key[1] in ENDPOINTS]
+    for metric in ENDPOINTS:
+        if metric not in {name for _, name in keys}:
+            raise ValueError(f"metric {metric!r} was not estimated; give it to estimate")
+    names = [m for m in dict.fromkeys((BASELINE, method, *ORACLES)) if m in estimates.methods]
+    at = [estimates.methods.index(name) for name in names]
     return replace(
-        replicates,
-        methods=[BASELINE, method],
-        point={key: replicates.point[key][..., at] for key in keys},
-        draws={key: replicates.draws[key][..., at] for key in keys},
-        freedom={key: replicates.freedom[key] for key in keys},
+        estimates,
+        methods=names,
+        point={key: estimates.point[key][..., at] for key in keys},
+        covariance={key: estimates.covariance[key][:, :, at][..., at] for key in keys},
     )
 
 
-def _numbers(table: pd.DataFrame, method: str, metric: str) -> dict[str, float]:
-    """Effect, interval and p value of a method's difference, or of its share, which has no p value."""
+def _numbers(table: pd.DataFrame, test: str, method: str, metric: str) -> dict[str, float]:
+    """Effect, interval, p value and detectable effect of a method's difference, or of its share."""
     suffix = "_difference" if "p" in table else ""
-    columns = [f"mean{suffix}", f"low{suffix}", f"high{suffix}", "p"]
-    rows = table[(table["method"] == method) & (table["metric"] == metric)].reindex(columns=columns)
-    values = rows.iloc[0] if len(rows) else [np.nan] * 4  # with one bias level there is no slope
-    return dict(zip(("effect", "low", "high", "p"), map(float, values), strict=True))
-
-
-def _clear_levels(table: pd.DataFrame, metric: str) -> dict:
-    rows = table[table["metric"] == metric]
-    clear = rows[rows["p_holm"] < ALPHA]
-    levels, gain = clear["level"].astype(float), clear["mean"]
-    return {"better": [*levels[gain > 0]], "worse": [*levels[gain < 0]], "of": len(rows)}
+    columns = [*(f"{name}{suffix}" for name in ("mean", "low", "high")), "p", "detectable"]
+    rows = table[
+        (table["test"] == test) & (table["method"] == method) & (table["metric"] == metric)
+    ]
+    rows = rows.reindex(columns=columns)
+    values = rows.iloc[0] if len(rows) else [np.nan] * 5  # with one bias level there is no slope
+    names = ("effect", "low", "high", "p", "detectable")
+    return dict(zip(names, map(float, values), strict=True))
 
 
 def _labels_used(method: str) -> dict[str, list[str]]:

@@ -1,32 +1,41 @@
-"""Intervals and comparisons, by one bootstrap clustered by training set and by person.
+"""Intervals and comparisons, by variances clustered by training set and by person.
 
 The numbers of a study vary for two reasons: other training sets would have been drawn (seeds), and
 other people would have been photographed (identities). Every seed tests many identities and every
-identity is tested under many seeds, so the two are crossed and neither alone gives an honest
-interval. The crossed ("pigeonhole") bootstrap draws seeds with replacement and, independently,
-identities with replacement; what a seed says of an identity counts as often as the product of the
-two. A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007, shows that its
-variance is mildly conservative, whatever the variances of seeds and identities: noise that belongs to
-one (seed, identity) pair is counted up to three times, so intervals err on the wide side.
+identity is tested under many seeds, so the two are crossed and neither alone gives an honest interval.
+The two-way clustered variance adds the variance between seeds to that between people and takes off
+what both of them hold, the noise of single (seed, person) pairs: A. C. Cameron, J. B. Gelbach, D. L.
+Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29 (2011);
+as there, it is never taken to be less than either alone. (Resampling seeds and people together, A. B.
+Owen's pigeonhole bootstrap, counts the pairs' noise up to three times: intervals a third to a half too
+wide in studies like these.)
 
-:func:`bootstrap` resamples; all methods, levels, metrics and both test sets share the resamples, so
-every comparison is paired. Everything else here is a function of its result:
+Every number is a mean over seeds of a run's metric, and :func:`estimate` finds the three covariances of
+these means, over all levels and methods at once:
 
-- an interval is ``point +- t * se``, at 95 %, where ``se`` is the standard deviation over replicates
-  and t is Student's quantile with one degree of freedom less than there are seeds or identities,
-  whichever are fewer;
+- *seed*: between seeds, of the metric of whole runs;
+- *person*: between resamples of people, the same for all runs (a bootstrap, as most metrics are no means);
+- *pair*: in the same resamples, of each run's deviation from the mean over seeds. For a metric that is
+  a mean this is the variance of the pairs' own noise alone; that of the people, which a bootstrap of
+  single pairs would hold as well, drops out.
+
+All else is a linear function of the means, or a ratio of two, and follows from the covariances. All
+methods and levels share the resamples, so every comparison is paired:
+
+- an interval is ``point +- t * se``, at 95 %, where t is Student's quantile with one degree of freedom
+  less than there are seeds or identities, whichever are fewer;
 - a p value is two-sided and from the same t: below .05 exactly where the interval leaves out 0;
 - with one seed or one identity the interval is unbounded (infinite) and p is 1.
 
-So an interval speaks of redraws of the training sets *and* of the people, from the population that
-these people were drawn from. It does not speak of another population, and where a metric is a maximum
-or minimum over people (the gaps, the worst identity) it is a rough guide only: a resample cannot hold
-anyone worse than the worst.
+``tests/study/results/test_coverage.py`` holds the coverage on simulated studies of known truth. An
+interval speaks of redraws of the training sets *and* of the people, from the population that these people
+were drawn from. It does not speak of another population, and where a metric is a maximum or minimum over
+people (the gaps, the worst identity) it is a rough guide only: a resample cannot hold anyone worse than
+the worst.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -35,20 +44,20 @@ import pandas as pd
 
 from cid.names import find, suggest
 from study import source, store
-from study.results.metrics import METRICS, Run, cells, evaluate, ratio, runs, share
+from study.results.metrics import METRICS, Run, cells, evaluate, runs, share
 
-CONFIDENCE = 0.95
-BASELINE, ORACLE = "erm", "oracle"  # what differences are to, and what is the most there is to gain
+CONFIDENCE, POWER = 0.95, 0.8
+BASELINE, ORACLE = "erm", "oracle"  # what differences are to, and what they are compared with
 NOTHING = 1e-12  # differences of equal numbers, summed in another order
 
 _WHERE, _INTERVAL = ["test", "metric", "level", "method"], ["mean", "low", "high"]
-_DIFFERENCE = [*(f"{name}_difference" for name in _INTERVAL), "p", "p_holm"]
+_DIFFERENCE = [*(f"{name}_difference" for name in _INTERVAL), "p", "detectable", "p_holm"]
 _UNDEFINED = dict.fromkeys(_INTERVAL, np.nan)
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """A study of L levels and M methods, and its R resamples.
+class Estimates:
+    """A study of L levels and M methods, and how its means vary.
 
     Attributes
     ----------
@@ -57,11 +66,13 @@ class Replicates:
     methods : list of str
     runs : pandas.DataFrame
         Metrics of every run, from :func:`study.results.metrics.evaluate`.
-    point, draws : dict of float arrays, shapes (L, M) and (R, L, M)
-        By (test, metric): mean over seeds of the run's metric; and the same over the drawn seeds, of
-        the drawn identities.
-    freedom : dict of int
-        By (test, metric): degrees of freedom of an interval.
+    point : dict of float arrays, shape (L, M)
+        By (test, metric): mean over seeds of the run's metric.
+    covariance : dict of float arrays, shape (3, L, M, L, M)
+        By (test, metric): of these means, by seed, by person and by pair.
+    seeds : int
+    people : dict of int
+        By (test, metric): how many people are tested, over all seeds.
     cell : str
         What ``levels`` are: the column of that name in every table.
     """
@@ -70,12 +81,17 @@ class Replicates:
     methods: list[str]
     runs: pd.DataFrame
     point: dict[tuple, np.ndarray]
-    draws: dict[tuple, np.ndarray]
-    freedom: dict[tuple, int]
+    covariance: dict[tuple, np.ndarray]
+    seeds: int
+    people: dict[tuple, int]
     cell: str = "level"
 
+    def freedom(self, key: tuple) -> int:
+        """Degrees of freedom of an interval."""
+        return min(self.seeds, self.people[key]) - 1
 
-def bootstrap(
+
+def estimate(
     predictions: pd.DataFrame,
     methods,
     labels,
@@ -86,8 +102,8 @@ def bootstrap(
     seed: int = 0,
     cell: str = "level",
     folder: str | Path | None = None,
-) -> Replicates:
-    """Crossed bootstrap of a study over seeds and identities.
+) -> Estimates:
+    """Means of a study, and their covariances by seed, person and pair.
 
     Parameters
     ----------
@@ -95,9 +111,9 @@ def bootstrap(
         As in :func:`study.results.metrics.evaluate`. Every seed must have been run in every cell and
         on every test set.
     replicates, seed : int
-        Resamples, at least 2, and the seed that decides which.
+        Resamples of people, at least 2, and the seed that decides which.
     folder : path, optional
-        Where draws are kept (:mod:`study.store`), so that they are not drawn twice.
+        Where the covariances are kept (:mod:`study.store`), so that they are not computed twice.
 
     Raises
     ------
@@ -111,65 +127,87 @@ def bootstrap(
     _check(predictions, methods, replicates, cell)
 
     def compute() -> dict[str, np.ndarray]:
-        found = _draws(*about, measures, replicates, seed, cell)
-        return {"/".join(key): values for key, values in found.items()}
+        found = _covariances(*about, measures, replicates, seed, cell)
+        return {"/".join(key): values for key, (_, values) in found.items()}
 
     key = None if folder is None else _key(*about, metrics, replicates, seed, cell)
-    draws = {tuple(k.split("/")): v for k, v in store.kept(folder, f"draws-{key}", compute).items()}
+    kept = store.kept(folder, f"covariances-{key}", compute)
+    covariance = {tuple(k.split("/")): v for k, v in kept.items()}
     table, levels = evaluate(*about, metrics, cell), cells(predictions, cell)
     means = table.groupby(["test", cell, "method"])[metrics].mean()
     order = pd.MultiIndex.from_product([levels, methods])
     point = {
         (test, name): means.loc[test][name].loc[order].to_numpy().reshape(len(levels), -1)
-        for test, name in draws
+        for test, name in covariance
     }
-    seeds = table["seed"].nunique()
     people = _people(predictions, identities).groupby(predictions["test"].astype(str)).nunique()
-    freedom = {(test, name): min(seeds, int(people[test])) - 1 for test, name in point}
-    return Replicates(levels, methods, table, point, draws, freedom, cell)
+    tested = {(test, name): int(people[test]) for test, name in point}
+    return Estimates(
+        levels, methods, table, point, covariance, table["seed"].nunique(), tested, cell
+    )
 
 
-def resample(
-    predictions, methods, labels, identities, measures, seed_counts, identity_counts, cell="level"
-) -> dict[tuple, np.ndarray]:
-    """Values of a study in which every seed and every identity counts as often as told.
+def _covariances(
+    predictions, methods, labels, identities, measures, replicates, seed, cell="level"
+) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+    """Means, shape (L, M), and their covariances, (3, L, M, L, M), by (test, name of the measure).
 
-    ``measures`` are by name and as :attr:`study.results.metrics.Metric.measure`. The counts, shapes
-    (R, S) and (R, I), have a column for every seed and identity of ``predictions``, sorted. All else
-    is as in :func:`bootstrap`.
-
-    Returns
-    -------
-    dict of float arrays, shape (R, L, M)
-        By (test, name of the measure): mean over seeds, each as often as it counts, of those runs
-        where the measure is defined; NaN where none is.
+    ``measures`` are by name and as :attr:`study.results.metrics.Metric.measure`.
     """
     from tqdm import tqdm  # late: figures and tables import this module and resample nothing
 
     levels, seeds = cells(predictions, cell).tolist(), np.unique(predictions["seed"])
-    people = np.unique(_people(predictions, identities))
-    counts = np.asarray(identity_counts, dtype=float)
-    shape = (len(counts), len(levels), len(methods))
-    keys = list(product(np.unique(predictions["test"].astype(str)), measures))
-    total, weight = ({key: np.zeros(shape) for key in keys} for _ in range(2))
-    every = runs(predictions, methods, labels, identities, cell)
-    for (value, seed, test), run in tqdm(every, desc="bootstrap", mininterval=5, delay=2):
-        at, person = levels.index(value), np.searchsorted(people, run.people)
-        drawn = seed_counts[:, [np.searchsorted(seeds, seed)]]
-        for name, measure in measures.items():
-            values = measure(run, counts[:, person])
-            defined = drawn * np.isfinite(values)
-            total[test, name][:, at] += np.where(defined > 0, values, 0) * defined
-            weight[test, name][:, at] += defined
-    return {key: ratio(total[key], weight[key]) for key in keys}
-
-
-def _draws(predictions, methods, labels, identities, measures, replicates, seed, cell):
-    """:func:`resample` with random counts."""
+    person = _people(predictions, identities)
+    names = np.unique(person)
     rng = np.random.default_rng(seed)
-    sizes = predictions["seed"].nunique(), _people(predictions, identities).nunique()
-    counts = [rng.multinomial(n, np.full(n, 1 / n), size=replicates) for n in sizes]
-    return resample(predictions, methods, labels, identities, measures, *counts, cell)
+    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
+    counts = np.vstack([np.ones(len(names)), counts]).astype(float)  # the plain value comes first
+    found, tests = {}, predictions["test"].astype(str)
+    bar = tqdm(
+        total=len(levels) * len(seeds) * tests.nunique(), desc="resample", mininterval=5, delay=2
+    )
+    shape = (len(counts), len(seeds), len(levels), len(methods))
+    for test, part in predictions.groupby(tests):
+        values = {name: np.full(shape, np.nan) for name in measures}
+        for (value, own, _), run in runs(part, methods, labels, identities, cell):
+            at = slice(None), np.searchsorted(seeds, own), levels.index(value)
+            drawn = counts[:, np.searchsorted(names, run.people)]
+            for name, measure in measures.items():
+                values[name][at] = measure(run, drawn)
+            bar.update()
+        people = person[part.index].nunique()
+        for name, drawn in values.items():
+            found[test, name] = _reduced(drawn, people)
+    bar.close()
+    return found
+
+
+def _reduced(values: np.ndarray, people: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds and its covariances from a measure of shape (1 + R, S, L, M), the plain one first."""
+    seeds, shape = values.shape[1], values.shape[2:]
+    flat = values.reshape(len(values), seeds, -1)
+    plain, draws = flat[0], flat[1:]
+    defined = np.isfinite(plain)
+    number = defined.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(defined, plain, 0).sum(axis=0) / number
+        # A seed in which a metric is undefined has no influence on its mean.
+        spread = np.where(defined, plain - mean, 0) * seeds / number
+    known = number > 0
+    spread[:, ~known] = 0
+    by_seed = spread.T @ spread / max(seeds * (seeds - 1), 1)
+    # A resample in which a run has no value says nothing of it.
+    draws = np.where(np.isfinite(draws), draws, np.where(defined, plain, 0)[None])
+    draws = (draws - draws.mean(axis=0)) * (defined * seeds / np.maximum(number, 1))
+    few = people / max(people - 1, 1) / max(len(draws) - 1, 1)
+    common = draws.mean(axis=1)
+    by_person = few * common.T @ common
+    apart = (draws - common[:, None]).reshape(-1, draws.shape[2])
+    by_pair = few * apart.T @ apart / max(seeds * (seeds - 1), 1)
+    covariance = np.stack([by_seed, by_person, by_pair])
+    covariance[:, ~known] = np.nan
+    covariance[:, :, ~known] = np.nan
+    return mean.reshape(shape), covariance.reshape(3, *shape, *shape)
 
 
 def _check(predictions: pd.DataFrame, methods, replicates: int, cell: str) -> None:
@@ -203,67 +241,73 @@ def _people(predictions: pd.DataFrame, identities) -> pd.Series:
 
 
 def _key(predictions, methods, labels, identities, metrics, replicates, seed, cell) -> str:
-    """Digest of all that draws depend on."""
+    """Digest of all that covariances depend on."""
     code = source.code(
-        "study.results.inference._draws", *(f"study.results.metrics.METRICS[{m}]" for m in metrics)
+        "study.results.inference._covariances",
+        *(f"study.results.metrics.METRICS[{m}]" for m in metrics),
     )
     truth = pd.DataFrame({"label": labels, "identity": identities})
-    tables = (predictions[[cell, "seed", "test", "row", *methods]], truth)
-    rows = [pd.util.hash_pandas_object(table, index=False).to_numpy() for table in tables]
+    named = [c for c in (cell, "seed", "test", "row", "minority", *methods) if c in predictions]
+    rows = [
+        pd.util.hash_pandas_object(table, index=False).to_numpy()
+        for table in (predictions[named], truth)
+    ]
     return store.digest(code, methods, metrics, replicates, seed, cell, *rows)
 
 
-def interval(point, draws, freedom: int) -> dict[str, np.ndarray]:
-    """Student t interval and p value of an estimate, shape (...), from its draws, shape (R, ...).
+def variance(covariance: np.ndarray) -> np.ndarray:
+    """Two-way clustered variances, shape (...), from those by seed, person and pair, shape (3, ...)."""
+    seed, person, pair = covariance
+    return np.maximum(seed + person - pair, np.maximum(seed, person))
 
-    Draws may be NaN where undefined; with 0 degrees of freedom the interval is unbounded. Returns
-    ``mean`` (the point), ``low``, ``high``, and ``p`` of the hypothesis that it is 0, shape (...).
+
+def interval(point, se, freedom: int) -> dict[str, np.ndarray]:
+    """Student t interval and p value of an estimate and its standard error, shape (...).
+
+    With 0 degrees of freedom the interval is unbounded. Returns ``mean`` (the point), ``low``, ``high``,
+    ``p`` of the hypothesis that it is 0, and ``detectable``: the smallest true value that would be found
+    clear of 0 with probability :data:`POWER`; shape (...).
     """
     from scipy.special import stdtr  # Student's distribution function
 
-    point, draws = np.asarray(point, dtype=float), np.asarray(draws, dtype=float)
-    defined = np.isfinite(draws)
-    n = defined.sum(axis=0)
-    centre = np.where(defined, draws, 0).sum(axis=0) / np.maximum(n, 1)
-    squares = (np.where(defined, draws - centre, 0) ** 2).sum(axis=0)
-    known = (n > 1) & (freedom > 0)
-    se = np.where(known, np.sqrt(squares / np.maximum(n - 1, 1)), np.inf)
+    point, se = np.asarray(point, dtype=float), np.asarray(se, dtype=float)
+    se = np.where(np.isfinite(point), se if freedom > 0 else np.inf, np.nan)
     reach, t = _t(freedom) * se, np.abs(point) / np.maximum(se, NOTHING)
     alike = np.maximum(np.abs(point), se) < NOTHING
     p = np.where(alike, 1.0, 2 * stdtr(max(freedom, 1), -t))
-    return {"mean": point, "low": point - reach, "high": point + reach, "p": p}
+    found = {"mean": point, "low": point - reach, "high": point + reach, "p": p}
+    return found | {"detectable": reach + _t(freedom, 2 * POWER - 1) * se}
 
 
-def _t(freedom: int) -> float:
+def _t(freedom: int, confidence: float = CONFIDENCE) -> float:
     """Student's quantile of a two-sided interval; with no degree of freedom that of one."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(max(freedom, 1), (1 + CONFIDENCE) / 2))
+    return float(stdtrit(max(freedom, 1), (1 + confidence) / 2))
 
 
-def fieller(numerator, denominator, numerator_draws, denominator_draws, freedom: int) -> dict:
+def fieller(numerator: float, denominator: float, covariance: np.ndarray, freedom: int) -> dict:
     """Ratio of two estimates with Fieller's interval: ``mean`` (the ratio), ``low``, ``high``.
 
     The interval holds the ratios r for which ``numerator - r * denominator`` is not significantly
     different from 0: exact under normality. Where the denominator is not clear of 0 it is unbounded,
     the ratio means nothing, and all three values are NaN. E. C. Fieller, "Some problems in interval
-    estimation", J. R. Stat. Soc. B 16 (1954). Draws, shape (R,), are paired; their covariance is that
-    of the estimates.
+    estimation", J. R. Stat. Soc. B 16 (1954). ``covariance``, shape (3, 2, 2), is of the two estimates by
+    seed, person and pair; as the variance of a difference is the largest of three, the interval is the
+    union of theirs.
     """
-    pairs = np.stack([numerator_draws, denominator_draws])
-    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-    if freedom < 1 or pairs.shape[1] < 2:
-        return dict(_UNDEFINED)
-    covariance = np.cov(pairs)
-    t2 = _t(freedom) ** 2
-    # q2 r^2 - 2 q1 r + q0 <= 0
-    q2 = denominator**2 - t2 * covariance[1, 1]
-    q1 = numerator * denominator - t2 * covariance[0, 1]
-    q0 = numerator**2 - t2 * covariance[0, 0]
-    if q2 <= NOTHING**2:
-        return dict(_UNDEFINED)
-    root = np.sqrt(max(q1**2 - q2 * q0, 0.0))
-    return {"mean": numerator / denominator, "low": (q1 - root) / q2, "high": (q1 + root) / q2}
+    seed, person, pair = covariance
+    t2, ends = _t(freedom) ** 2, []
+    for c in (seed + person - pair, seed, person):
+        # q2 r^2 - 2 q1 r + q0 <= 0
+        q2 = denominator**2 - t2 * c[1, 1]
+        q1 = numerator * denominator - t2 * c[0, 1]
+        q0 = numerator**2 - t2 * c[0, 0]
+        if freedom < 1 or not q2 > NOTHING**2:
+            return dict(_UNDEFINED)
+        root = np.sqrt(max(q1**2 - q2 * q0, 0.0))
+        ends += [(q1 - root) / q2, (q1 + root) / q2]
+    return {"mean": numerator / denominator, "low": min(ends), "high": max(ends)}
 
 
 def holm(p_values) -> np.ndarray:
@@ -280,71 +324,99 @@ def holm(p_values) -> np.ndarray:
     return adjusted
 
 
-def summary(replicates: Replicates) -> pd.DataFrame:
+def summary(estimates: Estimates) -> pd.DataFrame:
     """Mean over seeds of every metric, with its interval.
 
     One row per test, metric, level and method: ``mean``, ``low``, ``high``.
     """
-    return _intervals(replicates).drop(columns="p")
+    return _intervals(estimates).drop(columns=["p", "detectable"])
 
 
-def difference(replicates: Replicates) -> pd.DataFrame:
+def difference(estimates: Estimates) -> pd.DataFrame:
     """As :func:`summary`, for each other method's paired difference to ERM.
 
-    With ``p``, and ``p_holm``, which is adjusted over the methods and levels of a metric and test.
+    With ``p``, ``detectable`` (see :func:`interval`), and ``p_holm``, which is adjusted over the methods
+    and levels of a metric and test.
     """
-    erm = replicates.methods.index(BASELINE)
-    others = [method for method in replicates.methods if method != BASELINE]
-    gains = _mapped(replicates, lambda v: np.delete(v - v[..., [erm]], erm, -1), methods=others)
-    table = _intervals(gains)
+    table = _intervals(_gains(estimates))
     table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
     return table
 
 
-def sensitivity(replicates: Replicates) -> pd.DataFrame:
+def sensitivity(estimates: Estimates) -> pd.DataFrame:
     """Sensitivity to bias: least-squares slope of a metric over the bias level.
 
     One row per test, metric and method: ``mean``, ``low``, ``high`` of the slope; the same with the
-    suffix ``_difference`` for the slope minus ERM's; ``p`` and ``p_holm`` (over the methods) of that
-    difference. ERM's own difference is NaN. Empty with fewer than two levels.
+    suffix ``_difference`` for the slope minus ERM's; ``p``, ``detectable`` and ``p_holm`` (over the
+    methods) of that difference. ERM's own difference is NaN. Empty with fewer than two levels.
     """
-    slopes = _combined(replicates, slope_weights(replicates.levels))
-    return _with_difference(slopes).drop(columns="level")
+    return _with_difference(_over_levels(estimates, slope_weights)).drop(columns="level")
 
 
-def area(replicates: Replicates) -> pd.DataFrame:
+def area(estimates: Estimates) -> pd.DataFrame:
     """Mean level of a metric: the area under its curve over the bias, by the range of the bias.
 
     Columns as in :func:`sensitivity`. The area is the trapezoids'; with one level it is the metric.
     """
-    areas = _combined(replicates, area_weights(replicates.levels))
-    return _with_difference(areas).drop(columns="level")
+    return _with_difference(_over_levels(estimates, area_weights)).drop(columns="level")
 
 
-def oracle_gap_recovered(replicates: Replicates) -> pd.DataFrame:
+def power(estimates: Estimates) -> pd.DataFrame:
+    """What a study could have shown: the smallest difference to ERM of the area it would detect.
+
+    One row per test, metric and method but ERM: ``seeds``, ``people``, ``seed_sd``, ``person_sd`` and
+    ``pair_sd`` (standard deviation of the difference between training sets, between people, and between
+    pairs of them), ``se`` and ``detectable``: see :func:`detectable`.
+    """
+    gains, rows = _gains(_over_levels(estimates, area_weights)), []
+    for (key, covariance), (m, method) in product(
+        gains.covariance.items(), enumerate(gains.methods)
+    ):
+        seeds, people = gains.seeds, gains.people[key]
+        by_seed, by_person, by_pair = own = covariance[:, 0, m, 0, m]
+        sds = (by_seed - by_pair) * seeds, (by_person - by_pair) * people, by_pair * seeds * people
+        names = ("seed_sd", "person_sd", "pair_sd")
+        found = {name: np.sqrt(max(v, 0.0)) for name, v in zip(names, sds, strict=True)}
+        se = float(np.sqrt(variance(own)))
+        told = interval(0.0 if np.isfinite(se) else np.nan, se, gains.freedom(key))
+        where = dict(zip(("test", "metric"), key, strict=True)) | {"method": method}
+        rows.append(where | {"seeds": seeds, "people": people} | found | {"se": se}
+                    | {"detectable": float(told["detectable"])})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def detectable(row, seeds: int, people: int) -> float:
+    """The smallest difference that another study like that of a row of :func:`power` would detect.
+
+    With probability :data:`POWER`, with other numbers of seeds and people:
+    ``se^2 = seed_sd^2 / seeds + person_sd^2 / people + pair_sd^2 / (seeds people)``.
+    """
+    square = row["seed_sd"] ** 2 / seeds + row["person_sd"] ** 2 / people
+    se = np.sqrt(square + row["pair_sd"] ** 2 / (seeds * people))
+    return float(interval(0.0, se, min(seeds, people) - 1)["detectable"])
+
+
+def oracle_gap_recovered(estimates: Estimates) -> pd.DataFrame:
     """Share of the oracle's gain over ERM that a method reaches, with Fieller's interval.
 
     One row per test, metric, level and method: ``mean``, ``low``, ``high``; and one for the area over
     all levels, whose ``level`` is NaN. Undefined (NaN) where the oracle's own gain is not clear of 0,
     or is a loss. Empty if the oracle was not run.
     """
-    levels = replicates.levels
-    lines = _combined(replicates, np.vstack([np.eye(len(levels)), area_weights(levels)]))
-    return _shares(replace(lines, levels=np.append(levels, np.nan)), ORACLE)
+    levels = estimates.levels
+    lines = _linear(estimates, np.vstack([np.eye(len(levels)), area_weights(levels)]))
+    return _shares(replace(lines, levels=np.append(levels, np.nan)))
 
 
-def sensitivity_removed(replicates: Replicates) -> pd.DataFrame:
-    """Share of ERM's sensitivity to bias that a method removes, with Fieller's interval.
+def sensitivity_removed(estimates: Estimates) -> pd.DataFrame:
+    """What a method takes off ERM's sensitivity to bias, as a share of what the oracle takes off.
 
-    ``(slope of ERM - slope of the method) / slope of ERM``: 0 is as sensitive as ERM, 1 not at all,
-    above 1 the metric improves with the bias. One row per test, metric and method but ERM: ``mean``,
-    ``low``, ``high``. NaN where ERM's slope is not clear of 0, or its metric improves with the bias.
-    Empty with fewer than two levels.
+    ``(slope of the method - slope of ERM) / (slope of the oracle - slope of ERM)``, with Fieller's
+    interval: 0 is as sensitive as ERM, 1 as the oracle. One row per test, metric and method but these
+    two: ``mean``, ``low``, ``high``; NaN where the oracle takes off nothing that is clear of 0. Empty with
+    fewer than two levels, or without the oracle.
     """
-    slopes = _combined(replicates, slope_weights(replicates.levels))
-    methods = [*replicates.methods, "flat"]  # with a slope of 0, whose gain is all there is
-    slopes = _mapped(slopes, lambda v: np.insert(v, v.shape[-1], 0, axis=-1), methods=methods)
-    return _shares(slopes, "flat").drop(columns="level")
+    return _shares(_over_levels(estimates, slope_weights)).drop(columns="level")
 
 
 def accuracy_by_group(
@@ -358,7 +430,7 @@ def accuracy_by_group(
     Parameters
     ----------
     predictions, methods, labels, identities, replicates
-        As in :func:`bootstrap`, which says what is raised.
+        As in :func:`estimate`, which says what is raised.
     groups : pandas.DataFrame or dict of arrays, shape (n,)
         Demographic columns of the whole data set, indexed by ``row``; an image whose group is missing
         is left out.
@@ -386,17 +458,15 @@ def accuracy_by_group(
     if not measures:
         return pd.DataFrame(columns=columns)
     _check(predictions, methods, replicates, "level")
-    about = (predictions, methods, labels, identities, measures)
-    n_seeds = predictions["seed"].nunique()
-    n_people = _people(predictions, identities).nunique()
-    once = resample(*about, np.ones((1, n_seeds)), np.ones((1, n_people)))
-    study = Replicates(
+    found = _covariances(predictions, methods, labels, identities, measures, replicates, 0)
+    study = Estimates(
         levels=cells(predictions, "level"),
         methods=methods,
         runs=pd.DataFrame(),
-        point={key: values[0] for key, values in once.items()},
-        draws=_draws(*about, replicates, 0, "level"),
-        freedom={key: min(n_seeds, n) - 1 for key, n in people.items()},
+        point={key: point for key, (point, _) in found.items()},
+        covariance={key: covariance for key, (_, covariance) in found.items()},
+        seeds=predictions["seed"].nunique(),
+        people=people,
     )
     table = _with_difference(study)
     table["people"] = [people[key] for key in zip(table["test"], table["metric"], strict=True)]
@@ -430,49 +500,71 @@ def area_weights(levels) -> np.ndarray:
     return (np.append(steps, 0) + np.insert(steps, 0, 0))[None] / np.ptp(levels)
 
 
-def _mapped(replicates: Replicates, transform: Callable, **changes) -> Replicates:
-    """The study after a ``transform`` of its (..., L, M) arrays."""
-    point = {key: transform(values) for key, values in replicates.point.items()}
-    draws = {key: transform(values) for key, values in replicates.draws.items()}
-    return replace(replicates, point=point, draws=draws, **changes)
+def _linear(estimates: Estimates, levels=None, methods=None, **changes) -> Estimates:
+    """The study after linear maps of its levels, (K, L), and of its methods, (N, M)."""
+    w = np.eye(len(estimates.levels)) if levels is None else levels
+    b = np.eye(len(estimates.methods)) if methods is None else methods
+    point, covariance = {}, {}
+    for key, values in estimates.point.items():
+        point[key] = w @ values @ b.T
+        both = np.einsum("ka,nb,xabcd->xkncd", w, b, estimates.covariance[key], optimize=True)
+        covariance[key] = np.einsum("lc,md,xkncd->xknlm", w, b, both, optimize=True)
+    return replace(estimates, point=point, covariance=covariance, **changes)
 
 
-def _combined(replicates: Replicates, weights: np.ndarray) -> Replicates:
-    """The study with linear combinations of its levels, ``weights`` (K, L), in place of levels."""
-    combine = partial(np.einsum, "kl,...lm->...km", weights)
-    return _mapped(replicates, combine, levels=np.arange(len(weights)), cell="level")
-
-
-def _shares(replicates: Replicates, whole: str) -> pd.DataFrame:
-    """The other methods' gains over ERM as shares of the gain of ``whole``, where that is a gain."""
-    methods, rows = replicates.methods, []
+def _gains(estimates: Estimates) -> Estimates:
+    """The study's differences to ERM."""
+    methods = estimates.methods
     erm = methods.index(BASELINE)
-    others = [m for m in methods if m not in (BASELINE, whole)] if whole in methods else []
-    for key, point in replicates.point.items():
+    others = [method for method in methods if method != BASELINE]
+    apart = np.delete(np.eye(len(methods)), erm, axis=0)
+    apart[:, erm] = -1
+    return replace(_linear(estimates, methods=apart), methods=others)
+
+
+def _over_levels(estimates: Estimates, weights: Callable) -> Estimates:
+    """The study with combinations of its levels, of which ``weights`` makes rows (K, L), in their place."""
+    rows = weights(estimates.levels)
+    if not len(rows):
+        rows = np.empty((0, len(estimates.levels)))
+    levels = np.arange(len(rows))
+    return replace(_linear(estimates, rows), levels=levels, cell="level")
+
+
+def _shares(estimates: Estimates) -> pd.DataFrame:
+    """The other methods' gains over ERM as shares of the oracle's, where that is a gain."""
+    columns, rows = [*_WHERE, *_INTERVAL], []
+    if ORACLE not in estimates.methods:
+        return pd.DataFrame(columns=columns)
+    gains = _gains(estimates)
+    oracle = gains.methods.index(ORACLE)
+    others = [m for m in gains.methods if m != ORACLE]
+    for key, point in gains.point.items():
         sign = 1 if METRICS[key[1]].better == "higher" else -1
-        gain, draws = (v - v[..., [erm]] for v in (point, replicates.draws[key]))
-        for (k, level), method in product(enumerate(replicates.levels), others):
-            pair, found = [methods.index(method), methods.index(whole)], _UNDEFINED
-            if sign * gain[k, pair[1]] > 0:
-                found = fieller(*gain[k, pair], *draws[:, k, pair].T, replicates.freedom[key])
+        for (k, level), method in product(enumerate(gains.levels), others):
+            pair, found = [gains.methods.index(method), oracle], _UNDEFINED
+            if sign * point[k, oracle] > 0:
+                covariance = gains.covariance[key][:, k][:, pair, k][:, :, pair]
+                found = fieller(*point[k, pair], covariance, gains.freedom(key))
             rows.append([*key, level, method, *found.values()])
-    return pd.DataFrame(rows, columns=[*_WHERE, *_INTERVAL])
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _intervals(replicates: Replicates) -> pd.DataFrame:
+def _intervals(estimates: Estimates) -> pd.DataFrame:
     """Interval and p value of every number of a study."""
-    levels, methods = replicates.levels, replicates.methods
+    levels, methods = estimates.levels, estimates.methods
     tables = []
-    for (test, metric), point in replicates.point.items():
-        found = interval(point, replicates.draws[test, metric], replicates.freedom[test, metric])
+    for (test, metric), point in estimates.point.items():
+        own = np.einsum("xlmlm->xlm", estimates.covariance[test, metric])
+        found = interval(point, np.sqrt(variance(own)), estimates.freedom((test, metric)))
         where = {"test": test, "metric": [metric] * point.size}
-        where |= {replicates.cell: np.repeat(levels, len(methods)), "method": methods * len(levels)}
+        where |= {estimates.cell: np.repeat(levels, len(methods)), "method": methods * len(levels)}
         numbers = {name: values.ravel() for name, values in found.items()}
         tables.append(pd.DataFrame(where | numbers))
     return pd.concat(tables, ignore_index=True)
 
 
-def _with_difference(replicates: Replicates) -> pd.DataFrame:
+def _with_difference(estimates: Estimates) -> pd.DataFrame:
     """A summary beside its differences to ERM."""
-    apart = difference(replicates)
-    return summary(replicates).merge(apart, "left", _WHERE, suffixes=("", "_difference"))
+    apart = difference(estimates)
+    return summary(estimates).merge(apart, "left", _WHERE, suffixes=("", "_difference"))

@@ -19,25 +19,37 @@ import numpy as np
 import pandas as pd
 
 ECE_BINS = 15
+ENOUGH = (
+    10  # test images of a person, below which their accuracy is too coarse to compare people by
+)
+TOO_FEW = "too few images a person"
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric of a run: its name in figures and tables, what is better, and how it is measured.
 
-    ``measure(run, counts)`` gives the values under every method, shape (R, m), when the run's people
+    ``formula(run, counts)`` gives the values under every method, shape (R, m), when the run's people
     count as often as ``counts``, shape (R, k); NaN where undefined. Its docstring begins with the
-    definition, one sentence with the labels it uses.
+    definition, one sentence with the labels it uses. ``images`` is how many test images every person
+    must have for it to mean something.
     """
 
     title: str
     better: str  # "higher" or "lower"
-    measure: Callable[[Run, np.ndarray], np.ndarray]
+    formula: Callable[[Run, np.ndarray], np.ndarray]
+    images: int = 1
 
     @property
     def definition(self) -> str:
         """What is measured, in one sentence."""
-        return " ".join(self.measure.__doc__.split("\n\n")[0].split())
+        return " ".join(self.formula.__doc__.split("\n\n")[0].split())
+
+    def measure(self, run: Run, counts: np.ndarray) -> np.ndarray:
+        """The formula's values, or NaN where a person has too few test images for it."""
+        if run.size.min() < self.images:
+            return np.full((len(counts), run.score.shape[1]), np.nan)
+        return self.formula(run, counts)
 
 
 @dataclass(frozen=True)
@@ -49,14 +61,21 @@ class Run:
     score: np.ndarray  # (n, m)
     people: np.ndarray  # (k,), who they are, sorted
     starts: np.ndarray  # (k,), first image of every person
+    minority: (
+        np.ndarray
+    )  # (n,), 1.0 where the label is the one rare for its person in training, 0.0
+    # where not, NaN where there is no such label
 
     @classmethod
-    def of(cls, row, label, score, person) -> Run:
+    def of(cls, row, label, score, person, minority=None) -> Run:
         """A run from its images in any order; ``score`` has shape (n, m), the others (n,)."""
         order = np.argsort(person, kind="stable")
         people, starts = np.unique(np.asarray(person)[order], return_index=True)
-        arrays = (np.asarray(row), np.asarray(label, dtype=float), np.asarray(score, dtype=float))
-        return cls(*(array[order] for array in arrays), people, starts)
+        rare = np.full(len(order), np.nan) if minority is None else minority
+        label, score, rare = (
+            np.asarray(array, dtype=float)[order] for array in (label, score, rare)
+        )
+        return cls(np.asarray(row)[order], label, score, people, starts, rare)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum over every person's images: (n, ...) to (k, ...)."""
@@ -93,6 +112,13 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def _accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
     """Share of all test images that are classified right; uses class labels."""
     return share(run, counts, run.right, np.ones(len(run.row)))
+
+
+def _minority_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
+    """Share of the test images of the class that was rare for their person in training that are
+    classified right; uses class labels and true identities.
+    """
+    return share(run, counts, run.right, run.minority == 1)
 
 
 def _balanced_accuracy(run: Run, counts: np.ndarray) -> np.ndarray:
@@ -246,6 +272,7 @@ def _rate_gap(run: Run, counts: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 METRICS = {
     "accuracy": Metric("Accuracy", "higher", _accuracy),
+    "minority_accuracy": Metric("Accuracy on minority cells", "higher", _minority_accuracy),
     "balanced_accuracy": Metric("Balanced accuracy", "higher", _balanced_accuracy),
     "identity_balanced_accuracy": Metric(
         "Identity-balanced accuracy", "higher", _identity_balanced_accuracy
@@ -253,12 +280,12 @@ METRICS = {
     "auroc": Metric("AUROC", "higher", _auroc),
     "ece": Metric("Expected calibration error", "lower", _ece),
     "brier": Metric("Brier score", "lower", _brier),
-    "worst_decile": Metric("Worst-decile accuracy", "higher", _worst_decile),
-    "worst_identity": Metric("Worst-identity accuracy", "higher", _worst_identity),
-    "identity_sd": Metric("Standard deviation over identities", "lower", _identity_sd),
-    "identity_gini": Metric("Gini coefficient over identities", "lower", _identity_gini),
-    "tpr_gap": Metric("Largest TPR gap", "lower", _tpr_gap),
-    "tnr_gap": Metric("Largest TNR gap", "lower", _tnr_gap),
+    "worst_decile": Metric("Worst-decile accuracy", "higher", _worst_decile, ENOUGH),
+    "worst_identity": Metric("Worst-identity accuracy", "higher", _worst_identity, ENOUGH),
+    "identity_sd": Metric("Standard deviation over identities", "lower", _identity_sd, ENOUGH),
+    "identity_gini": Metric("Gini coefficient over identities", "lower", _identity_gini, ENOUGH),
+    "tpr_gap": Metric("Largest TPR gap", "lower", _tpr_gap, ENOUGH),
+    "tnr_gap": Metric("Largest TNR gap", "lower", _tnr_gap, ENOUGH),
 }
 
 
@@ -270,8 +297,8 @@ def evaluate(
     Parameters
     ----------
     predictions : pandas.DataFrame
-        ``level`` (or the column ``cell``), ``seed``, ``test``, ``row`` and a column of logits for
-        every method.
+        ``level`` (or the column ``cell``), ``seed``, ``test``, ``row``, a column of logits for every
+        method and, where the training sets have minority cells, ``minority``.
     methods : list of str
     labels, identities : array, shape (n,)
         Of the whole data set, indexed by ``row``.
@@ -299,7 +326,8 @@ def runs(predictions, methods, labels, identities, cell: str) -> Iterator[tuple[
     keys = [place, predictions["seed"], predictions["test"].astype(str)]
     for key, part in predictions.groupby(keys, observed=True):
         rows = part["row"].to_numpy()
-        yield key, Run.of(rows, labels[rows], part[methods].to_numpy(), identities[rows])
+        rare = part["minority"].to_numpy() if "minority" in part else None
+        yield key, Run.of(rows, labels[rows], part[methods].to_numpy(), identities[rows], rare)
 
 
 def cells(predictions: pd.DataFrame, cell: str) -> np.ndarray:

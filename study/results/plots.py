@@ -23,6 +23,7 @@ from pandas import DataFrame
 from cid.methods import METHODS
 from study import store
 from study.results.metrics import METRICS
+from study.results.tables import STRONG
 
 Drawn = Figure | Markdown  # a sentence where there is nothing to draw
 
@@ -36,9 +37,10 @@ COLOURS = {
     "balanced": "#8c8c8c",
     "inverse-density": "#cc79a7",
     "cid": "#d55e00",
+    "cid-power": "#8c3b00",
     "cid-kernel": "#e69f00",
-    "cid-knn": "#0072b2",
-    "surprise": "#56b4e9",
+    "cid-knn": "#56b4e9",
+    "surprise": "#0072b2",
     # Paul Tol's muted palette for what they are compared with.
     "cvar-dro": "#999933",
     "kl-dro": "#ddcc77",
@@ -46,11 +48,11 @@ COLOURS = {
     "lff": "#aa4499",
     "cluster-dro": "#332288",
     "oracle": "#009e73",
+    "oracle-tempered": "#66c2a5",
     "group-dro": "#117733",
     "last-layer": "#44aa99",
 }
 
-STRONG = ("erm", "cid", "cid-knn", "oracle")
 OTHER, ACCENT, QUIET, TEXT = "#0072b2", "#d55e00", "#9a9a9a", "#555555"
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
@@ -200,7 +202,7 @@ def _weights_above(axis, x, part: DataFrame, method: str, top: float, task: str)
         axis.text(first, -0.05, f"{task} = {value}: {own}", fontsize=8, va="top")
 
 
-def audit(people: DataFrame, attribute: str, needed: int) -> Figure:
+def audit(people: DataFrame, attribute: str) -> Figure:
     """Images per person and label (:func:`study.experiment.design.usable_identities`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     images = people["class_0"] + people["class_1"]
@@ -218,8 +220,6 @@ def audit(people: DataFrame, attribute: str, needed: int) -> Figure:
                 part["class_0"], part["class_1"], s=18 + 5 * part["people"], color=colour, alpha=0.8,
                 lw=0, label=f"{label}: {part['people'].sum()} people",
             )  # fmt: skip
-    right.axvline(needed, color=ACCENT, lw=1, ls="--")
-    right.axhline(needed, color=ACCENT, lw=1, ls="--", label=f"needed: {needed} of either class")
     x, y = (f"images with {attribute} = {value}" for value in (0, 1))
     right.set(title="Label balance inside people", xlabel=x, ylabel=y)
     right.set(xlim=(0, None), ylim=(0, None))

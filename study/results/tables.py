@@ -15,15 +15,18 @@ import pandas as pd
 
 from cid.methods import METHODS
 from study import store
-from study.results.claims import SMALLEST, SUPPORTED, points_of
-from study.results.inference import Replicates
+from study.results.claims import PRIMARY, SMALLEST
+from study.results.inference import Estimates
+from study.results.metrics import METRICS
 
 Printed = tuple[list[str], list[list[str]]]  # a head and rows of cells, for Markdown and HTML alike
 
 BUILD = Path("build")
-HEADLINE = ("cid", "cid-knn", "oracle")
+JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
+HEADLINE = ("cid", "surprise", "oracle", "oracle-tempered")
+STRONG = ("erm", "cid", "surprise", "oracle")  # of main figures
 DECIMALS = 4  # of what has no interval
-_MAIN = ("accuracy", "worst_decile")
+MAIN = PRIMARY  # metrics of main tables and figures
 _INTERVAL = ["mean", "low", "high"]
 _NOT_SHOWN = "is not shown to change"
 
@@ -65,6 +68,30 @@ def read(name: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
+def main(table: pd.DataFrame) -> list[str]:
+    """The metrics of main figures: :data:`MAIN`, and the worst decile where no class is rare."""
+    known = set(table.loc[table["mean"].notna(), "metric"])
+    return [MAIN[0], MAIN[1] if MAIN[1] in known else "worst_decile"]
+
+
+def power_sentence(power: pd.DataFrame) -> str:
+    """What the study would have detected, of :func:`study.results.inference.power` or read from CSV."""
+    rows = power[(power["method"].isin(HEADLINE)) & power["detectable"].notna()]
+    said = []
+    for (test, metric), part in rows[rows["metric"].isin(PRIMARY)].groupby(["test", "metric"]):
+        each = (
+            f"{100 * v:.2f} ({title(m)})"
+            for m, v in zip(part["method"], part["detectable"], strict=True)
+        )
+        said.append(f"{METRICS[metric].title.lower()}, {test} people: {', '.join(each)}")
+    if not said:
+        return "With so few seeds or people, no effect of any size would be detected reliably."
+    return (
+        "**Power.** The smallest effect that this study would have detected with probability .8, as a mean "
+        f"over the bias range, in points: {'; '.join(said)}."
+    )
+
+
 def read_about() -> dict:
     """What the stage ``evaluate`` says of the study: its task, kind of bias, levels, methods, ..."""
     return json.loads((BUILD / "evaluate/about.json").read_text())
@@ -76,10 +103,10 @@ def read_claims(stage: str = "evaluate") -> list[dict]:
 
 
 def write_tables(folder, runs: pd.DataFrame, tables: dict[str, pd.DataFrame], about: dict) -> None:
-    """Write everything the evaluation found: ``runs`` (``Replicates.runs``), ``tables`` and ``about``.
+    """Write everything the evaluation found: ``runs`` (``Estimates.runs``), ``tables`` and ``about``.
 
     ``folder`` receives one CSV a table (of which ``summary`` and ``difference`` are needed), for ``dvc
-    plots`` ``accuracy-<test>.csv`` and ``worst_decile-<test>.csv`` (means, one column a method),
+    plots`` ``accuracy-<test>.csv`` and ``minority_accuracy-<test>.csv`` (means, one column a method),
     ``headline.md``, ``about.json``, and ``metrics.json``: ``about`` and the metrics of the claims.
     """
     folder = Path(folder)
@@ -88,7 +115,7 @@ def write_tables(folder, runs: pd.DataFrame, tables: dict[str, pd.DataFrame], ab
     numbers = dict(about)
     for test, rows in summary.groupby("test"):
         means = rows.pivot(index="level", columns=["metric", "method"], values="mean")
-        for metric in _MAIN:
+        for metric in MAIN:
             write(folder, **{f"{metric}-{test}": means[metric].sort_index(axis=1).reset_index()})
         gains = difference[difference["test"] == test]
         numbers[test] = {
@@ -113,11 +140,11 @@ def write_claims(path, entries: list[dict]) -> None:
 
 def claims_table(entries: list[dict]) -> Printed:
     """One row a claim, of :func:`study.results.claims.claims` or read back from JSON."""
-    head = ["claim", "task", "bias", "method", "test", "statement"]
-    head += ["effect [95 % interval]", "p (Holm)", "verdict"]
+    head = ["claim", "method", "test", "statement", "effect [95 % interval]", "p (Holm)"]
+    head += ["detectable", "verdict", "why"]
     rows = [
-        [entry["claim"], entry["task"], entry["kind"], title(entry["method"]), entry["test"] or "–",
-         entry["statement"], _effect(entry), _p(entry["p_holm"]), _verdict_cell(entry)]
+        [entry["claim"], title(entry["method"]), entry["test"] or "–", entry["statement"],
+         _effect(entry), _p(entry["p_holm"]), _detectable(entry), entry["verdict"], entry["reason"]]
         for entry in _ordered(entries)
     ]  # fmt: skip
     return head, rows
@@ -129,7 +156,7 @@ def verdicts(entries: list[dict]) -> Printed:
     for entry in _ordered(entries):
         if entry["test"] in ("seen", None):
             note = "" if entry["p_holm"] is None else f", p {_p(entry['p_holm'])}"
-            cell = f"**{_verdict_cell(entry)}** ({_effect(entry)}{note})"
+            cell = f"**{entry['verdict']}** ({_effect(entry)}{note})"
             lines.setdefault((entry["claim"], entry["statement"]), {})[entry["method"]] = cell
     methods = list(dict.fromkeys(method for line in lines.values() for method in line))
     rows = [[*key, *(line.get(method, "–") for method in methods)] for key, line in lines.items()]
@@ -144,19 +171,23 @@ def methods_table(methods: Sequence[str]) -> Printed:
 
 
 def headline_cells(difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen") -> Printed:
-    """The study in one table: accuracy and worst decile of ERM, and what methods gain over it.
+    """The study in one table: ERM, and what methods gain over it, in the main metrics.
 
     The tables are of the functions of those names in :mod:`study.results.inference`, or read back from
-    CSV. One row a bias level; of :data:`HEADLINE` a method that was not run is left out.
+    CSV. One row a bias level; of :data:`HEADLINE` a method that was not run is left out, and so is a
+    metric that a test set does not have.
     """
     value, gain = _lookup(summary, test), _lookup(difference, test)
+    known = {metric for (metric, *_), row in value.items() if math.isfinite(row["mean"])}
     methods = [m for m in HEADLINE if m in set(difference["method"])]
-    gains = [f"{title(m)} − ERM" for m in methods]
-    head = ["bias", "accuracy, ERM", *gains, "worst decile, ERM", *gains]
+    head, gains = ["bias"], [f"{title(m)} − ERM" for m in methods]
+    metrics = [metric for metric in MAIN if metric in known]
+    for metric in metrics:
+        head += [f"{METRICS[metric].title.lower()}, ERM", *gains]
     rows = []
     for level in np.unique(summary["level"]):
         cells = [f"{level:g}"]
-        for metric in _MAIN:
+        for metric in metrics:
             cells.append(f"{100 * value[metric, level, 'erm']['mean']:.1f} %")
             cells += [points(**gain[metric, level, m]) for m in methods]
         rows.append(cells)
@@ -172,8 +203,9 @@ def sentence(area: pd.DataFrame, task: str, levels: Sequence[float], test: str =
     rows = area[area["test"] == test].set_index(["method", "metric"])
     names = [f"{name}_difference" for name in _INTERVAL]
     rows = rows[names].set_axis(_INTERVAL, axis=1).dropna(subset="mean").to_dict("index")
-    found = {m: [rows[m, metric] for metric in _MAIN] for m, _ in rows}
-    judged = next((m for m in ("cid-knn", "cid", *found) if m in found), None)
+    second = MAIN[1] if any(metric == MAIN[1] for _, metric in rows) else "worst_decile"
+    found = {m: [rows[m, k] for k in (MAIN[0], second) if (m, k) in rows] for m, _ in rows}
+    judged = next((m for m in (*JUDGED, *found) if m in found), None)
     if judged is None:
         return "Only plain training was run, so there is nothing to compare it with."
     where = f" at bias level {levels[0]:g}"
@@ -181,11 +213,14 @@ def sentence(area: pd.DataFrame, task: str, levels: Sequence[float], test: str =
         where = f" and averaged over bias levels {min(levels):g} to {max(levels):g}"
     images = "held-out images" if test == "seen" else "images of people never seen in training"
     one = f"the accuracy of *{task}* on {images}"
-    two = "the mean accuracy of the worst-served tenth of the people"
-    changes = _changes(*found[judged], one, two)
+    two = {
+        MAIN[1]: "that on minority cells",
+        "worst_decile": "the mean accuracy of the worst-served tenth of the people",
+    }[second]
+    changes = _changes(found[judged], (one, two))
     text = f"Compared with plain training{where}, {title(judged)} {changes}"
     if "oracle" in found and judged != "oracle":
-        changes = _changes(*found["oracle"], "the former", "the latter")
+        changes = _changes(found["oracle"], ("the former", "the latter"))
         text += f"; the oracle, which is told the true identities, {changes}"
     return text + "."
 
@@ -205,7 +240,7 @@ def markdown_table(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows))
 
 
-def by_task(studies: dict[tuple, Replicates], functional) -> pd.DataFrame:
+def by_task(studies: dict[tuple, Estimates], functional) -> pd.DataFrame:
     """One table of a functional of :mod:`study.results.inference` over studies by (task, kind)."""
     found = [functional(study).assign(task=t, kind=k) for (t, k), study in studies.items()]
     return pd.concat(found, ignore_index=True)
@@ -243,15 +278,16 @@ def _spread(table: pd.DataFrame, keys: list[str], methods: list[str]) -> pd.Data
     return found.rename_axis([*keys, "method"]).reset_index()
 
 
-def _changes(first: dict, second: dict, one: str, two: str) -> str:
-    """What happens to two metrics, as in "raises A (+1 points) but lowers B (−1 points)"."""
-    verbs = [_verb(**interval) for interval in (first, second)]
-    sizes = [f"({points(**first)} points)", f"({points(**second)} points)"]
-    if verbs[0] == verbs[1]:
-        joint = "or" if verbs[0] == _NOT_SHOWN else "and"
-        return f"{verbs[0]} {one} {sizes[0]} {joint} {two} {sizes[1]}"
-    joint = "but" if set(verbs) == {"raises", "lowers"} else "and"
-    return f"{verbs[0]} {one} {sizes[0]} {joint} {verbs[1]} {two} {sizes[1]}"
+def _changes(intervals: Sequence[dict], names: Sequence[str]) -> str:
+    """What happens to metrics, as in "raises A (+1 points) but lowers B (−1 points)"."""
+    verbs = [_verb(**interval) for interval in intervals]
+    said = [
+        f"{n} ({points(**interval)} points)" for n, interval in zip(names, intervals, strict=False)
+    ]
+    if len(set(verbs)) == 1:
+        return f"{verbs[0]} {(' or ' if verbs[0] == _NOT_SHOWN else ' and ').join(said)}"
+    joint = " but " if set(verbs) == {"raises", "lowers"} else " and "
+    return joint.join(f"{verb} {what}" for verb, what in zip(verbs, said, strict=True))
 
 
 def _verb(mean: float, low: float, high: float) -> str:
@@ -308,10 +344,8 @@ def _p(p: float | None) -> str:
     return f"{p:.3f}" if p >= 0.001 else "under 0.001"
 
 
-def _verdict_cell(entry: dict) -> str:
-    if entry["verdict"] == SUPPORTED and entry["relevant"] is False:
-        return f"{SUPPORTED}, but smaller than {points_of(entry['smallest'])}"
-    return entry["verdict"]
+def _detectable(entry: dict) -> str:
+    return "–" if entry["detectable"] is None else f"{100 * entry['detectable']:.2f} points"
 
 
 def _typeset(text: str) -> str:

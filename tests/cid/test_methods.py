@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from cid import methods, posterior
-from cid.density import cid_weights, class_density
+from cid.density import cid_weights, class_density, neighbour_width
 from cid.methods import METHODS, training_groups, training_weights
 from cid.options import KINDS
 from cid.posterior import label_posterior
 
 SETTINGS = {
-    "tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
+    "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
     "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
 }  # fmt: skip
@@ -34,6 +34,10 @@ def test_hand_worked_weights(embeddings):
     np.testing.assert_allclose(weigh("balanced", embeddings), [0.75] * 4 + [1.5] * 2)
     # Cells: (7, 0) of 3 images, (8, 0) of 1, (7, 1) of 1, (8, 1) of 1; each class weighs 3 in all.
     np.testing.assert_allclose(weigh("oracle", embeddings), [0.5] * 3 + [1.5] * 3)
+    # By the square of the size: 1/9 for each of three against 1.
+    np.testing.assert_allclose(
+        weigh("oracle-tempered", embeddings), [0.25] * 3 + [2.25] + [1.5] * 2
+    )
 
 
 def test_cid_is_conditional_and_inverse_density_is_not(embeddings):
@@ -108,10 +112,25 @@ def test_by_bayes_cid_is_the_product_of_its_factors(embeddings):
     )
 
 
-def test_tau_auto_is_the_likeliest_kernel(embeddings):
-    tau = label_posterior(embeddings, LABELS, estimator="kernel", slope=1.0).scale
+def test_tau_auto_reaches_the_nearest_neighbours(embeddings):
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    # Of five others the fifth nearest is the farthest; half the median of that distance.
+    tau = (
+        np.sort((1 - unit @ unit.T).max(axis=1))[2] / 2
+    )  # torch's median: the lower of the middle two
+    assert neighbour_width(embeddings) == pytest.approx(tau, rel=1e-5)
     found = training_weights("cid", embeddings, LABELS, None, SETTINGS | {"tau": "auto"})
-    np.testing.assert_allclose(found, cid_weights(embeddings, LABELS, tau), rtol=1e-6)
+    np.testing.assert_allclose(found, cid_weights(embeddings, LABELS, tau), rtol=1e-4)
+    # Of many samples some tell, whichever labels they have.
+    many = np.random.default_rng(1).normal(size=(9000, 8)).astype(np.float32)
+    every = many / np.linalg.norm(many, axis=1, keepdims=True)
+    fifth = np.partition(1 - every[::10] @ every.T, 5, axis=1)[:, 5]
+    assert neighbour_width(many) == pytest.approx(np.median(fifth) / 2, rel=0.03)
+
+
+def test_cid_is_as_published_and_sharpened_beside(embeddings):
+    sharp = cid_weights(embeddings, LABELS, 0.05, power=2.0)
+    np.testing.assert_allclose(weigh("cid-power", embeddings), sharp, rtol=1e-6)
 
 
 def test_groups_are_cells_of_the_truth_or_clusters_within_a_class(embeddings):

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from study.experiment.design import biased_split, draw_sets, usable_identities
+from study.experiment.design import (
+    advice,
+    built_levels,
+    draw_sets,
+    minority_images,
+    usable_identities,
+)
 
 SETTINGS = {
     "kind": "correlation",
-    "images_per_identity": 18,
-    "test_per_class": 6,
+    "levels": [0.0, 0.5, 0.8, 0.9],
+    "images_per_identity": 20,
+    "test_per_class": 4,
     "unseen_share": 0.2,
 }
 
@@ -23,118 +30,202 @@ def population():
 
 
 def counts(rows, identities, labels):
-    table = np.zeros((50, 2), int)
-    np.add.at(table, (identities[rows], labels[rows]), 1)
+    """Images of every person and class, shape (people, 2)."""
+    table = np.zeros((identities.max() + 1, 2), int)
+    np.add.at(table, (identities[rows], labels[rows].astype(int)), 1)
     return table
 
 
-@pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 0.95, 1.0])
-def test_counts_at_every_level(population, level):
-    identities, labels = population
-    majority = []
-    for seed in range(20):
-        split = biased_split(*population, level=level, seed=seed, **SETTINGS)
-        train = counts(split.train, identities, labels)
+def drawn(population, seed=0, level=0.9, **changes):
+    """The rows of one set by part, and the set."""
+    settings = SETTINGS | changes
+    settings.setdefault("only", [level])
+    sets = draw_sets(*population, seeds=seed + 1, **settings)
+    own = sets[sets["seed"] == seed]
+    return {
+        part: own.loc[own["part"] == part, "row"].to_numpy() for part in ("train", "seen", "unseen")
+    }, own
+
+
+@pytest.mark.parametrize(
+    ("level", "k", "few"),
+    [(0, 20, 10), (0.5, 20, 5), (0.9, 20, 1), (0.97, 20, 1), (1, 20, 0), (0.5, 6, 2)],
+)
+def test_the_level_fixes_the_images_of_the_minority_class(level, k, few):
+    assert minority_images(level, k) == few
+
+
+def test_levels_are_named_by_what_is_built():
+    assert built_levels([0, 0.5, 0.9], 20, "correlation") == [0.0, 0.5, 0.9]
+    assert built_levels([0, 0.5, 0.9], 18, "correlation") == [0.0, 0.5556, 0.8889]
+    assert built_levels([0, 0.5, 0.9], 17, "longtail") == [0.0, 0.5, 0.9]
+
+
+@pytest.mark.parametrize("level", SETTINGS["levels"])
+def test_everybody_has_the_same_numbers_at_every_level(population, level):
+    few = minority_images(level, 20)
+    for seed in range(3):
+        parts, own = drawn(population, seed, level)
+        train = counts(parts["train"], *population)
         seen = train.sum(axis=1) > 0
         assert seen.sum() == 40
-        assert (train[seen].sum(axis=1) == 18).all()
-        majority += (train[seen].max(axis=1) / 18).tolist()
-        assert (counts(split.test_seen, identities, labels) == 6 * seen[:, None]).all()
-        assert (counts(split.test_unseen, identities, labels) == 24 * ~seen[:, None]).all()
-        assert not set(split.train) & set(split.test_seen)
-    # Rounding a person's share to whole images must be right on average.
-    assert np.mean(majority) == pytest.approx((1 + level) / 2, abs=0.004)
+        assert (train[seen].min(axis=1) == few).all() and (train[seen].sum(axis=1) == 20).all()
+        # Either class is the majority of as many people, so the classes are of one size.
+        assert train[:, 0].sum() == train[:, 1].sum()
+        if level:
+            assert (train[seen][:, 1] > train[seen][:, 0]).sum() == 20
+        assert (counts(parts["seen"], *population) == 4 * seen[:, None]).all()
+        assert (counts(parts["unseen"], *population) == 24 * ~seen[:, None]).all()
+        assert not set(parts["train"]) & set(parts["seen"])
+        assert own["level"].unique().tolist() == [level]
 
 
-def test_majorities_are_split_over_the_classes(population):
+def test_minority_cells_are_the_class_that_is_rare_for_the_person(population):
     identities, labels = population
-    split = biased_split(*population, level=1.0, seed=3, **SETTINGS)
-    ones = counts(split.train, identities, labels)[:, 1]
-    assert 8 < (ones == 18).sum() < 32
+    parts, own = drawn(population)
+    train = counts(parts["train"], *population)
+    for part in ("train", "seen"):
+        rows = own[own["part"] == part]
+        rare = train[identities[rows["row"]]].argmin(axis=1)
+        np.testing.assert_array_equal(rows["minority"], labels[rows["row"]] == rare)
+    assert own.loc[own["part"] == "unseen", "minority"].isna().all()
+    # At level 0 no class is rarer; the cells are those of the other levels, so that the cost shows there.
+    none = drawn(population, level=0.0)[1]
+    tests = [sets[sets["part"] == "seen"].set_index("row")["minority"] for sets in (none, own)]
+    assert tests[0].equals(tests[1])
+
+
+def test_majorities_are_drawn_and_balanced_as_far_as_people_allow():
+    # Ten people could only have class 0, two only class 1, four either: 5 of 0 and 5 of 1 at most 6.
+    able = [(40, 6)] * 10 + [(6, 40)] * 2 + [(40, 40)] * 4
+    identities = np.repeat(np.arange(16), [a + b for a, b in able])
+    labels = np.concatenate([np.r_[np.zeros(a, int), np.ones(b, int)] for a, b in able])
+    changes = {"levels": [0.9], "unseen_share": 0.0}
+    seen, majority = [], []
+    for seed in range(8):
+        train = counts(drawn((identities, labels), seed, **changes)[0]["train"], identities, labels)
+        own = np.flatnonzero(train.sum(axis=1))
+        assert len(own) == 12 and (train[own, 1] == 19).sum() == 6
+        assert {10, 11, 12, 13, 14, 15} <= set(own)  # whoever can have the scarce majority has it
+        seen.append(tuple(own))
+    assert len(set(seen)) > 1  # who is left out is drawn
+    for seed in range(8):
+        train = counts(drawn((identities[identities >= 12] - 12, labels[identities >= 12]), seed, **changes)[0]["train"],
+                       identities[identities >= 12] - 12, labels[identities >= 12])  # fmt: skip
+        majority.append(tuple(train.argmax(axis=1)))
+        assert sum(majority[-1]) == 2
+    assert len(set(majority)) > 1
 
 
 def test_levels_of_a_seed_share_tests_people_and_most_images(population):
-    low, high = (biased_split(*population, level=b, seed=7, **SETTINGS) for b in (0.5, 0.9))
-    np.testing.assert_array_equal(low.test_seen, high.test_seen)
-    np.testing.assert_array_equal(low.test_unseen, high.test_unseen)
-    assert len(set(low.train) & set(high.train)) >= 0.75 * len(low.train)
+    low, high = (drawn(population, 3, level)[0] for level in (0.5, 0.9))
+    np.testing.assert_array_equal(low["seen"], high["seen"])
+    np.testing.assert_array_equal(low["unseen"], high["unseen"])
+    assert len(set(low["train"]) & set(high["train"])) >= 0.75 * len(low["train"])
 
 
-def test_same_seed_same_split_and_another_seed_another(population):
-    a, b, c = (biased_split(*population, level=0.8, seed=s, **SETTINGS) for s in (1, 1, 2))
-    np.testing.assert_array_equal(a.train, b.train)
-    assert not np.array_equal(a.train, c.train)
-    assert not np.array_equal(a.test_unseen, c.test_unseen)
+def test_a_level_alone_is_the_same_as_among_the_others(population):
+    every = draw_sets(*population, seeds=2, **SETTINGS)
+    alone = draw_sets(*population, seeds=2, only=[0.8], **SETTINGS)
+    assert every[every["level"] == 0.8].reset_index(drop=True).equals(alone)
+    assert every["level"].drop_duplicates().tolist() == SETTINGS["levels"]
 
 
-def test_people_with_too_few_images_are_listed_and_left_out():
-    identities = np.repeat(["ann", "bob", "eve"], [8, 8, 5])
-    labels = np.r_[np.tile([0, 1], 8), 0, 0, 0, 0, 1]
-    table = usable_identities(identities, labels, images_per_identity=2, test_per_class=1)
-    assert table["usable"].tolist() == [True, True, False]
-    assert table["reason"].tolist()[2] == "only 1 images of a class; 3 are needed"
-    split = biased_split(
-        identities, labels, kind="correlation", level=1, seed=0, images_per_identity=2,
-        test_per_class=1, unseen_share=0,
-    )  # fmt: skip
-    assert max(split.train) < 16 and len(split.test_unseen) == 0
+def test_same_seed_same_set_and_another_seed_another(population):
+    first, again, other = (drawn(population, seed)[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["train"], again["train"])
+    assert not np.array_equal(first["train"], other["train"])
+    assert not np.array_equal(first["unseen"], other["unseen"])
+
+
+def test_usable_is_who_can_have_one_class_as_majority():
+    identities = np.repeat(["ann", "bob", "eve", "joe"], [12, 8, 12, 9])
+    labels = np.r_[[0] * 10, [1] * 2, [0, 1] * 4, [1] * 10, [0] * 2, [0] * 9].astype(float)
+    table = usable_identities(identities, labels, 8, 1, levels=[0.75])
+    assert table["usable"].tolist() == [True, False, True, False]
+    assert table["majority_0"].tolist() == [True, False, False, False]
+    assert table["majority_1"].tolist() == [False, False, True, False]
+    assert (
+        table["reason"][1]
+        == "4 images of one class, 4 of the other; 8 of one and 2 of the other are needed"
+    )
+    # Level 0 takes half of either class.
+    assert not usable_identities(identities, labels, 8, 1, levels=[0.0, 0.75])["usable"].any()
+    # An image without a label takes no part.
+    labels[0] = labels[1] = labels[2] = np.nan
+    assert usable_identities(identities, labels, 8, 1, levels=[0.75])["usable"].tolist()[0] is False
+
+
+def test_an_image_without_a_label_is_in_no_set(population):
+    identities, labels = population
+    missing = labels.astype(float)
+    missing[:100] = np.nan
+    changes = {"images_per_identity": 10, "levels": [0.0, 0.8]}
+    for kind in ("correlation", "longtail"):
+        sets = draw_sets(identities, missing, seeds=2, **SETTINGS | changes | {"kind": kind})
+        assert sets["row"].min() >= 100
+    natural = {"kind": "natural", "levels": [0.0]}
+    assert draw_sets(identities, missing, seeds=2, **SETTINGS | natural)["row"].min() >= 100
 
 
 def test_draw_sets_gives_true_cell_sizes(population):
-    identities, labels = population
-    sets = draw_sets(*population, seeds=2, levels=[0.0, 0.5], **SETTINGS)
-    assert list(sets) == ["level", "seed", "part", "row", "cell_size"]
-    for level in (0.0, 0.5):
-        own = sets[(sets["seed"] == 1) & (sets["level"] == level)]
-        split = biased_split(*population, seed=1, level=level, **SETTINGS)
-        parts = {"train": split.train, "seen": split.test_seen, "unseen": split.test_unseen}
-        for part, rows in parts.items():
-            np.testing.assert_array_equal(own.loc[own["part"] == part, "row"], rows)
+    sets = draw_sets(*population, seeds=2, **SETTINGS)
+    assert list(sets) == ["level", "seed", "part", "row", "cell_size", "minority"]
+    for _, own in sets.groupby(["level", "seed"]):
         train = own[own["part"] == "train"]
-        cell = counts(train["row"], identities, labels)
-        expected = cell[identities[train["row"]], labels[train["row"]]]
+        cell = counts(train["row"], *population)
+        expected = cell[population[0][train["row"]], population[1][train["row"]]]
         np.testing.assert_array_equal(train["cell_size"], expected)
     assert (sets.loc[sets["part"] != "train", "cell_size"] == 0).all()
-    assert len(sets.groupby(["level", "seed"], sort=False)) == 4
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"kind": "correlated"}, "kind 'correlated' is unknown"),
-        ({"level": 1.2}, r"level 1.2 is outside \[0, 1\]"),
+        ({"levels": [1.2]}, r"level 1.2 is outside \[0, 1\]"),
         ({"unseen_share": 1.0}, "unseen_share is 1.0"),
-        ({"images_per_identity": 40}, "0 of 50 identities have enough images"),
+        ({"images_per_identity": 19}, "is 19; under correlation it must be even.*write 18 or 20"),
+        ({"levels": [0.9, 0.95]}, "0.9 and 0.95 both leave a person 1 of 20 images"),
+        (
+            {"images_per_identity": 40},
+            "0 of 50 identities.*with images_per_identity 20 and test_per",
+        ),
+        ({"people": 51}, r"people is 51; it must be null \(all\) or a number from 2 to 50"),
+        ({"cohorts": True}, "bias.people must say how many people one holds"),
+        ({"cohorts": True, "people": 20}, "60, and 50 are usable; set seeds to 2 at most"),
+        ({"kind": "natural"}, "no level, so set bias.levels"),
     ],
 )
 def test_bad_settings_are_named(population, change, message):
     with pytest.raises(ValueError, match=message):
-        biased_split(*population, **({"level": 0.5, "seed": 0} | SETTINGS | change))
+        draw_sets(*population, seeds=3, **SETTINGS | change)
+
+
+def test_where_nobody_varies_no_numbers_are_offered():
+    identities, labels = np.repeat(np.arange(30), 40), np.repeat([0, 1], 15 * 40)
+    said = advice(identities, labels, 20, 4, "correlation", [0.5, 0.9])
+    assert said == "the attribute hardly varies within people, so no other numbers would help"
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 1.0])
 def test_a_long_tail_is_as_large_at_every_level_and_balanced(population, level):
-    identities, labels = population
-    split = biased_split(*population, level=level, seed=4, **SETTINGS | {"kind": "longtail"})
-    table = counts(split.train, identities, labels)
+    parts, own = drawn(population, 4, level, kind="longtail")
+    table = counts(parts["train"], *population)
     people = table[table.sum(axis=1) > 0]
     assert (people[:, 0] == people[:, 1]).all()
-    assert len(split.train) == 40 * 18 and len(people) == 40
+    assert len(parts["train"]) == 40 * 20 and len(people) == 40
     sizes = np.sort(people.sum(axis=1))[::-1]
     place = (np.arange(40) + 0.5) / 40
     # Whole pairs of images: within a pair of the straight line, and never without one.
-    assert abs(sizes - np.maximum(2, 18 * (1 + level * (1 - 2 * place)))).max() <= 2
-    same = biased_split(*population, level=level, seed=4, **SETTINGS)
-    np.testing.assert_array_equal(split.test_seen, same.test_seen)
-    np.testing.assert_array_equal(split.test_unseen, same.test_unseen)
+    assert abs(sizes - np.maximum(2, 20 * (1 + level * (1 - 2 * place)))).max() <= 2
+    assert own["minority"].isna().all()
 
 
 def test_the_order_of_the_tail_is_the_seeds_and_the_same_at_every_level(population):
-    identities, labels = population
-
     def sizes(seed, level):
-        split = biased_split(*population, level=level, seed=seed, **SETTINGS | {"kind": "longtail"})
-        return counts(split.train, identities, labels).sum(axis=1)
+        parts, _ = drawn(population, seed, level, kind="longtail")
+        return counts(parts["train"], *population).sum(axis=1)
 
     low, high, other = sizes(0, 0.5), sizes(0, 0.9), sizes(1, 0.9)
     assert np.corrcoef(low, high)[0, 1] > 0.95
@@ -142,37 +233,42 @@ def test_the_order_of_the_tail_is_the_seeds_and_the_same_at_every_level(populati
 
 
 def test_fewer_people_are_the_first_by_name(population):
-    identities, labels = population
-    split = biased_split(*population, level=0.5, seed=0, **SETTINGS, people=10)
-    assert set(identities[split.train]) | set(identities[split.test_unseen]) == set(range(10))
-    with pytest.raises(
-        ValueError, match=r"people is 51; it must be null \(all\) or a number from 2 to 50"
-    ):
-        biased_split(*population, level=0.5, seed=0, **SETTINGS, people=51)
+    parts, _ = drawn(population, people=10)
+    people = population[0][np.concatenate([parts["train"], parts["unseen"]])]
+    assert set(people) == set(range(10))
+
+
+def test_cohorts_share_nobody(population):
+    sets = draw_sets(*population, seeds=4, **SETTINGS | {"people": 12, "cohorts": True})
+    people = [set(population[0][own["row"]]) for _, own in sets.groupby("seed")]
+    assert [len(own) for own in people] == [12] * 4
+    assert len(set.union(*people)) == 48
+    names = sorted(people[0])
+    assert names != list(range(12))  # drawn, not the first by name
 
 
 def test_natural_trains_on_everything_but_the_tests():
     # Person 0 and 1 can be tested; 2 has one image of a class, 3 a single image.
-    identities = np.repeat([0, 1, 2, 3, 4, 5], [8, 6, 4, 1, 6, 6])
-    labels = np.concatenate([[0, 1] * 4, [0, 1] * 3, [0, 0, 0, 1], [1], [0, 1] * 3, [0, 1] * 3])
-    settings = SETTINGS | {
-        "kind": "natural",
-        "level": 0.0,
-        "test_per_class": 2,
-        "unseen_share": 0.25,
-    }
-    split = biased_split(identities, labels, seed=0, **settings)
-    everything = np.concatenate([split.train, split.test_seen, split.test_unseen])
-    (unseen,) = np.unique(identities[split.test_unseen])
+    identities = np.repeat([0, 1, 2, 3, 4, 5], [8, 6, 4, 1, 6, 7])
+    labels = np.concatenate(
+        [[0, 1] * 4, [0, 1] * 3, [0, 0, 0, 1], [1], [0, 1] * 3, [0, 1] * 3 + [0]]
+    )
+    changes = {"kind": "natural", "levels": [0.0], "test_per_class": 2, "unseen_share": 0.25}
+    parts, own = drawn((identities, labels), 0, 0.0, **changes)
+    everything = np.concatenate(list(parts.values()))
+    (unseen,) = np.unique(identities[parts["unseen"]])
     left_out = np.setdiff1d(np.arange(len(labels)), everything)
     assert len(np.unique(everything)) == len(everything)
     assert (identities[left_out] == unseen).all()  # nothing else is lost
-    assert not (identities[split.train] == unseen).any()
-    assert {2, 3} <= set(identities[split.train])
-    seen = identities[split.test_seen]
+    assert not (identities[parts["train"]] == unseen).any()
+    assert {2, 3} <= set(identities[parts["train"]])
+    seen = identities[parts["seen"]]
     assert len(np.unique(seen)) == 3
     for person in np.unique(seen):
-        own = labels[split.test_seen][seen == person]
-        assert (own == 0).sum() == (own == 1).sum() == 2
-    with pytest.raises(ValueError, match="no level, so set bias.levels"):
-        biased_split(identities, labels, seed=0, **settings | {"level": 0.5})
+        label = labels[parts["seen"]][seen == person]
+        assert (label == 0).sum() == (label == 1).sum() == 2
+    if (
+        unseen != 5
+    ):  # person 5 trains on 2 images of class 0 and 1 of class 1, the others on as many
+        rare = own[(own["part"] == "seen") & (own["minority"] == 1)]["row"]
+        assert set(identities[rare]) == {5} and set(labels[rare]) == {1}

@@ -223,3 +223,17 @@ def test_same_label_auc_of_a_blind_and_of_a_leaking_proxy(arrays):
     )
     leaking = np.eye(2)[arrays.labels]
     assert variations.same_label_auc(leaking, arrays.labels, arrays.identities) == 1
+
+
+def test_images_without_a_label_change_nothing(arrays):
+    """A data set with unlabelled images gives what the labelled ones alone give."""
+    extra = np.zeros(5, dtype=int)
+    more = variations.Arrays(
+        np.r_[arrays.proxy, arrays.proxy[extra]], np.r_[arrays.features, arrays.features[extra]],
+        np.r_[arrays.labels, np.full(5, np.nan)], np.r_[arrays.identities, arrays.identities[extra]],
+    )  # fmt: skip
+    found, plain = (variations.run(a, STUDY, [0.8]) for a in (more, arrays))
+    assert found["row"].equals(plain["row"])
+    scores = STUDY["methods"]
+    np.testing.assert_allclose(found[scores], plain[scores], rtol=2e-3, atol=2e-3)
+    assert variations.leaks(more).equals(variations.leaks(arrays))

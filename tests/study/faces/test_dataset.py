@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -163,10 +167,6 @@ def put(row, column, value):
             put(2, "identity", None),
             "faces-00001.parquet, row 2, column 'identity': the value is missing",
         ),
-        (
-            put(1, "smiling", None),
-            "faces-00001.parquet, row 1, column 'smiling': the value is missing",
-        ),
         (put(1, "smiling", 2), "faces-00001.parquet, row 1, column 'smiling': 2 is not 0 or 1"),
         (
             put(3, "image", {"bytes": b"\x89PNG but no more", "path": "x.png"}),
@@ -177,6 +177,10 @@ def put(row, column, value):
             "row 0, column 'image': bytes or path are missing",
         ),
         (put(0, "image", None), "row 0, column 'image': bytes or path are missing"),
+        (
+            put(2, "image", {"bytes": next(records())["image"]["bytes"], "path": "twin.png"}),
+            "faces-00001.parquet, row 2, column 'image': 'twin.png' is the same picture as '0.png'",
+        ),
         (
             lambda rows: rows[0].__setitem__("image", rows[0]["image"] | {"path": "1.png"}),
             "faces-00001.parquet, row 0, column 'image': the path '1.png' occurs twice",
@@ -201,6 +205,92 @@ def test_an_attribute_with_one_value_is_named(tmp_path):
         ValueError, match="column 'smiling': every one of the 10 rows has the value 1"
     ):
         read_faces(folder)
+
+
+def test_a_missing_label_is_neither_0_nor_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_IMAGES", 4)
+    some = [
+        record | {"smiling": None if k in (1, 6) else k % 2} for k, record in enumerate(records())
+    ]
+    folder = write_faces(tmp_path / "data", some, CARD_VALUES)
+    data = read_faces(folder)
+    assert data.card["counts"]["labelled"] == {"smiling": 8}
+    assert data.card["counts"]["positives"] == {"smiling": 4}
+    write_labels(data, tmp_path / "build")
+    for labels in (data.labels("smiling"), read_labels(tmp_path / "build").labels("smiling")):
+        np.testing.assert_array_equal(labels, [0, np.nan, 0, 1, 0, 1, np.nan, 1, 0, 1])
+    none = [record | {"smiling": None} for record in records()]
+    with pytest.raises(ValueError, match="column 'smiling': every one of the 10 rows has no label"):
+        read_faces(write_faces(folder, none, CARD_VALUES))
+
+
+def test_a_data_set_behind_a_link_is_replaced_and_the_link_stays(folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    write_faces(link, records(8), CARD_VALUES)
+    assert link.is_symlink() and len(read_faces(folder)) == 8
+    link.unlink()
+    link.symlink_to(tmp_path / "not yet")
+    write_faces(link, records(), CARD_VALUES)
+    assert link.is_symlink() and len(read_faces(tmp_path / "not yet")) == 10
+
+
+def test_a_mount_point_is_refused(folder, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: path == folder)
+    with pytest.raises(
+        ValueError, match="data is a mount point and cannot be replaced; name a folder"
+    ):
+        write_faces(folder, records(), CARD_VALUES)
+
+
+def test_what_cannot_be_moved_in_leaves_the_old_data_set(folder, monkeypatch):
+    replace = os.replace
+
+    def failing(source, target):
+        if Path(source).name == "new":
+            raise OSError("a disk went")
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", failing)
+    with pytest.raises(OSError, match="a disk went"):
+        write_faces(folder, records(8), CARD_VALUES)
+    assert len(read_faces(folder)) == 10
+    assert [path.name for path in folder.parent.iterdir()] == ["data"]
+
+
+def test_the_data_set_of_a_killed_replacement_comes_back(folder):
+    work = folder.with_name("data.partial")
+    work.mkdir()
+    folder.rename(work / "old")  # as a kill between the two moves leaves it
+    (work / "new").mkdir()
+    with pytest.raises(ValueError, match="no images to write"):
+        write_faces(folder, [], CARD_VALUES)
+    assert len(read_faces(folder)) == 10 and not work.exists()
+
+
+def test_two_imports_into_one_folder_do_not_mix(folder):
+    other = (
+        "import sys; from study.faces.dataset import replacing\n"
+        "with replacing(sys.argv[1]): print('in', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"in\n"
+        with pytest.raises(ValueError, match="another import is writing to .*data.partial; wait"):
+            write_faces(folder, records(8), CARD_VALUES)
+        process.kill()
+    write_faces(folder, records(8), CARD_VALUES)  # what the other left behind is no obstacle
+    assert len(read_faces(folder)) == 8 and not folder.with_name("data.partial").exists()
+
+
+def test_a_file_system_without_locks_will_do(folder, monkeypatch):
+    def unsupported(*_):
+        raise OSError("Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    write_faces(folder, records(8), CARD_VALUES)
+    assert len(read_faces(folder)) == 8
 
 
 def test_a_truncated_image_is_named(folder):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import re
 import shutil
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from study.faces import dataset, importers
+from study.faces import annotations, dataset, importers
 from study.faces.dataset import read_faces
 
 LABELS = "image,identity,glasses\n"
@@ -113,10 +115,106 @@ def test_celeba_from_its_folder_and_from_its_zip(celeba, tmp_path):
         importers.celeba(celeba)
 
 
+def rows(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines() if line.strip()]
+
+
+def official(folder):
+    for part, names in (("Anno", ("list_attr*", "identity*", "list_land*")), ("Eval", ("list_eval*",)),
+                        ("Img", ("img_align_celeba",))):  # fmt: skip
+        (folder / part).mkdir()
+        for path in [path for name in names for path in folder.glob(name)]:
+            path.rename(folder / part / path.name)
+
+
+def kaggle(folder):
+    for name in ("list_attr_celeba", "list_landmarks_align_celeba", "list_eval_partition"):
+        lines = rows(folder / f"{name}.txt")
+        names = ["partition"] if "eval" in name else lines[1]
+        body = lines if "eval" in name else lines[2:]
+        text = "\n".join(",".join(line) for line in [["image_id", *names], *body])
+        (folder / f"{name}.csv").write_text(text)
+        (folder / f"{name}.txt").unlink()
+    (folder / "img_align_celeba").rename(folder / "nested")
+    (folder / "img_align_celeba").mkdir()
+    (folder / "nested").rename(folder / "img_align_celeba" / "img_align_celeba")
+
+
+def edited(folder):
+    attributes, identity = folder / "list_attr_celeba.txt", folder / "identity_CelebA.txt"
+    attributes.write_text(attributes.read_text().partition("\n")[2], encoding="utf-8-sig")
+    people = "".join(f"{', '.join(row)}\n" for row in rows(identity))
+    identity.write_text("image, identity\n" + people, encoding="utf-8-sig")
+
+
+def unheaded(folder):
+    identity = folder / "identity_CelebA.txt"
+    identity.write_text("".join(f"{','.join(row)}\r\n" for row in rows(identity)))
+
+
+def lossless(folder):
+    (folder / "img_align_celeba").rename(folder / "img_align_celeba_png")
+    for path in (folder / "img_align_celeba_png").iterdir():
+        path.rename(path.with_suffix(".png"))
+
+
+@pytest.mark.parametrize("layout", [official, kaggle, edited, unheaded, lossless])
+def test_celeba_as_people_have_it(celeba, tmp_path, layout):
+    wanted = importers.celeba(celeba)
+    layout(celeba)
+    found = importers.celeba(celeba)
+    images = found.table["image"].str.replace(".png", ".jpg")
+    pd.testing.assert_frame_equal(found.table.assign(image=images), wanted.table)
+    assert found.attributes == wanted.attributes and found.excluded == []
+    for name, other in zip(found.table["image"], wanted.table["image"], strict=True):
+        assert found.read(name) == encoded(picture(int(other[:6]) - 1), "JPEG")
+    with pytest.raises(KeyError):
+        found.read("000009.jpg")
+
+
+def test_celeba_names_the_file_that_is_not_what_it_seems(celeba):
+    images = celeba / "img_align_celeba"
+    (images / "more").mkdir()
+    shutil.copy(images / "000001.jpg", images / "more" / "000001.png")
+    with pytest.raises(ValueError, match="holds 000001.jpg and more/000001.png; keep one of them"):
+        importers.celeba(celeba)
+    shutil.rmtree(images)
+    with zipfile.ZipFile(celeba / "img_align_celeba.zip", "w") as archive:
+        for name in ("a/000001.jpg", "b/000001.jpg"):
+            archive.writestr(name, "x")
+    with pytest.raises(
+        ValueError, match="zip holds a/000001.jpg and b/000001.jpg; keep one of them"
+    ):
+        importers.celeba(celeba)
+    pointer = b"version https://git-lfs.github.com/spec/v1\n"
+    (celeba / "img_align_celeba.zip").write_bytes(pointer)
+    with pytest.raises(ValueError, match="celeba.zip is not a complete zip .a Git LFS pointer"):
+        importers.celeba(celeba)
+    (celeba / "identity_CelebA.txt").write_bytes(b" <html><body>Quota exceeded")
+    with pytest.raises(
+        ValueError, match="identity_CelebA.txt is not a table of CelebA .a web page"
+    ):
+        importers.celeba(celeba)
+    (celeba / "identity_CelebA.txt").write_text("000001.jpg 1\n000001.jpg 2\n")
+    with pytest.raises(ValueError, match="identity_CelebA.txt .* .it has two rows of 000001.jpg"):
+        importers.celeba(celeba)
+    (celeba / "identity_CelebA.txt").unlink()
+    with pytest.raises(
+        ValueError, match="Kaggle's copy has no identity_CelebA.txt: take it from the"
+    ):
+        importers.celeba(celeba)
+
+
 def test_celeba_names_the_file_that_is_wrong(celeba):
     attributes = celeba / "list_attr_celeba.txt"
     attributes.write_text(attributes.read_text().replace("4\n", "5\n", 1))
     with pytest.raises(ValueError, match="list_attr_celeba.txt announces 5 rows and has 4"):
+        importers.celeba(celeba)
+    attributes.write_text("2\nA\n000001.jpg 1\n000002.jpg 0\n000003.jpg -1\n".replace("2", "3", 1))
+    with pytest.raises(ValueError, match="list_attr_celeba.txt has a label 0 beside 1 and -1"):
+        importers.celeba(celeba)
+    attributes.write_text("000001.jpg 1\n")
+    with pytest.raises(ValueError, match="list_attr_celeba.txt .* .it has no line of names"):
         importers.celeba(celeba)
     attributes.write_text("nonsense")
     with pytest.raises(ValueError, match="list_attr_celeba.txt is not a table of CelebA"):
@@ -137,7 +235,11 @@ def test_lfw_takes_people_from_folders_and_agreed_labels(tmp_path):
         lines.append(f"{name},{label},{chance}")
     labels = tmp_path / "labels.csv"
     labels.write_text("\n".join(lines))
-    listing = importers.lfw(tmp_path / "lfw", labels, ["smiling=smiling+p_smiling"])
+    with pytest.raises(
+        ValueError, match="column 'p_smiling': its 5 values .* --threshold LOW HIGH"
+    ):
+        importers.lfw(tmp_path / "lfw", labels, ["smiling=smiling+p_smiling"])
+    listing = importers.lfw(tmp_path / "lfw", labels, ["smiling=smiling+p_smiling"], (0.5, 0.5))
     data = read_faces(
         importers.import_faces(listing, tmp_path / "out", keep_names=True, progress=False)
     )
@@ -149,10 +251,11 @@ def test_lfw_takes_people_from_folders_and_agreed_labels(tmp_path):
 
 def test_cmu_faces_read_their_names(tmp_path):
     folder = tmp_path / "cmu"
-    for person in ("an2i", "at33"):
+    for k, person in enumerate(("an2i", "at33")):
         (folder / person).mkdir(parents=True)
         for rest in ("left_angry_open", "up_happy_sunglasses", "up_happy_sunglasses_4"):
-            (folder / person / f"{person}_{rest}.pgm").write_bytes(encoded(picture(1, "L"), "PPM"))
+            image = encoded(picture(2 * k + len(rest), "L"), "PPM")
+            (folder / person / f"{person}_{rest}.pgm").write_bytes(image)
     (folder / "at33" / "at33_odd.pgm").write_bytes(b"")
     data = read_faces(
         importers.import_faces(importers.cmu_faces(folder), tmp_path / "out", progress=False)
@@ -185,6 +288,16 @@ def test_columns_and_values_are_named(source):
     add(source, "ann/0.png,ann,often")
     with pytest.raises(ValueError, match="line 8, column 'glasses': 'often' is not a number"):
         importers.from_table(source, labels, ["glasses"])
+    for name in ("image", "path", "glasses+hat", ""):
+        with pytest.raises(
+            ValueError, match=f"{re.escape(repr(name))} cannot be the name of an att"
+        ):
+            importers.from_table(source, labels, [f"{name}=glasses" if "+" not in name else name])
+    labels.write_text("image,identity,glasses,glasses\nann/0.png,ann,0,1\n")
+    with pytest.raises(
+        ValueError, match="labels.csv has two columns 'glasses'; rename or remove one"
+    ):
+        importers.from_table(source, labels, ["glasses"])
     labels.write_bytes(b"")
     with pytest.raises(ValueError, match="labels.csv is not a readable CSV"):
         importers.from_table(source, labels, ["glasses"])
@@ -213,11 +326,13 @@ def bomb() -> bytes:
         (None, "no such image"),
         (b"", "empty file"),
         (b"not an image at all", "not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not an image but a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>", "not an image but a web page"),
         (encoded(picture(), "JPEG")[:200], "cannot be decoded: "),
         (encoded(picture(), "PNG")[:-300], "cannot be decoded: "),
         (bomb(), "too large to unpack"),
     ],
-    ids=["missing", "empty", "text", "truncated JPEG", "truncated PNG", "bomb"],
+    ids=["missing", "empty", "text", "pointer", "page", "truncated JPEG", "truncated PNG", "bomb"],
 )
 def test_what_cannot_be_used_is_left_out_and_listed(source, content, reason):
     if content is not None:
@@ -236,31 +351,69 @@ def test_a_large_image_is_measured_before_it_is_unpacked(monkeypatch):
         importers.normalise(encoded(picture()))
 
 
+def normalised(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(importers.normalise(content)[0]))
+
+
 @pytest.mark.parametrize(
     "mode, kind", [("CMYK", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGB", "BMP")]
 )
 def test_other_colours_and_formats_are_converted(mode, kind):
     ramp = np.linspace(0, 255, 24 * 20 * 3).reshape(20, 24, 3).astype(np.uint8)
     image = Image.fromarray(ramp).convert(mode)
-    found = Image.open(io.BytesIO(importers.normalise(encoded(image, kind))))
+    found = normalised(encoded(image, kind))
     assert found.format in ("PNG", "JPEG") and found.mode in ("RGB", "L")
     wanted = np.asarray(Image.open(io.BytesIO(encoded(image, kind))).convert("RGB"), dtype=int)
     assert np.abs(np.asarray(found.convert("RGB"), dtype=int) - wanted).mean() < 6
 
 
-def test_sixteen_bits_are_scaled_and_not_clipped():
-    values = np.linspace(0, 65535, 20 * 24).astype(np.uint16).reshape(20, 24)
-    found = np.asarray(
-        Image.open(io.BytesIO(importers.normalise(encoded(Image.fromarray(values)))))
-    )
-    np.testing.assert_allclose(found, values / 257, atol=0.51)
+@pytest.mark.parametrize(
+    "dtype, top, kind",
+    [
+        (np.uint16, 65535, "PNG"),
+        (np.uint16, 65535, "TIFF"),
+        (np.uint16, 200, "TIFF"),  # nearly black, and not an image of 8 bits
+        (np.int32, 65535, "TIFF"),
+        (np.int32, 255, "TIFF"),
+        (np.float32, 1, "TIFF"),
+        (np.float32, 255, "TIFF"),
+        (np.float32, 65535, "TIFF"),
+    ],
+)
+def test_grey_of_more_bits_is_scaled_and_not_clipped(dtype, top, kind):
+    values = np.linspace(0, top, 20 * 24).astype(dtype).reshape(20, 24)
+    white = 65535 if dtype == np.uint16 else top
+    found = np.asarray(normalised(encoded(Image.fromarray(values), kind)))
+    np.testing.assert_allclose(found, values * (255 / white), atol=0.51)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 1e6])
+def test_grey_of_no_known_range_is_refused(value):
+    values = np.full((4, 4), 0.5, np.float32)
+    values[0, 0] = value
+    with pytest.raises(ValueError, match="grey values out of range: from"):
+        importers.normalise(encoded(Image.fromarray(values), "TIFF"))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_what_is_transparent_is_white(mode):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[0] = (200, 200, 200, 0)  # what an eraser leaves behind
+    image = Image.fromarray(pixels).convert(mode)
+    options = {
+        "RGB": {"transparency": (200, 200, 200)},
+        "P": {"transparency": image.getpixel((0, 0))},
+    }
+    found = np.asarray(normalised(encoded(image, "PNG", **options.get(mode, {}))))
+    assert found.shape == (4, 4, 3) and (found[0] == 255).all() and (found[1:] == 0).all()
 
 
 def test_plain_photos_stay_byte_for_byte_and_large_ones_shrink(monkeypatch):
     photo = encoded(picture(), "JPEG")
-    assert importers.normalise(photo) == photo
+    assert importers.normalise(photo)[0] == photo
     monkeypatch.setattr(importers, "MAX_SIDE", 12)
-    assert Image.open(io.BytesIO(importers.normalise(photo))).size == (12, 10)
+    assert normalised(photo).size == (12, 10)
 
 
 def test_a_rotated_photo_is_upright_and_an_extension_means_nothing(source):
@@ -272,7 +425,7 @@ def test_a_rotated_photo_is_upright_and_an_extension_means_nothing(source):
     (source / "ann/turned.jpg").write_bytes(
         encoded(top.transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif)
     )
-    (source / "ann/really-a-png.jpg").write_bytes(encoded(picture()))
+    (source / "ann/really-a-png.jpg").write_bytes(encoded(picture(7)))
     add(source, "ann/turned.jpg,ann,1\nann/really-a-png.jpg,ann,0")
     data = imported(source, keep_names=True)
     row = data.frame.index[data.frame["path"] == "ann/turned.jpg"][0]
@@ -290,17 +443,19 @@ def test_rows_that_repeat_or_say_nothing_are_left_out(source):
     (source / "ann/nobody.png").write_bytes(encoded(picture(8)))
     (source / "ann/unknown.png").write_bytes(encoded(picture(9)))
     (source / "ann/forgotten.png").write_bytes(encoded(picture(10)))
-    add(source, "ann/nobody.png,,1\nann/unknown.png,ann,")
+    add(source, "ann/nobody.png,,1\nann/unknown.png,ann,\n,ann,1")
     data = imported(source)
     assert len(data) == 5
     assert data.card["excluded"] == {
         "identity missing": 1,
+        "image not named": 1,
         "label glasses missing or uncertain": 1,
         "listed again in another row": 1,
         "listed twice with different values": 2,
         "no labels": 1,
     }
     assert reasons(data)["ann/forgotten.png"] == "no labels"
+    assert reasons(data)["line 12"] == "image not named"
 
 
 def test_an_attribute_of_one_value_is_dropped_and_the_last_one_stops(source):
@@ -314,6 +469,11 @@ def test_an_attribute_of_one_value_is_dropped_and_the_last_one_stops(source):
         importers.import_faces(
             importers.from_table(source, labels, ["hat"]), source.parent / "new", progress=False
         )
+    for k in (1, 3, 5):
+        (source / f"{'ann' if k < 3 else 'bob'}/{k}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="no attribute of glasses, hat has images of both values"):
+        importers.import_faces(listing, source.parent / "new", progress=False)
+    assert not (source.parent / "new").exists()
 
 
 def test_names_may_hold_spaces_and_any_letters(source):
@@ -357,6 +517,238 @@ def test_nothing_usable_says_why(source):
     shutil.rmtree(source / "bob")
     (source / "x").mkdir()
     with pytest.raises(ValueError, match=r"no image of source can be used \(6 x no such image\)"):
+        imported(source)
+
+
+# --- one picture under several names --------------------------------------------------------------
+
+
+def test_of_the_same_picture_the_first_is_taken(source):
+    (source / "ann/again.png").write_bytes((source / "ann/0.png").read_bytes())
+    picture(1).save(source / "ann/again.bmp")  # the same pixels in another file
+    add(source, "ann/again.png,ann,0\nann/again.bmp,ann,1")
+    data = imported(source, keep_names=True)
+    assert data.frame["path"].tolist() == [f"{'ann' if k < 3 else 'bob'}/{k}.png" for k in range(6)]
+    assert reasons(data) == {
+        "ann/again.png": "the same picture as another: ann/0.png",
+        "ann/again.bmp": "the same picture as another: ann/1.png",
+    }
+    assert data.card["excluded"] == {"the same picture as another": 2}
+
+
+@pytest.mark.parametrize("steps", [2, 100], ids=["in a shard written before", "in the same shard"])
+@pytest.mark.parametrize(
+    "person, label, reason",
+    [
+        ("bob", 0, "the same picture as of another person"),
+        ("ann", 1, "the same picture as one with another label"),
+    ],
+)
+def test_a_picture_that_is_two_things_is_left_out_under_all_its_names(
+    source, monkeypatch, steps, person, label, reason
+):
+    monkeypatch.setattr(dataset, "SHARD_IMAGES", steps)
+    for name in ("other.png", "third.png"):
+        (source / person / name).write_bytes((source / "ann/0.png").read_bytes())
+        add(source, f"{person}/{name},{person},{label}")
+    data = imported(source, keep_names=True)
+    assert data.frame["path"].tolist() == [
+        "ann/1.png",
+        "ann/2.png",
+        "bob/3.png",
+        "bob/4.png",
+        "bob/5.png",
+    ]
+    assert reasons(data) == {
+        "ann/0.png": f"{reason}: {person}/other.png",
+        f"{person}/other.png": f"{reason}: ann/0.png",
+        f"{person}/third.png": f"{reason}: ann/0.png",
+    }
+    assert data.card["counts"]["positives"] == {"glasses": 3}
+
+
+def test_a_shard_of_nothing_but_contradictions_goes(source, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_IMAGES", 1)
+    (source / "bob/other.png").write_bytes((source / "ann/0.png").read_bytes())
+    add(source, "bob/other.png,bob,0")
+    assert len(imported(source)) == 5
+    assert not (source.parent / "out/faces-00000.parquet").exists()
+
+
+# --- labels as people write them ------------------------------------------------------------------
+
+
+def votes(cells: list[str], threshold=None) -> list:
+    return annotations.votes(
+        pd.Series(cells, name="p", dtype=str), "labels.csv", threshold
+    ).tolist()
+
+
+@pytest.mark.parametrize(
+    "cells",
+    ["1 0", "1.0 0.0", "1 -1", "True FALSE", "yes No", "100% 0%", "1,0 0,0", "1e0 0"],
+)
+def test_two_plain_values_are_read_without_a_threshold(cells):
+    assert votes(cells.split()) == [1, 0]
+    assert np.isnan(votes([*cells.split(), " "])[2])
+
+
+def test_scores_need_a_threshold():
+    cells = ["12%", "0,9", "0.5", "1"]
+    with pytest.raises(
+        ValueError, match=r"column 'p': its 4 values \(0.12, 0.5, 0.9, 1\) are not 0 an"
+    ):
+        votes(cells)
+    np.testing.assert_array_equal(votes(cells, (0.2, 0.8)), [0, 1, np.nan, 1])
+    for pair in ("1 2", "0.2 0.9", "0 5"):
+        with pytest.raises(ValueError, match="its 2 values .* --threshold LOW HIGH"):
+            votes(pair.split())
+    assert votes(["1", "5", "9", "-3"], (2, 4)) == [0, 1, 1, 0]  # 9 is a score among others
+
+
+@pytest.mark.parametrize("threshold", [None, (0.5, 0.5)])
+@pytest.mark.parametrize(
+    "cells, why",
+    [
+        ("0 1 9", "'9' looks like a code"),
+        ("0 1 -1", "'-1' looks like a code"),
+        ("0.3 99 0.8", "'99' looks like a code"),
+        ("3 5 -9", "'-9' looks like a code"),
+        ("0 1 inf", "'inf' is not a number"),
+        ("0 1 maybe", "'maybe' is not a number"),
+    ],
+)
+def test_codes_for_missing_labels_are_no_labels(cells, why, threshold):
+    line = 1 + next(k for k, cell in enumerate(cells.split()) if repr(cell) in why)
+    with pytest.raises(ValueError, match=f"labels.csv, line {line}, column 'p': {why}"):
+        votes(cells.split(), threshold)
+
+
+def test_tables_of_a_spreadsheet_are_read(source):
+    labels = source.parent / "labels.csv"
+    text = labels.read_text().replace(",", ";").replace("glasses", " glasses ")
+    labels.write_text(text, encoding="utf-8-sig", newline="\r\n")
+    assert imported(source, keep_names=True).labels("glasses").tolist() == [0, 1, 0, 1, 0, 1]
+    labels.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n")
+    with pytest.raises(ValueError, match="labels.csv is not a readable CSV .a Git LFS pointer"):
+        imported(source)
+
+
+def test_a_missing_label_costs_the_image_for_that_attribute_only(source):
+    labels = source.parent / "labels.csv"
+    table = pd.read_csv(labels)
+    table["hat"] = ["", 1, 0, 1, 0, ""]
+    table["glasses"] = [0, 1, "", 1, 0, ""]
+    table.to_csv(labels, index=False)
+    listing = importers.from_table(source, labels, ["glasses", "hat"])
+    out = importers.import_faces(listing, source.parent / "out", keep_names=True, progress=False)
+    data = read_faces(out)
+    assert reasons(data) == {"bob/5.png": "label of every attribute missing or uncertain"}
+    np.testing.assert_array_equal(data.labels("glasses"), [0, 1, np.nan, 1, 0])
+    np.testing.assert_array_equal(data.labels("hat"), [np.nan, 1, 0, 1, 0])
+    assert data.card["counts"]["labelled"] == {"glasses": 4, "hat": 4}
+    assert data.card["counts"]["positives"] == {"glasses": 2, "hat": 2}
+
+
+# --- people and paths as people write them --------------------------------------------------------
+
+
+def test_names_of_people_lose_spaces_and_unicode_forms(source):
+    for k, name in enumerate(("Zoë", "Zoe\u0308 ", " Zoë")):
+        picture(20 + k).save(source / f"z{k}.png")
+        add(source, f"z{k}.png,{name},{k % 2}")
+    data = imported(source, keep_names=True)
+    assert set(data.frame["identity"]) == {"ann", "bob", "Zoë"} and "warnings" not in data.card
+
+
+@pytest.mark.parametrize(
+    "people, warning",
+    [
+        (["Ann", "ann"], "'Ann' and 'ann' differ only in letter case .* .1 such cases"),
+        (["12", "12.0", "120"], "'12' and '12.0' differ only in"),
+        (["Ann", "Unknown"], "'Unknown' .1 images. looks like a placeholder"),
+        (["Ann", "?"], "'[?]' .1 images. looks like a placeholder"),
+        (["Ann", "-", "-"], "'-' .2 images. looks like a placeholder"),
+        (["Ann", "1.2E+11"], r"'1.2E\+11' .1 images. looks like a cell that a spreadsheet changed"),
+        ([*map(str, range(30)), *["7"] * 11], "'7' has 12 of 41 images, the median person 1;"),
+        (["Ann", "Anna", "12", "Bob E+1"], None),
+        ([*map(str, range(30)), *["7"] * 5], None),
+        (["1", *["7"] * 50], None),
+    ],
+)
+def test_strange_names_of_people_are_said_in_a_line(people, warning):
+    lines = annotations.doubts(pd.Series(people))
+    assert len(lines) == (warning is not None)
+    assert warning is None or re.search(warning, lines[0])
+
+
+def test_warnings_are_printed_with_names_and_kept_without(source, capsys):
+    picture(20).save(source / "x.png")
+    add(source, "x.png,Bob,1")
+    out = source.parent / "out"
+    command = ["folder", source, "--labels", source.parent / "labels.csv", "--out", out]
+    assert importers.main([*map(str, command), "--attribute", "glasses"]) == 0
+    assert "warning: the identities 'Bob' and 'bob' differ" in (said := capsys.readouterr().out)
+    assert "'Bob' and 'bob'" in said
+    (kept,) = json.loads((out / "card.json").read_text())["warnings"]
+    assert "person-" in kept and "ob'" not in kept
+
+
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "/etc/x.png", "ann/../../x.png", "C:\\x.png", ".."]
+)
+def test_a_path_that_leads_out_of_the_folder_is_refused(source, path):
+    picture().save(source.parent / "secret.png")
+    add(source, f"{path},ann,1")
+    with pytest.raises(
+        ValueError, match="line 8, column 'image': .* leads out of the folder of images"
+    ):
+        imported(source)
+
+
+def test_separators_and_unicode_forms_of_paths_do_not_matter(source):
+    (source / "zoe\u0308").mkdir()
+    picture(20).save(source / "zoe\u0308" / "1.png")
+    add(source, "zoë/1.png,zoe,1")
+    labels = source.parent / "labels.csv"
+    labels.write_text(labels.read_text().replace("ann/", ".\\ann\\").replace("bob/", "./bob/"))
+    data = imported(source, keep_names=True)
+    assert len(data) == 7 and data.excluded.empty
+    assert data.frame["path"].tolist()[::6] == ["ann/0.png", "zoë/1.png"]
+    (source / "zoë").mkdir()
+    picture(21).save(source / "zoë" / "1.png")
+    with pytest.raises(
+        ValueError, match="1.png and .*1.png have the same name; rename one of them"
+    ):
+        imported(source)
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        (
+            lambda name: name.upper(),
+            "the table has 'ANN/0.PNG', the folder 'ann/0.png'; .* letter case",
+        ),
+        (
+            lambda name: name.replace("png", "jpg"),
+            "'ann/0.jpg', the folder 'ann/0.png'; .* extension",
+        ),
+        (
+            lambda name: "photos/" + name,
+            "'photos/ann/0.png', the folder 'ann/0.png'; .*folders in front",
+        ),
+        (
+            lambda name: f"x{name[4]}.png",
+            "'x0.png', the folder 'ann/0.png'; name the folder in which",
+        ),
+    ],
+)
+def test_a_table_of_other_images_says_how_they_differ(source, change, why):
+    labels = source.parent / "labels.csv"
+    table = pd.read_csv(labels)
+    table.assign(image=table["image"].map(change)).to_csv(labels, index=False)
+    with pytest.raises(ValueError, match=f"none of the 6 images in .*labels.csv is in .*: .*{why}"):
         imported(source)
 
 
@@ -407,6 +799,20 @@ def test_an_import_that_fails_leaves_what_was_there(
     (source.parent / "out.partial" / "faces-00007.parquet").write_text("half")
     assert imported(source, keep_names=True).labels("glasses").tolist() == [1, 1, 0, 1, 0, 1]
     assert not (source.parent / "out.partial").exists()
+
+
+def test_an_interrupt_is_one_line(source, small_steps, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    imported(source)
+    out = source.parent / "out"
+    before = contents(out)
+    monkeypatch.setattr(dataset, "write_shard", stop)
+    command = ["folder", source, "--labels", source.parent / "labels.csv", "--out", out]
+    assert importers.main([*map(str, command), "--attribute", "glasses"]) == 130
+    assert capsys.readouterr().err.endswith(f"interrupted; {out} is as it was\n")
+    assert contents(out) == before
 
 
 def test_memory_holds_one_shard(source, small_steps, monkeypatch):

@@ -7,6 +7,7 @@ and the labels do not. About 30 s, and minutes more the first time anny ever loa
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from itertools import combinations
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from study.faces.dataset import read_faces
 from study.faces.people import __main__, image, person, raster
+from study.faces.people import records as made
 from study.faces.people.head import load_head
 
 # --- rasteriser ----------------------------------------------------------------------------------
@@ -119,10 +121,10 @@ def test_two_triangles_tile_a_square_without_holes_and_nothing_is_drawn_off_scre
 
 @pytest.fixture(scope="module")
 def drawn():
-    people_drawn = [__main__.draw_labels(7, index, 48) for index in range(150)]
+    people_drawn = [made.draw_labels(7, index, 48) for index in range(150)]
     return {
         attribute: [np.stack([p[attribute][k] for p in people_drawn]) for k in (0, 1)]
-        for attribute in __main__.ATTRIBUTES
+        for attribute in made.ATTRIBUTES
     }
 
 
@@ -148,7 +150,7 @@ def test_strengths_follow_labels_and_only_those_of_smiling_overlap(drawn):
 
 
 def test_seed_decides_the_labels():
-    one, same, other = (__main__.draw_labels(s, 3, 10)["smiling"][1] for s in (1, 1, 2))
+    one, same, other = (made.draw_labels(s, 3, 10)["smiling"][1] for s in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -171,14 +173,14 @@ def test_seed_decides_the_labels():
 )
 def test_bad_arguments_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=message):
-        __main__.records(**arguments)
+        made.records(**arguments)
 
 
 def test_missing_package_says_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "anny", None)
-    monkeypatch.setattr(__main__, "load_head", load_head.__wrapped__)
+    monkeypatch.setattr(made, "load_head", load_head.__wrapped__)
     with pytest.raises(ImportError, match=r"pip install '\.\[people\]'"):
-        __main__.records(1, 2)
+        made.records(1, 2)
     with pytest.raises(SystemExit) as stop:
         __main__.main([str(tmp_path / "set"), "--identities", "1", "--images", "2"])
     assert stop.value.code == 2 and "pip install" in capsys.readouterr().err
@@ -196,7 +198,7 @@ def head():
 
 @pytest.fixture(scope="module")
 def records(head):
-    return list(__main__.records(4, 6, seed=5))
+    return list(made.records(4, 6, seed=5))
 
 
 def pixels(record):
@@ -215,18 +217,18 @@ def test_images_decode_and_fit_the_budget(records):
 
 
 def test_same_seed_same_bytes_for_any_number_of_people_and_workers(head, records):
-    alone = list(__main__.records(1, 6, seed=5))
+    alone = list(made.records(1, 6, seed=5))
     assert alone == records[:6]
-    pair = list(__main__.records(2, 6, seed=5, workers=2))
+    pair = list(made.records(2, 6, seed=5, workers=2))
     assert pair == records[:12]
-    other = list(__main__.records(1, 6, seed=6))
+    other = list(made.records(1, 6, seed=6))
     for a, b in zip(alone, other, strict=True):
         assert a["image"]["bytes"] != b["image"]["bytes"]
 
 
 def test_demographics_belong_to_the_person(records):
     for start in range(0, len(records), 6):
-        for column in (*__main__.DEMOGRAPHICS, "age", "identity"):
+        for column in (*made.DEMOGRAPHICS, "age", "identity"):
             assert len({record[column] for record in records[start : start + 6]}) == 1
     for record in records:
         assert 18 <= record["age"] <= 80
@@ -250,7 +252,7 @@ def portrait(head):
     somebody = person.make_person(head, 5, 1)
 
     def take(**strengths):
-        strengths = {**dict.fromkeys(__main__.ATTRIBUTES, 0.0), **strengths}
+        strengths = {**dict.fromkeys(made.ATTRIBUTES, 0.0), **strengths}
         rng = np.random.default_rng(4)
         return image.render(head, somebody, strengths, rng, 112)[0].astype(float)
 
@@ -269,7 +271,7 @@ def test_each_attribute_changes_its_part_of_the_face(portrait, attribute, lower)
 
 def test_smile_lifts_the_corners_of_the_mouth(head):
     somebody = person.make_person(head, 5, 1)
-    none = dict.fromkeys(__main__.ATTRIBUTES, 0.0)
+    none = dict.fromkeys(made.ATTRIBUTES, 0.0)
     corner = np.argmax(head.canonical[:, 0] * (head.lips > 0.5))
 
     def height(smiling):
@@ -280,15 +282,17 @@ def test_smile_lifts_the_corners_of_the_mouth(head):
     assert height(1.0) - height(0.0) > 0.004  # metres
 
 
-def test_command_writes_a_valid_data_set(head, tmp_path, capfd):
+def test_command_writes_a_valid_data_set(head, tmp_path):
     folder = tmp_path / "set"
-    options = "--seed 5 --identities 2 --images 2 --size 64 --workers 1".split()
-    __main__.main([str(folder), *options])
-    assert capfd.readouterr().out == ""
+    # As a command, with workers: they cannot import what stands in the __main__ of a package.
+    options = "--seed 5 --identities 2 --images 2 --size 64 --workers 2".split()
+    command = [sys.executable, "-m", "study.faces.people", str(folder), *options]
+    told = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert told.stdout == ""
     faces = read_faces(folder)
     assert len(faces) == 4 and faces.image(3).shape == (64, 64, 3)
-    assert faces.card["attributes"] == list(__main__.ATTRIBUTES)
-    assert faces.card["demographics"] == list(__main__.DEMOGRAPHICS)
+    assert faces.card["attributes"] == list(made.ATTRIBUTES)
+    assert faces.card["demographics"] == list(made.DEMOGRAPHICS)
     assert faces.card["seed"] == 5 and faces.card["counts"]["identities"] == 2
 
 

@@ -1,22 +1,20 @@
-"""Intervals against brute force, hand-worked cases and simulated studies; about 10 seconds."""
+"""Intervals against brute force and hand-worked cases; about 10 seconds."""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from scipy.special import expit
 
 from study.results import inference, metrics
 
 LEVELS, SEEDS, METHODS = (0.0, 0.5, 1.0), 5, ["erm", "cid", "oracle"]
-PEOPLE, IMAGES = 12, 6
+PEOPLE, IMAGES = 12, 10
 IDENTITIES = np.repeat([f"p{k:02d}" for k in range(PEOPLE)], IMAGES)
-WEIGHTED = {name: metric.measure for name, metric in metrics.METRICS.items()}
-UNIFORM = np.ones((1, SEEDS)), np.ones((1, PEOPLE))
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +35,7 @@ def predictions(labels):
         unseen = (np.arange(PEOPLE) + 3 * seed) % PEOPLE < 3
         tables.append(
             pd.DataFrame({"level": level, "seed": seed, "row": range(len(labels))}).assign(
+                minority=(labels == np.arange(len(labels)) // IMAGES % 2).astype(float),
                 test=np.where(unseen[np.arange(len(labels)) // IMAGES], "unseen", "seen"),
                 **{m: np.round(rng.normal(2 * labels - 1, 1.2 + level), 1) for m in METHODS},
             )
@@ -45,8 +44,8 @@ def predictions(labels):
 
 
 @pytest.fixture(scope="module")
-def replicates(predictions, labels):
-    return inference.bootstrap(predictions, METHODS, labels, IDENTITIES, replicates=200)
+def estimates(predictions, labels):
+    return inference.estimate(predictions, METHODS, labels, IDENTITIES, replicates=200)
 
 
 def row(table, **where):
@@ -58,86 +57,102 @@ def row(table, **where):
 # ---------------------------------------------------------------------------- resampling
 
 
-def test_points_are_the_means_of_the_runs(replicates, predictions, labels):
+def test_points_are_the_means_of_the_runs(estimates, predictions, labels):
     runs = metrics.evaluate(predictions, METHODS, labels, IDENTITIES)
     means = runs.groupby(["test", "level", "method"])[list(metrics.METRICS)].mean()
-    table = inference.summary(replicates)
+    table = inference.summary(estimates)
     assert len(table) == 2 * len(metrics.METRICS) * len(LEVELS) * len(METHODS)
     for test, metric, level, method, mean in table.iloc[:, :5].itertuples(index=False):
         assert mean == means.loc[(test, level, method), metric]
 
 
-def test_counting_everything_once_changes_nothing(replicates, predictions, labels):
-    once = inference.resample(predictions, METHODS, labels, IDENTITIES, WEIGHTED, *UNIFORM)
-    assert once.keys() == replicates.point.keys()
-    for key, values in once.items():
-        np.testing.assert_allclose(values[0], replicates.point[key], rtol=1e-12, err_msg=str(key))
-
-
 def test_counts_are_as_good_as_copies(predictions, labels):
-    """Every metric, with people and seeds physically repeated under new names."""
+    """Every metric of a run, with people physically repeated under new names."""
     rng = np.random.default_rng(1)
-    seed_counts = rng.multinomial(SEEDS, np.full(SEEDS, 1 / SEEDS), size=6)
-    people_counts = rng.multinomial(PEOPLE, np.full(PEOPLE, 1 / PEOPLE), size=6)
-    found = inference.resample(
-        predictions, METHODS, labels, IDENTITIES, WEIGHTED, seed_counts, people_counts
-    )
-    person = pd.factorize(IDENTITIES)[0][predictions["row"]]
-    for draw in range(6):
-        rows, seeds, names = [], [], []
-        for at, (seed, who) in enumerate(zip(predictions["seed"], person, strict=True)):
-            for s in range(seed_counts[draw, seed]):
-                for copy in range(people_counts[draw, who]):
-                    rows.append(at)
-                    seeds.append(f"{seed}-{s}")
-                    names.append(f"{who}-{copy}")
-        copies = predictions.iloc[rows].assign(seed=seeds)
-        truth = labels[copies["row"]]
-        copies["row"] = range(len(copies))
-        runs = metrics.evaluate(copies, METHODS, truth, names)
-        means = runs.groupby(["test", "level", "method"])[list(metrics.METRICS)].mean()
-        for test, metric in found:
-            expected = means.loc[test][metric].unstack()[METHODS].to_numpy()
-            np.testing.assert_allclose(
-                found[test, metric][draw], expected, atol=1e-9, err_msg=f"{draw} {test} {metric}"
-            )
+    counts = rng.multinomial(PEOPLE, np.full(PEOPLE, 1 / PEOPLE), size=6)
+    names = np.unique(IDENTITIES)
+    every = metrics.runs(predictions, METHODS, labels, IDENTITIES, "level")
+    for (level, seed, test), run in itertools.islice(every, 0, None, 3):
+        drawn = counts[:, np.searchsorted(names, run.people)]
+        own = predictions[(predictions["level"] == level) & (predictions["seed"] == seed)]
+        own = own[own["test"] == test]
+        found = {k: m.measure(run, drawn) for k, m in metrics.METRICS.items()}
+        for draw in range(6):
+            times = counts[draw][own["row"] // IMAGES]
+            if not times.any():
+                continue
+            copies = own.iloc[np.repeat(np.arange(len(own)), times)]
+            copy = np.concatenate([np.arange(n) for n in times])
+            people = [f"{IDENTITIES[r]}-{c}" for r, c in zip(copies["row"], copy, strict=True)]
+            truth = labels[copies["row"]]
+            copies = copies.assign(row=range(len(copies)))
+            expected = metrics.evaluate(copies, METHODS, truth, people).set_index("method")
+            for name, values in found.items():
+                np.testing.assert_allclose(
+                    values[draw], expected.loc[METHODS, name], atol=1e-9, err_msg=f"{draw} {name}"
+                )
 
 
-def test_runs_without_anyone_drawn_do_not_count(predictions, labels):
-    """Only person 0 is drawn: seeds that trained on it say nothing of unseen people."""
-    counts = np.zeros((1, PEOPLE))
-    counts[0, 0] = 3
-    found = inference.resample(
-        predictions, METHODS, labels, IDENTITIES, WEIGHTED, np.ones((1, SEEDS)), counts
-    )
-    own = predictions[(predictions["row"] < IMAGES) & (predictions["test"] == "unseen")]
-    assert 0 < own["seed"].nunique() < SEEDS
-    right = own[METHODS].le(0).groupby([own["level"], own["seed"]]).mean()  # it has no positive
-    np.testing.assert_allclose(found["unseen", "accuracy"][0], right.groupby("level").mean())
-    assert np.isnan(found["unseen", "tpr_gap"]).all() and np.isnan(found["seen", "auroc"]).all()
+def test_the_three_covariances_of_a_mean_by_hand():
+    """Two seeds and many people: y = seed + person, and then a pair's own noise beside them."""
+    rng = np.random.default_rng(0)
+    seed, person, pair = np.array([-1.0, 1.0]), rng.normal(0, 2, 30), rng.normal(0, 1, (2, 30))
+    counts = np.vstack([np.ones(30), rng.multinomial(30, np.full(30, 1 / 30), size=20_000)])
+
+    def found(y):  # (seed, person), to the three variances of its mean
+        values = (np.einsum("rp,sp->rs", counts, y) / 30)[..., None, None]
+        point, covariance = inference._reduced(values, 30)
+        assert point[0, 0] == pytest.approx(y.mean())
+        return covariance[:, 0, 0, 0, 0]
+
+    both = found(seed[:, None] + person)
+    np.testing.assert_allclose(both, [1.0, person.var(ddof=1) / 30, 0], rtol=0.03, atol=1e-12)
+    pair -= pair.mean(axis=0)
+    with_noise = found(seed[:, None] + person + pair)
+    # Of the residuals r_sp: sum r^2 / (P (P - 1)) / (S (S - 1)), centred within a seed.
+    own = (pair - pair.mean(axis=1, keepdims=True)) ** 2
+    assert with_noise[2] == pytest.approx(own.sum() / (30 * 29) / 2, rel=0.03)
+    assert with_noise[1] == pytest.approx(both[1], rel=0.03)  # noise that sums to 0 over the seeds
 
 
-def test_the_same_seed_gives_the_same_bytes(replicates, predictions, labels):
-    again = inference.bootstrap(predictions, METHODS, labels, IDENTITIES, replicates=200)
-    other = inference.bootstrap(predictions, METHODS, labels, IDENTITIES, replicates=200, seed=1)
+def test_what_is_undefined_in_a_run_or_a_resample_says_nothing_of_it():
+    values = np.random.default_rng(0).normal(size=(51, 4, 1, 2))
+    values[:, 3, 0, 0] = np.nan  # a metric that one seed does not have
+    values[7, 1, 0, 0] = np.nan
+    point, covariance = inference._reduced(values, 10)
+    three, alone = inference._reduced(np.delete(values, 3, axis=1), 10)
+    assert point[0, 0] == pytest.approx(three[0, 0])
+    assert covariance[1, 0, 0, 0, 0] == pytest.approx(alone[1, 0, 0, 0, 0])
+    assert np.isfinite(covariance).all()
+    values[..., 0] = np.nan
+    point, covariance = inference._reduced(values, 10)
+    assert np.isnan(point[0, 0]) and np.isnan(covariance[:, 0, 0]).all()
+    assert np.isfinite(covariance[:, 0, 1, 0, 1]).all()
+
+
+def test_the_same_seed_gives_the_same_bytes(estimates, predictions, labels):
+    again = inference.estimate(predictions, METHODS, labels, IDENTITIES, replicates=200)
+    other = inference.estimate(predictions, METHODS, labels, IDENTITIES, replicates=200, seed=1)
     key = ("seen", "worst_decile")
-    assert again.draws[key].tobytes() == replicates.draws[key].tobytes()
-    assert (other.draws[key] != replicates.draws[key]).any()
+    assert again.covariance[key].tobytes() == estimates.covariance[key].tobytes()
+    assert (other.covariance[key] != estimates.covariance[key]).any()
 
 
-def test_kept_draws_are_not_drawn_again(replicates, predictions, labels, tmp_path, monkeypatch):
+def test_kept_covariances_are_not_computed_again(
+    estimates, predictions, labels, tmp_path, monkeypatch
+):
     """They are the same bytes, and stand for nothing that would be drawn otherwise."""
     names = ["accuracy", "worst_decile"]
 
     def drawn(predictions=predictions, labels=labels, identities=IDENTITIES, **options):
         options = {"metrics": names, "replicates": 200, "folder": tmp_path} | options
-        return inference.bootstrap(predictions, METHODS, labels, identities, **options)
+        return inference.estimate(predictions, METHODS, labels, identities, **options)
 
     first = drawn()
-    monkeypatch.setattr(inference, "_draws", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(inference, "_covariances", lambda *_: pytest.fail("drawn again"))
     again = drawn()
-    for key in again.draws:
-        assert again.draws[key].tobytes() == replicates.draws[key].tobytes()
+    for key in again.covariance:
+        assert again.covariance[key].tobytes() == estimates.covariance[key].tobytes()
         assert again.point[key].tobytes() == first.point[key].tobytes()
     other = np.char.replace(IDENTITIES, "p00", "p01")
     for change in (
@@ -147,6 +162,7 @@ def test_kept_draws_are_not_drawn_again(replicates, predictions, labels, tmp_pat
         {"labels": 1 - labels},
         {"identities": other},
         {"predictions": predictions.assign(cid=predictions["cid"] + 1)},
+        {"predictions": predictions.assign(minority=1 - predictions["minority"])},
     ):
         with pytest.raises(pytest.fail.Exception, match="drawn again"):
             drawn(**change)
@@ -158,8 +174,8 @@ def test_values_of_a_setting_take_the_place_of_levels(predictions, labels):
     named = part.assign(value=part["level"].map({0.5: "b", 1.0: "a"})).drop(columns="level")
     about = (METHODS, labels, IDENTITIES)
     options = {"metrics": ["accuracy", "tpr_gap"], "replicates": 50}
-    found = inference.bootstrap(named, *about, cell="value", **options)
-    expected = inference.bootstrap(part, *about, **options)
+    found = inference.estimate(named, *about, cell="value", **options)
+    expected = inference.estimate(part, *about, **options)
     for functional in (inference.summary, inference.difference):
         table = functional(found)
         assert list(table)[:4] == ["test", "metric", "value", "method"]
@@ -171,20 +187,23 @@ def test_values_of_a_setting_take_the_place_of_levels(predictions, labels):
 
 @pytest.mark.parametrize("source", ["seed", "identity"])
 def test_seeds_and_identities_are_both_redrawn(source):
-    """Where one of them decides everything, replicates vary as a mean of as many redraws does."""
+    """Where one of them decides everything, the variance is that of a mean of as many."""
     rows = pd.DataFrame({"seed": np.arange(8 * 200) // 200, "row": np.arange(8 * 200) % 200})
     rows = rows.assign(level=0.0, test="seen", person=rows["row"] // 20)
     unit = rows["seed" if source == "seed" else "person"]
     right = rows["row"] % 20 < 8 + unit  # person or seed u: 8 + u of 20 images right
     predictions = rows.assign(erm=np.where(right, 1.0, -1.0))
-    found = inference.bootstrap(
+    found = inference.estimate(
         predictions, ["erm"], np.ones(200, int), np.arange(200) // 20,
         metrics=["accuracy"], replicates=4000,
     )  # fmt: skip
     means = right.groupby(unit).mean()
-    draws = found.draws["seen", "accuracy"][:, 0, 0]
-    assert draws.mean() == pytest.approx(means.mean(), abs=0.003)
-    assert draws.std() == pytest.approx(means.std(ddof=0) / np.sqrt(len(means)), rel=0.05)
+    three = found.covariance["seen", "accuracy"][:, 0, 0, 0, 0]
+    expected = means.var(ddof=1) / len(means)
+    assert inference.variance(three) == pytest.approx(expected, rel=0.05)
+    at = ["seed", "identity"].index(source)
+    assert three[at] == pytest.approx(expected, rel=0.05)
+    assert three[1 - at] == pytest.approx(0, abs=1e-12) and three[2] == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -203,28 +222,33 @@ def test_seeds_and_identities_are_both_redrawn(source):
 )
 def test_bad_input_is_one_clear_sentence(predictions, labels, change, options, message):
     with pytest.raises(ValueError, match=message):
-        inference.bootstrap(change(predictions), METHODS, labels, IDENTITIES, **options)
+        inference.estimate(change(predictions), METHODS, labels, IDENTITIES, **options)
 
 
 # ---------------------------------------------------------------------------- intervals
 
 
-def test_interval_and_p_value_agree():
-    rng = np.random.default_rng(0)
-    draws = rng.normal(0.3, 0.1, size=(1000, 3))
-    found = inference.interval([0.0, 0.3, 0.2], draws, 10)
-    se = draws.std(axis=0, ddof=1)
+def test_interval_p_value_and_detectable_effect_agree():
+    se = np.array([0.1, 0.2, 0.05])
+    found = inference.interval([0.0, 0.3, 0.2], se, 10)
     np.testing.assert_allclose(found["high"] - found["mean"], stats.t.ppf(0.975, 10) * se)
     np.testing.assert_allclose(found["p"], 2 * stats.t.sf([0, 0.3, 0.2] / se, 10))
-    at_the_edge = inference.interval(found["high"][0], draws[:, 0], 10)
+    at_the_edge = inference.interval(found["high"][0], se[0], 10)
     assert at_the_edge["p"] == pytest.approx(0.05) and at_the_edge["low"] == pytest.approx(0)
-    undefined = np.full((5, 3), np.nan)
-    with_gaps = inference.interval([0.0, 0.3, 0.2], np.vstack([draws, undefined]), 10)
-    np.testing.assert_allclose(with_gaps["high"], found["high"])
+    quantiles = stats.t.ppf(0.975, 10) + stats.t.ppf(0.8, 10)
+    np.testing.assert_allclose(found["detectable"], quantiles * se)
+    nothing = inference.interval(np.nan, np.nan, 10)
+    assert all(np.isnan(value) for value in nothing.values())
+
+
+def test_the_variance_is_never_less_than_that_of_seeds_or_of_people():
+    assert inference.variance(np.array([3.0, 2.0, 1.0])) == 4
+    assert inference.variance(np.array([3.0, 2.0, 2.5])) == 3
+    assert inference.variance(np.array([1.0, 2.0, 1.5])) == 2
 
 
 def test_equal_methods_differ_by_nothing():
-    found = inference.interval([0.0, 1e-17, 0.1], np.zeros((50, 3)) + [0, 1e-17, 0.1], 5)
+    found = inference.interval([0.0, 1e-17, 0.1], np.zeros(3), 5)
     assert found["p"][:2].tolist() == [1, 1] and found["p"][2] < 1e-20
 
 
@@ -234,35 +258,11 @@ def test_one_seed_or_one_identity_leaves_the_interval_unbounded(predictions, lab
     part = predictions[alone & (predictions["test"] == "seen")]
     if only == "identity":
         part = part[part["seed"].isin([0, 1])]
-    found = inference.bootstrap(part, METHODS, labels, IDENTITIES, replicates=20)
+    found = inference.estimate(part, METHODS, labels, IDENTITIES, replicates=20)
     table = inference.difference(found).query("metric == 'accuracy'")
     assert np.isfinite(table["mean"]).all() and (table["p"] == 1).all()
     assert (table["low"] == -np.inf).all() and (table["high"] == np.inf).all()
     assert inference.oracle_gap_recovered(found)["mean"].isna().all()
-
-
-def test_intervals_cover_the_truth_of_crossed_effects():
-    """200 studies with seed, identity, pair and image effects; a new study redraws all of them."""
-    rng = np.random.default_rng(0)
-    n_seeds, n_people, n_images, spread = 10, 15, 4, (0.3, 0.6, 0.3)
-    truth = expit(1 + rng.normal(0, np.linalg.norm(spread), 1_000_000)).mean()
-    labels, people = np.ones(n_people * n_images, int), np.repeat(np.arange(n_people), n_images)
-    seed, row = np.divmod(np.arange(n_seeds * len(labels)), len(labels))
-    inside = 0
-    for study in range(200):
-        logit = 1 + sum(
-            rng.normal(0, s, size)
-            for s, size in zip(spread, [(n_seeds, 1), n_people, (n_seeds, n_people)], strict=True)
-        )
-        right = rng.random(len(row)) < expit(logit)[seed, people[row]]
-        predictions = pd.DataFrame({"level": 0.0, "seed": seed, "test": "seen", "row": row})
-        found = inference.bootstrap(
-            predictions.assign(erm=np.where(right, 1.0, -1.0)), ["erm"], labels, people,
-            metrics=["accuracy"], replicates=100, seed=study,
-        )  # fmt: skip
-        (line,) = inference.summary(found).itertuples()
-        inside += line.low <= truth <= line.high
-    assert inside / 200 >= 0.93
 
 
 def test_fieller_covers_as_often_as_it_says():
@@ -271,18 +271,30 @@ def test_fieller_covers_as_often_as_it_says():
     for _ in range(1000):
         b = rng.normal(2, 1, size=n)
         a = 0.3 * b + rng.normal(0, 1, size=n)
-        draws = rng.multivariate_normal([0, 0], np.cov(a, b) / n, size=300).T
-        found = inference.fieller(a.mean(), b.mean(), *draws, n - 1)
+        covariance = np.stack([np.cov(a, b) / n, np.zeros((2, 2)), np.zeros((2, 2))])
+        found = inference.fieller(a.mean(), b.mean(), covariance, n - 1)
         inside += found["low"] <= 0.3 <= found["high"]
     assert inside / 1000 == pytest.approx(0.95, abs=0.02)
 
 
 def test_a_ratio_is_undefined_where_the_denominator_may_be_zero():
-    noise = np.random.default_rng(0).normal(size=200)
-    assert np.isnan(inference.fieller(1.0, 0.5, 1 + noise, 0.5 + noise, 19)["mean"])
-    assert np.isnan(inference.fieller(0.0, 0.0, 0 * noise, 0 * noise, 19)["mean"])
-    found = inference.fieller(20.0, 10.0, 20 + 2 * noise, 10 + noise, 19)
+    one, none = np.ones((2, 2)), np.zeros((2, 2))
+    assert np.isnan(inference.fieller(1.0, 0.5, np.stack([one, none, none]), 19)["mean"])
+    assert np.isnan(inference.fieller(1.0, 0.5, np.stack([none, one, none]), 19)["mean"])
+    assert np.isnan(inference.fieller(0.0, 0.0, np.stack([none] * 3), 19)["mean"])
+    both = np.array(
+        [[4.0, 2.0], [2.0, 1.0]]
+    )  # of two estimates that vary as one, the ratio does not
+    found = inference.fieller(20.0, 10.0, np.stack([both, none, none]), 19)
     assert [found[k] for k in ("mean", "low", "high")] == pytest.approx([2, 2, 2])
+
+
+def test_the_interval_of_a_ratio_holds_that_of_the_largest_variance():
+    rng, none = np.random.default_rng(0), np.zeros((2, 2))
+    seed, person = (c @ c.T for c in rng.normal(0, 0.1, (2, 2, 2)))
+    ends = [inference.fieller(1.0, 2.0, np.stack([c, none, none]), 19) for c in (seed, person)]
+    both = inference.fieller(1.0, 2.0, np.stack([seed, person, none]), 19)
+    assert both["low"] < min(e["low"] for e in ends) and both["high"] > max(e["high"] for e in ends)
 
 
 def test_holm_of_a_hand_worked_case():
@@ -312,12 +324,13 @@ def study():
     slopes = np.array([-0.1, -0.05, 0.0])
     point = {("seen", "accuracy"): 0.9 + levels[:, None] * slopes}
     point["seen", "identity_sd"] = 0.2 - levels[:, None] * slopes
-    draws = {
-        key: values + shared + rng.normal(0, 1e-3, size=(400, 3, 3))
-        for key, values in point.items()
-    }
-    freedom = dict.fromkeys(point, 9)
-    return inference.Replicates(levels, METHODS, pd.DataFrame(), point, draws, freedom)
+    covariance = {}
+    for key in point:
+        noise = (shared + rng.normal(0, 1e-3, size=(400, 3, 3))).reshape(400, 9)
+        seed = np.cov(noise.T).reshape(3, 3, 3, 3)
+        covariance[key] = np.stack([seed, 0 * seed, 0 * seed])
+    people = dict.fromkeys(point, 50)
+    return inference.Estimates(levels, METHODS, pd.DataFrame(), point, covariance, 10, people)
 
 
 def test_comparisons_are_paired(study):
@@ -330,7 +343,7 @@ def test_comparisons_are_paired(study):
 
 def test_differences_are_corrected_over_methods_and_levels(study):
     table = inference.difference(study)
-    assert list(table)[4:] == ["mean", "low", "high", "p", "p_holm"]
+    assert list(table)[4:] == ["mean", "low", "high", "p", "detectable", "p_holm"]
     assert set(table["method"]) == {"cid", "oracle"}
     for _, part in table.groupby(["test", "metric"]):
         assert len(part) == 6
@@ -344,9 +357,10 @@ def test_sensitivity_is_the_slope(study):
     assert cid["low_difference"] < 0.05 < cid["high_difference"] and cid["p_holm"] >= cid["p"]
     erm = row(table, metric="accuracy", method="erm")
     assert erm["mean"] == pytest.approx(-0.1) and np.isnan(erm["mean_difference"])
-    draws = study.draws["seen", "accuracy"][:, :, 0]
-    slopes = np.polyfit(LEVELS, draws.T, 1)[0]
-    assert erm["high"] - erm["mean"] == pytest.approx(stats.t.ppf(0.975, 9) * slopes.std(ddof=1))
+    seed = study.covariance["seen", "accuracy"][0][:, 0, :, 0]
+    slope = np.array([-1.0, 0.0, 1.0])  # of the levels 0, .5 and 1
+    se = np.sqrt(slope @ seed @ slope)
+    assert erm["high"] - erm["mean"] == pytest.approx(stats.t.ppf(0.975, 9) * se)
 
 
 def test_area_is_the_trapezoids_by_the_range():
@@ -375,27 +389,45 @@ def test_the_share_of_the_oracles_gain(study):
 
 def test_a_harmful_oracle_has_no_gain_to_recover(study):
     worse = {key: values[:, ::-1] for key, values in study.point.items()}
-    draws = {key: values[..., ::-1] for key, values in study.draws.items()}
-    turned = inference.Replicates(study.levels, METHODS, study.runs, worse, draws, study.freedom)
+    turned = replace(study, point=worse)
     assert inference.oracle_gap_recovered(turned)["mean"].isna().all()
-    assert inference.sensitivity_removed(turned)["mean"].isna().all()  # ERM's slope is 0
+    assert inference.sensitivity_removed(turned)["mean"].isna().all()
 
 
-def test_the_share_of_sensitivity_removed(study):
+def test_the_share_of_what_the_oracle_takes_off_the_slope(study):
     table = inference.sensitivity_removed(study)
+    assert set(table["method"]) == {"cid"}
     for metric in ("accuracy", "identity_sd"):
         cid = row(table, metric=metric, method="cid")
         assert cid["mean"] == pytest.approx(0.5) and cid["low"] < 0.5 < cid["high"]
-        assert row(table, metric=metric, method="oracle")["mean"] == pytest.approx(1)
+
+
+def test_power_is_of_the_components(predictions, labels):
+    found = inference.estimate(
+        predictions, METHODS, labels, IDENTITIES, metrics=["accuracy"], replicates=100
+    )
+    line = row(inference.power(found), test="seen", metric="accuracy", method="cid")
+    assert (line["seeds"], line["people"]) == (SEEDS, PEOPLE)
+    own = row(inference.area(found), test="seen", metric="accuracy", method="cid")
+    assert line["detectable"] == pytest.approx(own["detectable"])
+    half = (own["high_difference"] - own["low_difference"]) / 2
+    assert line["se"] == pytest.approx(half / stats.t.ppf(0.975, SEEDS - 1))
+    # As many again, as predicted from the components; with four times as many half as much.
+    given = dict(seed_sd=0.02, person_sd=0.03, pair_sd=0.1)
+    se = np.sqrt(0.02**2 / 9 + 0.03**2 / 16 + 0.1**2 / 144)
+    quantiles = stats.t.ppf(0.975, 8) + stats.t.ppf(0.8, 8)
+    assert inference.detectable(given, 9, 16) == pytest.approx(quantiles * se)
+    assert inference.detectable(given, 1, 16) == np.inf
 
 
 def test_one_level_has_an_area_but_no_slope(predictions, labels):
     part = predictions[predictions["level"] == 0.5]
-    found = inference.bootstrap(
+    found = inference.estimate(
         part, METHODS[:2], labels, IDENTITIES, metrics=["accuracy"], replicates=20
     )
     assert inference.sensitivity(found).empty and inference.sensitivity_removed(found).empty
     assert inference.oracle_gap_recovered(found).empty
+    assert len(inference.power(found)) == 2
     table = inference.area(found)
     np.testing.assert_allclose(table["mean"], inference.summary(found)["mean"])
 

@@ -11,7 +11,7 @@ import pytest
 
 from study.results import tables
 
-LEVELS, METRICS = (0.0, 0.5, 1.0), ("accuracy", "worst_decile")
+LEVELS, METRICS = (0.0, 0.5, 1.0), ("accuracy", "minority_accuracy")
 
 
 def gains(half: float = 0.0061234) -> pd.DataFrame:
@@ -38,7 +38,7 @@ def made() -> dict[str, pd.DataFrame]:
     return {"summary": pd.concat([erm, cid]), "difference": gains()}
 
 
-def area(accuracy, worst, *, method="cid-knn", test="seen") -> pd.DataFrame:
+def area(accuracy, worst, *, method="surprise", test="seen") -> pd.DataFrame:
     """A table of areas in which a method differs from ERM by these (mean, low, high), in points."""
     names = ["mean_difference", "low_difference", "high_difference"]
     rows = [
@@ -121,9 +121,29 @@ def test_last_digits_do_not_reach_a_file(tmp_path):
 
 def test_the_headline_shows_the_methods_that_were_run(made):
     head, rows = tables.headline_cells(made["difference"], made["summary"])
-    assert head == ["bias", "accuracy, ERM", "CID − ERM", "worst decile, ERM", "CID − ERM"]
+    assert head == [
+        "bias", "accuracy, ERM", "CID − ERM", "accuracy on minority cells, ERM", "CID − ERM",
+    ]  # fmt: skip
     assert [row[0] for row in rows] == ["0", "0.5", "1"]
     assert rows[2][1:3] == ["81.2 %", "+0.33 [−0.28, +0.95]"]
+    # Of unseen people no class is rare.
+    nothing = made["summary"]["metric"] == "minority_accuracy"
+    made["summary"].loc[nothing, "mean"] = np.nan
+    assert tables.headline_cells(made["difference"], made["summary"])[0] == head[:3]
+
+
+def test_the_main_metrics_are_those_that_a_study_has(made):
+    assert tables.main(made["summary"]) == ["accuracy", "minority_accuracy"]
+    without = made["summary"][made["summary"]["metric"] == "accuracy"]
+    assert tables.main(without) == ["accuracy", "worst_decile"]
+
+
+def test_power_is_said_of_what_could_be_detected():
+    keys = {"test": "seen", "metric": METRICS, "method": "surprise"}
+    power = pd.DataFrame(keys | {"detectable": [0.00512, np.nan]})
+    said = tables.power_sentence(power)
+    assert said.endswith("in points: accuracy, seen people: 0.51 (Label surprise (k-NN)).")
+    assert tables.power_sentence(power[1:]).startswith("With so few seeds or people")
 
 
 def test_a_difference_is_printed_to_what_its_interval_bears():
@@ -171,29 +191,29 @@ def test_unbounded_intervals_are_null(made, tmp_path):
             (0.8, 0.44, 1.15),
             (1.56, 0.33, 2.8),
             "raises the accuracy of *smiling* on held-out images (+0.80 [+0.44, +1.15] points) and "
-            "the mean accuracy of the worst-served tenth of the people (+1.6 [+0.3, +2.8] points).",
+            "that on minority cells (+1.6 [+0.3, +2.8] points).",
         ),
         (
             (-0.8, -1.15, -0.44),
             (-1, -1.5, -0.5),
             "lowers the accuracy of *smiling* on held-out images (−0.80 [−1.15, −0.44] points) and "
-            "the mean accuracy of",
+            "that on minority",
         ),
         (
             (0.1, -0.2, 0.4),
             (0.1, -0.2, 0.4),
             "is not shown to change the accuracy of *smiling* on held-out images (+0.10 [−0.20, "
-            "+0.40] points) or the mean accuracy of",
+            "+0.40] points) or that on minority cells",
         ),
-        ((0.5, 0.2, 0.8), (-1, -1.5, -0.5), "points) but lowers the mean accuracy of the worst"),
-        ((0.5, 0.2, 0.8), (0.1, -0.2, 0.4), "points) and is not shown to change the mean"),
+        ((0.5, 0.2, 0.8), (-1, -1.5, -0.5), "points) but lowers that on minority"),
+        ((0.5, 0.2, 0.8), (0.1, -0.2, 0.4), "points) and is not shown to change that on"),
         ((0.5, -np.inf, np.inf), (0.5, -np.inf, np.inf), "is not shown to change the accuracy of"),
     ],
 )
 def test_the_sentence_says_what_was_found(accuracy, worst, expected):
     said = tables.sentence(area(accuracy, worst), "smiling", [0.0, 0.5, 0.95])
     assert said.startswith(
-        "Compared with plain training and averaged over bias levels 0 to 0.95, CID, two factors (k-NN) "
+        "Compared with plain training and averaged over bias levels 0 to 0.95, Label surprise (k-NN) "
     )
     assert expected in said and said.endswith(" points).")
 
@@ -210,7 +230,7 @@ def test_the_sentence_names_the_oracle_and_one_level():
         "points) but lowers the latter (−0.50 [−0.90, −0.10] points)."
     )
     assert tables.sentence(table, "smiling", [0.9]).startswith(
-        "Compared with plain training at bias level 0.9, CID, two"
+        "Compared with plain training at bias level 0.9, Label surprise"
     )
     unseen = area((1, 0.5, 1.5), (1, 0.5, 1.5), method="cid", test="unseen")
     said = tables.sentence(unseen, "smiling", [0.9], "unseen")

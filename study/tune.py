@@ -1,0 +1,172 @@
+"""How the settings of every method were chosen: on development people, under one criterion.
+
+    python -m study.tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
+                                       studies/settings.csv; needs the package anny, takes minutes
+
+Development people are rendered from another seed than those of any study, so nobody who was looked at
+while choosing is in a result. Every method with a setting of its own gets a small grid, one setting at a
+time and all else as in params.yaml. **Criterion**: gain in accuracy over ERM (of the penalty: accuracy) on
+balanced held-out images of seen people, mean over the bias levels 0, .5, .8 and .9. It is measured with the
+true identities of the development people. A second criterion sees none: accuracy on images distributed as
+the training set, which is all that a user without identity labels could measure. The table says what
+either chooses, so that a reader sees how much of a method is its selection.
+
+Where a setting's right value depends on how many images a person has (:data:`ADAPTS`), ``auto`` is used
+whatever is chosen here, as a number that fits these people would not fit others. CID's own power is 1 and
+the two-factor method's rarity 1 by definition; ``cid-power`` and ``surprise`` are what the grid makes of
+them.
+"""
+
+import argparse
+import sys
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+from tqdm import tqdm
+
+from cid.density import cid_weights, neighbour_width
+from study import store
+from study.cores import on_all_cores
+from study.experiment import runs, variations
+from study.faces import dataset, embed
+
+SEED, PEOPLE = 1, 100
+LEVELS, SEEDS = [0.0, 0.5, 0.8, 0.9], 10
+TABLE = Path("studies/settings.csv")
+GRID = {  # method, setting, values
+    ("erm", "train.l2"): [0.03, 0.1, 0.3, 1.0],
+    ("cid", "weights.tau"): [0.003, 0.005, 0.01, 0.02, 0.05, "auto"],
+    ("cid-power", "weights.power"): [0.5, 1.0, 1.5, 2.0, 3.0, 4.0],
+    ("cid-knn", "weights.rarity"): [0.0, 0.5, 1.0, 2.0],
+    ("surprise", "weights.neighbours"): [3, 5, 10, 20, "auto"],
+    ("surprise", "weights.surprise"): [0.5, 1.0, 2.0, 4.0, "auto"],
+    ("surprise", "weights.keep_class_direction"): [False, True],
+    ("cid-kernel", "weights.posterior_tau"): [0.005, 0.01, 0.02, "auto"],
+    ("oracle-tempered", "weights.temper"): [0.5, 0.75, 1.0, 1.25, 1.5, 2.0],
+    ("cvar-dro", "train.robust.alpha"): [0.1, 0.2, 0.5, 0.8],
+    ("kl-dro", "train.robust.tilt"): [0.3, 1.0, 3.0, 10.0],
+    ("jtt", "train.robust.jtt_l2"): [1.0, 10.0, 100.0],
+    ("jtt", "train.robust.jtt_upweight"): [2.0, 5.0, 20.0],
+    ("lff", "train.robust.lff_q"): [0.3, 0.5, 0.7, 0.9],
+    ("cluster-dro", "weights.clusters"): [10, 40, 80, "auto"],
+    ("group-dro", "train.robust.group_tilt"): [3.0, 10.0, 30.0],
+}
+ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
+DEFINED = ("weights.rarity",)
+NEAR, SHARE = (1, 3, 5, 10), (1.0, 0.5, 0.25)  # of cid.density.neighbour_width
+
+
+def changed(settings: dict, setting: str, value) -> dict:
+    """The settings with one at a path such as ``train.robust.alpha`` set."""
+    first, _, rest = setting.partition(".")
+    return settings | {first: changed(settings[first], rest, value) if rest else value}
+
+
+def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]:
+    """Accuracy of a method on seen people, mean over levels: balanced, on minority cells, as in training."""
+    seen = predictions[predictions["test"] == "seen"]
+    right = (seen[method] > 0) == (labels[seen["row"]] == 1)
+    by_cell = right.groupby([seen["level"], seen["minority"]]).mean().unstack()
+    rare = (1 - by_cell.index.to_numpy()) / 2  # share of the training images in minority cells
+    as_trained = rare * by_cell[1.0] + (1 - rare) * by_cell[0.0]
+    means = {"accuracy": by_cell.mean(axis=1), "minority_accuracy": by_cell[1.0]}
+    return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
+
+
+def tuned(arrays: variations.Arrays, settings: dict, folder=None) -> pd.DataFrame:
+    """The table: one row a method, setting and value; see the head of this module.
+
+    ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
+    three gains over ERM in points (of ERM its own numbers, in percent), ``used`` (in these settings),
+    ``chosen`` (by the criterion) and ``chosen_without_identities``.
+    """
+    labels, rows, design = arrays.labels, [], arrays.design()
+    how = {"design": design, "folder": folder}
+    used, done = {}, list(GRID.items())
+    for (method, setting), values in tqdm(done, desc="tune", unit="setting"):
+        used[method, setting] = at(settings, setting)
+        for value in values:
+            own = changed(settings, setting, value) | {"methods": list({"erm": 0, method: 0})}
+            found = variations.run(arrays, own, **how)
+            rows.append(_row(found, method, setting, value, labels))
+    rule = "cid.density.neighbour_width"
+    used["cid", rule] = "the 5th, 0.5 of it"
+    rows += [
+        _row(found, "cid", rule, f"the {near}th, {share} of it", labels)
+        for (near, share), found in _widths(arrays, settings, design, folder).items()
+    ]
+    table = pd.DataFrame(rows)
+    groups = table.groupby(["method", "setting"], sort=False)
+    table["used"] = [
+        used[m, s] == v
+        for m, s, v in zip(*map(table.get, ("method", "setting", "value")), strict=True)
+    ]
+    for name, column in (
+        ("chosen", "accuracy"),
+        ("chosen_without_identities", "accuracy_as_trained"),
+    ):
+        table[name] = table.index.isin(groups[column].idxmax())
+    return table
+
+
+def at(settings: dict, setting: str):
+    for key in setting.split("."):
+        settings = settings[key]
+    return settings
+
+
+def _row(predictions, method, setting, value, labels) -> dict:
+    own, erm = (measured(predictions, name, labels) for name in (method, "erm"))
+    gains = {k: round(100 * (v - erm[k] * (method != "erm")), 3) for k, v in own.items()}
+    return {"method": method, "setting": setting, "value": value} | gains
+
+
+def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
+    """CID with every width rule of the grid: predictions by (near, share)."""
+    sets = variations.drawn(arrays, settings)
+    rules = list(product(NEAR, SHARE))
+
+    def weigh(train: pd.DataFrame) -> pd.DataFrame:
+        data = arrays.proxy[train["row"]], arrays.labels[train["row"]]
+        found = {f"{r}": cid_weights(*data, neighbour_width(data[0], *r)) for r in rules}
+        return pd.DataFrame(found | {"erm": 1.0}, train.index)
+
+    each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
+    weights = pd.concat(on_all_cores(weigh, each)).reindex(sets.index)
+    names, train = list(weights), settings["train"]
+    data = arrays.features, arrays.labels, names, train["l2"]
+    found, _ = runs.train_sets(
+        pd.concat([sets, weights], axis=1), *data, design=design, folder=folder
+    )
+    return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of ``python -m study.tune``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m study.tune", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("folder", type=Path, help="where the development people are or will be")
+    folder = parser.parse_args(arguments).folder
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    if not (folder / dataset.CARD).exists():
+        from study.faces.people.records import card, records
+
+        dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
+    faces = dataset.read_faces(folder)
+    networks = params["embed"]["network"], params["embed"]["trunk"]
+    found = embed.embed_faces(faces, *networks, detect=params["embed"]["detect"])
+    labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
+    arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
+    settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
+    settings["bias"] = settings["bias"] | {"levels": LEVELS}
+    table = tuned(arrays, settings, store.KEPT)
+    store.write_text(TABLE, table.to_csv(index=False))
+    print(table.to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

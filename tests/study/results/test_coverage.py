@@ -1,0 +1,122 @@
+"""Do 95 % intervals hold the truth in 95 of 100 studies? Simulated studies whose truth is known.
+
+A new study redraws training sets, people and images. Five kinds: like the rendered people (effects of
+people and of pairs, ten images each); like LFW (two images a person, mostly noise); people dominate; seeds
+dominate; and cohorts, where every seed has people of its own. `python -m tests.study.results.test_coverage 4000`
+prints the table with more studies. About 40 seconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.results import inference
+
+REPLICATES, LEVELS, GAIN = 100, (0.0, 1.0), 0.03  # the gain grows with the level: its slope is GAIN
+# Seeds, people, images; standard deviations of the gain between seeds, people and pairs.
+KINDS = {
+    "rendered": (20, 40, 10, 0.005, 0.02, 0.06),
+    "LFW-like": (20, 40, 2, 0.005, 0.01, 0.02),
+    "people dominate": (12, 40, 10, 0.0, 0.10, 0.02),
+    "seeds dominate": (15, 40, 10, 0.06, 0.0, 0.02),
+    "cohorts": (20, 12, 10, 0.02, 0.06, 0.03),
+}
+
+
+def simulated(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Whether images are right, (level, seed, person, image, method), and who the people of a seed are.
+
+    The same random number says for both methods whether an image is right.
+    """
+    seeds, people, images, by_seed, by_person, by_pair = KINDS[kind]
+    cohorts = kind == "cohorts"
+    n = seeds * people if cohorts else people
+    who = np.arange(n).reshape(seeds, people) if cohorts else np.tile(np.arange(n), (seeds, 1))
+    shape = (len(LEVELS), seeds, people)
+    person, erm = rng.normal(0, by_person, n)[who], 0.7 + rng.normal(0, 0.1, n)[who]
+    gain = by_seed * rng.normal(size=(seeds, 1)) + person + by_pair * rng.normal(size=shape)
+    gain = np.array(LEVELS)[:, None, None] * GAIN + gain
+    luck = rng.random((1, seeds, people, images))
+    right = np.broadcast_to(luck < erm[None, ..., None], (*shape, images))
+    return np.stack([right, luck < (erm[None] + gain)[..., None]], axis=-1), who
+
+
+def estimated(right, who, rng) -> inference.Estimates:
+    """The study's estimates of accuracy, without the tables that :func:`inference.estimate` reads."""
+    people, rates = who.max() + 1, right.mean(axis=3)
+    counts = rng.multinomial(people, np.full(people, 1 / people), size=REPLICATES)
+    drawn = np.vstack([np.ones(people), counts])[:, who]
+    values = np.einsum("rsp,lspm->rslm", drawn, rates, optimize=True)
+    with np.errstate(invalid="ignore"):  # a resample may hold nobody of a cohort
+        values /= drawn.sum(axis=2)[:, :, None, None]
+    point, covariance = inference._reduced(values, people)
+    key = ("seen", "accuracy")
+    return inference.Estimates(
+        np.array(LEVELS), ["erm", "other"], pd.DataFrame(), {key: point}, {key: covariance},
+        len(who), {key: people},
+    )  # fmt: skip
+
+
+def coverage(kind: str, studies: int) -> pd.DataFrame:
+    """One row a quantity: coverage of the truth, mean standard error over the true spread."""
+    rng, rows = np.random.default_rng(0), []
+    for _ in range(studies):
+        found = estimated(*simulated(kind, rng), rng)
+        own = inference.difference(found).query("level == 1").iloc[0]
+        slope = inference.sensitivity(found).query("method == 'other'").iloc[0]
+        t = inference._t(found.freedom(("seen", "accuracy")))
+        for what, name, row in (("gain", "", own), ("slope", "_difference", slope)):
+            mean, low, high = (row[f"{end}{name}"] for end in ("mean", "low", "high"))
+            rows.append((what, mean, low <= GAIN <= high, (high - mean) / t))
+    table = pd.DataFrame(rows, columns=["quantity", "mean", "covered", "se"])
+    groups = table.groupby("quantity")
+    found = {
+        "coverage": groups["covered"].mean(),
+        "se/sd": groups["se"].mean() / groups["mean"].std(),
+    }
+    return pd.DataFrame(found).assign(kind=kind).reset_index()
+
+
+def test_the_short_way_is_what_a_study_does():
+    """From predictions as from arrays, but for the luck of the resamples."""
+    for kind in ("rendered", "cohorts"):
+        right, who = simulated(kind, np.random.default_rng(1))
+        short = estimated(right, who, np.random.default_rng(2))
+        people, images = who.max() + 1, right.shape[3]
+        rows = np.arange(people * images).reshape(people, images)[who]
+        labels, parts = np.arange(people * images) % 2, []
+        for (k, level), seed in itertools.product(enumerate(LEVELS), range(len(who))):
+            row = rows[seed].ravel()
+            table = {"level": level, "seed": seed, "test": "seen", "row": row}
+            for m, method in enumerate(short.methods):
+                own = right[k, seed, ..., m].ravel()
+                table[method] = np.where(own == (labels[row] == 1), 1.0, -1.0)
+            parts.append(pd.DataFrame(table))
+        full = inference.estimate(
+            pd.concat(parts), short.methods, labels, np.repeat(np.arange(people), images),
+            metrics=["accuracy"], replicates=REPLICATES,
+        )  # fmt: skip
+        key = ("seen", "accuracy")
+        np.testing.assert_allclose(full.point[key], short.point[key])
+        one, two = (inference.difference(e).query("level == 1").iloc[0] for e in (full, short))
+        assert one["high"] - one["mean"] == pytest.approx(two["high"] - two["mean"], rel=0.15)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_intervals_hold_the_truth_as_often_as_they_say(kind):
+    found = coverage(kind, 500).set_index("quantity")
+    assert 0.93 <= found.loc["gain", "coverage"] <= 0.97
+    assert 0.9 <= found.loc["gain", "se/sd"] <= 1.1
+    # Nothing of people or seeds is left in a slope here, and the largest of three noisy variances of the
+    # pairs is taken: wider than needed, never narrower.
+    assert 0.93 <= found.loc["slope", "coverage"] <= 1
+    assert 0.95 <= found.loc["slope", "se/sd"] <= 1.35
+
+
+if __name__ == "__main__":
+    print(pd.concat([coverage(k, int(sys.argv[1])) for k in KINDS]).round(3).to_string(index=False))
