@@ -24,7 +24,7 @@ from study.results.tables import JUDGED
 PROFILE = Path("benchmarks/profile.csv")  # seconds of every stage as committed, on two cores
 
 
-def cost(own: dict) -> str:
+def cost() -> str:
     """What ``dvc repro`` would run now, and how long it takes by the last runs here or the committed
     one, if whatever is upstream changes everything downstream."""
     done = subprocess.run(["dvc", "repro", "--dry"], capture_output=True, text=True)
@@ -95,7 +95,7 @@ def power(own: dict, number: int, reports: Path = Path("reports")) -> str:
 @params.command
 def main(argv: list[str] | None) -> None:
     own = params.read()
-    print(cost(own))
+    print(cost())
     print(power(own, people(own)))
 
 

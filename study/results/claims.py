@@ -110,7 +110,7 @@ def verdict(
     if not oracle_low > 0:
         return NOT_TESTABLE, "no oracle gains anything that is clear of 0"
     if detectable > smallest:
-        found = f"only an effect of {100 * detectable:.1f} points would be detected"
+        found = f"only an effect of {100 * detectable:.2f} points would be detected"
         return NOT_TESTABLE, f"{found}, and {points_of(smallest)} are of interest"
     if most < smallest:
         return NOT_SUPPORTED, f"the whole interval is short of {points_of(smallest)}"

@@ -151,10 +151,11 @@ def claims_table(entries: list[dict]) -> Printed:
 
 
 def verdicts(entries: list[dict]) -> Printed:
-    """The claims of one study on seen people, one row a claim and one column a method."""
+    """What is judged of one study on seen people, one row a claim and one column a method."""
     lines: dict[tuple, dict[str, str]] = {}
     for entry in _ordered(entries):
-        if entry["test"] in ("seen", None):
+        judged = entry["primary"] or entry["claim"] in ("3b", "4")
+        if judged and entry["test"] in ("seen", None):
             note = "" if entry["p_holm"] is None else f", p {_p(entry['p_holm'])}"
             cell = f"**{entry['verdict']}** ({_effect(entry)}{note})"
             lines.setdefault((entry["claim"], entry["statement"]), {})[entry["method"]] = cell

@@ -1,0 +1,92 @@
+"""What a study costs and could show, said before it starts; a second."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from study.pipeline import cost, notebook, params
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def test_a_run_is_estimated_from_the_last_one(folder, monkeypatch, capsys):
+    (folder / "benchmarks").mkdir()
+    (folder / "benchmarks/profile.csv").write_text(
+        "stage,seconds,share\nembed,60.0,0.4\ntrain,80.0,0.6\ntotal,140.0,1\n"
+    )
+    (folder / "data").mkdir()
+    (folder / "data/card.json").write_text('{"counts": {"images": 4800}}')
+    stages = ["embed", "train", "evaluate"]
+
+    def dvc(command, **how):
+        said = "".join(f"Running stage '{stage}':\n> python ...\n" for stage in stages)
+        return subprocess.CompletedProcess(command, 0, said, "")
+
+    monkeypatch.setattr(subprocess, "run", dvc)
+    assert cost.cost() == (
+        "3 stages would run: embed, train, evaluate.\n4,800 faces would be embedded.\n"
+        "About 3 minutes, by the times partly of the committed run, on 2 cores."  # 60 + 80 + 15
+    )
+    for stage, took in (("embed", 200.0), ("train", 100.0), ("evaluate", 180.0)):
+        notebook._remember(stage, took)
+    assert notebook.seconds() == {"embed": 200.0, "evaluate": 180.0, "train": 100.0}
+    assert cost.cost().endswith("About 8 minutes, by the times of the last runs here.")
+    stages.clear()
+    assert cost.cost() == "Nothing to run: everything is up to date."
+    (folder / "params.yaml").write_text("study: x\n")
+    assert cost.main([]) == 1
+    assert "params.yaml: data is missing" in capsys.readouterr().err
+
+
+def committed(folder, name, pair_sd, **changes):
+    """A committed study, of which only the noise of pairs is left."""
+    target = folder / "reports" / name
+    target.mkdir(parents=True)
+    text = (folder / "params.yaml").read_text()
+    for key, value in changes.items():
+        text = text.replace(f"{key}: ", f"{key}: {value} #", 1)
+    (target / "params.yaml").write_text(text)
+    sds = {"seeds": 20, "people": 50, "seed_sd": 0.0, "person_sd": 0.0, "pair_sd": pair_sd}
+    rows = [
+        {"test": "seen", "metric": metric, "method": "surprise", "se": 0.0, "detectable": 0.0} | sds
+        for metric in ("accuracy", "minority_accuracy")
+    ]
+    pd.DataFrame(rows).to_csv(target / "power.csv", index=False)
+
+
+def test_power_is_predicted_from_the_study_most_like_it(folder):
+    own = params.read()
+    assert cost.power(own, 100).startswith("No study is committed")
+    committed(folder, "other-model", 0.1, model="cnn")
+    committed(folder, "other-task", 0.2, task="eyes_closed")
+    t = stats.t.ppf(0.975, 19) + stats.t.ppf(0.8, 19)
+    expected = 100 * t * 0.2 / np.sqrt(20 * 100)
+    said = cost.power(own, 100)
+    assert "With 20 seeds and 100 people" in said and "varied in other-task" in said
+    assert f"accuracy {expected:.2f}, accuracy on minority cells {expected:.2f}." in said
+
+
+def test_people_are_those_whom_the_design_can_use(folder, monkeypatch):
+    shutil.copytree(ROOT / "data", folder / "data")
+    own = params.read()
+    assert cost.people(own) == 100
+    own["bias"] |= {"people": 10}
+    assert cost.people(own) == 10
+    own["bias"] |= {"cohorts": True}
+    assert cost.people(own | {"seeds": 3}) == 30
+    own["bias"] |= {"people": None, "cohorts": False, "test_per_class": 20}
+    assert cost.people(own) == 0
