@@ -23,6 +23,7 @@ from study.results import plots
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
+REPORTED = sorted(path.parent.name for path in (ROOT / "reports").glob("[!.]*/card.json"))
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 study.tune study.distributed study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
@@ -164,17 +165,46 @@ def test_the_committed_report_is_of_the_committed_parameters():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_kept_study_has_its_report(name):
+def test_a_kept_study_has_its_report_or_says_that_it_was_not_run(name):
     folder = ROOT / "reports" / name
     given = yaml.load(ROOT / "studies" / f"{name}.yaml")
-    assert given == yaml.load(folder / "params.yaml") and given["study"] == name
+    assert given["study"] == name
+    if not folder.exists():
+        assert given["protocol"]["note"].startswith("not run")
+        return
+    assert given == yaml.load(folder / "params.yaml")
     card = json.loads((folder / "card.json").read_text())
     assert given["data"] == card["name"]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert size <= 4e6, f"{folder.name} holds {size / 1e6:.1f} MB; a clone carries every study"
 
 
-@pytest.mark.parametrize("name", STUDIES)
+def git(*command: str) -> str:
+    done = subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+@pytest.mark.parametrize("name", REPORTED)
+def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
+    if git("rev-parse", "--is-shallow-repository") != "false":
+        pytest.skip("the history is not at hand")
+    if yaml.load(ROOT / "studies" / f"{name}.yaml")["protocol"]["status"] != "confirmatory":
+        return
+    fixed = git("log", "-1", "--format=%H", "--", f"studies/{name}.yaml")
+    made = json.loads((ROOT / "reports" / name / "provenance.json").read_text())
+    assert made["protocol"]["commit"] == fixed
+    results = git(
+        "log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"
+    ).split()
+    if results:  # else they are about to be committed
+        first = results[-1]
+        done = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, first], cwd=ROOT)
+        assert first != fixed and done.returncode == 0, (
+            f"studies/{name}.yaml is younger than its result"
+        )
+
+
+@pytest.mark.parametrize("name", REPORTED)
 def test_reports_show_no_photograph_that_must_not_be_shown(name):
     """Pictures of faces are the only JPEGs that are drawn; other figures are PNG and SVG."""
     folder = ROOT / "reports" / name

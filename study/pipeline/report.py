@@ -179,8 +179,10 @@ def studies() -> tuple[list[str], list[list[str]]]:
 def _protocol(made: dict) -> str:
     """What a study's protocol was, and when it was committed."""
     protocol = made["protocol"]
-    if protocol["status"] != "confirmatory" or not protocol["commit"]:
+    if protocol["status"] != "confirmatory":
         return protocol["status"]
+    if not protocol["commit"]:
+        return "confirmatory, not committed"
     return f"confirmatory, {protocol['commit'][:7]} of {protocol['date'][:10]}"
 
 

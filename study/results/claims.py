@@ -111,7 +111,7 @@ def verdict(
         return NOT_TESTABLE, "no oracle gains anything that is clear of 0"
     if detectable > smallest:
         found = f"only an effect of {100 * detectable:.2f} points would be detected"
-        return NOT_TESTABLE, f"{found}, and {points_of(smallest)} are of interest"
+        return NOT_TESTABLE, f"{found}, and {points_of(smallest)} would matter"
     if most < smallest:
         return NOT_SUPPORTED, f"the whole interval is short of {points_of(smallest)}"
     return INCONCLUSIVE, "not clear of 0 after Holm"

@@ -21,7 +21,7 @@ from study.experiment.runs import train_model, train_networks, train_sets, weigh
 
 CPU = {"device": "cpu"}
 WEIGHTS = {
-    "tau": 0.05, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
+    "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
     "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
 }  # fmt: skip
@@ -44,6 +44,7 @@ def sets(features):
         rows = rng.permutation(160)
         tables.append(pd.DataFrame({"level": 0.9, "seed": seed, "part": parts, "row": rows}))
     table = pd.concat(tables, ignore_index=True)
+    table["minority"] = np.where(table["part"] == "seen", table.index % 2, np.nan)
     train = table["part"] == "train"
     people = np.arange(len(table)) % 10
     for name in EVERY:
@@ -71,7 +72,7 @@ def people():
 
 def test_sets_are_weighed_set_by_set(people):
     identities, labels, proxy, _ = people
-    sets = draw_sets(identities, labels, seeds=2, levels=[0.0, 0.5], **BIAS)
+    sets = draw_sets(identities, labels, seeds=2, levels=[0.0, 0.3333], **BIAS)
     weighed = weigh_sets(sets, proxy, labels, identities, list(METHODS), WEIGHTS)
     columns = weighed.columns.difference(sets.columns)
     grouped = ("cluster-dro", "group-dro", "last-layer")
@@ -79,7 +80,7 @@ def test_sets_are_weighed_set_by_set(people):
     train = sets["part"] == "train"
     assert weighed.loc[~train, columns].isna().all(axis=None)
     assert weighed.loc[train, columns].notna().all(axis=None)
-    one = weighed[train & (sets["seed"] == 1) & (sets["level"] == 0.5)]
+    one = weighed[train & (sets["seed"] == 1) & (sets["level"] == 0.3333)]
     expected = cid_weights(proxy[one["row"]], labels[one["row"]], 0.05)
     np.testing.assert_allclose(one["cid"], expected)
     pd.testing.assert_frame_equal(weighed[sets.columns], sets)
@@ -119,7 +120,7 @@ def test_weights_are_kept_under_what_a_method_may_see(people, tmp_path, monkeypa
 def test_train_sets_scores_the_test_images_with_the_right_head(features, sets):
     x, labels = features
     predictions, heads = train_sets(sets, x, labels, EVERY, 0.1)
-    assert list(predictions) == ["level", "seed", "test", "row", *EVERY]
+    assert list(predictions) == ["level", "seed", "test", "row", "minority", *EVERY]
     assert set(heads) == set(EVERY) and heads["cid"].weight.shape == (2, 12)
     test = sets[sets["part"] != "train"].reset_index(drop=True)
     assert predictions["row"].tolist() == test["row"].tolist()
@@ -161,7 +162,7 @@ def test_another_method_seed_or_level_trains_its_own_share_only(people, tmp_path
     monkeypatch.setattr(runs, "fit_method", count_method)
     monkeypatch.setattr(runs, "fit_weighted", count_weighted)
 
-    def trained(methods, seeds=11, levels=(0.0, 0.8), l2=0.1, folder=tmp_path, **options):
+    def trained(methods, seeds=11, levels=(0.0, 0.6667), l2=0.1, folder=tmp_path, **options):
         done.clear()
         sets = draw_sets(identities, labels, seeds=seeds, levels=levels, **BIAS)
         sets = weigh_sets(sets, proxy, labels, identities, methods, WEIGHTS)
@@ -189,9 +190,9 @@ def test_another_method_seed_or_level_trains_its_own_share_only(people, tmp_path
     assert computed == {"weighted": 2 * 2 * 2, "jtt": 2 * 2}
     full = [table[table["seed"] < 10].reset_index(drop=True) for table in (first, grown)]
     pd.testing.assert_frame_equal(*full, check_exact=True)
-    found, computed = trained(["erm", "jtt"], levels=(0.0, 0.5, 0.8))
+    found, computed = trained(["erm", "jtt"], levels=(0.0, 0.3333, 0.6667))
     assert computed == {"weighted": 11, "jtt": 11}
-    assert found["level"].unique().tolist() == [0.0, 0.5, 0.8]
+    assert found["level"].unique().tolist() == [0.0, 0.3333, 0.6667]
 
     assert trained(["erm", "jtt"], jtt_upweight=3.0)[1] == {"jtt": 2 * 11}
     assert trained(["erm", "jtt"], lff_q=0.5)[1] == {}
@@ -211,7 +212,7 @@ def test_train_networks_scores_every_test_image(features, sets, through):
     x, labels = features
     options = read_options("mlp", QUICK | {"through": through})
     predictions, info = train_networks(sets, x, labels, EVERY, "mlp", options, **CPU)
-    assert list(predictions) == ["level", "seed", "test", "row", *EVERY]
+    assert list(predictions) == ["level", "seed", "test", "row", "minority", *EVERY]
     test = sets[sets["part"] != "train"].reset_index(drop=True)
     assert predictions["row"].tolist() == test["row"].tolist()
     assert predictions["test"].tolist() == test["part"].tolist()

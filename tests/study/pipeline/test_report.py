@@ -14,7 +14,7 @@ from study.pipeline import params, report
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
-KEEP = ("summary", "difference", "area")
+KEEP = ("summary", "difference", "area", "power")
 
 
 def fill(folder: Path) -> None:
@@ -34,10 +34,8 @@ def fill(folder: Path) -> None:
     for name in KEEP:
         shutil.copy(kept / f"{name}.csv", folder / "build" / "evaluate")
         shutil.copy(kept / "area.csv", folder / "build" / "breadth")
-    entries = json.loads((kept / "claims.json").read_text())
-    own = [e for e in entries if (e["task"], e["kind"]) == ("smiling", "correlation")]
-    (folder / "build/evaluate/claims.json").write_text(json.dumps(own))
-    (folder / "build/breadth/claims.json").write_text(json.dumps(entries))
+    for name in ("claims", "about"):
+        shutil.copy(kept / f"{name}.json", folder / "build" / "evaluate")
     card = {
         "name": "faces <of> people", "source": "s", "licence": "l",
         "counts": {"images": 4800, "identities": 100},
@@ -118,7 +116,7 @@ def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
         str(path.relative_to(report.REPORT)) for path in report.REPORT.rglob("*") if path.is_file()
     }
     assert names == {
-        "index.html", "claims.json", "card.json", "params.yaml", "provenance.json", "breadth-area.csv",
+        "index.html", "claims.json", "about.json", "card.json", "params.yaml", "provenance.json", "breadth-area.csv",
         "figures/main.svg", "figures/second.svg", "notebooks/00_abstract.ipynb",
         "notebooks/01_data.ipynb", *(f"{name}.csv" for name in KEEP),
     }  # fmt: skip
@@ -188,6 +186,22 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
         assert f"(reports/virtual-people/{target})" in text
     assert report.readme(study) == text
     page = Path("reports/index.html").read_text()
+    assert "| exploratory |" in text and re.search(r"smiling, correlation 0 to 0\.9 \|", text)
+    # A confirmatory one says when its protocol was committed.
+    file = Path("reports/virtual-people/provenance.json")
+    made = json.loads(file.read_text())
+    made["protocol"] = {
+        "status": "confirmatory",
+        "commit": "a" * 40,
+        "date": "2026-01-02T03:04:05Z",
+    }
+    file.write_text(json.dumps(made))
+    assert "| confirmatory, aaaaaaa of 2026-01-02 |" in report.readme(study)
+    made["protocol"]["commit"] = None
+    file.write_text(json.dumps(made))
+    assert "| confirmatory, not committed |" in report.readme(study)
+    made["protocol"] = {"status": "exploratory", "commit": None, "date": None}
+    file.write_text(json.dumps(made))
     assert 'href="virtual-people/index.html"' in page and "faces &lt;of&gt; people" in page
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):
@@ -206,7 +220,7 @@ def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
     assert report.main(["headline"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"\nReproduced: \d files identical to the byte\.\n$", said)
-    assert "| 0.95 |" in said and str(Path("reports/virtual-people/index.html").resolve()) in said
+    assert "| 0.9 |" in said and str(Path("reports/virtual-people/index.html").resolve()) in said
 
 
 def test_what_is_missing_is_said(study, capsys):

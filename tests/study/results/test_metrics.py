@@ -23,13 +23,16 @@ def problem():
     return labels, np.round(rng.normal(2 * labels - 1, 1.5), 1)
 
 
-def measured(labels, scores, people=None, names=metrics.METRICS) -> dict:
-    """Metrics of one run of one method in which everybody counts once; by default one person's."""
+def measured(labels, scores, people=None, names=metrics.METRICS, minority=None) -> dict:
+    """Metrics of one run of one method in which everybody counts once; by default one person's.
+
+    By their formulas, also where people have too few images for a study.
+    """
     scores = np.asarray(scores, dtype=float)
     people = np.zeros(len(scores)) if people is None else people
-    run = metrics.Run.of(np.arange(len(scores)), labels, scores[:, None], people)
+    run = metrics.Run.of(np.arange(len(scores)), labels, scores[:, None], people, minority)
     once = np.ones((1, len(run.people)))
-    return {name: metrics.METRICS[name].measure(run, once).item() for name in names}
+    return {name: metrics.METRICS[name].formula(run, once).item() for name in names}
 
 
 def of_people(rates, name) -> float:
@@ -40,13 +43,14 @@ def of_people(rates, name) -> float:
 
 
 def test_every_metric_of_a_hand_worked_case():
-    found = measured(LABELS, SCORES, PEOPLE)
+    found = measured(LABELS, SCORES, PEOPLE, minority=[1, 1, 0, 0, 0, 0, 1, 1])
     # Confidence sigmoid(1) = .731 is in the bin (10/15, 11/15]: six images, four of them right;
     # sigmoid(2) = .881 in (13/15, 14/15]: two, both right.
     one, two = expit(1.0), expit(2.0)
     assert found == pytest.approx(
         {
             "accuracy": 0.75,
+            "minority_accuracy": 0.75,  # both positives of a, one of two negatives of b
             "balanced_accuracy": 0.75,
             "identity_balanced_accuracy": 0.75,
             # Positives 2, 1, 1, -1 against negatives -1, -1, 1, -2: 4 + 3.5 + 3.5 + 2 of 16.
@@ -106,10 +110,28 @@ def test_metrics_over_people_are_those_of_their_accuracies(problem):
 def test_a_missing_class_leaves_rates_undefined():
     found = measured([1, 1], [1.0, 2.0], ["a", "b"])
     assert {name for name, value in found.items() if np.isnan(value)} == {
-        "auroc", "balanced_accuracy", "tnr_gap",
+        "auroc", "balanced_accuracy", "tnr_gap", "minority_accuracy",
     }  # fmt: skip
     # Person b has no positive, so only a and c are compared.
     assert measured([1, 0, 1], [1.0, 1.0, -1.0], ["a", "b", "c"])["tpr_gap"] == 1
+
+
+def test_minority_cells_are_those_marked():
+    """Where no class is rare for a person (NaN), its images do not count."""
+    labels, scores = [1, 0, 1, 0], [1.0, 1.0, -1.0, -1.0]
+    for minority, expected in (([1, 1, 0, 0], 0.5), ([1, 0, 0, np.nan], 1.0), ([0, 1, 1, 0], 0.0)):
+        found = measured(labels, scores, names=["minority_accuracy"], minority=minority)
+        assert found == {"minority_accuracy": expected}
+    assert np.isnan(measured(labels, scores, names=["minority_accuracy"])["minority_accuracy"])
+
+
+def test_people_are_compared_only_where_everybody_has_enough_images():
+    metric, once = metrics.METRICS["worst_decile"], np.ones((1, 2))
+    for fewest, known in ((metrics.ENOUGH, True), (metrics.ENOUGH - 1, False)):
+        people = np.repeat([0, 1], [20, fewest])
+        labels = np.ones(len(people))
+        run = metrics.Run.of(np.arange(len(people)), labels, labels[:, None], people)
+        assert np.isfinite(metric.measure(run, once)).all() == known
 
 
 def test_worst_decile_is_the_mean_of_the_worst_tenth():
@@ -154,7 +176,11 @@ def test_evaluate_joins_predictions_with_the_truth():
         table.iterrows(), {"erm": SCORES, "cid": -SCORES}.items(), strict=True
     ):
         assert found.tolist()[:4] == [0.5, 3, "seen", method]
-        assert found.to_dict() | measured(LABELS, scores, PEOPLE) == pytest.approx(found.to_dict())
+        shown = {k: v for k, v in metrics.METRICS.items() if v.images == 1}
+        own = measured(LABELS, scores, PEOPLE, shown)
+        assert found.to_dict() | own == pytest.approx(found.to_dict(), nan_ok=True)
+        few = [k for k, v in metrics.METRICS.items() if v.images == metrics.ENOUGH]
+        assert len(few) == 6 and found[few].isna().all()  # four images a person
     by_person = metrics.accuracy_by_identity(shuffled, ["erm"], LABELS, PEOPLE)
     assert by_person.loc[0.5, "seen"]["erm"].to_dict() == {"a": 1.0, "b": 0.5}
 

@@ -109,7 +109,7 @@ FIGURES = {
         0.9,
     ),
     "audit": lambda: plots.audit(
-        pd.DataFrame({"class_0": [3, 9], "class_1": [9, 9], "usable": [False, True]}), "smiling", 6
+        pd.DataFrame({"class_0": [3, 9], "class_1": [9, 9], "usable": [False, True]}), "smiling"
     ),
     "attributes": lambda: plots.attribute_correlation(
         pd.DataFrame({"identity": list("aabb"), "smiling": [0, 1, 1, 1], "closed": [0, 0, 1, 0]}),
