@@ -150,7 +150,7 @@ def idea(
     person = mixed.groupby("person").sum().idxmax()
     parts = dict(tuple(train[train["person"] == person].groupby("level")))
     shown = sorted({list(parts)[k] for k in (0, len(parts) // 2, -1)})
-    columns = min(18, max(len(parts[level]) for level in shown))
+    columns = min(20, max(len(parts[level]) for level in shown))
     top = max(parts[level][method].max() for level in shown)
 
     of_one = np.flatnonzero(identities == person)
@@ -160,7 +160,12 @@ def idea(
     nearest = f"Nearest to the first face\nin the proxy, of all:\n{same} of {len(near)} are theirs"
     rows = [("One person", of_one, None, (0, 1.02)), (nearest, near, None, (0, 1.02))]
     for level in shown:
-        part = parts[level].sort_values(["label", "row"])[:columns]
+        part = parts[level]
+        rarer = part.groupby("label")["row"].transform(
+            "size"
+        )  # what does not fit is of the other label
+        part = part.loc[rarer.sort_values(kind="stable").index[:columns]]
+        part = part.sort_values(["label", "row"])
         tallest = min(part[[m for m in (method, "oracle") if m in part]].max(axis=None) / top, 1.1)
         span = (-0.22, 1.3 + 0.95 * tallest)
         rows.append((f"Their training set\nat bias {level:g}", part["row"].to_numpy(), part, span))
@@ -331,6 +336,14 @@ def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
 def against_bias(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
     """Metrics against the bias level, with 95 % bands (`summary`)."""
     return _curves(table, metrics, test, methods, zero=False)
+
+
+def front(summary, difference, metrics: list[str], test: str, methods: list[str]) -> Drawn:
+    """:func:`against_bias`; of a study of one level, whose wide intervals would hide what is paired,
+    :func:`difference_to_erm`."""
+    if summary["level"].nunique() > 1:
+        return against_bias(summary, metrics, test, methods)
+    return difference_to_erm(difference, metrics, test, methods)
 
 
 def difference_to_erm(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:

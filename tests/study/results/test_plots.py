@@ -231,3 +231,26 @@ def test_drawing_imports_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "sklearn", "scipy", "pyarrow.parquet", "seaborn"}
     assert heavy & set(run.stdout.split()) == set()
+
+
+def test_the_front_of_a_study_of_one_level_shows_what_is_paired():
+    many, one = (
+        plots.front(table(levels=levels), table(levels=levels), METRICS, "seen", METHODS)
+        for levels in ((0.0, 0.9), (0.9,))
+    )
+    assert many.axes[0].get_xlabel() == "bias level of the training set"
+    names = [label.get_text() for label in one.axes[0].get_yticklabels()]
+    assert names == ["CID", "Oracle (true identities)"]
+
+
+def test_of_a_set_too_large_to_show_the_rarer_label_is_shown(monkeypatch):
+    """Twenty-five images of a person, one of them of the rarer label, in a row of twenty."""
+    proxy, labels = np.eye(40, dtype=np.float32), np.arange(40) == 24
+    rows = pd.DataFrame({"row": range(25), "part": "train", "seed": 0, "cid": 1.0})
+    sets = pd.concat([rows.assign(level=level) for level in (0.0, 0.5, 0.9)])
+    seen = []
+    monkeypatch.setattr(plots, "_weights_above", lambda axis, x, part, *a: seen.append(part))
+    monkeypatch.setattr(plots, "_legend", lambda *a, **k: None)
+    plots.idea(CROPS, {}, sets, proxy, labels.astype(int), np.arange(40) // 25, "smiling", "cid")
+    assert [len(part) for part in seen] == [20] * 3
+    assert all(part["label"].sum() == 1 for part in seen)
