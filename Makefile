@@ -7,7 +7,6 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 
 .PHONY: reproduce test study html bench lab cost check verify kills data people clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
-	python -m study.pipeline.params
 	dvc repro
 	python -m study.pipeline.report headline
 
@@ -42,7 +41,10 @@ kills: $(VENV)/.test data        ## kill a small study 20 times at random; does 
 	python tests/study/kills.py --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
-	@test -e data.dvc && dvc pull --quiet data.dvc
+	python -m study.pipeline.params
+	@test -e data.dvc || { echo "error: data.dvc is missing; restore it with 'git checkout data.dvc', or track" \
+	  "data of your own with 'dvc add data'" >&2; exit 1; }
+	dvc pull --quiet data.dvc
 
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study.faces.people data --seed 0

@@ -17,7 +17,7 @@ VARIED = {
 }
 METHODS = ["erm", "cid", "cid-knn", "oracle"]
 WEIGHTS = {
-    "tau": 0.01, "power": 1.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
+    "tau": 0.01, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
     "keep_class_direction": False, "local_scaling": False, "clusters": 10,
 }  # fmt: skip
@@ -38,14 +38,14 @@ def seconds(people: int, images: int, seeds: int, levels: int) -> float:
         "seeds": seeds,
         "methods": METHODS,
         "bias": {
-            "kind": "correlation", "images_per_identity": images // 3,
-            "test_per_class": images // 8, "unseen_share": 0.2, "people": None,
+            "kind": "correlation", "levels": [k / 5 for k in range(levels)],
+            "images_per_identity": images // 3, "test_per_class": images // 8, "unseen_share": 0.2,
         },
         "weights": WEIGHTS,
         "train": {"l2": 0.1, "through": "loss", "robust": {}},
     }  # fmt: skip
     start = time.perf_counter()
-    variations.run(arrays, settings, [k / 5 for k in range(levels)])
+    variations.run(arrays, settings)
     return time.perf_counter() - start
 
 

@@ -24,6 +24,11 @@ ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
 STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.yaml"))
 REPORTED = sorted(path.parent.name for path in (ROOT / "reports").glob("[!.]*/card.json"))
+CONFIRMATORY = [
+    name
+    for name in REPORTED
+    if yaml.load(ROOT / "studies" / f"{name}.yaml")["protocol"]["status"] == "confirmatory"
+]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 study.tune study.distributed study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
@@ -184,22 +189,18 @@ def git(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@pytest.mark.parametrize("name", REPORTED)
+@pytest.mark.parametrize("name", CONFIRMATORY)
 def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
+    """By the first file of the results that only studies with a protocol have."""
     if git("rev-parse", "--is-shallow-repository") != "false":
-        pytest.skip("the history is not at hand")
-    if yaml.load(ROOT / "studies" / f"{name}.yaml")["protocol"]["status"] != "confirmatory":
-        return
+        pytest.skip("the history is shallow or absent")
     fixed = git("log", "-1", "--format=%H", "--", f"studies/{name}.yaml")
     made = json.loads((ROOT / "reports" / name / "provenance.json").read_text())
     assert made["protocol"]["commit"] == fixed
-    results = git(
-        "log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"
-    ).split()
-    if results:  # else they are about to be committed
-        first = results[-1]
-        done = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, first], cwd=ROOT)
-        assert first != fixed and done.returncode == 0, (
+    added = ["log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"]
+    for result in git(*added).split():  # none: they are about to be committed
+        done = subprocess.run(["git", "merge-base", "--is-ancestor", fixed, result], cwd=ROOT)
+        assert result != fixed and done.returncode == 0, (
             f"studies/{name}.yaml is younger than its result"
         )
 
@@ -270,3 +271,14 @@ def test_benchmarks_import_what_there_is(path):
             for name in (alias.name for alias in node.names):
                 found = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}")
                 assert found, f"{path.name} imports {name} from {node.module}"
+
+
+def test_the_benchmark_of_scaling_runs(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scaling = importlib.import_module("scaling")
+    small = scaling.BASE | {"people": 10, "seeds": 2}
+    for changes in (
+        {"images": min(scaling.VARIED["images"])},
+        {"levels": max(scaling.VARIED["levels"])},
+    ):
+        assert scaling.seconds(**(small | changes)) > 0

@@ -6,6 +6,7 @@ that an interrupted run goes on where it stopped and a finished one decodes noth
 """
 
 import json
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ CHUNK = 512  # photos decoded at once, and kept together
 SIMILARITIES = 2_000_000  # bins of the cosines of pairs, on [-1, 1]
 BLOCK = 256  # images compared at once with all others
 SHOWN_SIDE = 96  # px of crops that are for figures alone
+USUAL = (
+    0.9  # share of faces found, of upright photographs; far fewer are of those turned by 90 degrees
+)
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,9 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
     ``similarity.csv`` (densities of the cosine of two images of the same and of different people
     between ``left`` and ``right``), ``roc.csv`` (``false_match_rate``, ``true_match_rate``) and
     ``summary.json``, which is returned: of the ``settings``, the section ``embed`` of params.yaml,
-    network, trunk and precision; ``verification_auc``; ``detected``, the share of faces found; and
-    ``several``, the number of photos with more than one.
+    network, trunk and precision; ``verification_auc``; ``detected``, the share of faces found;
+    ``several``, the number of photos with more than one; and ``warning``, also on stderr, where fewer
+    than :data:`USUAL` are found.
     """
     out, found = Path(out), result.detection
     arrays = {"proxy.npy": result.embedding, "trunk.npy": result.trunk, CROPS: result.crops}
@@ -227,6 +232,13 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
         "detected": round(float(found.found.mean()), 5),
         "several": int((found.faces > 1).sum()),
     }
+    if summary["detected"] < USUAL:
+        summary["warning"] = (
+            f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
+            "usual; the others are cut from the middle of the image. Look whether photographs are turned, "
+            "tiny or without a face."
+        )
+        print(f"warning: {summary['warning']}", file=sys.stderr)
     store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
     tables = {"similarity": _densities(same, different), "roc": _roc(same, different)}
     for name, table in tables.items():

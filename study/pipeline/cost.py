@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from study.experiment.design import usable_identities
 from study.faces import dataset
-from study.pipeline import params
+from study.pipeline import params, stages
 from study.pipeline.notebook import TIMES, seconds
 from study.results import inference
 from study.results.claims import PRIMARY
@@ -27,10 +27,13 @@ PROFILE = Path("benchmarks/profile.csv")  # seconds of every stage as committed,
 def cost() -> str:
     """What ``dvc repro`` would run now, and how long it takes by the last runs here or the committed
     one, if whatever is upstream changes everything downstream."""
-    done = subprocess.run(["dvc", "repro", "--dry"], capture_output=True, text=True)
+    # `dvc repro --dry` stops at the first file that an earlier stage has yet to make.
+    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
     if done.returncode:
-        raise ValueError((done.stderr or done.stdout).strip().splitlines()[-1])
-    wanted = [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running")]
+        said = (done.stderr + done.stdout).splitlines()
+        problem = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
+        raise ValueError(f"DVC cannot say what is out of date: {(problem or said or ['?'])[0]}")
+    wanted = outdated(json.loads(done.stdout))
     if not wanted:
         return "Nothing to run: everything is up to date."
     here, committed = seconds(TIMES), seconds(PROFILE)
@@ -44,6 +47,26 @@ def cost() -> str:
     source = "of the last runs here" if known else "partly of the committed run, on 2 cores"
     lines.append(f"About {max(1, round(total / 60))} minutes, by the times {source}.")
     return "\n".join(lines)
+
+
+def outdated(status: dict) -> list[str]:
+    """Stages that would run, by what ``dvc status`` says of each, in the order of dvc.yaml.
+
+    What is deleted and in DVC's cache is fetched from there; a dependency that is deleted is its own
+    stage's affair.
+    """
+    wanted, made = [], set()
+    for name, stage in stages.stages().items():
+        files = [state for part in status.get(name, []) for state in _files(part)]
+        if any(state != "deleted" for state in files) or made & set(stage.get("deps", [])):
+            wanted.append(name)
+            made |= {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+    return wanted
+
+
+def _files(part: str | dict) -> list:
+    """What ``dvc status`` says of the files of a stage; of a command that changed, that it did."""
+    return [part] if isinstance(part, str) else [s for kind in part.values() for s in kind.values()]
 
 
 def people(own: dict) -> int:
@@ -95,6 +118,7 @@ def power(own: dict, number: int, reports: Path = Path("reports")) -> str:
 @params.command
 def main(argv: list[str] | None) -> None:
     own = params.read()
+    params.check_repository()
     print(cost())
     print(power(own, people(own)))
 

@@ -13,6 +13,7 @@ Executing the same notebook twice gives the same bytes: outputs are stored witho
 progress bars or memory addresses, and cells run with a fixed hash seed.
 """
 
+import errno
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +95,8 @@ def _kernel(folder: str, one_thread: bool) -> dict[str, Any]:
     class ThisInterpreter(AsyncKernelManager):
         kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
 
-    # Files as sockets: no ports to race for, nothing listens.  Their paths must be short.
-    transport = "ipc" if len(folder) < 90 else "tcp"
+    # Files as sockets: no ports to race for, nothing listens.  Their paths must be short, in bytes.
+    transport = "ipc" if len(os.fsencode(folder)) < 90 else "tcp"
     sockets = {"transport": transport, "connection_file": f"{folder}/k"}
     return {
         "kernel_manager_class": ThisInterpreter,
@@ -137,6 +139,9 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
     clean(source)
     labels = _labels(source)
     failed = output.with_suffix(".failed.ipynb")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(output.parent, os.W_OK):  # said now, and not after all is computed
+        raise PermissionError(errno.EACCES, "Permission denied", str(output.parent))
     failed.unlink(missing_ok=True)
     begun, raised = ["cell 1"], ""
 
@@ -164,8 +169,9 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
         traceback = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(errors[0].traceback))
         print(traceback, file=sys.stderr)
     if raised:
-        write_text(failed, dumps(nb))
-        print(f"The half-executed notebook is kept: {failed}\n", file=sys.stderr)
+        with suppress(OSError):  # a full disk is what it may have failed for
+            write_text(failed, dumps(nb))
+            print(f"The half-executed notebook is kept: {failed}\n", file=sys.stderr)
         raise CellFailed(f"{notebook}, {begun[-1]}: {raised}")
 
     normalise(nb)
@@ -214,7 +220,8 @@ def seconds(path: str | Path = TIMES) -> dict[str, float]:
 def _remember(stage: str, took: float) -> None:
     """Keep how long a stage took, for an estimate of the next run."""
     known = seconds() | {stage: round(took, 1)}
-    write_text(TIMES, "".join(f"{name},{value}\n" for name, value in sorted(known.items())))
+    with suppress(OSError):  # the stage itself is done
+        write_text(TIMES, "".join(f"{name},{value}\n" for name, value in sorted(known.items())))
 
 
 def lab() -> list[Path]:
@@ -305,7 +312,7 @@ def main(argv: list[str] | None) -> int:
         run_stage(args.stage) if args.command == "run" else run_paper()
     except KeyboardInterrupt:
         logging.disable()  # asyncio would complain about the cell it can no longer await
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; the next run goes on from the work that is finished", file=sys.stderr)
         return 130
     _remember(getattr(args, "stage", "paper"), time.monotonic() - began)
     return 0

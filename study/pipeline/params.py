@@ -4,10 +4,12 @@
 
 Every command of the pipeline checks the whole file before it starts, so that a slip in the settings of
 the last stage does not cost the hours of those before it. What depends on the data (does this attribute
-exist?) is checked by the stage that reads them.
+exist?) is checked by the stage ``data``, before anything is embedded.
 """
 
 import ast
+import errno
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
@@ -16,7 +18,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 import cid
 from cid import options
@@ -24,6 +27,18 @@ from cid.methods import METHODS
 from cid.names import find, suggest
 
 PARAMS = Path("params.yaml")
+FIXED = {  # what an ablation cannot vary, and why
+    "bias.levels": "an ablation has one level, ablation.level",
+    "train.model": "an ablation is of linear heads",
+    "train.network": "an ablation is of linear heads",
+}
+REMEDIES = {  # by what the system says when it refuses to write
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "work in a folder that can be written to",
+    errno.EACCES: "work in a folder that can be written to",
+    errno.EPERM: "work in a folder that can be written to",
+}
 
 
 def _registered(module: str, name: str) -> tuple[str, ...]:
@@ -64,6 +79,8 @@ def _some(kind: Any) -> Any:
 def _with_baseline(methods: list[str]) -> list[str]:
     if "erm" not in methods:
         raise PydanticCustomError("must", "lacks erm, the baseline of every difference")
+    if len(methods) == 1:
+        raise PydanticCustomError("must", "holds erm alone; name a method to compare with it")
     if len(set(methods)) < len(methods):
         raise PydanticCustomError("must", "names a method twice")
     return methods
@@ -90,7 +107,7 @@ Name = _a(
 class Section(BaseModel):
     """A mapping of params.yaml: no key may be unknown or missing, no value is converted."""
 
-    model_config = {"strict": True}
+    model_config = {"strict": True, "allow_inf_nan": False}
 
     @model_validator(mode="before")
     @classmethod
@@ -225,9 +242,24 @@ class Params(Section):
 def read(path: str | Path = PARAMS) -> dict:
     """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
     key, what it holds, and what it may hold or the nearest name."""
-    tree = YAML(typ="safe").load(Path(path))
+    if not Path(path).is_file():
+        raise ValueError(
+            f"{path} is missing in {Path.cwd()}; run this in the root of the repository, or restore "
+            f"the file with `git checkout {path}`"
+        )
+    try:
+        tree = YAML(typ="safe").load(Path(path))
+    except YAMLError as error:
+        mark = isinstance(error, MarkedYAMLError) and (error.problem_mark or error.context_mark)
+        where = f"{path}, line {mark.line + 1}" if mark else path
+        raise ValueError(f"{where}: {_problem(error)}; mend it") from None
     check(tree, path)
     return tree
+
+
+def _problem(error: YAMLError) -> str:
+    """What the YAML parser found, on one line."""
+    return " ".join(str(getattr(error, "problem", None) or error).split())
 
 
 def check(tree: Any, path: str | Path = PARAMS) -> None:
@@ -235,13 +267,37 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds no keys; start again from the committed one")
     _check(tree, f"{path}: ")
+    bias, kinds = tree["bias"], dict.fromkeys([tree["bias"]["kind"], *tree["breadth"]["kinds"]])
+    for kind in kinds:
+        _check_levels(f"{path}: bias.levels", bias["levels"], bias | {"kind": kind})
+    _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
+    _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
     known = {f"{part}.{key}": 0 for part in ("bias", "weights", "train") for key in tree[part]}
     for name, varied in tree["ablations"].items():
         where = f"{path}: ablations.{name}"
-        find(f"{where}.setting", varied["setting"], known)
-        section, _, key = varied["setting"].partition(".")
-        for value in varied["values"]:  # every one must be what the setting may have
-            _check({**tree, section: {**tree[section], key: value}}, f"{where}.values: ")
+        setting, values = varied["setting"], varied["values"]
+        if name == "settings":
+            raise ValueError(f"{where}: settings.csv lists the ablations; name this one otherwise")
+        find(f"{where}.setting", setting, known)
+        if setting in FIXED:
+            raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
+        section, _, key = setting.partition(".")
+        for number, value in enumerate(values):  # every one must be what the setting may have
+            changed = {**tree, section: {**tree[section], key: value}}
+            _check(changed, f"{where}.values: ")
+            _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])
+            if value in values[:number]:
+                raise ValueError(f"{where}.values has {value!r} twice; drop one")
+
+
+def _check_levels(where: str, levels: Sequence[float], bias: Mapping) -> None:
+    """Refuse levels that cannot be built, or that build the same sets."""
+    from study.experiment.design import built_levels  # with pandas, whose import takes a while
+
+    try:
+        built_levels(levels, bias["images_per_identity"], bias["kind"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check(tree: Mapping, where: str) -> None:
@@ -270,22 +326,47 @@ def _sentence(error: Mapping) -> str:
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """An entry point, which returns the exit status: 1 after one sentence on what is wrong."""
+    """An entry point, which returns the exit status: 1 after one sentence on what is wrong, 130 after
+    Ctrl-C."""
 
     @wraps(main)
     def told(argv: list[str] | None = None) -> int:
         try:
             return main(argv) or 0
         except (ValueError, OSError, SyntaxError, YAMLError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}{remedy(str(error))}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted; what is done is kept", file=sys.stderr)
+            return 130
 
     return told
+
+
+def remedy(said: str) -> str:
+    """What to do where the system refused to write, by the error as text; else nothing."""
+    number = re.search(r"\[Errno (\d+)\]", said)
+    found = REMEDIES.get(int(number[1])) if number else None
+    return f"; {found} and run it again: what is done is kept" if found else ""
+
+
+def check_repository() -> None:
+    """Refuse a folder in which DVC cannot work, as a download without history, with the remedy."""
+    here = Path.cwd()
+    if not (here / ".dvc").is_dir():
+        raise ValueError(f"{here} has no folder .dvc; run this in the root of the repository")
+    alone = any("no_scm" in f.read_text() for f in (here / ".dvc").glob("config*") if f.is_file())
+    if not alone and not any((folder / ".git").exists() for folder in (here, *here.parents)):
+        raise ValueError(
+            f"{here} is no git repository, which DVC asks for: clone it, or, if the report need not "
+            "name its commit, run `dvc config --local core.no_scm true`"
+        )
 
 
 @command
 def main(argv: list[str] | None) -> None:
     read()
+    check_repository()
 
 
 if __name__ == "__main__":

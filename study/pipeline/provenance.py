@@ -59,7 +59,8 @@ def code_files() -> list[Path]:
 
 def record() -> dict:
     """:func:`made_of`, with the versions; the last commit that touched the code and packages, with a
-    note where there are edits since; and the commit that fixed the study's protocol; with dates."""
+    note where there are edits since, or, in ``no_commit``, why none is known; and the commit that fixed
+    the study's protocol; with dates."""
     paths = [stages.PINS, *map(str, code_files())]
     commit = _git("log", "-1", "--format=%H", "--", *paths).strip() or None
     if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *paths):
@@ -77,6 +78,8 @@ def record() -> dict:
         "commit": commit,
         "date": _git("log", "-1", "--format=%cI", "--", *paths).strip() or None,
     }
+    if not commit:
+        made["no_commit"] = no_git() or "no commit of its repository holds the code"
     made |= {"protocol": protocol, "versions": versions, "processors": os.cpu_count()}
     return made_of() | made
 
@@ -88,6 +91,21 @@ def _git(*arguments: str) -> str:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return ""
     return done.stdout
+
+
+def no_git() -> str | None:
+    """Why git knows nothing of this folder, or None where it does."""
+    try:
+        command = ["git", "rev-parse", "--git-dir"]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+        )
+    except FileNotFoundError:
+        return "git is not installed"
+    if "dubious ownership" in done.stderr:
+        allow = f"git config --global --add safe.directory {Path.cwd()}"
+        return f"the repository is another user's, which git refuses to read; allow it by {allow}"
+    return "not in a repository" if done.returncode else None
 
 
 def check(folder: Path) -> list[str]:
@@ -116,7 +134,9 @@ class Verified(NamedTuple):
 
 
 def verify(folder: Path, commit: str = "HEAD") -> Verified:
-    """Compare a report's numbers with those committed; ``ValueError`` if none are."""
+    """Compare a report's numbers with those committed; ``ValueError`` if none are, or none are known."""
+    if unknown := no_git():
+        raise ValueError(f"no committed numbers are known to compare with: {unknown}")
     names = _git("ls-tree", "--name-only", f"{commit}:{folder.as_posix()}").split()
     names = [n for n in names if n.endswith((".csv", ".json")) and n not in (FILE, "card.json")]
     if not names:

@@ -53,7 +53,19 @@ def build(params: dict) -> Path:
     made, card = provenance.record(), json.loads((REPORT / "card.json").read_text())
     write_text(REPORT / provenance.FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     _check_photographs(card)
-    return _page(sections, params=params, card=card, made=made)
+    warnings = _warnings(made)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return _page(sections, params=params, card=card, made=made, warnings=warnings)
+
+
+def _warnings(made: dict) -> list[str]:
+    """What a reader must know before any number: of the faces, and of where the code came from."""
+    proxy = json.loads((REPORT / "about.json").read_text(encoding="utf-8"))["proxy"]
+    said = [proxy["warning"]] if "warning" in proxy else []
+    if "no_commit" in made:
+        said.append(f"This report names no commit of its code: {made['no_commit']}.")
+    return said
 
 
 def _check_photographs(card: dict) -> None:
@@ -125,7 +137,9 @@ def headline(params: dict) -> str:
     try:
         reproduced = provenance.verify(folder).sentence
     except ValueError:
-        reproduced = "There is no committed report of this study to compare with."
+        unknown = provenance.no_git()
+        reproduced = "There is no committed report of this study to compare with"
+        reproduced += f": {unknown}." if unknown else "."
     return (
         f"\nOpen {folder.resolve() / 'index.html'}\n\nHeld-out images of people seen in training; gains in "
         f"points with 95 % intervals.\n\n{_markdown(folder)}\n{reproduced}"

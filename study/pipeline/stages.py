@@ -34,7 +34,11 @@ PINS = "requirements.lock"
 
 
 def stages() -> dict[str, dict]:
-    """The stages of dvc.yaml, in its order."""
+    """The stages of dvc.yaml, in its order; ``ValueError`` where there is none."""
+    if not DVC.is_file():
+        raise ValueError(
+            f"{DVC} is missing in {Path.cwd()}; run this in the root of the repository"
+        )
     return YAML(typ="safe").load(DVC)["stages"]
 
 

@@ -39,6 +39,7 @@ def check(name: str) -> Path:
 def run(name: str) -> int:
     """Run a kept study by ``dvc repro``, whose exit status it returns."""
     restore()
+    params.check_repository()
     path = check(name)
     write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
     stopped = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

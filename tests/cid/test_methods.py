@@ -114,10 +114,9 @@ def test_by_bayes_cid_is_the_product_of_its_factors(embeddings):
 
 def test_tau_auto_reaches_the_nearest_neighbours(embeddings):
     unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    # Of five others the fifth nearest is the farthest; half the median of that distance.
-    tau = (
-        np.sort((1 - unit @ unit.T).max(axis=1))[2] / 2
-    )  # torch's median: the lower of the middle two
+    # Of five others the fifth nearest is the farthest; half the median of that distance, for which
+    # torch takes the lower of the middle two.
+    tau = np.sort((1 - unit @ unit.T).max(axis=1))[2] / 2
     assert neighbour_width(embeddings) == pytest.approx(tau, rel=1e-5)
     found = training_weights("cid", embeddings, LABELS, None, SETTINGS | {"tau": "auto"})
     np.testing.assert_allclose(found, cid_weights(embeddings, LABELS, tau), rtol=1e-4)
@@ -126,6 +125,7 @@ def test_tau_auto_reaches_the_nearest_neighbours(embeddings):
     every = many / np.linalg.norm(many, axis=1, keepdims=True)
     fifth = np.partition(1 - every[::10] @ every.T, 5, axis=1)[:, 5]
     assert neighbour_width(many) == pytest.approx(np.median(fifth) / 2, rel=0.03)
+    assert neighbour_width(np.ones((9, 4), np.float32)) == 1e-6  # a kernel needs some width
 
 
 def test_cid_is_as_published_and_sharpened_beside(embeddings):

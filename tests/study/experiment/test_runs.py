@@ -125,6 +125,7 @@ def test_train_sets_scores_the_test_images_with_the_right_head(features, sets):
     test = sets[sets["part"] != "train"].reset_index(drop=True)
     assert predictions["row"].tolist() == test["row"].tolist()
     assert predictions["test"].tolist() == test["part"].tolist()
+    pd.testing.assert_series_equal(predictions["minority"], test["minority"])
     assert np.linalg.matrix_rank(predictions[EVERY].to_numpy()) == len(EVERY)  # each its own head
     for method in EVERY:
         assert ((predictions[method] > 0) == labels[predictions["row"]]).mean() > 0.6
@@ -240,6 +241,18 @@ def test_networks_of_several_levels_are_those_of_each(features, sets):
         alone, _ = train_networks(part, x, labels, methods, "mlp", options, **CPU)
         mine = found[found["level"] == float(level)].reset_index(drop=True)
         pd.testing.assert_frame_equal(mine, alone, check_exact=True)
+
+
+def test_networks_take_labels_that_lack_one(features, sets):
+    """An image without a label (NaN) is in no set, and changes nothing."""
+    x, labels = features
+    options = read_options("mlp", QUICK)
+    more = np.vstack([x, x[:1]]), np.r_[labels, np.nan]
+    found, plain = (
+        train_networks(sets, *given, EVERY, "mlp", options, **CPU)[0]
+        for given in (more, (x, labels))
+    )
+    pd.testing.assert_frame_equal(found, plain, check_exact=True)
 
 
 class Stop(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from study.pipeline import cost, notebook, params
+from study.pipeline import cost, notebook, params, stages
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,10 +31,15 @@ def test_a_run_is_estimated_from_the_last_one(folder, monkeypatch, capsys):
     )
     (folder / "data").mkdir()
     (folder / "data/card.json").write_text('{"counts": {"images": 4800}}')
-    stages = ["embed", "train", "evaluate"]
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    changed = ["embed", "train", "evaluate"]
+    alone = {name: {"deps": [], "outs": []} for name in stages.stages()}
+    monkeypatch.setattr(stages, "stages", lambda: alone)
 
     def dvc(command, **how):
-        said = "".join(f"Running stage '{stage}':\n> python ...\n" for stage in stages)
+        said = json.dumps(
+            {stage: [{"changed deps": {"cid/a.py": "modified"}}] for stage in changed}
+        )
         return subprocess.CompletedProcess(command, 0, said, "")
 
     monkeypatch.setattr(subprocess, "run", dvc)
@@ -45,7 +51,7 @@ def test_a_run_is_estimated_from_the_last_one(folder, monkeypatch, capsys):
         notebook._remember(stage, took)
     assert notebook.seconds() == {"embed": 200.0, "evaluate": 180.0, "train": 100.0}
     assert cost.cost().endswith("About 8 minutes, by the times of the last runs here.")
-    stages.clear()
+    changed.clear()
     assert cost.cost() == "Nothing to run: everything is up to date."
     (folder / "params.yaml").write_text("study: x\n")
     assert cost.main([]) == 1

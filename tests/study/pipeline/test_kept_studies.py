@@ -23,7 +23,8 @@ def folder(tmp_path, monkeypatch):
     """Two kept studies, and a `dvc` that says which parameters it found."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("# mine\n" + OWN)
-    Path("studies").mkdir()
+    for name in ("studies", ".dvc", ".git"):
+        Path(name).mkdir()
     Path("studies/fewer.yaml").write_text(OWN.replace("seeds: 20", "seeds: 2", 1))
     Path("studies/photos.yaml").write_text(OWN.replace("data: virtual-people", "data: lfw", 1))
     Path("studies/wrong.yaml").write_text(OWN.replace("rarity:", "rarety:", 1))

@@ -40,6 +40,7 @@ def put(tree, key, value):
         ("weights.tau", None, "weights.tau is None; it must be a number above 0, or auto"),
         ("weights.neighbours", 2.5, "weights.neighbours is 2.5; it must be a whole number of at least 1, or auto"),
         ("weights.include_self", "yes", "weights.include_self is 'yes'; it must be true or false"),
+        ("weights.temper", -1, "weights.temper is -1; it must be a number of at least 0"),
         ("weights", 3, "weights is 3; it must be a mapping"),
         ("seeds", 1, "seeds is 1; it must be a whole number of at least 2"),
         ("seeds", True, "seeds is True; it must be a whole number"),
@@ -49,6 +50,13 @@ def put(tree, key, value):
         ("bias.levels", [0.5, 0.1], "bias: levels must rise, each given once"),
         ("bias.levels", [], "bias.levels is empty; it must be a list of at least 1"),
         ("bias.kind", "natural", "bias: kind natural takes the data as they are: write levels: [0.0]"),
+        ("bias.images_per_identity", 7, "bias: images_per_identity must be even, so that level 0 halves it"),
+        ("bias.cohorts", True, "bias: cohorts is true, so people must say how many one holds"),
+        ("bias.cohorts", 60, "bias.cohorts is 60; it must be true or false"),
+        ("protocol.status", "confirmed", "protocol.status is 'confirmed'; it must be exploratory or confirmatory"),
+        ("protocol.note", None, "protocol.note is None; it must be a text"),
+        ("protocol.detectable", {"accuracy": 1.0}, "protocol.detectable.minority_accuracy is missing"),
+        ("protocol.detectable", {"accuracy": 0, "minority_accuracy": 1}, "protocol.detectable.accuracy is 0; it must be"),
         ("bias.unseen_share", 1, "bias.unseen_share is 1; it must be a number of at least 0 and below 1"),
         ("methods", ["erm", "cdi"], "methods[1] is 'cdi'; it must be erm, balanced, "),
         ("methods", ["cid"], "methods lacks erm, the baseline of every difference"),
@@ -88,7 +96,8 @@ def test_a_misspelt_key_is_named_with_the_one_that_is_missing(tree):
 @pytest.mark.parametrize(
     "key, value",
     [("bias.levels", [0, 1]), ("weights.tau", "auto"), ("weights.tau", 1), ("bias.people", 2),
-     ("weights.power", 0), ("embed.precision", "half"), ("ablations", {}), ("data", None),
+     ("weights.power", 0), ("weights.temper", 0), ("protocol.status", "confirmatory"),
+     ("protocol.detectable", {"accuracy": 0.4, "minority_accuracy": 1}), ("embed.precision", "half"), ("ablations", {}), ("data", None),
      ("study", "lfw-1.0"), ("train.robust", {"alpha": 1})],
 )  # fmt: skip
 def test_what_may_stand_there_is_let_through_unchanged(tree, key, value, tmp_path):
@@ -98,6 +107,12 @@ def test_what_may_stand_there_is_let_through_unchanged(tree, key, value, tmp_pat
     assert tree == before
     YAML().dump(tree, tmp_path / "params.yaml")
     assert params.read(tmp_path / "params.yaml") == before
+
+
+def test_the_long_tail_takes_an_odd_number_of_images_and_cohorts_take_people(tree):
+    tree["bias"] |= {"kind": "longtail", "images_per_identity": 7, "cohorts": True, "people": 5}
+    tree["breadth"]["kinds"], tree["ablations"] = ["longtail"], {}
+    params.check(tree)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Where a report comes from, whether its numbers came out again, and what a run would cost."""
+"""Where a report comes from, and whether its numbers came out again."""
 
 from __future__ import annotations
 
@@ -121,10 +121,18 @@ def test_a_record_names_the_protocol_and_when_it_was_fixed(tmp_path, monkeypatch
     (tmp_path / "studies").mkdir()
     shutil.copy(ROOT / "params.yaml", "studies/virtual-people.yaml")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "protocol"]):
-        subprocess.run(["git", *command], check=True)
-    head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    protocol = provenance.record()["protocol"]
-    assert protocol["commit"] == head and protocol["date"][:2] == "20"
+    dates = ["2026-01-02T03:04:05+00:00", "2026-02-03T04:05:06+00:00"]
+    subprocess.run(["git", "init", "-q"], check=True)
+    for date in dates:  # the later commit holds the same protocol, and other packages
+        monkeypatch.setenv("GIT_COMMITTER_DATE", date)
+        for command in (["add", "."], [*identity, "commit", "-qm", date]):
+            subprocess.run(["git", *command], check=True)
+        with open("requirements.lock", "a") as file:
+            file.write("# more\n")
+    commits = subprocess.run(["git", "log", "--format=%H"], capture_output=True, text=True)
+    last, first = commits.stdout.split()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("status: exploratory", "status: confirmatory", 1))
+    made = provenance.record()
+    assert made["protocol"] == {"status": "confirmatory", "commit": first, "date": dates[0]}
+    assert (made["commit"], made["date"]) == (last + " with edits", dates[1])

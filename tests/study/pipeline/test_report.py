@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from study.pipeline import params, report
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
@@ -93,6 +94,28 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
     contents = [a["href"][1:] for tag, a in Tags(text).found if a.get("href", "")[:1] == "#"]
     assert (
         contents == ["do-they-em-care-em", "1-data-people", "made-of"] and set(contents) <= targets
+    )
+
+
+def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
+    assert "Exploratory: these or like data had been looked at" in report.build(study).read_text()
+    study["protocol"] = {
+        "status": "confirmatory", "note": "nothing was known.",
+        "detectable": {"accuracy": 0.4, "minority_accuracy": 0.8},
+    }  # fmt: skip
+    Path("studies").mkdir()
+    for file in (Path("params.yaml"), Path("studies/virtual-people.yaml")):
+        YAML().dump(study, file)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "2026-01-02T03:04:05+00:00")
+    for command in (["init", "-q"], ["add", "studies"], [*identity, "commit", "-qm", "protocol"]):
+        subprocess.run(["git", *command], check=True)
+    text = report.build(study).read_text()
+    fixed = json.loads((report.REPORT / "provenance.json").read_text())["protocol"]["commit"]
+    assert "Exploratory" not in text
+    assert f"committed before the first run ({fixed[:7]}, 2026-01-02 03:04)" in text
+    assert (
+        "Nothing was known. Predicted to be detectable, in points: accuracy 0.4, minority" in text
     )
 
 
@@ -200,8 +223,7 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
     made["protocol"]["commit"] = None
     file.write_text(json.dumps(made))
     assert "| confirmatory, not committed |" in report.readme(study)
-    made["protocol"] = {"status": "exploratory", "commit": None, "date": None}
-    file.write_text(json.dumps(made))
+    assert "20 seeds; exploratory.</p>" in page
     assert 'href="virtual-people/index.html"' in page and "faces &lt;of&gt; people" in page
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):

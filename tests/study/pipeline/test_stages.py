@@ -46,11 +46,8 @@ def test_every_key_of_the_parameters_is_read_by_a_stage():
         for key in (value if isinstance(value, dict) else [""])
     ]
     unread = [k for k in keys if not any(f"{k}.".startswith(f"{r}.") for r in read)]
-    protocol = ["protocol.status", "protocol.note", "protocol.detectable"]
-    assert unread == [
-        "study",
-        *protocol,
-    ]  # of publish, and of the report, which shows the whole file
+    # Of publish, and of the report, which shows the whole file.
+    assert unread == ["study", "protocol.status", "protocol.note", "protocol.detectable"]
 
 
 def test_what_a_notebook_does_not_define_is_named(tmp_path):
