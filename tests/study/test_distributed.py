@@ -110,7 +110,7 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
         ],
         ignore_index=True,
     )
-    sets = sets.assign(minority=np.nan, erm=1.0, cid=rng.exponential(size=len(sets)))
+    sets = sets.assign(minority=0.0, erm=1.0, cid=rng.exponential(size=len(sets)))
     monkeypatch.chdir(tmp_path)
     for folder in ("build/embed", "build/weights"):
         Path(folder).mkdir(parents=True)
