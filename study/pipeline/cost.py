@@ -103,9 +103,10 @@ def power(own: dict, number: int, reports: Path = Path("reports")) -> str:
         ["metric", "method"]
     )
     method = next((m for m in JUDGED if m in rows.index.get_level_values("method")), None)
+    pairs = number if own["bias"]["cohorts"] else None  # a person of a cohort meets one seed only
     said = [
         f"{METRICS[metric].title.lower()} "
-        f"{100 * inference.detectable(rows.loc[metric, method], own['seeds'], number):.2f}"
+        f"{100 * inference.detectable(rows.loc[metric, method], own['seeds'], number, pairs):.2f}"
         for metric in PRIMARY
         if (metric, method) in rows.index
     ]

@@ -73,6 +73,8 @@ class Estimates:
     seeds : int
     people : dict of int
         By (test, metric): how many people are tested, over all seeds.
+    pairs : dict of int
+        By (test, metric): how many pairs of a seed and a person that it tests.
     cell : str
         What ``levels`` are: the column of that name in every table.
     """
@@ -84,6 +86,7 @@ class Estimates:
     covariance: dict[tuple, np.ndarray]
     seeds: int
     people: dict[tuple, int]
+    pairs: dict[tuple, int]
     cell: str = "level"
 
     def freedom(self, key: tuple) -> int:
@@ -140,11 +143,13 @@ def estimate(
         (test, name): means.loc[test][name].loc[order].to_numpy().reshape(len(levels), -1)
         for test, name in covariance
     }
-    people = _people(predictions, identities).groupby(predictions["test"].astype(str)).nunique()
-    tested = {(test, name): int(people[test]) for test, name in point}
-    return Estimates(
-        levels, methods, table, point, covariance, table["seed"].nunique(), tested, cell
-    )
+    tests, who = predictions["test"].astype(str), _people(predictions, identities)
+    tested = pd.DataFrame({"test": tests, "seed": predictions["seed"], "person": who})
+    pairs = tested.drop_duplicates().groupby("test").size()
+    people = who.groupby(tests).nunique()
+    by_key = [{(test, name): int(n[test]) for test, name in point} for n in (people, pairs)]
+    n_seeds = table["seed"].nunique()
+    return Estimates(levels, methods, table, point, covariance, n_seeds, *by_key, cell)
 
 
 def _covariances(
@@ -192,18 +197,19 @@ def _reduced(values: np.ndarray, people: int) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(defined, plain, 0).sum(axis=0) / number
         # A seed in which a metric is undefined has no influence on its mean.
-        spread = np.where(defined, plain - mean, 0) * seeds / number
-    known = number > 0
-    spread[:, ~known] = 0
-    by_seed = spread.T @ spread / max(seeds * (seeds - 1), 1)
+        scale = defined / np.sqrt(number * (number - 1.0))
+    known = number > 1  # of one seed alone nothing is known but its value
+    scale[:, ~known] = 0
+    spread = np.where(defined, plain - mean, 0) * scale
+    by_seed = spread.T @ spread
     # A resample in which a run has no value says nothing of it.
     draws = np.where(np.isfinite(draws), draws, np.where(defined, plain, 0)[None])
-    draws = (draws - draws.mean(axis=0)) * (defined * seeds / np.maximum(number, 1))
+    draws = np.where(defined, draws - draws.mean(axis=0), 0)
     few = people / max(people - 1, 1) / max(len(draws) - 1, 1)
-    common = draws.mean(axis=1)
+    common = draws.sum(axis=1) / np.maximum(number, 1)
     by_person = few * common.T @ common
-    apart = (draws - common[:, None]).reshape(-1, draws.shape[2])
-    by_pair = few * apart.T @ apart / max(seeds * (seeds - 1), 1)
+    apart = ((draws - common[:, None]) * scale).reshape(-1, draws.shape[2])
+    by_pair = few * apart.T @ apart
     covariance = np.stack([by_seed, by_person, by_pair])
     covariance[:, ~known] = np.nan
     covariance[:, :, ~known] = np.nan
@@ -264,14 +270,15 @@ def variance(covariance: np.ndarray) -> np.ndarray:
 def interval(point, se, freedom: int) -> dict[str, np.ndarray]:
     """Student t interval and p value of an estimate and its standard error, shape (...).
 
-    With 0 degrees of freedom the interval is unbounded. Returns ``mean`` (the point), ``low``, ``high``,
+    With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the point), ``low``, ``high``,
     ``p`` of the hypothesis that it is 0, and ``detectable``: the smallest true value that would be found
     clear of 0 with probability :data:`POWER`; shape (...).
     """
     from scipy.special import stdtr  # Student's distribution function
 
     point, se = np.asarray(point, dtype=float), np.asarray(se, dtype=float)
-    se = np.where(np.isfinite(point), se if freedom > 0 else np.inf, np.nan)
+    se = np.where(np.isnan(se) | (freedom < 1), np.inf, se)
+    se = np.where(np.isfinite(point), se, np.nan)
     reach, t = _t(freedom) * se, np.abs(point) / np.maximum(se, NOTHING)
     alike = np.maximum(np.abs(point), se) < NOTHING
     p = np.where(alike, 1.0, 2 * stdtr(max(freedom, 1), -t))
@@ -366,7 +373,7 @@ def power(estimates: Estimates) -> pd.DataFrame:
 
     One row per test, metric and method but ERM: ``seeds``, ``people``, ``seed_sd``, ``person_sd`` and
     ``pair_sd`` (standard deviation of the difference between training sets, between people, and between
-    pairs of them), ``se`` and ``detectable``: see :func:`detectable`.
+    pairs of them), ``se`` and ``detectable``: see :func:`detectable`. NaN where an error is unknown.
     """
     gains, rows = _gains(_over_levels(estimates, area_weights)), []
     for (key, covariance), (m, method) in product(
@@ -374,7 +381,9 @@ def power(estimates: Estimates) -> pd.DataFrame:
     ):
         seeds, people = gains.seeds, gains.people[key]
         by_seed, by_person, by_pair = own = covariance[:, 0, m, 0, m]
-        sds = (by_seed - by_pair) * seeds, (by_person - by_pair) * people, by_pair * seeds * people
+        by_pair = min(by_pair, max(by_seed, by_person))  # so that they add up to the variance
+        pairs = gains.pairs[key]
+        sds = (by_seed - by_pair) * seeds, (by_person - by_pair) * people, by_pair * pairs
         names = ("seed_sd", "person_sd", "pair_sd")
         found = {name: np.sqrt(max(v, 0.0)) for name, v in zip(names, sds, strict=True)}
         se = float(np.sqrt(variance(own)))
@@ -385,14 +394,16 @@ def power(estimates: Estimates) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detectable(row, seeds: int, people: int) -> float:
+def detectable(row, seeds: int, people: int, pairs: int | None = None) -> float:
     """The smallest difference that another study like that of a row of :func:`power` would detect.
 
     With probability :data:`POWER`, with other numbers of seeds and people:
-    ``se^2 = seed_sd^2 / seeds + person_sd^2 / people + pair_sd^2 / (seeds people)``.
+    ``se^2 = seed_sd^2 / seeds + person_sd^2 / people + pair_sd^2 / pairs``. Pairs are those of a seed
+    and a person that it tests: ``seeds * people`` unless told, but ``people`` if each seed has its own.
     """
+    pairs = seeds * people if pairs is None else pairs
     square = row["seed_sd"] ** 2 / seeds + row["person_sd"] ** 2 / people
-    se = np.sqrt(square + row["pair_sd"] ** 2 / (seeds * people))
+    se = np.sqrt(square + row["pair_sd"] ** 2 / pairs)
     return float(interval(0.0, se, min(seeds, people) - 1)["detectable"])
 
 
@@ -467,6 +478,7 @@ def accuracy_by_group(
         covariance={key: covariance for key, (_, covariance) in found.items()},
         seeds=predictions["seed"].nunique(),
         people=people,
+        pairs=people,  # not read: power is of whole test sets
     )
     table = _with_difference(study)
     table["people"] = [people[key] for key in zip(table["test"], table["metric"], strict=True)]
@@ -506,9 +518,17 @@ def _linear(estimates: Estimates, levels=None, methods=None, **changes) -> Estim
     b = np.eye(len(estimates.methods)) if methods is None else methods
     point, covariance = {}, {}
     for key, values in estimates.point.items():
-        point[key] = w @ values @ b.T
-        both = np.einsum("ka,nb,xabcd->xkncd", w, b, estimates.covariance[key], optimize=True)
-        covariance[key] = np.einsum("lc,md,xkncd->xknlm", w, b, both, optimize=True)
+        known = estimates.covariance[key]
+        both = np.einsum("ka,nb,xabcd->xkncd", w, b, np.nan_to_num(known), optimize=True)
+        both = np.einsum("lc,md,xkncd->xknlm", w, b, both, optimize=True)
+        # What is unknown spoils what it has a weight in, and nothing else (0 * NaN would be NaN).
+        lost, blurred = (
+            (w != 0).astype(float) @ np.isnan(v) @ (b != 0).T > 0
+            for v in (values, np.einsum("abab->ab", known[0]))
+        )
+        point[key] = np.where(lost, np.nan, w @ np.nan_to_num(values) @ b.T)
+        both[:, blurred] = both[:, :, :, blurred] = np.nan
+        covariance[key] = both
     return replace(estimates, point=point, covariance=covariance, **changes)
 
 

@@ -84,6 +84,8 @@ def test_power_is_predicted_from_the_study_most_like_it(folder):
     said = cost.power(own, 100)
     assert "With 20 seeds and 100 people" in said and "varied in other-task" in said
     assert f"accuracy {expected:.2f}, accuracy on minority cells {expected:.2f}." in said
+    own["bias"] |= {"cohorts": True}  # 100 people in 20 cohorts are 100 pairs, not 2,000
+    assert f"accuracy {100 * t * 0.2 / np.sqrt(100):.2f}, " in cost.power(own, 100)
 
 
 def test_people_are_those_whom_the_design_can_use(folder, monkeypatch):

@@ -58,7 +58,7 @@ def estimated(right, who, rng) -> inference.Estimates:
     key = ("seen", "accuracy")
     return inference.Estimates(
         np.array(LEVELS), ["erm", "other"], pd.DataFrame(), {key: point}, {key: covariance},
-        len(who), {key: people},
+        len(who), {key: people}, {key: who.size},
     )  # fmt: skip
 
 
@@ -116,6 +116,21 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind):
     # pairs is taken: wider than needed, never narrower.
     assert 0.93 <= found.loc["slope", "coverage"] <= 1
     assert 0.95 <= found.loc["slope", "se/sd"] <= 1.35
+
+
+def test_power_foretells_a_larger_study_of_cohorts(monkeypatch):
+    """From 20 cohorts, what 80 detect: each pair of a seed and a person is there once."""
+    rng, seeds, people = np.random.default_rng(0), *KINDS["cohorts"][:2]
+    found = {}
+    for times in (1, 4):
+        monkeypatch.setitem(KINDS, "cohorts", (times * seeds, *KINDS["cohorts"][1:]))
+        found[times] = pd.concat(
+            inference.power(estimated(*simulated("cohorts", rng), rng)) for _ in range(40)
+        )
+        monkeypatch.undo()
+    n = 4 * seeds * people
+    foretold = [inference.detectable(row, 4 * seeds, n, n) for _, row in found[1].iterrows()]
+    assert np.mean(foretold) == pytest.approx(found[4]["detectable"].mean(), rel=0.05)
 
 
 if __name__ == "__main__":

@@ -330,7 +330,9 @@ def study():
         seed = np.cov(noise.T).reshape(3, 3, 3, 3)
         covariance[key] = np.stack([seed, 0 * seed, 0 * seed])
     people = dict.fromkeys(point, 50)
-    return inference.Estimates(levels, METHODS, pd.DataFrame(), point, covariance, 10, people)
+    return inference.Estimates(
+        levels, METHODS, pd.DataFrame(), point, covariance, 10, people, people
+    )
 
 
 def test_comparisons_are_paired(study):
@@ -418,6 +420,40 @@ def test_power_is_of_the_components(predictions, labels):
     quantiles = stats.t.ppf(0.975, 8) + stats.t.ppf(0.8, 8)
     assert inference.detectable(given, 9, 16) == pytest.approx(quantiles * se)
     assert inference.detectable(given, 1, 16) == np.inf
+    se = np.sqrt(0.02**2 / 9 + 0.03**2 / 16 + 0.1**2 / 16)  # 9 cohorts
+    assert inference.detectable(given, 9, 16, 16) == pytest.approx(quantiles * se)
+
+
+def test_what_is_undefined_at_one_level_leaves_the_others(predictions, labels):
+    part = predictions[(predictions["level"] > 0) | (labels[predictions["row"]] == 1)]
+    options = {"metrics": ["auroc"], "replicates": 50}
+    found = inference.estimate(part, METHODS, labels, IDENTITIES, **options)
+    whole = inference.estimate(predictions, METHODS, labels, IDENTITIES, **options)
+    assert inference.area(found)["mean"].isna().all()
+    for functional in (inference.summary, inference.difference):
+        one, two = (functional(e).query("level > 0").iloc[:, :8] for e in (found, whole))
+        pd.testing.assert_frame_equal(one.reset_index(drop=True), two.reset_index(drop=True))
+    recovered = inference.oracle_gap_recovered(found)
+    assert recovered[recovered["level"].isna()]["mean"].isna().all()
+
+
+def test_what_one_seed_alone_defines_has_no_bounds(predictions, labels):
+    seed_0 = (predictions["seed"] == 0) | (labels[predictions["row"]] == 1)
+    found = inference.estimate(
+        predictions[seed_0], METHODS, labels, IDENTITIES, metrics=["auroc"], replicates=50
+    )
+    table = inference.difference(found)
+    assert np.isfinite(table["mean"]).all() and (table["high"] == np.inf).all()
+    assert (table["p"] == 1).all()
+
+
+def test_a_mean_over_some_seeds_varies_as_a_mean_of_so_many():
+    """Of 6 seeds 3 define the metric: all is as if the others were not there."""
+    values = np.random.default_rng(0).normal(size=(50, 6, 1, 2))
+    part = values[:, :3].copy()
+    values[:, 3:] = np.nan
+    for one, two in zip(inference._reduced(values, 9), inference._reduced(part, 9), strict=True):
+        np.testing.assert_allclose(one, two)
 
 
 def test_one_level_has_an_area_but_no_slope(predictions, labels):
