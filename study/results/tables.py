@@ -69,9 +69,9 @@ def read(name: str) -> pd.DataFrame:
 
 
 def main(table: pd.DataFrame) -> list[str]:
-    """The metrics of main figures: :data:`MAIN`, and the worst decile where no class is rare."""
+    """The metrics of main figures: :data:`MAIN`, or the worst decile, if known, where no class is rare."""
     known = set(table.loc[table["mean"].notna(), "metric"])
-    return [MAIN[0], MAIN[1] if MAIN[1] in known else "worst_decile"]
+    return [MAIN[0], *[m for m in (MAIN[1], "worst_decile") if m in known][:1]]
 
 
 def power_sentence(power: pd.DataFrame) -> str:
