@@ -110,8 +110,8 @@ def small_study(folder):
     )  # fmt: skip
     short = yaml.load(folder / "params.yaml")
     short["train"] |= {"model": "cnn", "network": {"epochs": 2}}
-    short |= {"study": "end-to-end", "methods": ["erm", "cid", "oracle"], "seeds": 2}
-    yaml.dump(short, folder / "studies" / "end-to-end.yaml")
+    short |= {"study": "virtual-people", "methods": ["erm", "cid", "oracle"], "seeds": 2}
+    yaml.dump(short, folder / "studies" / "virtual-people.yaml")
     call(folder, "git", "add", "-A")
     call(folder, *GIT, "commit", "-qm", "the code")
 
