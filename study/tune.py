@@ -83,26 +83,19 @@ def tuned(arrays: variations.Arrays, settings: dict, folder=None) -> pd.DataFram
     ``chosen`` (by the criterion) and ``chosen_without_identities``.
     """
     labels, rows, design = arrays.labels, [], arrays.design()
-    how = {"design": design, "folder": folder}
-    used, done = {}, list(GRID.items())
-    for (method, setting), values in tqdm(done, desc="tune", unit="setting"):
-        used[method, setting] = at(settings, setting)
+    for (method, setting), values in tqdm(GRID.items(), desc="tune", unit="setting"):
+        used = at(settings, setting)
         for value in values:
             own = changed(settings, setting, value) | {"methods": list({"erm": 0, method: 0})}
-            found = variations.run(arrays, own, **how)
-            rows.append(_row(found, method, setting, value, labels))
-    rule = "cid.density.neighbour_width"
-    used["cid", rule] = "the 5th, 0.5 of it"
-    rows += [
-        _row(found, "cid", rule, f"the {near}th, {share} of it", labels)
-        for (near, share), found in _widths(arrays, settings, design, folder).items()
-    ]
+            found = variations.run(arrays, own, design=design, folder=folder)
+            row = _row(found, method, setting, value, labels)
+            rows.append(row | {"used": value == used})
+    for (near, share), found in _widths(arrays, settings, design, folder).items():
+        value = f"the {near}th, {share} of it"
+        row = _row(found, "cid", "cid.density.neighbour_width", value, labels)
+        rows.append(row | {"used": (near, share) == (5, 0.5)})
     table = pd.DataFrame(rows)
     groups = table.groupby(["method", "setting"], sort=False)
-    table["used"] = [
-        used[m, s] == v
-        for m, s, v in zip(*map(table.get, ("method", "setting", "value")), strict=True)
-    ]
     for name, column in (
         ("chosen", "accuracy"),
         ("chosen_without_identities", "accuracy_as_trained"),
@@ -112,6 +105,7 @@ def tuned(arrays: variations.Arrays, settings: dict, folder=None) -> pd.DataFram
 
 
 def at(settings: dict, setting: str):
+    """What the settings hold at a path such as ``train.robust.alpha``."""
     for key in setting.split("."):
         settings = settings[key]
     return settings
