@@ -45,6 +45,15 @@ class Heads:
         """Some of the heads."""
         return Heads(self.weight[which], self.bias[which], self.iterations, self.gradient[which])
 
+    @staticmethod
+    def joined(parts: list[Heads]) -> Heads:
+        """The heads of several, one after the other."""
+        weight, bias, gradient = (
+            np.concatenate([getattr(heads, name) for heads in parts])
+            for name in ("weight", "bias", "gradient")
+        )
+        return Heads(weight, bias, max(int(heads.iterations) for heads in parts), gradient)
+
 
 class Design:
     """Features and labels made ready for many calls of :func:`fit_heads`.
@@ -78,13 +87,12 @@ class Design:
         scale = ((x**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
         return (x - shift) / scale, shift, scale
 
-    def gram(self, rows: torch.Tensor) -> torch.Tensor:
-        """Inner products of the standardised images of a training set, shape (m, m)."""
+    def gram(self, rows: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
+        """Inner products (m, m) of the images of a training set, whose standardised ones are ``part``."""
         key = rows.cpu().numpy().tobytes()
         with self._lock:
             product = self._grams.pop(key, None)
         if product is None:
-            part = self.standardised(rows)[0]
             product = part.new_zeros(len(part), len(part))
             for start in range(0, len(part), 512):  # the lower triangle, as it is symmetric
                 stop = min(start + 512, len(part))
@@ -100,8 +108,8 @@ class Design:
 
 def fit_heads(
     features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
-    tolerance: float = 1e-4, max_iterations: int = 500, design: Design | None = None,
-    device: str = "auto", progress: str | None = None,
+    offset=None, tolerance: float = 1e-4, max_iterations: int = 500,
+    design: Design | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
 
@@ -124,6 +132,9 @@ def fit_heads(
     risk : callable
         A :data:`cid.risks.Risk`; with ``groups`` what makes one of the groups of the images in use.
     groups : int array, shape (h, n), optional
+    offset : float array, shape (h, n), optional
+        Added to the logits of the images while the head is fitted, and no part of it: the logits of a
+        model that it corrects, or those it must not learn again.
     tolerance, max_iterations
         A head has converged when its gradient norm is ``tolerance`` of the initial one.
     design : Design, optional
@@ -148,11 +159,13 @@ def fit_heads(
     weights = weights / weights.sum(dim=1, keepdim=True)
     if groups is not None:
         groups = torch.as_tensor(np.asarray(groups), device=device)
+    if offset is not None:
+        offset = torch.as_tensor(np.asarray(offset), dtype=torch.float32, device=device)
 
     few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
     fit = _fit_dual if few else _fit_primal
-    v, bias, steps, relative = fit(design, weights, l2, risk, groups, how)
+    v, bias, steps, relative = fit(design, weights, l2, risk, groups, offset, how)
     worst = float(relative.max())
     if worst > tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
@@ -163,7 +176,7 @@ def fit_heads(
     return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
 
 
-def _fit_primal(design, weights, l2, risk, groups, how):
+def _fit_primal(design, weights, l2, risk, groups, offset, how):
     """Heads over (w, b), all in one product with the features: for more images than features.
 
     Returns weight (h, d) and bias (h,) in units of ``design.x``, then as :func:`cid.lbfgs.minimise`.
@@ -174,6 +187,7 @@ def _fit_primal(design, weights, l2, risk, groups, how):
     x, sign, weights = design.x[used], design.sign[used], weights[:, used]
     weights[:, len(used) - padding :] = 0
     risk = risk if groups is None else risk(groups[:, used])
+    offset = 0 if offset is None else offset[:, used]
     member = (weights > 0).float()
     member /= member.sum(dim=1, keepdim=True)
     shift = member @ x
@@ -182,7 +196,8 @@ def _fit_primal(design, weights, l2, risk, groups, how):
     def objective(theta):
         w, b = theta[:, :-1], theta[:, -1:]
         v = w / scale
-        margin = torch.addmm(b - (v * shift).sum(1, keepdim=True), v, x.T) * sign
+        logit = torch.addmm(b - (v * shift).sum(1, keepdim=True), v, x.T)
+        margin = (logit + offset) * sign
         value, share = risk(softplus(-margin), weights)
         loss = value + 0.5 * l2 * (w * w).sum(1)
         slope = -share * torch.sigmoid(-margin) * sign
@@ -196,7 +211,7 @@ def _fit_primal(design, weights, l2, risk, groups, how):
     return v, theta[:, -1] - (v * shift).sum(1), steps, relative
 
 
-def _fit_dual(design, weights, l2, risk, groups, how):
+def _fit_dual(design, weights, l2, risk, groups, offset, how):
     """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
 
     The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
@@ -219,32 +234,36 @@ def _fit_dual(design, weights, l2, risk, groups, how):
         gram = weights.new_zeros(len(heads), size, size)
         sides = weights.new_zeros(len(heads), 1, size)
         mass = weights.new_zeros(len(heads), slots, size)
-        codes = torch.zeros_like(mass, dtype=torch.int64)
+        codes, known = torch.zeros_like(mass, dtype=torch.int64), torch.zeros_like(mass)
+        ready = [design.standardised(row) for row in rows]
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
-            gram[g, : len(row), : len(row)] = design.gram(row)
+            gram[g, : len(row), : len(row)] = design.gram(row, ready[g][0])
             sides[g, 0, : len(row)] = design.sign[row]
             mass[g, : len(own), : len(row)] = weights[own][:, row]
             if groups is not None:
                 codes[g, : len(own), : len(row)] = groups[own][:, row]
+            if offset is not None:
+                known[g, : len(own), : len(row)] = offset[own][:, row]
         stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
-        objective, dot = _dual_problem(gram, sides, mass, l2, stack_risk)
+        objective, dot = _dual_problem(gram, sides, mass, known, l2, stack_risk)
         start = weights.new_zeros(len(heads) * slots, 2 * size + 1)
         theta, done, left = minimise(objective, dot, start, **how)
         steps = max(steps, done)
         a, b = theta[:, :size].view(mass.shape), theta[:, -1].view(len(heads), slots)
         left = left.view(len(heads), slots)
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
-            part, shift, scale = design.standardised(row)
+            part, shift, scale = ready[g]
             v[own] = a[g, : len(own), : len(row)] @ part / scale
             bias[own] = b[g, : len(own)] - (v[own] * shift).sum(1)
             relative[own] = left[g, : len(own)]
     return v, bias, steps, relative
 
 
-def _dual_problem(gram, sides, mass, l2, risk):
+def _dual_problem(gram, sides, mass, offset, l2, risk):
     """Objective and inner product over rows (a, K a, b), one a head.
 
-    ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass`` (g, slots, m) of heads.
+    ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass`` and ``offset`` (g, slots, m)
+    of heads.
     """
     size = gram.shape[1]
     flat = mass.flatten(0, 1)
@@ -254,7 +273,7 @@ def _dual_problem(gram, sides, mass, l2, risk):
 
     def objective(theta):
         a, image, b = parts(theta)
-        margin = ((image + b).view(mass.shape) * sides).flatten(0, 1)
+        margin = (((image + b).view(mass.shape) + offset) * sides).flatten(0, 1)
         value, share = risk(softplus(-margin), flat)
         loss = value + 0.5 * l2 * (a * image).sum(1)
         slope = (-share * torch.sigmoid(-margin)).view(mass.shape) * sides

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cid.names import find
+from cid.options import NEEDS
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
 
@@ -51,14 +52,15 @@ class Method:
     summary: str  # one line for the report, with its source
     weigh: Callable[[Sample, dict], np.ndarray] = _uniform  # float (n,), of mean 1
     settings: tuple[str, ...] = ()  # the keys of ``weights`` of params.yaml that it is handed
-    # Int codes (n,), for ways of training that need groups.
-    groups: Callable[[Sample, dict], np.ndarray] | None = None
     training: str = "weighted"  # a key of cid.options.KINDS
+    # (n,): what cid.options.NEEDS says that this kind of training needs, int codes or float log-odds.
+    needed: Callable[[Sample, dict], np.ndarray] | None = None
 
 
-def group_column(method: str) -> str:
-    """Name of the column that holds a method's groups in a table of training sets."""
-    return f"{method}:group"
+def needed_column(method: str) -> str | None:
+    """Name of the column, in a table of training sets, of what a method needs besides weights."""
+    kind = METHODS[method].training if method in METHODS else "weighted"
+    return f"{method}:{NEEDS[kind]}" if kind in NEEDS else None
 
 
 def training_weights(
@@ -75,12 +77,15 @@ def training_weights(
     return np.asarray(spec.weigh(*allowed), dtype=np.float64)
 
 
-def training_groups(
+def training_needs(
     method: str, embeddings, labels, identities, settings: dict, shared: dict | None = None
 ):
-    """Groups, int (n,), under a method; None if it has none. Else as :func:`training_weights`."""
+    """What a method needs besides weights, (n,): int codes of groups, or float log-odds; or None.
+
+    Else as :func:`training_weights`.
+    """
     spec, *allowed = _allowed(method, embeddings, labels, identities, settings, shared)
-    return None if spec.groups is None else np.asarray(spec.groups(*allowed))
+    return None if spec.needed is None else np.asarray(spec.needed(*allowed))
 
 
 def _allowed(method, embeddings, labels, identities, settings, shared):
@@ -178,6 +183,14 @@ def _two_factors(estimator: str, rare: bool = True):
 
 def _clusters(sample: Sample, settings: dict) -> np.ndarray:
     """Clusters of the proxy within each class; "auto": as many as the silhouette is best with."""
+    return _grouped(sample, sample.labels, settings)
+
+
+def _clusters_of_all(sample: Sample, settings: dict) -> np.ndarray:
+    return _grouped(sample, np.zeros(len(sample.labels)), settings)
+
+
+def _grouped(sample: Sample, classes, settings: dict) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances, silhouette_score
 
@@ -186,8 +199,8 @@ def _clusters(sample: Sample, settings: dict) -> np.ndarray:
     unit = unit_vectors(sample.embeddings).cpu().numpy()
     codes = np.empty(len(unit), dtype=np.int64)
     start = 0
-    for label in np.unique(sample.labels):
-        rows = np.flatnonzero(sample.labels == label)
+    for label in np.unique(classes):
+        rows = np.flatnonzero(classes == label)
         wanted = CLUSTERS if settings["clusters"] == "auto" else (settings["clusters"],)
         wanted = [k for k in wanted if k < len(rows)] or [max(1, len(rows) // 2)]
         found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
@@ -199,6 +212,19 @@ def _clusters(sample: Sample, settings: dict) -> np.ndarray:
         codes[rows] = start + found[best]
         start += found[best].max() + 1
     return codes
+
+
+def _log_odds(sample: Sample, settings: dict) -> np.ndarray:
+    """Log-odds of class 1 by a linear model of the label from the proxy embedding."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from cid.density import unit_vectors
+
+    x = StandardScaler().fit_transform(unit_vectors(sample.embeddings).double().cpu().numpy())
+    strength = 1 / (settings["bias_l2"] * len(x))  # the same penalty as of cid.heads
+    model = LogisticRegression(C=strength, max_iter=1000).fit(x, sample.labels)
+    return model.decision_function(x)
 
 
 def _people(sample: Sample, settings: dict) -> np.ndarray:
@@ -259,7 +285,28 @@ METHODS = {
     "cluster-dro": Method(
         "Cluster-GroupDRO", ("class",),
         "GroupDRO over clusters of the proxy within each class (after Sohoni et al. 2020)",
-        settings=("clusters",), groups=_clusters, training="group-dro"),
+        settings=("clusters",), needed=_clusters, training="group-dro"),
+    "afr": Method(
+        "AFR", ("class",),
+        "refitted on held-out images, hard ones weigh more (Qiu et al. 2023)", training="afr"),
+    "self": Method(
+        "SELF", ("class",),
+        "refitted on held-out images about which a second model disagrees (LaBonte et al. 2023)",
+        training="self"),
+    "xrm": Method(
+        "XRM + GroupDRO", ("class",),
+        "GroupDRO over (class, mistaken) groups of two models of half the images each "
+        "(Pezeshki et al. 2024)",
+        training="xrm"),
+    "ula": Method(
+        "uLA", ("class",),
+        "logits adjusted by a model of the label from the proxy (Tsirigotis et al. 2023)",
+        settings=("bias_l2",), needed=_log_odds, training="ula"),
+    "erase": Method(
+        "Identity erased", (),
+        "what tells clusters of the proxy apart is removed from the features "
+        "(after Belrose et al. 2023)",
+        settings=("clusters",), needed=_clusters_of_all, training="erase"),
     "oracle": Method(
         "Oracle", ("class", "identity"),
         "every (identity, class) cell counts the same, by the true identities",
@@ -271,9 +318,9 @@ METHODS = {
     "group-dro": Method(
         "GroupDRO", ("class", "identity"),
         "the worst (identity, class) cells decide (Sagawa et al. 2020)",
-        groups=_cells, training="group-dro"),
+        needed=_cells, training="group-dro"),
     "last-layer": Method(
         "Last-layer retraining", ("class", "identity"),
         "trained anew on subsets balanced within every identity (after Kirichenko et al. 2023)",
-        groups=_people, training="retrain"),
+        needed=_people, training="retrain"),
 }  # fmt: skip

@@ -31,7 +31,7 @@ from cid import risks
 from cid.device import pick_device
 from cid.heads import fit_heads
 from cid.names import find
-from cid.options import KINDS, SIDES, NetworkOptions, read
+from cid.options import HEADS_ONLY, KINDS, SIDES, NetworkOptions, read
 from cid.trainers import balanced_subset
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
@@ -438,6 +438,11 @@ def _precision(device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
 
 def _check(model, inputs, labels, rows, training, weights, groups) -> None:
     find("training kind", training, KINDS)
+    if training in HEADS_ONLY:
+        raise ValueError(
+            f"training of the kind {training} is of linear heads; leave its methods out, or write "
+            "train.model: linear"
+        )
     side = get_model(model).side
     if side is None:
         fits, wanted = inputs.ndim == 2 and inputs.dtype == torch.float32, "(n, d) float32"

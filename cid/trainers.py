@@ -1,4 +1,4 @@
-"""Ways to train linear heads: by weights, by a robust risk, twice, or on balanced subsets.
+"""Ways to train linear heads: by weights, by a robust risk, twice, on some of the images, or unbiased.
 
 The registry (:mod:`cid.methods`) says which kind of training a method is of, :class:`HeadOptions`
 holds the settings of all kinds, and :func:`fit_method` fits one method for many seeds at once.
@@ -13,11 +13,12 @@ import numpy as np
 from cid import risks
 from cid.heads import Design, Heads, fit_heads
 from cid.names import find
-from cid.options import HeadOptions
+from cid.options import NEEDS, HeadOptions
 
 # Methods fitted in one stack. A stack is never smaller, but filled up: with the number of heads the
 # shapes of the products would change, and with them the last bits of every head.
 STACK = 4
+HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,34 @@ class Cell:
         how = {"design": self.design, "progress": self.progress, **more}
         return fit_heads(self.features, self.labels, weights, l2 or self.l2, **how)
 
+    def losses(self, heads: Heads) -> np.ndarray:
+        """Cross-entropies ``-log p(label)`` of the images, (heads, n)."""
+        return np.logaddexp(0, -heads.logits(self.features) * np.where(self.labels == 1, 1, -1))
 
-def fit_method(cell: Cell, kind: str, weights, groups=None) -> Heads:
+    def part(self, weights, share: float) -> np.ndarray:
+        """A random ``share`` of either class of every training set, at least one image: bool (seeds, n)."""
+        chosen = np.zeros(np.shape(weights), dtype=bool)
+        for row, seed in enumerate(self.seeds):
+            order = np.random.default_rng([int(seed), 2]).permutation(len(self.labels))
+            order = order[weights[row, order] > 0]
+            for label in (0, 1):
+                own = order[self.labels[order] == label]
+                chosen[row, own[: max(1, round(share * len(own)))]] = True
+        return chosen
+
+
+def fit_method(cell: Cell, kind: str, weights, needed=None) -> Heads:
     """Train a method, whose ``kind`` is a key of :data:`TRAINERS`, on every training set of a cell.
 
-    ``weights`` and ``groups`` are (seeds, n); groups are any codes from 0 for "group-dro", identities
-    for "retrain". Returns one head a seed. Errors: an unknown kind, missing groups, and those of
+    ``weights`` and ``needed`` are (seeds, n); the second is what :data:`cid.options.NEEDS` says of the
+    kind: any codes of groups from 0 (for "retrain" of identities), or log-odds of class 1. Returns one
+    head a seed. Errors: an unknown kind, what is needed and missing, and those of
     :func:`cid.heads.fit_heads`.
     """
-    trainer, grouped = find("training kind", kind, TRAINERS), kind in ("group-dro", "retrain")
-    if groups is None and grouped:
-        raise ValueError(f"training of the kind {kind} needs groups and none were given")
-    return trainer(cell, cell.sampled(weights), groups if grouped else None)
+    trainer, name = find("training kind", kind, TRAINERS), NEEDS.get(kind)
+    if needed is None and name:
+        raise ValueError(f"training of the kind {kind} needs {name} and none were given")
+    return trainer(cell, cell.sampled(weights), needed if name else None)
 
 
 def fit_weighted(cell: Cell, stack) -> list[Heads]:
@@ -107,16 +124,15 @@ def _learning_from_failure(cell: Cell, weights, groups) -> Heads:
     """LfF: see :func:`cid.risks.relative_difficulty`.
 
     The paper moves both models together, step by step; with heads that can be fitted to the end, the
-    relative difficulty is taken from finished heads, and a few times anew.
+    relative difficulty is taken from finished heads, and a few times anew. The biased head has a
+    penalty of its own, as what is easy to learn is a matter of how much may be learnt.
     """
 
-    def losses(heads):
-        return np.logaddexp(0, -heads.logits(cell.features) * np.where(cell.labels == 1, 1, -1))
-
-    biased = losses(cell.fit(weights, risk=risks.generalised_cross_entropy(cell.options.lff_q)))
+    risk = risks.generalised_cross_entropy(cell.options.lff_q)
+    biased = cell.losses(cell.fit(weights, l2=cell.options.lff_l2, risk=risk))
     heads = cell.fit(weights)
     for _ in range(cell.options.lff_rounds):
-        difficulty = risks.relative_difficulty(biased, losses(heads)).numpy()
+        difficulty = risks.relative_difficulty(biased, cell.losses(heads)).numpy()
         heads = cell.fit(weights * difficulty)
     return heads
 
@@ -142,6 +158,131 @@ def _retrained(cell: Cell, weights, groups) -> Heads:
         heads.iterations,
         heads.gradient.reshape(shape).max(axis=0),
     )
+
+
+def _reweighted(cell: Cell, weights, needed) -> Heads:
+    """AFR: Qiu, Potapczynski, Izmailov & Wilson, "Simple and Fast Group Robustness by Automatic Feature
+    Reweighting" (2023, arXiv 2306.11074).
+
+    A head is fitted on most of the images. On those held out it is corrected under weights
+    ``exp(-gamma p) / n_c``, p the first head's probability of the image's class, n_c the images of that
+    class; the penalty is on the difference to the first head.
+    """
+    held = cell.part(weights, HELD_OUT)
+    first = cell.fit(weights * ~held)
+    right = np.exp(-cell.losses(first))
+    second = weights * held * np.exp(-cell.options.afr_gamma * right)
+    return _corrected(cell, first, _per_class(cell, second, held), cell.options.afr_l2)
+
+
+def _disagreement(cell: Cell, weights, needed) -> Heads:
+    """SELF: LaBonte, Muthukumar & Kumar, "Towards Last-Layer Retraining for Group Robustness with Fewer
+    Annotations" (2023, arXiv 2309.08534).
+
+    A head is fitted on most of the images, and a second one under a strong penalty, in the place of one
+    that was stopped early. The first is corrected on those of the images held out about which the two
+    disagree most (KL divergence), as many of either class.
+    """
+    held, options = cell.part(weights, HELD_OUT), cell.options
+    first = cell.fit(weights * ~held)
+    stopped = cell.fit(weights * ~held, l2=options.self_stop_l2)
+    p, q = (np.exp(-cell.losses(heads)).clip(1e-7, 1 - 1e-7) for heads in (first, stopped))
+    apart = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    chosen = np.zeros_like(held)
+    for row in range(len(held)):
+        classes = [np.flatnonzero(held[row] & (cell.labels == label)) for label in (0, 1)]
+        count = max(1, round(options.self_share * min(map(len, classes))))
+        for own in classes:
+            chosen[row, own[np.argsort(-apart[row, own], kind="stable")[:count]]] = True
+    return _corrected(cell, first, weights * chosen, options.self_l2)
+
+
+def _per_class(cell: Cell, weights, member) -> np.ndarray:
+    """Weights over the number of members of an image's class in its set."""
+    counts = np.stack([(member & (cell.labels == label)).sum(axis=1) for label in (0, 1)], axis=1)
+    return weights / counts[:, np.where(cell.labels == 1, 1, 0)]
+
+
+def _corrected(cell: Cell, first: Heads, weights, l2: float) -> Heads:
+    """Heads refitted under weights, pulled towards what they were: ``l2 / 2`` times the change squared."""
+    change = cell.fit(weights, l2=l2, offset=first.logits(cell.features))
+    return Heads(
+        first.weight + change.weight,
+        first.bias + change.bias,
+        max(first.iterations, change.iterations),
+        np.maximum(first.gradient, change.gradient),
+    )
+
+
+def _cross_risk(cell: Cell, weights, needed) -> Heads:
+    """XRM, then GroupDRO: Pezeshki et al., "Discovering Environments with XRM" (2024, arXiv 2309.16748).
+
+    Two heads learn from one half of the images each. Where one is confidently wrong about an image of
+    the other's half, the other learns the wrong label with probability ``2 p(wrong) - 1``: here, as
+    heads are fitted to the end, an image counts that much under its flipped label, and a few times
+    anew. The groups are the class, and whether the head that did not see the image is wrong.
+    """
+    size, half = len(cell.seeds), cell.part(weights, 0.5)
+    twins = np.concatenate([weights * half, weights * ~half])
+    both = np.concatenate([cell.features] * 2), np.concatenate([cell.labels, 1 - cell.labels])
+    design, flipped = Design(*both, device=str(cell.design.x.device)), np.zeros_like(twins)
+    for _ in range(cell.options.xrm_rounds):
+        counted = np.concatenate([twins * (1 - flipped), twins * flipped], axis=1)
+        heads = fit_heads(*both, counted, cell.l2, design=design, progress=cell.progress)
+        seen = np.roll(np.exp(-cell.losses(heads)), size, axis=0)  # of the other head
+        flipped = np.clip(1 - 2 * seen, 0, 1).astype(np.float32)
+    wrong = np.where(half, seen[:size], seen[size:]) < 0.5
+    risk = partial(risks.group_risk, cell.options.xrm_tilt)
+    return cell.fit(weights, risk=risk, groups=2 * (cell.labels == 1) + wrong)
+
+
+def _adjusted(cell: Cell, weights, needed) -> Heads:
+    """uLA: Tsirigotis et al., "Group Robust Classification Without Any Group Information" (2023, arXiv
+    2310.18555).
+
+    ``needed`` are log-odds of class 1 by a model that knows the bias, here from the proxy embedding.
+    They are added to the logits in training and left out afterwards: what they explain is not learnt.
+    """
+    return cell.fit(weights, offset=cell.options.ula_strength * needed)
+
+
+def _erased(cell: Cell, weights, needed) -> Heads:
+    """Features from which no linear model can tell the groups, by :func:`erasure`; then plain heads."""
+    found = []
+    for row, group in zip(weights, needed, strict=True):
+        member = row > 0
+        x, labels = cell.features[member].astype(np.float64), cell.labels[member]
+        centre, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
+        x = (x - centre) / spread
+        tell, shift = erasure(x, group[member])
+        clean = (x - (x @ tell) @ shift).astype(np.float32)
+        heads = fit_heads(clean, labels, row[None, member], cell.l2)
+        weight = (heads.weight - tell @ (shift @ heads.weight[0])) / spread
+        bias = heads.bias - weight @ centre
+        part = weight.astype(np.float32), bias.astype(np.float32)
+        found.append(Heads(*part, heads.iterations, heads.gradient))
+    return Heads.joined(found)
+
+
+def erasure(x, groups) -> tuple[np.ndarray, np.ndarray]:
+    """What to take off centred features so that no linear model tells groups apart, with least change.
+
+    LEACE: Belrose et al., "LEACE: Perfect Linear Concept Erasure in Closed Form" (2023, arXiv
+    2306.03819), with the covariance S of the features shrunk as Ledoit & Wolf (2004) do, as there are
+    about as many features as images. ``x`` is (n, d), ``groups`` (n,). Returns ``tell`` (d, k) and
+    ``shift`` (k, d): ``x - x tell shift`` is free of them, where ``tell = S^-1 C``, ``shift = (C^T S^-1
+    C)^+ C^T`` and C (d, k) is the covariance of the features with the k groups.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    n, d = x.shape
+    member = np.unique(groups, return_inverse=True)[1][:, None] == np.arange(len(np.unique(groups)))
+    together = x.T @ (member - member.mean(axis=0)) / n
+    covariance, share = x.T @ x / n, ledoit_wolf_shrinkage(x, assume_centered=True)
+    level = np.trace(covariance) / d
+    covariance = (1 - share) * covariance + share * level * np.eye(d)
+    tell = np.linalg.solve(covariance, together)
+    return tell, np.linalg.pinv(together.T @ tell, rcond=1e-9, hermitian=True) @ together.T
 
 
 def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:
@@ -171,7 +312,7 @@ def _robust(risk: Callable):
     return lambda cell, weights, groups: cell.fit(weights, risk=risk(cell.options), groups=groups)
 
 
-# (cell, weights (seeds, n) as they act, groups (seeds, n) or None) -> Heads, one a seed
+# (cell, weights (seeds, n) as they act, what is needed (seeds, n) or None) -> Heads, one a seed
 TRAINERS = {
     "weighted": _weighted,
     "cvar-dro": _robust(lambda options: risks.cvar_risk(options.alpha)),
@@ -180,4 +321,9 @@ TRAINERS = {
     "jtt": _just_train_twice,
     "lff": _learning_from_failure,
     "retrain": _retrained,
+    "afr": _reweighted,
+    "self": _disagreement,
+    "xrm": _cross_risk,
+    "ula": _adjusted,
+    "erase": _erased,
 }

@@ -47,11 +47,16 @@ def code(*names: str) -> str:
             found.add(definition)
             for part in _statements(*definition):
                 waiting += _uses(definition[0], part)
-    state = hashlib.sha256(" ".join(map(version, LIBRARIES)).encode())
+    state = hashlib.sha256(versions().encode())
     for definition in sorted(found):
         for part in _statements(*definition):
             state.update(f"{definition} {_text(part)}\n".encode())
     return state.hexdigest()
+
+
+def versions() -> str:
+    """Those of :data:`LIBRARIES`."""
+    return " ".join(map(version, LIBRARIES))
 
 
 def files(trees: Iterable[ast.AST]) -> set[Path]:
@@ -65,6 +70,12 @@ def files(trees: Iterable[ast.AST]) -> set[Path]:
             waiting += [name.rpartition(".")[0]] if "." in name else []  # its package runs, too
             waiting += [module for module, _ in _imports(_parsed(path)).values()]
     return set(found.values())
+
+
+def text(path: str | Path) -> str:
+    """A file of Python without comments, docstrings and layout: what it does, and no more."""
+    with PARSING:
+        return _text(ast.parse(Path(path).read_text(encoding="utf-8"), str(path)))
 
 
 def forget() -> None:
@@ -202,6 +213,7 @@ def _text(node: ast.AST) -> str:
     """A piece of code without comments, docstrings and layout."""
     text = ast.dump(node)
     for part in ast.walk(node):
-        if isinstance(part, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(part):
+        documented = isinstance(part, (ast.Module, ast.FunctionDef, ast.ClassDef))
+        if documented and ast.get_docstring(part):
             text = text.replace(ast.dump(part.body[0]), "", 1)
     return text

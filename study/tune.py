@@ -50,7 +50,18 @@ GRID = {  # method, setting, values
     ("jtt", "train.robust.jtt_l2"): [1.0, 10.0, 100.0],
     ("jtt", "train.robust.jtt_upweight"): [2.0, 5.0, 20.0],
     ("lff", "train.robust.lff_q"): [0.3, 0.5, 0.7, 0.9],
+    ("lff", "train.robust.lff_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
     ("cluster-dro", "weights.clusters"): [10, 40, 80, "auto"],
+    ("afr", "train.robust.afr_gamma"): [0.0, 2.0, 4.0, 8.0, 16.0],
+    ("afr", "train.robust.afr_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
+    ("self", "train.robust.self_stop_l2"): [1.0, 10.0, 100.0],
+    ("self", "train.robust.self_share"): [0.1, 0.25, 0.5, 1.0],
+    ("self", "train.robust.self_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
+    ("xrm", "train.robust.xrm_rounds"): [2, 5, 10],
+    ("xrm", "train.robust.xrm_tilt"): [1.0, 3.0, 10.0, 30.0],
+    ("ula", "weights.bias_l2"): [0.01, 0.1, 1.0, 10.0],
+    ("ula", "train.robust.ula_strength"): [0.5, 1.0, 2.0, 4.0],
+    ("erase", "weights.clusters"): [10, 40, 80, "auto"],
     ("group-dro", "train.robust.group_tilt"): [3.0, 10.0, 30.0],
 }
 ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")

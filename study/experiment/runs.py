@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from cid.device import pick_device
 from cid.heads import Design, Heads
-from cid.methods import METHODS, get_method, group_column, training_groups, training_weights
+from cid.methods import METHODS, get_method, needed_column, training_needs, training_weights
 from cid.networks import fit, get_model, initialisation, place, read_options
-from cid.options import HeadOptions, NetworkOptions, of_kind, read
+from cid.options import NEEDS, HeadOptions, NetworkOptions, of_kind, read
 from cid.trainers import Cell, fit_method, fit_weighted
 from study import store
 from study.cores import on_all_cores
@@ -58,7 +58,7 @@ def weigh_sets(
     -------
     pandas.DataFrame
         ``sets`` with one column a method, the weight of a training image, and one column
-        ``<method>:group`` for each method with groups; NaN for a test image.
+        (:func:`cid.methods.needed_column`) for each method that needs more; NaN for a test image.
     """
     specs, keys = {method: get_method(method) for method in methods}, {}
     for method, spec in specs.items():
@@ -74,18 +74,18 @@ def weigh_sets(
 
             def once(method=method) -> dict:
                 weights = training_weights(method, *given, settings, shared)
-                groups = training_groups(method, *given, settings, shared)
-                return {"weights": weights} | ({} if groups is None else {"groups": groups})
+                needed = training_needs(method, *given, settings, shared)
+                return {"weights": weights} | ({} if needed is None else {"needed": needed})
 
             key = store.digest(keys[method], seen, people if "identity" in spec.sees else None)
             result = store.kept(folder, f"weights-{method}-{key[:24]}", once)
             found[method] = result["weights"]
-            if spec.groups:
-                found[group_column(method)] = result["groups"].astype(float)
+            if spec.needed:
+                found[needed_column(method)] = result["needed"].astype(float)
         return pd.DataFrame(found, train.index)
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
-    columns = [*methods, *(group_column(m) for m, spec in specs.items() if spec.groups)]
+    columns = [*methods, *filter(None, map(needed_column, methods))]
     found = pd.concat(on_all_cores(weigh, each))
     return pd.concat([sets, found.reindex(sets.index)[columns]], axis=1)
 
@@ -131,7 +131,7 @@ def train_sets(
         if folder is not None:
             images = store.digest(train["seed"].to_numpy(), train["row"].to_numpy())
             for method in methods:
-                own = [train[c].to_numpy() for c in (method, group_column(method)) if c in train]
+                own = [train[c].to_numpy() for c in (method, needed_column(method)) if c in train]
                 key = store.digest(keys[method], images, *own)
                 files[method] = Path(folder) / f"heads-{method}-{key[:24]}.npz"
             found = {method: store.read(file) for method, file in files.items()}
@@ -152,7 +152,7 @@ def train_sets(
 
     blocks = [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
     tables, fitted = zip(*on_all_cores(fit_block, blocks), strict=True)
-    heads = {method: _joined([found[method] for found in fitted]) for method in methods}
+    heads = {method: Heads.joined([found[method] for found in fitted]) for method in methods}
     return pd.concat(tables, ignore_index=True), heads
 
 
@@ -172,19 +172,11 @@ def _fitted(cell: Cell, methods: list[str], train: pd.DataFrame) -> dict[str, He
         found = dict(zip(stacked, heads, strict=True))
     for method in methods:
         if method not in found:
-            column = group_column(method)
-            groups = spread(column, np.int64) if column in train else None
-            found[method] = fit_method(cell, _kind(method), spread(method, np.float32), groups)
+            column, kind = needed_column(method), _kind(method)
+            dtype = np.float32 if NEEDS.get(kind) == "offset" else np.int64
+            needed = spread(column, dtype) if column in train else None
+            found[method] = fit_method(cell, kind, spread(method, np.float32), needed)
     return found
-
-
-def _joined(parts: list[Heads]) -> Heads:
-    return Heads(
-        np.concatenate([heads.weight for heads in parts]),
-        np.concatenate([heads.bias for heads in parts]),
-        max(int(heads.iterations) for heads in parts),
-        np.concatenate([heads.gradient for heads in parts]),
-    )
 
 
 @dataclass(eq=False)
@@ -286,8 +278,8 @@ def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[R
     tested = dict(list(tests.groupby(["level", "seed"])["row"]))
     for method in sorted(methods, key=lambda method: _kind(method) == "retrain"):
         kind = _kind(method)
-        name = {"weighted": "weights", "group-dro": "groups", "retrain": "groups"}.get(kind)
-        column = method if name == "weights" else group_column(method)
+        name = "weights" if kind == "weighted" else NEEDS.get(kind)
+        column = method if name == "weights" else needed_column(method)
         if name and (column not in train or train[column].isna().any()):
             raise ValueError(
                 f"the sets lack the column {column!r}, or a value in it, which training of the kind "
@@ -361,7 +353,7 @@ def train_model(
         options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
         data, how = (features, labels, methods), {"folder": folder, "progress": "fit heads"}
         predictions, fitted = train_sets(sets, *data, train["l2"], options, **how)
-        heads = _joined(list(fitted.values()))
+        heads = Heads.joined(list(fitted.values()))
         return predictions, (
             f"{len(heads.weight)} linear heads on {features.shape[1]:,} features converged (largest "
             f"gradient left: {heads.gradient.max():.0e} of the initial one)."

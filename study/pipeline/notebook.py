@@ -178,10 +178,12 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
     write_text(output, dumps(nb))
 
 
-def run_stage(stage: str) -> None:
-    """Execute the notebook of a stage with its parameters, into ``build/notebooks/``."""
+def run_stage(stage: str) -> bool:
+    """Execute the notebook of a stage with its parameters, into ``build/notebooks/``; returns whether
+    that was :func:`study.pipeline.stages.done_before`."""
     given = pick(params.read(), stages.parameters(stage))  # which checks the whole file
-    run(stages.notebook(stage), f"build/notebooks/{stage}.ipynb", given)
+    output = f"build/notebooks/{stage}.ipynb"
+    return stages.done_before(stage, given, lambda: run(stages.notebook(stage), output, given))
 
 
 def run_paper() -> None:
@@ -309,12 +311,16 @@ def main(argv: list[str] | None) -> int:
         return 0
     began = time.monotonic()
     try:
-        run_stage(args.stage) if args.command == "run" else run_paper()
+        if args.command == "run":
+            before = run_stage(args.stage)
+        else:
+            before = stages.done_before("paper", {}, run_paper)
     except KeyboardInterrupt:
         logging.disable()  # asyncio would complain about the cell it can no longer await
         print("interrupted; the next run goes on from the work that is finished", file=sys.stderr)
         return 130
-    _remember(getattr(args, "stage", "paper"), time.monotonic() - began)
+    if not before:
+        _remember(getattr(args, "stage", "paper"), time.monotonic() - began)
     return 0
 
 

@@ -173,6 +173,7 @@ class Weights(Section):
     keep_class_direction: Truth
     local_scaling: Truth
     clusters: CountOrAuto
+    bias_l2: Positive = 0.1
 
 
 class Train(Section):

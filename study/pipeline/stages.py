@@ -10,12 +10,16 @@ deep, so that an edit runs what it can change and nothing else.
 
 import ast
 import builtins
+import hashlib
 import io
 import json
+import os
 import shlex
+import shutil
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from symtable import symtable
 
@@ -25,12 +29,13 @@ import study
 from cid.names import suggest
 from study import source
 from study.pipeline.params import command
-from study.store import write_text
+from study.store import KEPT, digest, write_text
 
 DVC = Path("dvc.yaml")
 COMPUTE, PAPER = Path("notebooks/compute"), Path("notebooks/paper")
 TEMPLATES = "study/pipeline/templates"
 PINS = "requirements.lock"
+LARGE = 2**30  # bytes of outputs above which they are not kept a second time
 
 
 def stages() -> dict[str, dict]:
@@ -93,6 +98,55 @@ def _files(programs: Iterable[str]) -> set[str]:
         if path.name != "__init__.py"
         or any(isinstance(node, works) for node in ast.parse(path.read_text("utf-8")).body)
     }
+
+
+def done_before(stage: str, given: Mapping, work: Callable[[], object]) -> bool:
+    """Do the work of a stage, unless it was done with the same inputs: then put its outputs back.
+
+    DVC compares files, so it starts a stage again after an edit of a comment or docstring in code that
+    the stage imports. Here the same code is the same whatever is said about it. ``given`` are the
+    stage's parameters. Returns whether it was done before. To compute again, remove ``build/runs``.
+    """
+    known = {"deps": [], "outs": []} | stages().get(stage, {})
+    inputs = [(file, _content(file)) for dep in known["deps"] for file in _under(Path(dep))]
+    key = digest(dict(given), sys.version, source.versions(), *inputs)
+    folder, outs = KEPT / f"stage-{stage}-{key[:24]}", list(map(Path, known["outs"]))
+    if outs and folder.is_dir():
+        for out in outs:
+            _copy(folder / out.name, out)
+        print(f"{stage}: nothing that counts has changed; its outputs are put back")
+        return True
+    work()
+    if sum(file.stat().st_size for out in outs for file in map(Path, _under(out))) > LARGE:
+        return False
+    draft = folder.with_suffix(f".{os.getpid()}.partial")
+    with suppress(OSError):  # a full disk: the stage itself is done
+        for out in outs:
+            _copy(out, draft / out.name)
+        os.replace(draft, folder)
+    shutil.rmtree(draft, ignore_errors=True)
+    return False
+
+
+def _under(path: Path) -> list[str]:
+    return sorted(str(f) for f in path.rglob("*") if f.is_file()) if path.is_dir() else [str(path)]
+
+
+def _content(file: str) -> str:
+    """Digest of a file, of code by what it does."""
+    if file.endswith(".py"):
+        return digest(source.text(file))
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _copy(this: Path, there: Path) -> None:
+    there.parent.mkdir(parents=True, exist_ok=True)
+    if not this.is_dir():
+        shutil.copyfile(this, there)
+        return
+    shutil.rmtree(there, ignore_errors=True)
+    shutil.copytree(this, there)
 
 
 def is_code(dep: str) -> bool:

@@ -368,6 +368,21 @@ def area(estimates: Estimates) -> pd.DataFrame:
     return _with_difference(_over_levels(estimates, area_weights)).drop(columns="level")
 
 
+def lead(estimates: Estimates, method: str) -> pd.DataFrame:
+    """How far one method is ahead of every other, paired, as a mean over the bias range.
+
+    Columns as in :func:`difference`, without the level: the row of a method is ``method`` minus it.
+    """
+    area, names = _over_levels(estimates, area_weights), estimates.methods
+    ahead = -np.eye(len(names))
+    ahead[:, names.index(method)] += 1
+    others = [other for other in names if other != method]
+    ahead = np.delete(ahead, names.index(method), axis=0)
+    table = _intervals(replace(_linear(area, methods=ahead), methods=others)).drop(columns="level")
+    table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
+    return table
+
+
 def power(estimates: Estimates) -> pd.DataFrame:
     """What a study could have shown: the smallest difference to ERM of the area it would detect.
 

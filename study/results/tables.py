@@ -195,6 +195,57 @@ def headline_cells(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
     return head, rows
 
 
+def rivals(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> Printed:
+    """Every method's gain over ERM, and how far label surprise is ahead of it, in the main metrics.
+
+    The tables are of the functions of those names in :mod:`study.results.inference`, or read back from
+    CSV; the best method in accuracy comes first, those told the true identities last.
+    """
+    gain = area[area["test"] == test].set_index(["metric", "method"])
+    gain = gain[[f"{name}_difference" for name in _INTERVAL]].set_axis(_INTERVAL, axis=1)
+    ahead = lead[lead["test"] == test].set_index(["metric", "method"])[_INTERVAL]
+    metrics = [m for m in MAIN if np.isfinite(gain.loc[m, "mean"]).any()]
+    names = gain.loc[MAIN[0]].drop(index="erm", errors="ignore").index
+    told = {m: m in METHODS and "identity" in METHODS[m].sees for m in names}
+    names = sorted(names, key=lambda m: (told[m], -gain.loc[(MAIN[0], m), "mean"]))
+    head, rows = ["method", "labels"], []
+    for metric in metrics:
+        head += [f"{METRICS[metric].title.lower()}, − ERM", f"{title('surprise')} − it"]
+    for m in names:
+        cells = [title(m), ", ".join(METHODS[m].sees) or "none" if m in METHODS else "class"]
+        for metric in metrics:
+            cells.append(points(**gain.loc[(metric, m)]))
+            cells.append("–" if m == "surprise" else points(**ahead.loc[(metric, m)]))
+        rows.append(cells)
+    return head, rows
+
+
+def lead_sentence(lead: pd.DataFrame, test: str = "seen") -> str:
+    """Which methods without identities label surprise is ahead of, behind, or neither, Holm-corrected.
+
+    ``lead`` is of :func:`study.results.inference.lead`, or read back from CSV; CID's own forms are left
+    out, as it is one of them.
+    """
+    rows = lead[(lead["test"] == test) & (lead["metric"] == MAIN[0])]
+    family = [m for m in METHODS if m.startswith("cid")]
+    free = [m for m, spec in METHODS.items() if "identity" not in spec.sees and m not in family]
+    rows = rows[rows["method"].isin(free)]
+    clear = rows["p_holm"] < 0.05
+    groups = {
+        "is ahead of": rows[clear & (rows["mean"] > 0)],
+        "is behind": rows[clear & (rows["mean"] < 0)],
+        "is not told apart from": rows[~clear],
+    }
+    parts = [f"{verb} {_listed(part['method'])}" for verb, part in groups.items() if len(part)]
+    images = "held-out images of seen people" if test == "seen" else "people never seen in training"
+    return f"In accuracy on {images}, at 5 % after Holm's correction, label surprise {'; it '.join(parts)}."
+
+
+def _listed(methods: Sequence[str]) -> str:
+    names = list(map(title, methods))
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def sentence(area: pd.DataFrame, task: str, levels: Sequence[float], test: str = "seen") -> str:
     """What the study found, in one sentence of Markdown that holds whatever was found.
 

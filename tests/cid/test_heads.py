@@ -142,18 +142,36 @@ def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     x, y = rng.normal(size=(40, 60)), np.arange(40) % 2
     design = heads.Design(x, y)
     sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
-    first = design.gram(sets[0])
-    part, shift, scale = design.standardised(sets[0])
+
+    def gram(k):
+        return design.gram(sets[k], design.standardised(sets[k])[0])
+
+    part, first = design.standardised(sets[0])[0], gram(0)
     torch.testing.assert_close(first, part @ part.T, atol=1e-3, rtol=1e-5)
-    assert design.gram(sets[0]) is first
+    assert gram(0) is first
     monkeypatch.setattr(heads, "GRAM", 2 * 400)
-    kept = design.gram(sets[1])
-    design.gram(sets[0]), design.gram(sets[2])  # the longest unused went
-    assert design.gram(sets[0]) is first
-    assert design.gram(sets[1]) is not kept
+    kept = gram(1)
+    gram(0), gram(2)  # the longest unused went
+    assert gram(0) is first
+    assert gram(1) is not kept
     weights = np.zeros((2, 40))
     weights[0, :20] = weights[1, 10:30] = 1
     shared = fit_heads(x, y, weights, 0.1, design=design)
     np.testing.assert_array_equal(
         shared.weight, fit_heads(x, y, weights, 0.1, design=heads.Design(x, y)).weight
     )
+
+
+@pytest.mark.parametrize("d", [8, 300], ids=["primal", "dual"])
+def test_an_offset_is_added_in_training_and_is_no_part_of_the_head(d):
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(200, d)), np.arange(200) % 2
+    offset, weights = rng.normal(size=(2, 200)), rng.exponential(size=(2, 200))
+    found = fit_heads(x, y, weights, 0.1, offset=offset, tolerance=1e-6)
+    z, side = (x - x.mean(axis=0)) / x.std(axis=0), 2 * y - 1
+    for h in range(2):  # at the optimum the gradient by the standardised weights vanishes
+        margin = side * (x @ found.weight[h] + found.bias[h] + offset[h])
+        slope = -side * weights[h] / weights[h].sum() / (1 + np.exp(margin))
+        own = found.weight[h] * x.std(axis=0)
+        np.testing.assert_allclose(slope @ z + 0.1 * own, 0, atol=1e-5)
+        assert abs(slope.sum()) < 1e-5

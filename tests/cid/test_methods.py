@@ -7,14 +7,14 @@ import pytest
 
 from cid import methods, posterior
 from cid.density import cid_weights, class_density, neighbour_width
-from cid.methods import METHODS, training_groups, training_weights
+from cid.methods import METHODS, training_needs, training_weights
 from cid.options import KINDS
 from cid.posterior import label_posterior
 
 SETTINGS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
-    "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "bias_l2": 0.1,
 }  # fmt: skip
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 PEOPLE = np.array([7, 7, 7, 8, 7, 8])
@@ -74,8 +74,8 @@ def test_a_method_without_identity_labels_never_receives_them(method, embeddings
     )
     arguments = (method, embeddings, LABELS)
     np.testing.assert_array_equal(
-        training_groups(*arguments, Untouchable(), SETTINGS),
-        training_groups(*arguments, None, SETTINGS),
+        training_needs(*arguments, Untouchable(), SETTINGS),
+        training_needs(*arguments, None, SETTINGS),
     )
 
 
@@ -134,15 +134,28 @@ def test_cid_is_as_published_and_sharpened_beside(embeddings):
 
 
 def test_groups_are_cells_of_the_truth_or_clusters_within_a_class(embeddings):
-    codes = training_groups("group-dro", embeddings, LABELS, PEOPLE, SETTINGS)
+    codes = training_needs("group-dro", embeddings, LABELS, PEOPLE, SETTINGS)
     np.testing.assert_array_equal(codes, 2 * (PEOPLE == 8) + LABELS)
-    people = training_groups("last-layer", embeddings, LABELS, PEOPLE, SETTINGS)
+    people = training_needs("last-layer", embeddings, LABELS, PEOPLE, SETTINGS)
     np.testing.assert_array_equal(people, PEOPLE == 8)
-    assert training_groups("cid", embeddings, LABELS, PEOPLE, SETTINGS) is None
+    assert training_needs("cid", embeddings, LABELS, PEOPLE, SETTINGS) is None
     far = np.array([[1, 0, 0], [1, 0.1, 0], [0, 1, 0], [0, 1, 0.1], [0, 0, 1], [1, 0, 1]])
-    clusters = training_groups("cluster-dro", far, LABELS, None, SETTINGS | {"clusters": 2})
+    clusters = training_needs("cluster-dro", far, LABELS, None, SETTINGS | {"clusters": 2})
     assert clusters[0] == clusters[1] != clusters[2] == clusters[3]
     assert not set(clusters[LABELS == 0]) & set(clusters[LABELS == 1])
+
+
+def test_log_odds_are_those_of_a_ridge_model_on_the_proxy(embeddings):
+    """At the optimum of the mean loss plus the penalty the gradient vanishes."""
+    found = training_needs("ula", embeddings, LABELS, None, SETTINGS)
+    z = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    z = ((z - z.mean(axis=0)) / z.std(axis=0)).astype(float)
+    z = np.hstack([z, np.ones((6, 1))])
+    weight = np.linalg.lstsq(z, found, rcond=None)[0]
+    np.testing.assert_allclose(z @ weight, found, atol=1e-5)
+    error = 1 / (1 + np.exp(-found)) - LABELS
+    penalty = 0.1 * np.append(weight[:-1], 0)
+    np.testing.assert_allclose(z.T @ error / 6 + penalty, 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("auto", [True, False])
@@ -153,10 +166,11 @@ def test_a_method_is_handed_the_settings_that_it_declares_and_no_other(method, a
     own = {key: settings[key] for key in METHODS[method].settings}
     given = method, embeddings, LABELS, PEOPLE
     np.testing.assert_array_equal(training_weights(*given, own), training_weights(*given, settings))
-    np.testing.assert_array_equal(training_groups(*given, own), training_groups(*given, settings))
+    np.testing.assert_array_equal(training_needs(*given, own), training_needs(*given, settings))
+    weigh = training_weights if METHODS[method].needed is None else training_needs
     for key in own:
         with pytest.raises(KeyError, match=key):
-            training_weights(*given, {k: v for k, v in own.items() if k != key})
+            weigh(*given, {k: v for k, v in own.items() if k != key})
 
 
 def test_a_setting_that_is_not_declared_is_a_key_error(embeddings, monkeypatch):

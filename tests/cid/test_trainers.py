@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from cid.heads import Design, fit_heads
-from cid.options import KINDS, HeadOptions
-from cid.risks import generalised_cross_entropy
-from cid.trainers import STACK, TRAINERS, Cell, balanced_subset, fit_method, fit_weighted
+from cid.options import KINDS, NEEDS, HeadOptions
+from cid.risks import generalised_cross_entropy, group_risk
+from cid.trainers import (
+    STACK,
+    TRAINERS,
+    Cell,
+    balanced_subset,
+    erasure,
+    fit_method,
+    fit_weighted,
+)
 
 PEOPLE = np.arange(400) % 10
 
@@ -45,7 +54,7 @@ def test_just_train_twice_upweights_the_first_heads_errors(cell):
 
 
 def test_learning_from_failure_trusts_the_difficulty_relative_to_a_biased_head(cell):
-    cell = replace(cell, options=HeadOptions(lff_q=0.7, lff_rounds=2))
+    cell = replace(cell, options=HeadOptions(lff_q=0.7, lff_rounds=2, lff_l2=0.4))
     features, labels = cell.features, cell.labels
     found = fit_method(cell, "lff", ONES).logits(features)
     sign = np.where(labels == 1, 1, -1)
@@ -53,7 +62,7 @@ def test_learning_from_failure_trusts_the_difficulty_relative_to_a_biased_head(c
     def loss(heads):
         return np.logaddexp(0, -sign * heads.logits(features))
 
-    biased = loss(fit_heads(features, labels, ONES, 0.1, risk=generalised_cross_entropy(0.7)))
+    biased = loss(fit_heads(features, labels, ONES, 0.4, risk=generalised_cross_entropy(0.7)))
     heads = fit_heads(features, labels, ONES, 0.1)
     for _ in range(2):
         difficulty = biased / (biased + loss(heads))
@@ -72,9 +81,132 @@ def test_retraining_averages_the_heads_of_balanced_subsets(cell):
     np.testing.assert_allclose(found.weight[0], np.mean(draws, axis=0), atol=2e-3)
 
 
+def split(cell):
+    """The images that are fitted first, and those held out, a fifth of either class."""
+    held = cell.part(ONES, 0.2)
+    for label in (0, 1):
+        own = held[0] & (cell.labels == label)
+        assert own.sum() == round(0.2 * ((cell.labels == label) & (ONES[0] > 0)).sum())
+    assert not held[0, 300:].any()
+    first = fit_heads(cell.features, cell.labels, ONES * ~held, 0.1)
+    return (
+        held,
+        first,
+        1 / (1 + np.exp(-np.where(cell.labels == 1, 1, -1) * first.logits(cell.features))),
+    )
+
+
+def test_afr_corrects_a_head_on_held_out_images_that_it_finds_hard(cell):
+    cell = replace(cell, options=HeadOptions(afr_gamma=3.0, afr_l2=0.5))
+    held, first, right = split(cell)
+    weights = held * np.exp(-3 * right)
+    for label in (0, 1):
+        own = cell.labels == label
+        weights[0, own] /= (held[0] & own).sum()
+    logits = first.logits(cell.features)
+    change = fit_heads(cell.features, cell.labels, weights, 0.5, offset=logits)
+    expected = logits + change.logits(cell.features)
+    found = fit_method(cell, "afr", ONES).logits(cell.features)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
+    # A pull without end leaves the first head's direction as it was.
+    tied = fit_method(replace(cell, options=HeadOptions(afr_l2=1e6)), "afr", ONES)
+    np.testing.assert_allclose(tied.weight, first.weight, atol=1e-4)
+
+
+def test_self_corrects_a_head_where_a_second_one_disagrees_most(cell):
+    cell = replace(cell, options=HeadOptions(self_stop_l2=5.0, self_share=0.3, self_l2=0.5))
+    held, first, p = split(cell)
+    stopped = fit_heads(cell.features, cell.labels, ONES * ~held, 5.0)
+    q = 1 / (1 + np.exp(-np.where(cell.labels == 1, 1, -1) * stopped.logits(cell.features)))
+    divergence = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))[0]
+    classes = [np.flatnonzero(held[0] & (cell.labels == label)) for label in (0, 1)]
+    count = round(0.3 * min(map(len, classes)))
+    chosen = np.zeros_like(ONES)
+    for own in classes:
+        chosen[0, sorted(own, key=lambda i: -divergence[i])[:count]] = 1
+    logits = first.logits(cell.features)
+    change = fit_heads(cell.features, cell.labels, chosen, 0.5, offset=logits)
+    expected = logits + change.logits(cell.features)
+    found = fit_method(cell, "self", ONES).logits(cell.features)
+    np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(cell, rounds):
+    cell = replace(cell, options=HeadOptions(xrm_rounds=rounds, xrm_tilt=2.0))
+    features, labels = cell.features, cell.labels
+    half, p = cell.part(ONES, 0.5), np.full((2, 400), 1.0)
+    for _ in range(rounds):
+        flip = np.clip(1 - 2 * p, 0, 1)  # of an image, by what the other head thinks of its label
+        heads = []
+        for member, other in ((half, flip[1]), (~half, flip[0])):
+            weights = ONES * member
+            both = np.concatenate([weights * (1 - other), weights * other], axis=1)
+            twice, flipped = np.concatenate([features] * 2), np.concatenate([labels, 1 - labels])
+            heads.append(fit_heads(twice, flipped, both, 0.1))
+        side = np.where(labels == 1, 1, -1)
+        p = np.concatenate([1 / (1 + np.exp(-side * h.logits(features))) for h in heads])
+    wrong = np.where(half[0], p[1], p[0]) < 0.5
+    risk = partial(group_risk, 2.0)
+    expected = fit_heads(features, labels, ONES, 0.1, risk=risk, groups=(2 * labels + wrong)[None])
+    found = fit_method(cell, "xrm", ONES).logits(features)
+    expected = expected.logits(features)
+    np.testing.assert_allclose(found, expected, atol=5e-3 * expected.std())
+    assert 10 < wrong[:300].sum() < 150
+
+
+def test_ula_does_not_learn_what_the_proxy_explains(cell):
+    log_odds = 0.8 * (cell.features[None, :, 30] - 5)
+    cell = replace(cell, options=HeadOptions(ula_strength=0.5))
+    found = fit_method(cell, "ula", ONES, log_odds)
+    expected = fit_heads(cell.features, cell.labels, ONES, 0.1, offset=0.5 * log_odds)
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
+    plain = fit_heads(cell.features, cell.labels, ONES, 0.1)
+    assert abs(found.weight[0, 30]) < 0.9 * abs(plain.weight[0, 30])
+
+
+def test_erasure_leaves_no_linear_trace_of_the_groups():
+    rng = np.random.default_rng(3)
+    groups = rng.integers(5, size=300)
+    x = (
+        rng.normal(size=(300, 20)) @ rng.normal(size=(20, 20))
+        + 2 * rng.normal(size=(5, 20))[groups]
+    )
+    x -= x.mean(axis=0)
+    tell, shift = erasure(x, groups)
+    clean = x - x @ tell @ shift
+    means = np.stack([clean[groups == g].mean(axis=0) for g in range(5)])
+    np.testing.assert_allclose(means, 0, atol=1e-8)
+    assert np.linalg.matrix_rank(tell @ shift, tol=1e-8) == 4  # of five means around their mean
+    np.testing.assert_allclose(erasure(clean, np.zeros(300))[0], 0)  # one group tells nothing
+
+
+def test_erasure_of_two_groups_is_the_closed_form(monkeypatch):
+    """Without shrinkage: x - D (D^T S^-1 D)^-1 D^T S^-1 x for a difference D of means."""
+    monkeypatch.setattr("sklearn.covariance.ledoit_wolf_shrinkage", lambda *a, **k: 0.0)
+    x = np.array([[2.0, 1.0], [0.0, 1.0], [1.0, -1.0], [-3.0, -1.0]])
+    tell, shift = erasure(x, np.array([0, 0, 1, 1]))
+    inverse, d = np.linalg.inv(x.T @ x / 4), np.array([2.0, 2.0])
+    expected = x - np.outer(x @ inverse @ d, d) / (d @ inverse @ d)
+    np.testing.assert_allclose(x - x @ tell @ shift, expected, atol=1e-9)
+
+
+def test_a_head_on_erased_features_is_in_raw_units(cell):
+    found = fit_method(cell, "erase", ONES, PEOPLE[None])
+    x = cell.features[:300].astype(float)
+    centre, spread = x.mean(axis=0), x.std(axis=0)
+    z = (x - centre) / spread
+    tell, shift = erasure(z, PEOPLE[:300])
+    clean = z - z @ tell @ shift
+    expected = fit_heads(clean, cell.labels[:300], ONES[:, :300], 0.1).logits(clean.astype("f4"))
+    found = found.logits(cell.features[:300])
+    np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
+
+
 def test_every_way_of_training_gives_a_head_of_its_own(cell):
-    groups = {"group-dro": (2 * PEOPLE + cell.labels)[None], "retrain": PEOPLE[None]}
-    found = [fit_method(cell, kind, ONES, groups.get(kind)) for kind in TRAINERS]
+    needed = {"group-dro": (2 * PEOPLE + cell.labels)[None], "ula": cell.features[None, :, 0] - 5}
+    needed |= dict.fromkeys(("retrain", "erase"), PEOPLE[None])
+    found = [fit_method(cell, kind, ONES, needed.get(kind)) for kind in TRAINERS]
     logits = np.concatenate([heads.logits(cell.features) for heads in found])[:, 300:]
     assert (((logits > 0) == cell.labels[300:]).mean(axis=1) > 0.6).all()
     assert np.linalg.matrix_rank(logits) == len(TRAINERS) == len(KINDS)
@@ -84,8 +216,8 @@ def test_every_way_of_training_gives_a_head_of_its_own(cell):
 def test_unknown_kinds_and_missing_groups_are_named(cell):
     with pytest.raises(ValueError, match=r"kind 'jt' is unknown \(did you mean 'jtt'\?\)"):
         fit_method(cell, "jt", ONES)
-    for kind in ("group-dro", "retrain"):
-        with pytest.raises(ValueError, match=f"kind {kind} needs groups and none were given"):
+    for kind, name in NEEDS.items():
+        with pytest.raises(ValueError, match=f"kind {kind} needs {name} and none were given"):
             fit_method(cell, kind, ONES)
 
 

@@ -12,7 +12,7 @@ import pytest
 from cid import networks
 from cid.density import cid_weights
 from cid.heads import fit_heads
-from cid.methods import METHODS, group_column, training_weights
+from cid.methods import METHODS, training_weights
 from cid.networks import fit, read_options
 from cid.options import HeadOptions
 from study.experiment import runs
@@ -23,7 +23,7 @@ CPU = {"device": "cpu"}
 WEIGHTS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
-    "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "bias_l2": 0.1,
 }  # fmt: skip
 BIAS = {"kind": "correlation", "images_per_identity": 6, "test_per_class": 2, "unseen_share": 0.2}
 EVERY = ["erm", "cid", "cvar-dro", "kl-dro", "jtt", "lff", "group-dro", "last-layer"]
@@ -52,8 +52,8 @@ def sets(features):
     weights = np.random.default_rng(9).exponential(size=len(table))
     table["cid"] = np.where(train, weights, np.nan)
     cells = 2 * people + labels[table["row"]]
-    table["group-dro:group"] = np.where(train, cells, np.nan)
-    table["last-layer:group"] = np.where(train, people, np.nan)
+    table["group-dro:groups"] = np.where(train, cells, np.nan)
+    table["last-layer:groups"] = np.where(train, people, np.nan)
     return table
 
 
@@ -75,8 +75,8 @@ def test_sets_are_weighed_set_by_set(people):
     sets = draw_sets(identities, labels, seeds=2, levels=[0.0, 0.3333], **BIAS)
     weighed = weigh_sets(sets, proxy, labels, identities, list(METHODS), WEIGHTS)
     columns = weighed.columns.difference(sets.columns)
-    grouped = ("cluster-dro", "group-dro", "last-layer")
-    assert set(columns) == set(METHODS) | {group_column(m) for m in grouped}
+    more = [f"{m}:groups" for m in ("cluster-dro", "group-dro", "last-layer", "erase")]
+    assert set(columns) == {*METHODS, *more, "ula:offset"}
     train = sets["part"] == "train"
     assert weighed.loc[~train, columns].isna().all(axis=None)
     assert weighed.loc[train, columns].notna().all(axis=None)
@@ -380,8 +380,8 @@ def test_a_bar_counts_runs_on_stderr_only(features, sets, capsys):
 
 def test_columns_that_are_missing_stop_before_the_first_run(features, sets):
     x, labels = features
-    with pytest.raises(ValueError, match="lack the column 'group-dro:group'"):
-        train_networks(sets.drop(columns="group-dro:group"), x, labels, ["group-dro"], "mlp")
+    with pytest.raises(ValueError, match="lack the column 'group-dro:groups'"):
+        train_networks(sets.drop(columns="group-dro:groups"), x, labels, ["group-dro"], "mlp")
 
 
 def test_a_damaged_file_of_a_run_is_replaced(features, sets, tmp_path):

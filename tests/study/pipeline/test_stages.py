@@ -93,3 +93,62 @@ def test_code_that_a_stage_uses_is_put_into_its_dependencies(tmp_path, monkeypat
     Path("dvc.yaml").write_text(unused)
     assert stages.main(["check"]) == 1
     assert capsys.readouterr().out.endswith("embed: does not use study/results/plots.py\n")
+
+
+@pytest.fixture
+def one_stage(tmp_path, monkeypatch):
+    """A stage that writes what a module and a table say; ``work()`` counts how often it was done."""
+    monkeypatch.chdir(tmp_path)
+    Path("code.py").write_text('"""Doubles."""\n\nFACTOR = 2  # twice\n')
+    Path("data").mkdir()
+    Path("data/a.txt").write_text("3")
+    outs = {"deps": ["code.py", "data"], "outs": ["build/made", "build/notebooks/made.ipynb"]}
+    monkeypatch.setattr(stages, "stages", lambda: {"made": outs})
+    done = []
+
+    def work():
+        done.append(1)
+        factor = int(Path("code.py").read_text().partition("FACTOR = ")[2][0])
+        for name in ("build/made/result", "build/notebooks/made.ipynb"):
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_text(str(factor * int(Path("data/a.txt").read_text())))
+
+    def run(given=None):
+        """Like DVC, which removes the outputs first; (number of times worked, what is there)."""
+        shutil.rmtree("build/made", ignore_errors=True)
+        Path("build/notebooks/made.ipynb").unlink(missing_ok=True)
+        before = stages.done_before("made", given or {"level": 0.9}, work)
+        found = {Path(o).read_text() for o in ("build/made/result", "build/notebooks/made.ipynb")}
+        assert len(found) == 1
+        return before, len(done), found.pop()
+
+    return run
+
+
+def test_what_only_says_something_else_is_not_done_again(one_stage):
+    assert one_stage() == (False, 1, "6")
+    Path("code.py").write_text('"""Twice."""\nFACTOR = 2\n')
+    assert one_stage() == (True, 1, "6")
+    Path("code.py").write_text('"""Twice."""\nFACTOR = 4\n')
+    assert one_stage() == (False, 2, "12")
+    Path("data/a.txt").write_text("2")
+    assert one_stage() == (False, 3, "8")
+    assert one_stage({"level": 0.5}) == (False, 4, "8")
+    Path("data/b.txt").write_text("a file more")
+    assert one_stage() == (False, 5, "8")
+    Path("build/made/result").write_text("by hand")  # what is kept is a copy
+    assert one_stage() == (True, 5, "8")
+
+
+def test_large_outputs_are_not_kept_twice(one_stage, monkeypatch):
+    monkeypatch.setattr(stages, "LARGE", 1)
+    assert [one_stage()[:2] for _ in range(2)] == [(False, 1), (False, 2)]
+
+
+def test_a_disk_without_room_does_not_undo_a_stage(one_stage, monkeypatch):
+    def full(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(stages, "_copy", full)
+    assert one_stage() == (False, 1, "6")
+    assert not list(Path("build").glob("runs/*"))

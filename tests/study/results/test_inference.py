@@ -378,6 +378,21 @@ def test_area_and_its_difference(study):
     assert cid[["mean", "mean_difference"]].tolist() == pytest.approx([0.225, -0.025])
 
 
+def test_a_lead_is_the_paired_difference_the_other_way(study):
+    area, lead = inference.area(study), inference.lead(study, "cid")
+    own = row(lead, method="erm", metric="accuracy", test="seen")
+    gain = row(area, method="cid", metric="accuracy", test="seen")
+    names = ["mean", "low", "high"]
+    expected = gain[[f"{name}_difference" for name in names]].astype(float)
+    np.testing.assert_allclose(own[names].astype(float), expected)
+    gains = area.set_index(["test", "metric", "method"])["mean"]
+    for _, found in lead.iterrows():
+        place = found["test"], found["metric"]
+        expected = gains[(*place, "cid")] - gains[(*place, found["method"])]
+        assert found["mean"] == pytest.approx(expected, nan_ok=True)
+    assert "cid" not in set(lead["method"]) and "level" not in lead
+
+
 def test_the_share_of_the_oracles_gain(study):
     table = inference.oracle_gap_recovered(study)
     assert set(table["method"]) == {"cid"} and len(table) == 2 * 4

@@ -264,3 +264,40 @@ def test_weights_are_summed_up_by_level_and_cell():
     kish = [w.sum() ** 2 / (1000 * (w**2).sum()) for w in (part["cid"] for part in parts[:3])]
     assert effective.loc[(0.0, "cid"), "mean"] == pytest.approx(np.mean(kish))
     assert effective.loc[(0.0, "erm")].tolist() == [1, 1, 1]
+
+
+# ---------------------------------------------------------------------------- rivals
+
+
+def leads(**by_method) -> pd.DataFrame:
+    """A table of leads: of every method (mean in points, p after Holm)."""
+    rows = [
+        {"test": "seen", "metric": metric, "method": name, "mean": mean / 100, "p_holm": p}
+        | {"low": mean / 100 - 0.002, "high": mean / 100 + 0.002}
+        for metric in METRICS
+        for name, (mean, p) in by_method.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_methods_stand_by_their_gain_and_those_told_identities_last():
+    gains = {"surprise": 0.9, "jtt": 0.2, "oracle": 1.0, "ula": 0.6}
+    given = pd.concat(
+        [area([g, g - 0.1, g + 0.1], [3 * g, 0, 9], method=m) for m, g in gains.items()]
+    ).drop_duplicates(["metric", "method"])
+    lead = leads(jtt=(0.7, 0.01), oracle=(-0.1, 0.6), ula=(0.3, 0.04), erm=(0.9, 0.001))
+    head, rows = tables.rivals(given, lead)
+    assert head == ["method", "labels", "accuracy, − ERM", "Label surprise (k-NN) − it",
+                    "accuracy on minority cells, − ERM", "Label surprise (k-NN) − it"]  # fmt: skip
+    assert [row[0] for row in rows] == ["Label surprise (k-NN)", "uLA", "JTT", "Oracle"]
+    assert rows[1][:4] == ["uLA", "class", "+0.60 [+0.50, +0.70]", "+0.30 [+0.10, +0.50]"]
+    assert rows[0][3] == "–" and rows[2][1] == "none" and rows[3][1] == "class, identity"
+
+
+def test_the_lead_is_said_as_holms_correction_leaves_it():
+    lead = leads(erm=(0.9, 0.001), jtt=(0.7, 0.01), ula=(0.3, 0.2), afr=(-0.4, 0.02),
+                 cid=(0.5, 0.001), oracle=(-0.1, 0.001))  # fmt: skip
+    assert tables.lead_sentence(lead) == (
+        "In accuracy on held-out images of seen people, at 5 % after Holm's correction, label surprise "
+        "is ahead of ERM and JTT; it is behind AFR; it is not told apart from uLA."
+    )
