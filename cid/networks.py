@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -85,7 +84,8 @@ def _mlp(dimension: int | None) -> tuple[nn.Module, int]:
 
 def _cnn(dimension: int | None) -> tuple[nn.Module, int]:
     """64 px to 4 x 4 in four halvings; the map is kept, as aligned faces have their mouths in place."""
-    block = torchvision.ops.Conv2dNormActivation  # with batch normalisation and ReLU; 3 x 3
+    from torchvision.ops import Conv2dNormActivation as block  # batch normalisation, ReLU; 3 x 3
+
     coarse = [block(3, 16, kernel_size=5, stride=2), block(16, 32, stride=2), block(32, 32)]
     fine = [block(32, 64, stride=2), block(64, 64), block(64, 128, stride=2)]
     return nn.Sequential(*coarse, *fine, nn.Flatten()), 128 * 4 * 4
@@ -95,7 +95,9 @@ def _resnet(title: str, name: str) -> Model:
     """torchvision's network of a name, without its last layer."""
 
     def build(dimension: int | None) -> tuple[nn.Module, int]:
-        body = torchvision.models.get_model(name, weights=None)
+        from torchvision.models import get_model
+
+        body = get_model(name, weights=None)
         width, body.fc = body.fc.in_features, nn.Identity()
         return body, width
 
@@ -123,7 +125,9 @@ def read_options(model: str, values: dict | None = None) -> NetworkOptions:
 @lru_cache
 def _imagenet(name: str) -> tuple[dict | None, str]:
     """ImageNet weights from torch's hub cache or the network, or None and why; tried once a process."""
-    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(name).IMAGENET1K_V1
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(FETCH_SECONDS)
     try:

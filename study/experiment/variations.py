@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from cid.heads import Design
@@ -335,6 +334,8 @@ def same_label_auc(proxy: np.ndarray, labels, identities) -> float:
 
     Area under the ROC curve over all pairs of images of the same identity.
     """
+    from sklearn.metrics import roc_auc_score  # which takes a second to import
+
     unit = proxy / np.linalg.norm(proxy, axis=1, keepdims=True)
     same, cosine = [], []
     for rows in pd.Series(np.arange(len(labels))).groupby(np.asarray(identities)).indices.values():
