@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from cid.density import BLOCK, class_codes, unit_vectors
@@ -176,6 +175,8 @@ def _log_sharpened(prior, odds, codes, slope):
 
 
 def _likeliest_slope(prior, odds, codes) -> float:
+    from scipy.optimize import minimize_scalar  # which takes half a second to import
+
     def loss(slope):
         return -_log_sharpened(prior, odds, codes, slope).mean()
 

@@ -2,6 +2,7 @@
 
     python -m study.tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
                                        studies/settings.csv; needs the package anny, takes minutes
+    python -m study.tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
 
 Development people are rendered from another seed than those of any study, so nobody who was looked at
 while choosing is in a result. Every method with a setting of its own gets a small grid, one setting at a
@@ -86,22 +87,24 @@ def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]
     return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
 
 
-def tuned(arrays: variations.Arrays, settings: dict, folder=None) -> pd.DataFrame:
-    """The table: one row a method, setting and value; see the head of this module.
+def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
+    """The table: one row a method, setting and value, of some methods or all; see this module's head.
 
     ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
     three gains over ERM in points (of ERM its own numbers, in percent), ``used`` (in these settings),
     ``chosen`` (by the criterion) and ``chosen_without_identities``.
     """
     labels, rows, design = arrays.labels, [], arrays.design()
-    for (method, setting), values in tqdm(GRID.items(), desc="tune", unit="setting"):
+    grid = {key: values for key, values in GRID.items() if not methods or key[0] in methods}
+    for (method, setting), values in tqdm(grid.items(), desc="tune", unit="setting"):
         used = at(settings, setting)
         for value in values:
             own = changed(settings, setting, value) | {"methods": list({"erm": 0, method: 0})}
             found = variations.run(arrays, own, design=design, folder=folder)
             row = _row(found, method, setting, value, labels)
             rows.append(row | {"used": value == used})
-    for (near, share), found in _widths(arrays, settings, design, folder).items():
+    widths = {} if methods and "cid" not in methods else _widths(arrays, settings, design, folder)
+    for (near, share), found in widths.items():
         value = f"the {near}th, {share} of it"
         row = _row(found, "cid", "cid.density.neighbour_width", value, labels)
         rows.append(row | {"used": (near, share) == (5, 0.5)})
@@ -154,7 +157,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m study.tune", description=__doc__.split("\n")[0]
     )
     parser.add_argument("folder", type=Path, help="where the development people are or will be")
-    folder = parser.parse_args(arguments).folder
+    tunable = sorted({method for method, _ in GRID})
+    parser.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
+    given = parser.parse_args(arguments)
+    folder = given.folder
     params = YAML(typ="safe").load(Path("params.yaml"))
     if not (folder / dataset.CARD).exists():
         from study.faces.people.records import card, records
@@ -167,7 +173,10 @@ def main(arguments: list[str] | None = None) -> int:
     arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
-    table = tuned(arrays, settings, store.KEPT)
+    table = tuned(arrays, settings, store.KEPT, given.methods)
+    if given.methods:
+        known = pd.read_csv(TABLE, dtype={"value": str})
+        table = pd.concat([known[~known["method"].isin(given.methods)], table], ignore_index=True)
     store.write_text(TABLE, table.to_csv(index=False))
     print(table.to_string(index=False))
     return 0

@@ -53,6 +53,8 @@ def test_every_setting_of_the_grid_is_tried_and_the_best_is_marked(monkeypatch):
         assert own.loc[own["chosen"], "accuracy"].tolist() == [own["accuracy"].max()]
         assert own["chosen_without_identities"].sum() == 1
     assert table["accuracy"].nunique() > 2
+    alone = tune.tuned(arrays, settings, methods=["oracle-tempered"])
+    pd.testing.assert_frame_equal(alone, table[table["method"] == "oracle-tempered"])
 
 
 def test_the_parameters_are_what_the_committed_table_chose():
