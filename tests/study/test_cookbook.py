@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return finished_study(tmp_path_factory.mktemp("study"))
+    return finished_study(tmp_path_factory)
 
 
 def recipes() -> list[list[str]]:

@@ -5,6 +5,7 @@ The data are a dozen people of the embedded data set, so detection, alignment an
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -105,7 +106,7 @@ def small_study(folder):
     call(folder, "dvc", "add", "-q", "data")
     edit(
         folder, study="tiny", bias__levels=[0.0, 0.9], seeds=3, bootstrap=100, ablation__seeds=2,
-        breadth__tasks=["smiling"], breadth__kinds=["longtail"], proxies__noise=[0.4],
+        breadth__tasks=["smiling"], breadth__kinds=["longtail"], proxies__noise=[0.4], proxies__zooms=[1.1],
         ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
     )  # fmt: skip
     short = yaml.load(folder / "params.yaml")
@@ -116,19 +117,30 @@ def small_study(folder):
     call(folder, *GIT, "commit", "-qm", "the code")
 
 
-def finished_study(folder):
-    """A small study in a folder, after one finished repro."""
-    small_study(folder)
-    output = call(folder, "dvc", "repro")
-    assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "publish"
-    call(folder, "git", "add", "-A")
-    call(folder, *GIT, "commit", "-qm", "a small study")
+def finished_study(factory):
+    """A small study after one finished repro: a copy of the one that all processes of a test run share."""
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = factory.getbasetemp() if alone else factory.getbasetemp().parent
+    made, folder = base / "finished-study", factory.mktemp("study") / "study"
+    with open(base / "finished-study.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "finished").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            small_study(made)
+            output = call(made, "dvc", "repro")
+            assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "publish"
+            call(made, "git", "add", "-A")
+            call(made, *GIT, "commit", "-qm", "a small study")
+            (made / ".git" / "info" / "exclude").write_text("finished\n")
+            (made / "finished").touch()
+    shutil.copytree(made, folder, symlinks=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    return finished_study(tmp_path_factory.mktemp("study"))
+    return finished_study(tmp_path_factory)
 
 
 def test_the_report_is_complete(study):
