@@ -187,12 +187,8 @@ def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Te
         values = torch.from_numpy(np.frombuffer(numbers, "<f4").astype(np.float32))
         return [v.view(shape) for v, shape in zip(values.split(counts), shapes, strict=True)]
 
-    shapes, before = [(32, 3, 7, 7)], 32
-    for channels, _ in DLIB_BLOCKS:
-        shapes += [(channels, before, 3, 3), (channels, channels, 3, 3)]
-        before = channels
     layers = []
-    for shape in shapes:
+    for shape in _dlib_shapes():
         weight, bias = layer("con_4", shape, shape[:1])
         gamma, beta = layer("affine_", shape[:1], shape[:1])
         layers.append((weight * gamma.view(-1, 1, 1, 1), bias * gamma + beta))
@@ -201,6 +197,40 @@ def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Te
     wrong = f"has {rest} bytes after its last layer where {tail} belong"
     require(rest == tail, f"{wrong}: it is cut short, or bytes are left over")
     return layers, head
+
+
+def _dlib_shapes() -> list[tuple[int, int, int, int]]:
+    """Of the weights (out, in, k, k) of dlib's 29 convolutions, in order."""
+    shapes, before = [(32, 3, 7, 7)], 32
+    for channels, _ in DLIB_BLOCKS:
+        shapes += [(channels, before, 3, 3), (channels, channels, 3, 3)]
+        before = channels
+    return shapes
+
+
+def _untrained() -> nn.Module:
+    """dlib's architecture before any training, with weights of variance 2 / inputs.
+
+    He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852. Uniform ones: normal ones differ
+    in their last digit from processor to processor.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        bound = math.sqrt(6 / math.prod(shape[1:]))
+        return (2 * torch.rand(shape, generator=generator) - 1) * bound
+
+    layers = [(drawn(*shape), torch.zeros(shape[0])) for shape in _dlib_shapes()]
+    return DlibResNet(layers, drawn(128, 256).T.contiguous())
+
+
+class Pixels(nn.Module):
+    """No network at all: grey pixels less their mean, as the embedding and as the trunk."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        grey = x.mean(1).flatten(1)
+        grey = grey - grey.mean(1, keepdim=True)
+        return grey, grey
 
 
 class FaceNet(nn.Module):
@@ -265,6 +295,11 @@ NETWORKS: dict[str, Network] = {
     ),
     "facenet-vggface2": _facenet("facenet-vggface2", "VGGFace2", "20180402-114759"),
     "facenet-casia": _facenet("facenet-casia", "CASIA-WebFace", "20180408-102900"),
+    # No face was used to train these, with which others are compared.
+    "untrained": Network(
+        128, 2048, 150, DLIB_TEMPLATE, "none needed", "random weights", _untrained
+    ),
+    "pixels": Network(256, 256, 16, DLIB_TEMPLATE, "none needed", "16 x 16 grey pixels", Pixels),
 }
 
 
