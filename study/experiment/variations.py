@@ -30,6 +30,7 @@ from study.source import code
 from study.store import digest, kept
 
 FEW = 0.002  # share of the training images under which a cell size is left out of the factors
+LABEL, PERSON = "same-label AUC within a person", "verification AUC"  # what a proxy tells
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,45 @@ def remedies(proxy: np.ndarray, views: dict[str, np.ndarray]) -> dict[str, np.nd
     }
 
 
+def controls(arrays: Arrays, networks: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Proxies (n, d) that show whether it takes a face-recognition network to stand in for identity.
+
+    ``networks`` are embeddings of the whole data set by name, the study's own and others', trained on
+    faces or not. Around them stand ``true identity`` and ``random``, as of :func:`degraded`, and ``own
+    trunk``: the arrays' features, that is what the heads are trained on, each less its mean and divided by
+    its standard deviation over all images of the data set (one that is the same in all is 0), and every
+    image's then scaled to unit length. No label is used.
+    """
+    ends = degraded(arrays.proxy, arrays.identities, [])
+    spread = arrays.features.std(axis=0)
+    own = (arrays.features - arrays.features.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    own = (own / np.linalg.norm(own, axis=1, keepdims=True)).astype(np.float32)
+    between = networks | {"own trunk": own}
+    return {"true identity": ends["true identity"], **between, "random": ends["random"]}
+
+
+def leaks_of(arrays: Arrays, proxies: dict[str, np.ndarray], folder=None) -> pd.DataFrame:
+    """:func:`leaks` of several proxies, one row each.
+
+    Columns ``proxy`` and the two AUC, of the proxy as it is and, with ``, class direction removed`` behind
+    their names, as label surprise sees it by default.
+    """
+    people = np.unique(arrays.identities, return_inverse=True)[1]
+    about = arrays.labels, people, code(f"{__name__}.leaks")
+    columns = [PERSON, LABEL]
+
+    def one(name: str) -> np.ndarray:
+        given = replace(arrays, proxy=proxies[name])
+        key = digest(given.proxy, *about)[:24]
+        found = kept(folder, f"leaks-{key}", lambda: {"auc": leaks(given)[columns].to_numpy()})
+        return found["auc"].ravel()
+
+    names = columns + [f"{column}, class direction removed" for column in columns]
+    table = pd.DataFrame(on_all_cores(one, proxies), columns=names)
+    table.insert(0, "proxy", list(proxies))
+    return table
+
+
 def leaks(arrays: Arrays) -> pd.DataFrame:
     """What the proxy tells of the label within a person, and of the person, with and without remedy.
 
@@ -307,8 +347,7 @@ def leaks(arrays: Arrays) -> pd.DataFrame:
         unit = proxy / np.linalg.norm(proxy, axis=1, keepdims=True)
         label = same_label_auc(proxy, labels, people)
         rows.append((name, label, verification_auc(*pair_similarities(unit, people))))
-    columns = ["proxy", "same-label AUC within a person", "verification AUC"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["proxy", LABEL, PERSON])
 
 
 def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: dict) -> dict:

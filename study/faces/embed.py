@@ -131,6 +131,33 @@ def embed_views(
     return _by_chunk(data, "views", about, compute, points=landmarks, **how)
 
 
+def embed_networks(
+    data: FaceSet, landmarks, proxies=(), trunks=(), *, precision="single", **how
+) -> dict[str, np.ndarray]:
+    """Embed every face by further networks: what they make of the crops that a study's own has seen.
+
+    ``landmarks`` (n, 5, 2) are those of :func:`embed_faces`; ``proxies`` and ``trunks`` name networks
+    whose embedding or mid-level features are wanted, one that is in both runs once; the rest is as in
+    :func:`embed_faces`. The result has float32 (n, d) unit rows under ``proxy <name>`` and (n, t)
+    features under ``trunk <name>``.
+    """
+    found = {}
+    for name in dict.fromkeys([*proxies, *trunks]):
+        spec = find("network", name, NETWORKS)
+        wanted = [part for part, names in (("proxy", proxies), ("trunk", trunks)) if name in names]
+
+        def compute(photos, points, device, name=name, spec=spec, wanted=wanted) -> dict:
+            crops = align(photos, points, spec.size, template=spec.template, device=device)
+            result = embed(crops, name, precision=precision, device=device)
+            arrays = {"proxy": result.embedding, "trunk": result.trunk}
+            return {part: arrays[part].numpy() for part in wanted}
+
+        about = (name, precision, wanted, code("study.faces.embed.embed_networks"))
+        arrays = _by_chunk(data, "network", about, compute, points=landmarks, **how)
+        found |= {f"{part} {name}": array for part, array in arrays.items()}
+    return found
+
+
 def _embedded(data, network, trunk, detect, precision="single", **how) -> dict[str, np.ndarray]:
     """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
 

@@ -76,6 +76,12 @@ def _some(kind: Any) -> Any:
     return Annotated[list[kind], Field(min_length=1)]
 
 
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("must", "names a network twice")
+    return names
+
+
 def _with_baseline(methods: list[str]) -> list[str]:
     if "erm" not in methods:
         raise PydanticCustomError("must", "lacks erm, the baseline of every difference")
@@ -97,6 +103,7 @@ CountOrAuto = _or_auto("a whole number of at least 1", int, ge=1)
 
 Kind = _one_of("correlation", "longtail", "natural")
 Network = _one_of(*_registered("recognition", "NETWORKS"))
+Networks = Annotated[list[Network], AfterValidator(_each_once)]
 Methods = Annotated[_some(_one_of(*METHODS)), AfterValidator(_with_baseline)]
 Name = _a(
     "letters, digits, -, _ and dots inside, 60 at most",
@@ -201,6 +208,8 @@ class Proxies(Section):
     noise: list[Positive]
     zooms: list[Positive]
     methods: Methods
+    controls: Networks = []  # as in studies from before there were any, like the next
+    trunks: Networks = []
 
 
 class Ablation(Section):

@@ -350,6 +350,19 @@ def difference(estimates: Estimates) -> pd.DataFrame:
     return table
 
 
+def against(estimates: Estimates, reference) -> pd.DataFrame:
+    """As :func:`difference`, for each other cell's paired difference of gains over ERM to one cell's.
+
+    A cell is a level, or a value of whatever else :attr:`Estimates.cell` names; ``reference`` is one of
+    them. ``p_holm`` is adjusted over the methods and cells of a metric and test.
+    """
+    at = list(estimates.levels).index(reference)
+    apart = np.delete(np.eye(len(estimates.levels)), at, axis=0)
+    apart[:, at] = -1
+    others = np.delete(estimates.levels, at)
+    return difference(replace(_linear(estimates, apart), levels=others))
+
+
 def sensitivity(estimates: Estimates) -> pd.DataFrame:
     """Sensitivity to bias: least-squares slope of a metric over the bias level.
 

@@ -23,7 +23,7 @@ from pandas import DataFrame
 from cid.methods import METHODS
 from study import store
 from study.results.metrics import METRICS
-from study.results.tables import STRONG
+from study.results.tables import STRONG, network, untold
 
 Drawn = Figure | Markdown  # a sentence where there is nothing to draw
 
@@ -578,6 +578,43 @@ def breadth(table: DataFrame, metrics: list[str], methods: list[str]) -> Figure:
             axis.set_title(f"{kind}: {METRICS[metric].title.lower()} − ERM")
     for axis in axes[-1]:
         axis.set_xlabel("points over ERM, mean over the bias range")
+    return _done(_legend(figure))
+
+
+def controls(table: DataFrame, told: DataFrame, metric: str, methods: list[str]) -> Drawn:
+    """Gain over ERM on seen people with every proxy, one panel a trunk, and the oracle's as a band.
+
+    ``table`` is of :func:`study.results.inference.difference`, ``told``, which orders the proxies and says
+    beside each how well it tells people apart, of :func:`study.experiment.variations.leaks_of`; both with
+    a column ``trunk``. Narrow, with panels below each other, to be read in a column of text.
+    """
+    rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
+    shown = untold(_present(rows, methods))
+    if not shown:
+        return Markdown("*No method was run that needs a proxy.*")
+    trunks = rows["trunk"].unique()
+    auc = told.set_index(["trunk", "proxy"])["verification AUC"]
+    names = auc[trunks[0]].sort_values(ascending=False, kind="stable").index
+    size = (5.2, len(trunks) * (0.36 * len(names) + 0.45) + 1.0)
+    figure, axes = plt.subplots(len(trunks), 1, figsize=size, squeeze=False, sharex=True)
+    at = np.arange(len(names))
+    for axis, trunk in zip(axes[:, 0], trunks, strict=True):
+        part = rows[rows["trunk"] == trunk].set_index("proxy")
+        axis.axvline(0, color=COLOURS["erm"], lw=1.2)
+        for _, best in part[part["method"] == "oracle"].head(1).iterrows():
+            if np.isfinite(best["low"]):
+                span = 100 * best["low"], 100 * best["high"]
+                axis.axvspan(*span, color=COLOURS["oracle"], alpha=0.12, lw=0)
+            line = {"color": COLOURS["oracle"], "lw": 1.6, "ls": "--", "label": title("oracle")}
+            axis.axvline(100 * best["mean"], **line)
+        _beside(axis, at, 0.26, part, names, shown, size=5.5)
+        _listed(axis, [network(name) for name in names])
+        for y, name in zip(at, names, strict=True):
+            axis.annotate(f"{auc[trunk, name]:.2f}", (1.02, y), xycoords=("axes fraction", "data"),
+                          va="center", fontsize=9, color=TEXT, annotation_clip=False)  # fmt: skip
+        axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", fontsize=9, color=TEXT)
+        axis.set_title(f"Heads on {network(trunk)}")
+    axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
     return _done(_legend(figure))
 
 

@@ -7,7 +7,7 @@ rounded numbers, so that a table read back prints the same.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,9 @@ HEADLINE = ("cid", "surprise", "oracle", "oracle-tempered")
 STRONG = ("erm", "cid", "surprise", "oracle")  # of main figures
 DECIMALS = 4  # of what has no interval
 MAIN = PRIMARY  # metrics of main tables and figures
+FACELESS = ("untrained", "pixels")  # of cid.recognition.NETWORKS, those no face was used to train
 _INTERVAL = ["mean", "low", "high"]
+_OWN = "own trunk"  # of study.experiment.variations.controls
 _NOT_SHOWN = "is not shown to change"
 
 
@@ -296,6 +298,110 @@ def by_task(studies: dict[tuple, Estimates], functional) -> pd.DataFrame:
     """One table of a functional of :mod:`study.results.inference` over studies by (task, kind)."""
     found = [functional(study).assign(task=t, kind=k) for (t, k), study in studies.items()]
     return pd.concat(found, ignore_index=True)
+
+
+def by_trunk(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table of tables by the network whose features were classified, its first column ``trunk``."""
+    tables = [table.assign(trunk=name)[["trunk", *table]] for name, table in found.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def network(name: str) -> str:
+    """A network's name in figures and tables; of one that is a file, the file's."""
+    return name.partition("@")[0].rpartition("/")[2]
+
+
+def controls_table(gains: pd.DataFrame, told: pd.DataFrame) -> Printed:
+    """What every proxy tells of people and of the label, and what methods gain with it on seen people.
+
+    ``gains`` and ``told`` are ``proxies/controls`` and ``proxies/controls-auc``. One row a trunk and
+    proxy, of each trunk first what tells people apart best.
+    """
+    gains = gains[gains["test"] == "seen"]
+    value = gains.set_index(["trunk", "proxy", "metric", "method"])[_INTERVAL].to_dict("index")
+    metrics, methods = main(gains), untold(gains["method"])
+    crossed = told["trunk"].nunique() > 1
+    person, label = told.columns[2:4]
+    head = ["proxy", *["heads on"] * crossed, person, label, "the same, class direction removed"]
+    head += [f"{METRICS[k].title.lower()}, {title(m)} − ERM" for k in metrics for m in methods]
+    rows = []
+    for trunk, part in told.groupby("trunk", sort=False):
+        part = part.sort_values(person, ascending=False, kind="stable")
+        aucs = part[[person, label, f"{label}, class direction removed"]]
+        for proxy, each in zip(part["proxy"], aucs.to_numpy(), strict=True):
+            gained = [points(**value[trunk, proxy, k, m]) for k in metrics for m in methods]
+            on = [network(trunk)] * crossed
+            rows.append([network(proxy), *on, *(f"{auc:.3f}" for auc in each), *gained])
+    return head, rows
+
+
+def controls_sentence(gains: pd.DataFrame, apart: pd.DataFrame, own: str) -> str:
+    """Whether a face recogniser is needed, in one sentence of Markdown that holds whatever was found.
+
+    It is of accuracy on held-out images of seen people, under the first of :data:`JUDGED` that was run.
+    A recogniser is *needed* where the method gains with the study's own network as the proxy, and less
+    with every proxy of :data:`FACELESS` (the trunk's own features count as that where the trunk does):
+    *for the whole gain* where one of these gains as well. It is *not shown to be needed* where one is not
+    shown to gain less. Nothing is *told* where there is no gain, no such proxy, or no recogniser. All by
+    95 % intervals clear of 0, of paired differences. ``gains`` and ``apart`` are ``proxies/controls`` and
+    ``proxies/controls-against``, ``own`` the name of the study's network.
+    """
+    methods = untold(gains["method"])
+    if not methods:
+        return "No method was run that needs a proxy."
+    method = next(m for m in (*JUDGED, *methods) if m in methods)
+    where = f"test == 'seen' and metric == '{MAIN[0]}' and method == '{method}'"
+    gain, change = (
+        table.query(where).set_index(["trunk", "proxy"])[_INTERVAL].to_dict("index")
+        for table in (gains, apart)
+    )
+    first, *others = dict.fromkeys(gains["trunk"])
+    free = _faceless(change, first)
+    said = [_compared(change, first, free) + ", which never learned from a face"] if free else []
+    if _OWN not in free:
+        heads = f"the features that the heads are trained on, of `{network(first)}`"
+        said.append(_compared(change, first, [_OWN]).replace(_OWN, heads))
+    verdicts = {trunk: _needed(gain, change, trunk, own) for trunk in (first, *others)}
+    for found in dict.fromkeys(verdicts[trunk] for trunk in others):
+        names = " and ".join(f"`{network(t)}`" for t in others if verdicts[t] == found)
+        said.append(f"with heads on {names}, {found[0].lower()}{found[1:]}")
+    does = _changes([gain[first, own]], ["accuracy"])
+    return (
+        f"**{verdicts[first]}** on these faces: with `{network(own)}` as the proxy, {title(method)} "
+        f"{does}; {'; '.join(said)}."
+    )
+
+
+def untold(methods: Iterable[str]) -> list[str]:
+    """Those methods but ERM, each once, that are not told identities, and so can need a proxy."""
+    return [m for m in dict.fromkeys(methods) if m != "erm" and "identity" not in METHODS[m].sees]
+
+
+def _faceless(known: Iterable[tuple[str, str]], trunk: str) -> list[str]:
+    """Of the (trunk, proxy) of one trunk, the proxies that no face was used to train."""
+    own = [_OWN] if trunk in FACELESS else []
+    return [proxy for at, proxy in known if at == trunk and proxy in (*FACELESS, *own)]
+
+
+def _needed(gain: dict, change: dict, trunk: str, own: str) -> str:
+    """The verdict of :func:`controls_sentence` on one trunk."""
+    free = _faceless(change, trunk)
+    if own in FACELESS or not free or not gain[trunk, own]["low"] > 0:
+        return "Whether a face recogniser is needed cannot be told"
+    if not all(change[trunk, proxy]["high"] < 0 for proxy in free):
+        return "A face recogniser is not shown to be needed"
+    some = any(gain[trunk, proxy]["low"] > 0 for proxy in free)
+    return "A face recogniser is needed" + (" for the whole gain" if some else "")
+
+
+def _compared(change: dict, trunk: str, proxies: Sequence[str]) -> str:
+    """How much less is gained with some proxies, as in "it gains less with a (−1 ...) and b (−2 ...)"."""
+    found: dict[str, list[str]] = {}
+    for proxy in proxies:
+        interval = change[trunk, proxy]
+        verb = "gains less" if interval["high"] < 0 else "is not shown to gain less"
+        found.setdefault(verb, []).append(f"{proxy} ({points(**interval)})")
+    return "it " + " but ".join(f"{verb} with {' and '.join(p)}" for verb, p in found.items())
 
 
 def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.DataFrame]:
