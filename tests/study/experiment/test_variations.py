@@ -252,3 +252,36 @@ def test_images_without_a_label_change_nothing(arrays):
     scores = STUDY["methods"]
     np.testing.assert_allclose(found[scores], plain[scores], rtol=2e-3, atol=2e-3)
     assert variations.leaks(more).equals(variations.leaks(arrays))
+
+
+def test_controls_reach_from_the_true_identity_to_chance(arrays):
+    features = np.c_[arrays.features, np.ones(320, np.float32)]  # one that is the same in all
+    given = replace(arrays, features=features)
+    other = np.random.default_rng(2).normal(size=(320, 3)).astype(np.float32)
+    found = variations.controls(given, {"dlib": arrays.proxy, "untrained": other})
+    assert list(found) == ["true identity", "dlib", "untrained", "own trunk", "random"]
+    assert found["dlib"] is arrays.proxy and found["untrained"] is other
+    ends = variations.degraded(arrays.proxy, arrays.identities, [])  # so that kept work is shared
+    for name in ("true identity", "random"):
+        np.testing.assert_array_equal(found[name], ends[name])
+    centred = arrays.features - arrays.features.mean(axis=0)
+    expected = centred / arrays.features.std(axis=0)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(found["own trunk"][:, :-1], expected, atol=1e-5)
+    assert not found["own trunk"][:, -1].any() and found["own trunk"].dtype == np.float32
+
+
+def test_what_proxies_tell_stands_in_a_row_each(arrays, tmp_path, monkeypatch):
+    true = variations.degraded(arrays.proxy, arrays.identities, [])
+    proxies = {name: true[name] for name in ("true identity", "random")}
+    table = variations.leaks_of(arrays, proxies, tmp_path)
+    assert list(table)[:3] == ["proxy", "verification AUC", "same-label AUC within a person"]
+    assert table["proxy"].tolist() == list(proxies)
+    assert table["verification AUC"].to_numpy() == pytest.approx([1, 0.5], abs=0.02)
+    by_hand = variations.leaks(replace(arrays, proxy=true["random"])).set_index("proxy")
+    for column in table.columns[1:3]:
+        assert table.loc[1, column] == by_hand.loc["as it is", column]
+        cleaned = f"{column}, class direction removed"
+        assert table.loc[1, cleaned] == by_hand.loc["class direction removed", column]
+    monkeypatch.setattr(variations, "leaks", None)  # taken from where it was kept
+    pd.testing.assert_frame_equal(variations.leaks_of(arrays, proxies, tmp_path), table)

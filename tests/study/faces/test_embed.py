@@ -383,6 +383,70 @@ def test_facenet_gives_unit_vectors_and_a_trunk_without_its_weights(monkeypatch)
     assert torch.equal(vector, expected) and trunk.std() > 0
 
 
+# --- networks that never learned from a face ---
+
+
+def test_the_untrained_network_is_the_same_on_every_machine():
+    """Random numbers of torch's generator (MT19937) as integers, which no processor rounds otherwise."""
+    first, again = (
+        recognition.NETWORKS["untrained"].load(),
+        recognition.NETWORKS["untrained"].load(),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), again.buffers(), strict=True))
+    state = np.random.RandomState(0)  # seeded with 0, it draws the same 32 bits
+    bits = np.array([state.randint(0, 2**32, dtype=np.uint32) for _ in range(3)])
+    uniform = (bits & (2**24 - 1)) / 2**24
+    expected = (2 * uniform - 1) * np.sqrt(6 / (3 * 7 * 7))
+    np.testing.assert_allclose(first.weight0.flatten()[:3], expected, rtol=1e-6)
+    for weight, inputs in ((first.weight28, 256 * 9), (first.head, 256)):
+        assert weight.std() == pytest.approx(np.sqrt(2 / inputs), rel=0.02)
+    assert not any(getattr(first, f"bias{i}").any() for i in range(29))
+
+
+def test_pixels_are_grey_values_less_their_mean():
+    colours = torch.tensor([30, 60, 120], dtype=torch.uint8).view(1, 3, 1, 1)  # of mean 70
+    crops = colours.expand(1, 3, 16, 16).clone()
+    crops[0, :, 0, 0] = 198  # brighter by 128; one of 256, so that the mean rises by a half
+    found = embed(crops, "pixels")
+    expected = np.full(256, -0.5)
+    expected[0] = 127.5
+    np.testing.assert_allclose(found.trunk[0], expected, atol=1e-4)
+    np.testing.assert_allclose(found.embedding[0], expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_further_networks_embed_the_crops_that_they_take(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
+    points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
+    runs, compute = [], faces.embed
+    monkeypatch.setattr(faces, "embed", lambda c, n, **k: runs.append(n) or compute(c, n, **k))
+    how = {"device": "cpu", "folder": tmp_path, "progress": False}
+    found = faces.embed_networks(
+        face_set(photos), points, ["pixels", "untrained"], ["untrained"], **how
+    )
+    assert list(found) == ["proxy pixels", "proxy untrained", "trunk untrained"]
+    assert sorted(runs) == ["pixels"] * 2 + ["untrained"] * 2  # two chunks, in both lists once
+    small = embed(align.align(photos, points, 16, device="cpu"), "pixels")
+    np.testing.assert_allclose(found["proxy pixels"], small.embedding, atol=1e-6)
+    large = embed(align.align(photos, points, 150, device="cpu"), "untrained")
+    np.testing.assert_allclose(found["proxy untrained"], large.embedding, atol=1e-6)
+    np.testing.assert_allclose(found["trunk untrained"], large.trunk, rtol=1e-4, atol=1e-4)
+    runs.clear()
+    again = faces.embed_networks(face_set(photos), points, ["untrained"], ["untrained"], **how)
+    assert not runs and (again["trunk untrained"] == found["trunk untrained"]).all()
+    assert faces.embed_networks(face_set(photos), points) == {}
+    with pytest.raises(ValueError, match=r"'pixel' is unknown \(did you mean 'pixels'\?\)"):
+        faces.embed_networks(face_set(photos), points, ["pixel"])
+
+
+def test_pixels_may_be_the_networks_of_a_study():
+    photo = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
+    points = (align.DLIB_TEMPLATE * 60 + 10)[None].astype(np.float32)
+    found = embed_faces(face_set([photo], points), "pixels", "pixels", detect=False)
+    assert found.embedding.shape == found.trunk.shape == (1, 256)
+
+
 # --- the whole, and bad input ---
 
 

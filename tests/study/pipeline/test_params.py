@@ -62,6 +62,9 @@ def put(tree, key, value):
         ("methods", ["cid"], "methods lacks erm, the baseline of every difference"),
         ("methods", ["erm", "cid", "cid"], "methods names a method twice"),
         ("embed.network", "facenet", "(did you mean 'facenet-casia'?)"),
+        ("proxies.controls", ["pixel"], "proxies.controls[0] is 'pixel'; it must be "),
+        ("proxies.trunks", ["pixels", "pixels"], "proxies.trunks names a network twice"),
+        ("proxies.controls", "pixels", "proxies.controls is 'pixels'; it must be a list"),
         ("train.model", "resnet", "it must be linear, mlp, cnn, resnet18 or resnet50 (did you mean"),
         ("train.network", {"epochs": 3}, "train: network has options, but model linear takes none"),
         ("study", "a/b", "study is 'a/b'; it must be letters, digits, -, _ and dots inside, 60 at most"),
@@ -120,6 +123,11 @@ def test_the_long_tail_takes_an_odd_number_of_images_and_cohorts_take_people(tre
 )
 def test_committed_files_are_valid(path):
     params.read(path)
+
+
+def test_studies_from_before_there_were_controls_stay_valid(tree):
+    del tree["proxies"]["controls"], tree["proxies"]["trunks"]
+    params.check(tree)
 
 
 def test_options_of_networks_are_checked_before_anything_runs(tree):

@@ -225,6 +225,29 @@ def test_bad_input_is_one_clear_sentence(predictions, labels, change, options, m
         inference.estimate(change(predictions), METHODS, labels, IDENTITIES, **options)
 
 
+def test_gains_of_two_cells_are_compared_in_pairs(predictions, labels):
+    """By hand: the covariance of two means is that of the sum less those of the parts."""
+    study = inference.estimate(
+        predictions, METHODS, labels, IDENTITIES, metrics=["accuracy"], replicates=50
+    )
+    first, *others = study.levels
+    found = inference.against(study, first)
+    assert list(found) == list(inference.difference(study))
+    assert set(found["level"]) == set(others)
+    key, erm, cid = ("seen", "accuracy"), METHODS.index("erm"), METHODS.index("cid")
+    row = found.query("test == 'seen' and method == 'cid'").iloc[-1]
+    last, point = len(study.levels) - 1, study.point[key]
+    expected = (point[last, cid] - point[last, erm]) - (point[0, cid] - point[0, erm])
+    assert row["level"] == study.levels[-1] and row["mean"] == pytest.approx(expected)
+    signs = np.zeros(point.shape)
+    signs[last, [cid, erm]], signs[0, [cid, erm]] = (1, -1), (-1, 1)
+    three = np.einsum("lm,xlmkn,kn->x", signs, study.covariance[key], signs)
+    told = inference.interval(expected, np.sqrt(inference.variance(three)), study.freedom(key))
+    assert (row["low"], row["high"]) == pytest.approx((told["low"], told["high"]))
+    with pytest.raises(ValueError, match="0.25"):
+        inference.against(study, 0.25)
+
+
 # ---------------------------------------------------------------------------- intervals
 
 

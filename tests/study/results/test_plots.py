@@ -70,6 +70,16 @@ def factors() -> pd.DataFrame:
     return rows.assign(**INTERVAL | {"low": 0.01})
 
 
+def controls(trunks=("dlib-resnet",), methods=("erm", "cid", "oracle"), **more) -> tuple:
+    """Gains of two proxies on every trunk, and their AUC."""
+    parts = [
+        by("proxy", ("nets/a.onnx@12", "random"), methods=methods, **more).assign(trunk=t)
+        for t in trunks
+    ]
+    told = pd.DataFrame({"proxy": ["random", "nets/a.onnx@12"], "verification AUC": [0.5, 0.98]})
+    return pd.concat(parts), pd.concat([told.assign(trunk=trunk) for trunk in trunks])
+
+
 def sets(levels=(0.0, 0.9)) -> pd.DataFrame:
     train = {"seed": 0, "part": "train", "row": range(0, 40, 2), "cid": 1.0, "oracle": 2.0}
     return pd.concat([pd.DataFrame(train).assign(level=level) for level in levels])
@@ -97,6 +107,10 @@ FIGURES = {
     "ablation": lambda: plots.ablation(by("value", [0.5, "auto"]), "tau", METRICS, METHODS),
     "ablations": lambda: plots.ablations(
         {"tau": by("value", [0.5, 1.0]), "self": by("value", [True, False])}, "accuracy", METHODS
+    ),
+    "controls": lambda: plots.controls(*controls(), "accuracy", METHODS),
+    "one seed's controls": lambda: plots.controls(
+        *controls(low=-np.inf, high=np.inf), "accuracy", METHODS
     ),
     "breadth": lambda: plots.breadth(
         by("task", ["smiling", "mouth_open"], kind="longtail"), METRICS, METHODS
@@ -157,6 +171,10 @@ def test_a_figure_is_drawn_on_white(name):
         ),
         (lambda: plots.weights_by_level(weights(), ["erm"]), "weigh all images alike"),
         (lambda: plots.by_group(groups().iloc[:0], METHODS, 0.9), "no demographic groups"),
+        (
+            lambda: plots.controls(*controls(methods=["erm", "oracle"]), "accuracy", METHODS),
+            "needs a proxy",
+        ),
     ],
 )
 def test_where_there_is_nothing_to_draw_a_sentence_says_so(make, words):
@@ -254,3 +272,19 @@ def test_of_a_set_too_large_to_show_the_rarer_label_is_shown(monkeypatch):
     plots.idea(CROPS, {}, sets, proxy, labels.astype(int), np.arange(40) // 25, "smiling", "cid")
     assert [len(part) for part in seen] == [20] * 3
     assert all(part["label"].sum() == 1 for part in seen)
+
+
+def test_controls_stand_below_each_other_with_the_oracle_as_a_band():
+    """What tells people apart best comes first; a panel a trunk, narrow enough for a column of text."""
+    figure = plots.controls(*controls(["dlib-resnet", "pixels"]), "accuracy", METHODS)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "Heads on dlib-resnet",
+        "Heads on pixels",
+    ]
+    assert figure.get_figwidth() < 5.5
+    for axis in figure.axes:
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["a.onnx", "random"]
+        assert [text.get_text() for text in axis.texts] == ["0.98", "0.50", "AUC"]
+        (band,) = [patch for patch in axis.patches if patch.get_width() > 0]
+        assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-1, 3))
+        assert {line.get_label() for line in axis.lines} >= {"CID", "Oracle (true identities)"}

@@ -301,3 +301,127 @@ def test_the_lead_is_said_as_holms_correction_leaves_it():
         "In accuracy on held-out images of seen people, at 5 % after Holm's correction, label surprise "
         "is ahead of ERM and JTT; it is behind AFR; it is not told apart from uLA."
     )
+
+
+# ---------------------------------------------------------------------------- controls of the proxy
+
+CLEAR, LOST, NOTHING = (2.0, 1.0, 3.0), (-1.5, -2.0, -1.0), (0.1, -0.5, 0.7)  # in points
+
+
+def controls(trunk="dlib-resnet", own=CLEAR, method="surprise", **proxies):
+    """Gains with proxies, the study's first, and their differences to it: ``name=(gain, difference)``."""
+    named = {"dlib-resnet": (own, None)} | {k.replace("_", " "): v for k, v in proxies.items()}
+    gains, apart = [], []
+    for metric, (name, (gain, change)) in itertools.product(METRICS, named.items()):
+        where = {"trunk": trunk, "test": "seen", "metric": metric, "proxy": name}
+        for kept, value in ((gains, gain), (apart, change)):
+            if value is not None:
+                numbers = dict(zip(("mean", "low", "high"), np.array(value) / 100, strict=True))
+                kept.append(where | {"method": method} | numbers)
+                kept.append(kept[-1] | {"method": "oracle", "mean": 0.03})
+    return pd.DataFrame(gains), pd.DataFrame(apart)
+
+
+WHICH = ", which never learned from a face"
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (
+            {"untrained": (NOTHING, LOST), "pixels": (NOTHING, LOST), "own_trunk": (CLEAR, NOTHING)},
+            "**A face recogniser is needed** on these faces: with `dlib-resnet` as the proxy, Label surprise "
+            "(k-NN) raises accuracy (+2.0 [+1.0, +3.0] points); it gains less with untrained (−1.50 [−2.00, "
+            f"−1.00]) and pixels (−1.50 [−2.00, −1.00]){WHICH}; it is not shown to gain less with the "
+            "features that the heads are trained on, of `dlib-resnet` (+0.10 [−0.50, +0.70]).",
+        ),
+        (
+            {"untrained": (NOTHING, LOST), "pixels": (CLEAR, LOST), "own_trunk": (NOTHING, LOST)},
+            "**A face recogniser is needed for the whole gain** on these faces",
+        ),
+        (
+            {"untrained": (CLEAR, NOTHING), "pixels": (NOTHING, LOST), "own_trunk": (NOTHING, LOST)},
+            "**A face recogniser is not shown to be needed** on these faces: with `dlib-resnet` as the proxy, "
+            "Label surprise (k-NN) raises accuracy (+2.0 [+1.0, +3.0] points); it is not shown to gain less "
+            f"with untrained (+0.10 [−0.50, +0.70]) but gains less with pixels (−1.50 [−2.00, −1.00]){WHICH}; "
+            "it gains less with the features that the heads are trained on, of `dlib-resnet` (−1.50",
+        ),
+        (
+            {"own": NOTHING, "untrained": (NOTHING, LOST), "own_trunk": (NOTHING, LOST)},
+            "**Whether a face recogniser is needed cannot be told** on these faces: with `dlib-resnet` as the "
+            "proxy, Label surprise (k-NN) is not shown to change accuracy (+0.10 [−0.50, +0.70] points); it",
+        ),
+        (  # nothing is compared that never saw a face
+            {"facenet-casia": (NOTHING, LOST), "own_trunk": (NOTHING, LOST)},
+            "raises accuracy (+2.0 [+1.0, +3.0] points); it gains less with the features that the heads are",
+        ),
+        (  # one seed
+            {"own": (2, -np.inf, np.inf), "pixels": (LOST, LOST), "own_trunk": (LOST, LOST)},
+            "**Whether a face recogniser is needed cannot be told** on these faces",
+        ),
+    ],
+    ids=["needed", "whole", "not", "no-gain", "no-control", "one-seed"],
+)  # fmt: skip
+def test_whether_a_face_recogniser_is_needed_is_said_as_it_was_found(found, expected):
+    said = tables.controls_sentence(*controls(**found), "dlib-resnet")
+    assert expected in said and said.endswith(".")
+    assert said.startswith("**Whether") == ("untrained" not in found or found.get("own") == NOTHING)
+
+
+def test_other_trunks_are_judged_beside_the_first():
+    needed = {"pixels": (NOTHING, LOST), "own_trunk": (CLEAR, NOTHING)}
+    parts = [
+        controls(**needed),
+        controls("nets/a.onnx@12", **needed),
+        controls("pixels", own=NOTHING, **needed),
+        controls("untrained", **needed),  # whose own features never learned from a face either
+    ]
+    gains, apart = (pd.concat(each) for each in zip(*parts, strict=True))
+    assert tables.controls_sentence(gains, apart, "dlib-resnet").endswith(
+        "; with heads on `a.onnx`, a face recogniser is needed; with heads on `pixels`, whether a face "
+        "recogniser is needed cannot be told; with heads on `untrained`, a face recogniser is not shown to "
+        "be needed."
+    )
+    one = [table[table["trunk"] == "untrained"] for table in (gains, apart)]
+    said = tables.controls_sentence(*one, "dlib-resnet")
+    assert said.endswith(
+        f"but is not shown to gain less with own trunk (+0.10 [−0.50, +0.70]){WHICH}."
+    )
+    told = [table[table["method"] == "oracle"] for table in one]
+    assert tables.controls_sentence(*told, "dlib-resnet").startswith("No method was run")
+
+
+def test_a_study_on_pixels_cannot_tell():
+    gains, apart = controls(untrained=(NOTHING, LOST), own_trunk=(NOTHING, LOST))
+    gains = gains.replace({"proxy": {"dlib-resnet": "pixels"}})
+    said = tables.controls_sentence(gains, apart, "pixels")
+    assert said.startswith(
+        "**Whether a face recogniser is needed cannot be told** on these faces: with `pix"
+    )
+
+
+def test_controls_are_listed_by_what_they_tell_of_people():
+    gains, _ = controls(pixels=(NOTHING, LOST), own_trunk=(CLEAR, NOTHING))
+    aucs = {"dlib-resnet": 0.9, "pixels": 0.6, "own trunk": 0.95}
+    names = ["verification AUC", "same-label AUC within a person"]
+    names += [f"{name}, class direction removed" for name in names]
+    rows = [{"proxy": p, **dict.fromkeys(names, auc)} for p, auc in aucs.items()]
+    told = tables.by_trunk({"dlib-resnet": pd.DataFrame(rows)})
+    assert list(told)[:3] == ["trunk", "proxy", "verification AUC"]
+    head, rows = tables.controls_table(gains, told)
+    assert head == [
+        "proxy", *names[:2], "the same, class direction removed",
+        "accuracy, Label surprise (k-NN) − ERM",
+        "accuracy on minority cells, Label surprise (k-NN) − ERM",
+    ]  # fmt: skip
+    assert [row[0] for row in rows] == ["own trunk", "dlib-resnet", "pixels"]
+    assert rows[2] == ["pixels", *["0.600"] * 3, *["+0.10 [−0.50, +0.70]"] * 2]
+    more = tables.by_trunk(
+        {trunk: told.drop(columns="trunk") for trunk in ("dlib-resnet", "b/c.onnx@1")}
+    )
+    both = pd.concat([gains, gains.assign(trunk="b/c.onnx@1")])
+    head, rows = tables.controls_table(both, more)
+    assert head[:2] == ["proxy", "heads on"] and [row[1] for row in rows[::3]] == [
+        "dlib-resnet",
+        "c.onnx",
+    ]
