@@ -18,6 +18,7 @@ import math
 import numpy as np
 import torch
 
+from cid.checks import BOOL, COUNT, EXPONENT, POSITIVE, array, class_codes, number
 from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
@@ -26,6 +27,10 @@ CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
 PROBES = 4096  # samples whose neighbours tell how wide a kernel should be
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
+# Largest |z - mean|^2 / tau up to which a type keeps its promise: its rounding is an error of the
+# exponent. What reaches farther is computed in the next better one.
+REACH = {torch.float16: 64, torch.float32: 128}
+WIDTH = "a number from 1e-9 to 1e9", lambda value: 1e-9 <= value <= 1e9  # float64 tells no smaller
 
 
 def cid_weights(
@@ -37,11 +42,13 @@ def cid_weights(
     Parameters
     ----------
     embeddings : array or tensor, shape (n, d)
-        Proxy embeddings; only their direction counts. float64 is computed in float64, everything
-        else in float32, to a relative error of a few 1e-6. A ``numpy.memmap`` is read in chunks.
+        Proxy embeddings; only their direction counts. float64 is computed in float64, everything else
+        in float32 where that keeps the relative error of a density below 3e-5 (some 1e-6 at usual
+        widths), else in float64: :data:`REACH`. A ``numpy.memmap`` is read in chunks.
     labels : array or tensor, shape (n,)
+        As in :func:`cid.checks.class_codes`.
     tau : float
-        Kernel width on the cosine scale, > 0. Pairs whose cosine is below ``1 - 5 tau`` hardly count.
+        Kernel width on the cosine scale, >= 1e-9. Pairs whose cosine is below ``1 - 5 tau`` hardly count.
     class_prior : {"balanced", "empirical"}
         Total weight of a class: the same for all, or proportional to its number of samples.
     power : float
@@ -51,7 +58,7 @@ def cid_weights(
         it the kernel is computed in float64.
     precision : {"single", "half"}
         "half" rounds the centred vectors to float16 before the product, whose sums stay float32: for
-        GPUs, at a relative error of the weights below 1e-3.
+        GPUs, at a relative error of the weights below 1e-3; where it would be larger, "single" is used.
     device : str
         "auto" (where the tensor is, else a GPU when there is one), "cpu", "cuda", ...
 
@@ -63,7 +70,8 @@ def cid_weights(
     Raises
     ------
     ValueError
-        On NaN, infinite or zero-norm embeddings, a length mismatch, tau <= 0, or empty input.
+        On NaN, infinite or zero-norm embeddings, a length mismatch, settings out of range, or empty
+        input.
     """
     how = {"include_self": include_self, "precision": precision, "device": device}
     density = class_density(embeddings, labels, tau, **how)
@@ -79,36 +87,37 @@ def class_density(
     Parameters, errors and kind of result as in :func:`cid_weights`. One label for all: not conditional.
     Alone in its class: 1, its own term, whether counted or not.
     """
-    if not (isinstance(tau, (int, float, np.floating)) and 0 < tau < math.inf):
-        raise ValueError(f"tau is {tau!r}; it must be a number greater than 0")
+    tau, include_self = number("tau", tau, WIDTH), number("include_self", include_self, BOOL, bool)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     if precision == "half" and not include_self:
         raise ValueError("precision half needs include_self true: without it float64 is needed")
-    codes, _ = class_codes(labels, len(embeddings))
+    stored = isinstance(embeddings, np.memmap) and len(embeddings) > CHUNK
+    vectors = embeddings if stored else as_tensor(embeddings, ndim=2)
+    codes, _ = class_codes(labels, len(vectors))
     order = np.argsort(codes, kind="stable")
     classes = np.split(order, np.cumsum(np.bincount(codes))[:-1])
 
-    def unit(vectors, first=0):
+    def unit(rows=slice(None), double: bool = False, first: int = 0):
         # Without the own term nothing bounds the density from below: it can rest on exponents near
         # -100, which float32 rounds too coarsely.
-        vectors = as_tensor(vectors)
-        return unit_vectors(vectors if include_self else vectors.double(), device, first)
+        part = as_tensor(vectors[rows])
+        return unit_vectors(part.double() if double or not include_self else part, device, first)
 
-    if stored := isinstance(embeddings, np.memmap) and len(embeddings) > CHUNK:
-        for start in range(0, len(embeddings), CHUNK):
-            sample = unit(embeddings[start : start + CHUNK], start)  # the checks, with row numbers
+    if stored:
+        for start in range(0, len(vectors), CHUNK):
+            sample = unit(slice(start, start + CHUNK), first=start)  # the checks, with row numbers
     else:
-        sample = unit(embeddings)
-    density = torch.empty(len(embeddings), dtype=sample.dtype, device=sample.device)
+        sample = unit()
+    density = torch.empty(len(vectors), dtype=sample.dtype, device=sample.device)
     for rows in classes:
         there = torch.from_numpy(rows).to(sample.device)
         if stored:
             chunks = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-            load = [lambda chunk=chunk: unit(embeddings[chunk]) for chunk in chunks]
+            load = [lambda double, chunk=chunk: unit(chunk, double) for chunk in chunks]
         else:
-            load = [lambda own=sample[there]: own]
-        mean = _kernel_mean(load, len(rows), float(tau), include_self, precision)
+            load = [lambda double, r=rows, at=there: unit(r, True) if double else sample[at]]
+        mean = _kernel_mean(load, len(rows), tau, include_self, precision)
         density[there] = mean.to(density.dtype)
     refuse_strays(int((density <= 0).sum()), tau)
     return like(density, embeddings)
@@ -122,6 +131,7 @@ def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str =
     (``study/tune.py``). A likelihood of the density is of no use here: face embeddings fill few of
     their dimensions, and a kernel in all of them is likeliest when every image is alone.
     """
+    near, share = number("near", near, COUNT, int), number("share", share, POSITIVE)
     unit = unit_vectors(embeddings, device)
     rows = torch.arange(0, len(unit), math.ceil(len(unit) / PROBES))
     k = min(near + 1, len(unit))  # with the sample itself
@@ -147,11 +157,15 @@ def inverse_weights(
     """
     if class_prior not in CLASS_PRIORS:
         raise ValueError(f"class_prior is {class_prior!r}; it must be one of {CLASS_PRIORS}")
-    values = as_tensor(density).double()
+    power, log = number("power", power, EXPONENT), number("log", log, BOOL, bool)
+    values = as_tensor(density, "density", 1).double()
     codes, n_classes = class_codes(labels, len(values))
     codes = torch.from_numpy(codes).to(values.device)
     count = torch.bincount(codes, minlength=n_classes).double()
     logs = values if log else values.log()
+    if not torch.isfinite(logs).all():
+        at, needed = int((~torch.isfinite(logs)).nonzero()[0]), "finite" if log else "above 0"
+        raise ValueError(f"density is {float(values[at])} in row {at}; {needed} is needed")
     return like(class_weights(logs, codes, count, class_prior, power), density)
 
 
@@ -163,7 +177,7 @@ def class_weights(logs, codes, count, class_prior: str, power: float, reduce=Non
     """
     reduce = reduce or (lambda values, how: values)
     # Each class starts from its own largest weight, so that no power can overflow.
-    logs = -float(power) * logs
+    logs = -power * logs
     top = torch.full_like(count, -math.inf).scatter_reduce(0, codes, logs, "amax")
     raw = (logs - reduce(top, "max")[codes]).exp()
     total = reduce(torch.zeros_like(count).scatter_add(0, codes, raw), "sum")
@@ -173,8 +187,12 @@ def class_weights(logs, codes, count, class_prior: str, power: float, reduce=Non
 
 def effective_sample_size(weights) -> float:
     """Kish's effective sample size as a share of n, ``(sum w)^2 / (n sum w^2)``, in (0, 1]."""
-    weights = np.asarray(weights, dtype=np.float64)
-    return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+    weights = as_tensor(weights, "weights", 1).double().cpu().numpy()
+    with np.errstate(over="ignore"):
+        squares = (weights**2).sum()
+    if not (0 < squares < math.inf and (weights >= 0).all()):
+        raise ValueError("weights must be finite and not negative, and some greater than 0")
+    return float(weights.sum() ** 2 / (len(weights) * squares))
 
 
 def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tensor:
@@ -182,41 +200,45 @@ def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tens
 
     ``first`` is the row number of the first one, for messages; errors as in :func:`cid_weights`.
     """
-    vectors = as_tensor(embeddings)
-    if vectors.ndim != 2 or 0 in vectors.shape:
-        shape = tuple(vectors.shape)
-        raise ValueError(f"embeddings have shape {shape}; (n, d) with n and d at least 1 is needed")
-    vectors = vectors.to(pick_device(device))
-    working = torch.float64 if vectors.dtype == torch.float64 else torch.float32
+    vectors = as_tensor(embeddings, ndim=2).to(pick_device(device))
+    # Whoever calls may have let torch round the factors of float32 products to fewer digits.
+    rounded = torch.get_float32_matmul_precision() != "highest"
+    rounded |= torch.is_autocast_enabled(vectors.device.type)
+    working = torch.float64 if rounded or vectors.dtype == torch.float64 else torch.float32
     unit = torch.empty_like(vectors, dtype=working)
     # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
     for part, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):  # for the cache
         part = part.double()
-        out.copy_(part / part.norm(dim=1, keepdim=True))
+        norm = part.norm(dim=1, keepdim=True)
+        out.copy_(part / torch.where(norm < math.inf, norm, math.nan))
     if torch.isfinite(unit.sum(dim=1)).all():
         return unit
     bad = torch.nonzero(~torch.isfinite(vectors).all(dim=1))[:, 0]
     if len(bad):
         such = f"row {first + int(bad[0])} holds NaN or infinite values ({len(bad)} such rows)"
         raise ValueError(f"embeddings {such}; remove these samples or embed them again")
-    row = first + int(torch.nonzero(vectors.double().norm(dim=1) == 0)[0])
-    raise ValueError(f"embeddings row {row} has norm 0, so no direction; remove this sample")
+    norm = vectors.double().norm(dim=1)
+    row = int(torch.nonzero((norm == 0) | (norm == math.inf))[0])
+    problem = f"row {first + row} has norm {float(norm[row]):g}, so no direction"
+    raise ValueError(f"embeddings {problem}; remove this sample")
 
 
 def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -> torch.Tensor:
     """Mean over j of ``exp((z_i . z_j - 1) / tau)`` for every i; float64 (n,).
 
-    ``load`` holds a function for every chunk of the samples, which returns its unit vectors.
+    ``load`` holds a function for every chunk of the samples, which returns its unit vectors, as they
+    are or, called with true, in float64.
     """
-    common = sum(chunk().sum(dim=0, dtype=torch.float64) for chunk in load) / n
+    common = sum(chunk(False).sum(dim=0, dtype=torch.float64) for chunk in load) / n
+    working = precise_enough(max(farthest(chunk(False), common) for chunk in load) / tau, precision)
 
     def centred(chunk):
         # With u = (z - mean) / sqrt(tau) the exponent is u_i . u_j - |u_i|^2/2 - |u_j|^2/2. Face
         # embeddings share a large common direction; without it the products are small, and so is
         # their rounding error, which the exponential turns into a relative error of the density.
-        unit = chunk()
+        unit = chunk(working == torch.float64)
         u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
-        u = u.half() if precision == "half" else u
+        u = u.half() if working == torch.float16 else u
         return u, half_squares(u).to(unit.dtype)
 
     total = torch.zeros(n, dtype=torch.float64, device=common.device)
@@ -229,6 +251,18 @@ def _kernel_mean(load, n: int, tau: float, include_self: bool, precision: str) -
     if n == 1:
         return torch.ones_like(total)
     return (total / (n if include_self else n - 1)).clamp_(max=1.0)
+
+
+def farthest(unit: torch.Tensor, common: torch.Tensor) -> float:
+    """The largest squared distance of unit vectors from a common direction."""
+    parts = unit.split(BLOCK)
+    return max(float(((part - common.to(unit.dtype)) ** 2).sum(dim=1).max()) for part in parts)
+
+
+def precise_enough(reach: float, precision: str = "single") -> torch.dtype:
+    """The type in which a kernel that reaches so far keeps its promise: see :data:`REACH`."""
+    types = (torch.float16, torch.float32) if precision == "half" else (torch.float32,)
+    return next((kind for kind in types if reach <= REACH[kind]), torch.float64)
 
 
 def half_squares(u: torch.Tensor) -> torch.Tensor:
@@ -270,32 +304,36 @@ def _kernel(u, half, v, other, out) -> torch.Tensor:
     return out.sub_(other).exp_()
 
 
-def class_codes(labels, n: int) -> tuple[np.ndarray, int]:
-    """Labels as codes 0..C-1 and C; checks their shape."""
-    if isinstance(labels, torch.Tensor):
-        labels = labels.detach().cpu().numpy()
-    labels = np.asarray(labels)
-    if labels.shape != (n,):
-        found = f"labels have shape {labels.shape} but there are {n} samples"
-        raise ValueError(f"{found}; one label each is needed")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError(f"label {np.isfinite(labels).argmin()} is NaN or infinite; fill it in")
-    classes, codes = np.unique(labels, return_inverse=True)
-    return codes, len(classes)
+def as_tensor(values, name: str = "embeddings", ndim: int | None = None) -> torch.Tensor:
+    """Real numbers as a tensor, in the same memory if that may be written to.
 
-
-def as_tensor(values) -> torch.Tensor:
-    """An array as a tensor, in the same memory if that may be written to."""
-    if isinstance(values, torch.Tensor):
-        return values.detach()
-    values = np.ascontiguousarray(values)
-    return torch.from_numpy(values if values.flags.writeable else values.copy())
+    A ValueError names what holds none, or is empty or of another shape than ``ndim`` asks for.
+    """
+    if isinstance(values, torch.Tensor) and values.layout == torch.strided:
+        found = values.detach()
+    else:
+        found = array(name, values)
+        if found.dtype.kind == "O":
+            try:
+                found = found.astype(np.float64)
+            except (TypeError, ValueError):  # left as it is, and refused
+                pass
+        if found.dtype.kind in "biuf":  # as torch knows them: native, and not longer than 8 bytes
+            kind = found.dtype.newbyteorder("=") if found.dtype.itemsize <= 8 else np.float64
+            found = np.asarray(found.astype(kind, copy=False), order="C")
+            found = torch.from_numpy(found if found.flags.writeable else found.copy())
+    if not isinstance(found, torch.Tensor) or found.is_complex() or found.is_meta:
+        raise ValueError(f"{name} ({type(values).__name__}) hold no real numbers; convert them")
+    if ndim and (found.ndim != ndim or 0 in found.shape):
+        needed = ("(n,) with n", "(n, d) with n and d")[ndim - 1]
+        raise ValueError(f"{name} have shape {tuple(found.shape)}; {needed} at least 1 is needed")
+    return found
 
 
 def like(result: torch.Tensor, source):
     """Return ``result`` as the kind, floating type and device of ``source``."""
     dtype = source.dtype if hasattr(source, "dtype") else np.asarray(source).dtype
-    kind = torch.float64 if str(dtype).endswith("float64") else torch.float32
+    kind = torch.float64 if str(dtype).endswith(("float64", "f8")) else torch.float32
     if isinstance(source, torch.Tensor):
         return result.to(source.device, kind)
     return result.to("cpu", kind).numpy()

@@ -4,7 +4,13 @@ import torch
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of a name; "auto" is a GPU when there is one, else the CPU."""
+    """The device of a name; "auto" is a GPU when there is one, else the CPU. ValueError if unusable."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+    except (TypeError, RuntimeError):
+        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:0") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch finds no GPU; take auto or cpu")
+    return found

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from cid import density as exact
+from cid.checks import array, class_codes
 
 
 def distributed_cid_weights(
@@ -56,7 +57,7 @@ def distributed_cid_weights(
     failure = message = None
     try:  # whatever fails here must reach the other ranks, which would wait for this one
         exact.cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the settings
-        unit, own = _prepare(embeddings, labels, include_self, device)
+        vectors, unit, own = _prepare(embeddings, labels, include_self, device)
         settings |= {"d": unit.shape[1], "dtype": str(unit.dtype)}
         message = np.unique(own, return_counts=True)
     except Exception as error:
@@ -77,7 +78,10 @@ def distributed_cid_weights(
     codes = np.searchsorted(classes, own)
     order = torch.from_numpy(np.argsort(codes, kind="stable")).to(unit.device)
     codes = torch.from_numpy(codes).to(unit.device)[order]
-    total = _kernel_sums(unit[order], counts, float(tau), include_self)
+    given = counts, float(tau), include_self
+    total = _kernel_sums(unit[order], *given)
+    if total is None:
+        total = _kernel_sums(exact.unit_vectors(vectors.double(), device)[order], *given)
 
     count = torch.from_numpy(counts.sum(axis=0)).to(total)
     density = (total / (count if include_self else count - 1)[codes]).clamp_(max=1.0)
@@ -89,22 +93,23 @@ def distributed_cid_weights(
     return exact.like(weights, embeddings)
 
 
-def _prepare(embeddings, labels, include_self: bool, device) -> tuple[torch.Tensor, np.ndarray]:
-    """Unit vectors and labels of this rank, checked."""
+def _prepare(embeddings, labels, include_self: bool, device):
+    """Vectors, unit vectors and labels of this rank, checked."""
     vectors = exact.as_tensor(embeddings)
     vectors = vectors if include_self else vectors.double()  # see class_density
     unit = exact.unit_vectors(vectors, device)
-    exact.class_codes(labels, len(unit))  # its checks
-    labels = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    class_codes(labels, len(unit))  # its checks
+    labels = array("labels", labels)
     if labels.dtype.kind not in "biu":
         raise ValueError(f"labels are {labels.dtype}; number the classes by integers")
-    return unit, labels.astype(np.int64)
+    return vectors, unit, labels.astype(np.int64)
 
 
-def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool) -> torch.Tensor:
+def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool):
     """Sum of ``exp((z_i . z_j - 1) / tau)`` over all j of i's class on all ranks; float64 (n_r,).
 
-    ``unit`` (n_r, d) is sorted by class and overwritten; ``counts`` is (world, classes).
+    ``unit`` (n_r, d) is sorted by class and overwritten; ``counts`` is (world, classes). None, on all
+    ranks, where this needs unit vectors of float64.
     """
     world, classes = counts.shape
     rank = dist.get_rank()
@@ -114,6 +119,9 @@ def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool) -> 
     sums = _all_reduce(torch.stack(sums))
     for c, rows in enumerate(slices):  # centred for precision, as in cid.density
         unit[rows] -= (sums[c] / int(counts[:, c].sum())).to(unit.dtype)
+    reach = _all_reduce(unit.new_tensor(exact.farthest(unit, unit.new_zeros(1)) / tau), "max")
+    if unit.dtype == torch.float32 and exact.precise_enough(float(reach)) == torch.float64:
+        return None
     u = unit.div_(math.sqrt(tau))
     half = exact.half_squares(u).to(u.dtype)
     total = torch.zeros(len(u), dtype=torch.float64, device=u.device)

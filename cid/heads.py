@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
+from cid.checks import COUNT, POSITIVE, array, class_codes, number
+from cid.density import as_tensor
 from cid.device import pick_device
 from cid.lbfgs import minimise
 from cid.risks import mean_risk
@@ -38,7 +40,8 @@ class Heads:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logit of class 1 under every head, float32 of shape (h, n)."""
-        product = torch.from_numpy(self.weight) @ torch.from_numpy(features).T
+        features = as_tensor(features, "features", 2).float()
+        product = torch.from_numpy(self.weight) @ features.T
         return product.numpy() + self.bias[:, None]
 
     def rows(self, which: slice) -> Heads:
@@ -65,16 +68,18 @@ class Design:
 
     def __init__(self, features, labels, rows=None, device: str = "auto"):
         device = pick_device(device)
-        labels = np.asarray(labels)
-        if np.ndim(features) != 2 or labels.shape != np.shape(features)[:1]:
-            given = f"features {np.shape(features)} and labels {labels.shape}"
-            raise ValueError(f"{given} disagree; (n, d) and (n,) are needed")
+        features = as_tensor(features, "features", 2)
+        class_codes(labels, len(features))  # its checks
+        labels = array("labels", labels)
         if not set(np.unique(labels)) <= {0, 1}:
             raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; 0 and 1 are needed")
-        x = torch.as_tensor(np.asarray(features), dtype=torch.float32, device=device)
+        labels = labels.astype(np.float64)
+        x = features.to(device, torch.float32)
         # Near enough for float32; each head then corrects by its own training images.
         some = x if rows is None else x[torch.as_tensor(rows, device=device)]
         self.centre, self.spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp_min(1e-6)
+        if not torch.isfinite(self.centre + self.spread).all():
+            raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.x = (x - self.centre) / self.spread
         self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
         self._grams: dict[bytes, torch.Tensor] = {}
@@ -147,15 +152,17 @@ def fit_heads(
     ValueError
         On shapes that disagree, l2 <= 0, a head without both classes, or no convergence.
     """
-    sample_weights = np.asarray(sample_weights)
-    if sample_weights.ndim != 2 or sample_weights.shape[1] != len(features):
+    sample_weights = as_tensor(sample_weights, "sample weights").cpu().numpy()
+    if sample_weights.ndim != 2 or sample_weights.shape[1:] != np.shape(features)[:1]:
         given = f"features {np.shape(features)} and sample weights {sample_weights.shape}"
         raise ValueError(f"{given} disagree; (n, d) and (heads, n) are needed")
     used = (sample_weights != 0).any(axis=0)
     design = design or Design(features, labels, used if used.any() else None, device)
     device = design.x.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
-    _check(design, weights, l2)
+    l2, tolerance = number("train.l2", l2, POSITIVE), number("tolerance", tolerance, POSITIVE)
+    max_iterations = number("max_iterations", max_iterations, COUNT, int)
+    _check(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
     if groups is not None:
         groups = torch.as_tensor(np.asarray(groups), device=device)
@@ -167,7 +174,7 @@ def fit_heads(
     fit = _fit_dual if few else _fit_primal
     v, bias, steps, relative = fit(design, weights, l2, risk, groups, offset, how)
     worst = float(relative.max())
-    if worst > tolerance:
+    if not worst <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
         left = f"gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted"
         raise ValueError(f"{failed} after {steps} steps ({left}); raise train.l2 or max_iterations")
@@ -289,11 +296,9 @@ def _dual_problem(gram, sides, mass, offset, l2, risk):
     return objective, dot
 
 
-def _check(design, weights, l2) -> None:
-    if not l2 > 0:
-        raise ValueError(f"train.l2 is {l2}; it must be greater than 0")
-    if not torch.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("sample weights hold negative or non-finite values")
+def _check(design, weights) -> None:
+    if not (len(weights) and torch.isfinite(weights.sum(1)).all() and (weights >= 0).all()):
+        raise ValueError("sample weights hold negative, infinite or NaN values, or are of no head")
     for name, rows in (("1", design.sign > 0), ("0", design.sign < 0)):
         empty = (weights[:, rows] > 0).sum(1) == 0
         if empty.any():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cid.checks import COUNT, EXPONENT, array, class_codes, number
 from cid.names import find
 from cid.options import NEEDS
 
@@ -71,10 +72,10 @@ def training_weights(
     The arrays are those of :class:`Sample`; ``settings`` is the section ``weights`` of params.yaml, and
     may lack what the method does not declare; ``shared`` is handed to several calls with the same
     embeddings, labels and settings. Returns a float64 array (n,) of mean 1. A ValueError if the method
-    is unknown, or needs identities and there are none.
+    is unknown, or needs identities and there are none, or on arrays and settings that are unusable.
     """
     spec, *allowed = _allowed(method, embeddings, labels, identities, settings, shared)
-    return np.asarray(spec.weigh(*allowed), dtype=np.float64)
+    return array("weights", spec.weigh(*allowed)).astype(np.float64)
 
 
 def training_needs(
@@ -90,13 +91,14 @@ def training_needs(
 
 def _allowed(method, embeddings, labels, identities, settings, shared):
     """A method, and the sample and settings it may see: the one place where identities are withheld."""
-    spec = get_method(method)
+    spec, labels = get_method(method), class_codes(labels)[0]
     if "identity" not in spec.sees:
         sample = Sample(embeddings, labels, None, {} if shared is None else shared)
     elif identities is None:
         raise ValueError(f"method {method!r} needs identities and none were given")
     else:
-        sample = Sample(embeddings, labels, identities)  # what such a method computes stays with it
+        people, _ = class_codes(identities, len(labels), "identities")
+        sample = Sample(embeddings, labels, people)  # what such a method computes stays with it
     return spec, sample, {key: settings[key] for key in spec.settings}  # any other: a KeyError
 
 
@@ -171,11 +173,12 @@ def _two_factors(estimator: str, rare: bool = True):
     """
 
     def weigh(sample: Sample, settings: dict) -> np.ndarray:
-        b = 1.0 if settings["surprise"] == "auto" else settings["surprise"]
+        b = number("surprise", settings["surprise"], EXPONENT, auto=True)
+        b = 1.0 if b == "auto" else b
         logs = b * np.log(surprise(sample, settings, estimator).probability)
         if rare:
-            density = proxy_density(sample, settings).astype(np.float64)
-            logs = logs + settings["rarity"] * np.log(density)
+            density = array("density", proxy_density(sample, settings)).astype(np.float64)
+            logs = logs + number("rarity", settings["rarity"], EXPONENT) * np.log(density)
         return _inverse(logs, sample, settings, log=True)
 
     return weigh
@@ -196,13 +199,15 @@ def _grouped(sample: Sample, classes, settings: dict) -> np.ndarray:
 
     from cid.density import unit_vectors
 
+    wanted = number("clusters", settings["clusters"], COUNT, int, auto=True)
+    tried = CLUSTERS if wanted == "auto" else (wanted,)
     unit = unit_vectors(sample.embeddings).cpu().numpy()
+    class_codes(sample.labels, len(unit))  # as many of both
     codes = np.empty(len(unit), dtype=np.int64)
     start = 0
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
-        wanted = CLUSTERS if settings["clusters"] == "auto" else (settings["clusters"],)
-        wanted = [k for k in wanted if k < len(rows)] or [max(1, len(rows) // 2)]
+        wanted = [k for k in tried if k < len(rows)] or [max(1, len(rows) // 2)]
         found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
         best = 0
         if len(found) > 1:

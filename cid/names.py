@@ -15,7 +15,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def find(what: str, name: str, known: Mapping[str, Found]) -> Found:
     """What is known under a name, or a ValueError that says which ``what``, as "method", there are."""
-    if name not in known:
+    if not (isinstance(name, str) and name in known):
         problem = f"{what} {name!r} is unknown{suggest(name, known)}"
         raise ValueError(f"{problem}; known: {', '.join(known)}")
     return known[name]

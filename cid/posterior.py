@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from cid.density import BLOCK, class_codes, unit_vectors
+from cid.checks import COUNT, POSITIVE, class_codes, number
+from cid.density import BLOCK, unit_vectors
 
 ESTIMATORS = ("knn", "kernel")
 NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
@@ -26,6 +27,7 @@ WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: a
 PSEUDO_MASS = (0.01, 0.1, 1.0)  # kernel mass of the class prior; an identical image has mass 1
 HUB = 10  # neighbours whose mean cosine tells how crowded a place is
 MAX_SLOPE = 4.0
+SLOPE = "a number from 0 to 20", lambda value: 0 <= value <= 20  # exp() ends beyond
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,16 @@ def label_posterior(
         raise ValueError(f"estimator is {estimator!r}; it must be one of {', '.join(ESTIMATORS)}")
     unit = unit_vectors(embeddings, device)
     codes = _codes(labels, len(unit))
+    known = f"a whole number below the number of samples, {len(unit)}"
+    count = (known, lambda k: 1 <= k < len(unit)), int
+    how = count if estimator == "knn" else (POSITIVE,)
+    scale, slope = number("scale", scale, *how, auto=True), number("slope", slope, SLOPE, auto=True)
     if scale == "auto":
         tried = [k for k in NEIGHBOURS if k < len(unit)] if estimator == "knn" else list(WIDTHS)
+        if not tried:
+            fewest = NEIGHBOURS[0] + 1
+            raise ValueError(f"there are {len(unit)} samples; scale 'auto' needs {fewest} at least")
     else:
-        if isinstance(scale, str) or not scale > 0:
-            raise ValueError(f"scale is {scale!r}; it must be 'auto' or a number greater than 0")
-        if estimator == "knn" and not (float(scale).is_integer() and scale < len(unit)):
-            known = f"a whole number below the number of samples, {len(unit)}"
-            raise ValueError(f"k is {scale}; it must be {known}")
         tried = [scale]
     prior = np.bincount(codes) / len(codes)
     if estimator == "knn":
@@ -92,7 +96,7 @@ def label_posterior(
     best = None
     for value, share in shares:
         given = np.log(prior), np.log(share / prior), codes
-        chosen = _likeliest_slope(*given) if slope == "auto" else float(slope)
+        chosen = _likeliest_slope(*given) if slope == "auto" else slope
         probability = np.exp(_log_sharpened(*given, chosen))
         loss = float(-np.log(probability).mean())
         if best is None or loss < best.loss:
@@ -109,6 +113,7 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     mostly the same person with another label; the mean difference is the label's own direction, and is
     projected out. A difference of class means would contain people in a biased training set.
     """
+    neighbours = number("neighbours", neighbours, COUNT, int)
     unit = unit_vectors(embeddings, device)
     codes = torch.from_numpy(_codes(labels, len(unit))).to(unit.device)
     directions = []
@@ -141,7 +146,7 @@ def _neighbour_shares(unit, codes, tried, prior, local_scaling):
     """For each k: smoothed class shares (n, C) among the k nearest other samples."""
     n, n_classes, most = len(unit), len(prior), max(tried)
     onehot = np.eye(n_classes)[codes]
-    counted = np.empty((n, most, n_classes), dtype=np.uint8)
+    counted = np.empty((n, most, n_classes), dtype=np.uint8 if most < 256 else np.int32)
     crowding = torch.zeros(n, dtype=unit.dtype, device=unit.device)
     if local_scaling:
         for rows, cosine in _cosines(unit):

@@ -43,6 +43,30 @@ def test_float32_density_equals_float64_brute_force(tau, include_self, common):
     np.testing.assert_allclose(ours, brute_force(vectors, labels, tau, include_self), rtol=1e-5)
 
 
+@pytest.mark.parametrize("tau", [0.003, 0.002, 1e-3, 1e-4, 1e-6, 1e-9])
+@pytest.mark.parametrize("precision", ["single", "half"])
+def test_a_narrow_kernel_of_images_that_occur_twice_keeps_its_promise(tau, precision):
+    vectors, labels = people(d=128, n_people=40)
+    twice = np.concatenate([vectors, vectors]), np.concatenate([labels, labels])
+    found = class_density(*twice, tau, precision=precision)
+    allowed = 1e-3 if precision == "half" else 3e-5
+    np.testing.assert_allclose(found, brute_force(*twice, tau), rtol=allowed)
+
+
+def test_a_caller_that_rounds_products_does_not_round_the_density():
+    vectors, labels = people()
+    exact = brute_force(vectors, labels, 0.003)
+    try:
+        torch.set_float32_matmul_precision("medium")
+        np.testing.assert_allclose(class_density(vectors, labels, 0.003), exact, rtol=1e-6)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    width = density.neighbour_width(vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_allclose(class_density(vectors, labels, 0.003), exact, rtol=1e-6)
+        assert density.neighbour_width(vectors) == pytest.approx(width, rel=1e-5)
+
+
 def test_density_is_sklearns_kernel_density_up_to_a_constant():
     vectors, labels = people(seed=1)
     tau = 0.02
@@ -188,7 +212,7 @@ def test_kind_type_and_labels_of_any_type_are_kept():
         ({"tau": float("nan")}, "tau is nan"),
         ({"tau": "auto"}, "tau is 'auto'"),
         ({"labels": np.zeros(9)}, r"labels have shape \(9,\) but there are 10"),
-        ({"labels": np.full(10, np.nan)}, "label 0 is NaN"),
+        ({"labels": np.full(10, np.nan)}, "labels hold nan in row 0"),
         ({"embeddings": np.zeros((10, 4))}, "row 0 has norm 0"),
         ({"embeddings": np.full((10, 4), np.nan)}, "row 0 holds NaN or infinite"),
         ({"embeddings": np.full((10, 4), np.inf)}, "row 0 holds NaN or infinite"),

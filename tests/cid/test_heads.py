@@ -64,7 +64,7 @@ def test_the_scale_of_the_weights_does_not_count(problem):
         ({"l2": 0}, "l2 is 0"),
         ({"labels": np.full(400, 2)}, "0 and 1 are needed"),
         ({"labels": np.zeros(400, int)}, "head 0 has no training image of class 1"),
-        ({"labels": np.zeros(3, int)}, "disagree"),
+        ({"labels": np.zeros(3, int)}, r"labels have shape \(3,\) but there are 400"),
         ({"sample_weights": -np.ones((1, 400))}, "negative"),
         ({"max_iterations": 1}, "6 of 6 heads have not converged"),
     ],

@@ -133,7 +133,9 @@ def test_bad_input_is_named():
     y = np.array([0, 1] * 4)
     with pytest.raises(ValueError, match="estimator is 'knnn'; it must be one of knn, kernel"):
         label_posterior(z, y, estimator="knnn")
-    with pytest.raises(ValueError, match="k is 8; it must be a whole number below .* samples, 8"):
+    with pytest.raises(
+        ValueError, match="scale is 8; it must be 'auto' or a whole number below .* samples, 8"
+    ):
         label_posterior(z, y, scale=8)
     with pytest.raises(ValueError, match="scale is 'wide'; it must be 'auto' or a number"):
         label_posterior(z, y, estimator="kernel", scale="wide")

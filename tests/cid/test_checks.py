@@ -1,0 +1,296 @@
+"""Whatever a caller may hand over: as it is meant, or one sentence that names it."""
+
+from __future__ import annotations
+
+import decimal
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse
+import torch
+
+from cid.checks import class_codes
+from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
+from cid.device import pick_device
+from cid.heads import Design, fit_heads
+from cid.methods import METHODS, training_groups, training_weights
+from cid.posterior import label_posterior, without_class_direction
+
+N = 40
+Z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+Y = np.arange(N) % 2
+WORDS = np.where(Y, "b", "a")
+THIRD = np.arange(N) == 3
+SETTINGS = {
+    "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
+    "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto",
+}  # fmt: skip
+
+
+def sentence(error) -> str:
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 250
+    return text
+
+
+LABELS = {
+    "list": list(Y),
+    "text": WORDS,
+    "list of texts": list(WORDS),
+    "objects": WORDS.astype(object),
+    "truth values": Y == 1,
+    "of another order": pd.Series(Y, np.arange(N)[::-1]),
+    "categorical": pd.Series(WORDS).astype("category"),
+    "nullable": pd.Series(Y).astype("Int64"),
+    "arrow": pd.Series(WORDS).astype("string[pyarrow]"),
+    "float": Y * 1.0,
+    "int and float": np.array([0, 1.0] * 20, object),
+    "big-endian": Y.astype(">i4"),
+    "unsigned": Y.astype(np.uint64),
+    "dates": np.array(["2020-01-01", "2020-01-02"] * 20, "datetime64[D]"),
+    "nothing masked": np.ma.array(Y, mask=False),
+    "tensor": torch.tensor(Y),
+    "with gradient": torch.tensor(Y * 1.0, requires_grad=True),
+    "bfloat16": torch.tensor(Y).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_any_kind_are_the_same_classes(kind):
+    codes, count = class_codes(LABELS[kind], N)
+    np.testing.assert_array_equal(codes, Y)
+    assert count == 2
+
+
+def with_third(values, missing) -> list:
+    return [missing if third else value for third, value in zip(THIRD, values, strict=True)]
+
+
+NO_LABELS = {
+    "NaN": (np.where(THIRD, np.nan, Y), "hold nan in row 3, which is no class"),
+    "infinite": (np.where(THIRD, np.inf, Y), "hold inf in row 3"),
+    "NaN object": (np.array(with_third(Y, np.nan), object), "hold nan in row 3"),
+    "NaN in a list of texts": (with_third(WORDS, np.nan), "hold nan in row 3"),
+    "None": (with_third(WORDS, None), "hold None in row 3"),
+    "NA": (np.array(with_third(Y, pd.NA), object), "hold <NA> in row 3"),
+    "Int64": (pd.Series(with_third(Y, pd.NA)).astype("Int64"), "hold nan in row 3"),
+    "boolean": (pd.Series(with_third(Y == 1, pd.NA)).astype("boolean"), "hold <NA> in row 3"),
+    "string": (pd.Series(with_third(WORDS, pd.NA)).astype("string"), "hold <NA> in row 3"),
+    "arrow": (pd.Series(with_third(WORDS, None), dtype="string[pyarrow]"), "hold <NA> in row 3"),
+    "categorical": (pd.Series(with_third(WORDS, None)).astype("category"), "hold nan in row 3"),
+    "NaT": (np.array(with_third(["2020"] * N, "NaT"), "datetime64[D]"), "hold NaT in row 3"),
+    "masked": (np.ma.array(Y, mask=THIRD), "hold masked values"),
+    "measured": (Y + 0.25, "hold 0.25 in row 0, .* cut what is measured at a threshold"),
+    "measured objects": ((Y + 0.25).astype(object), "hold 0.25 in row 0"),
+    "mixed": (np.array([1, "a"] * 20, object), "mix int and str; let all be of one type"),
+    "complex": (Y * 1j, "are complex128; number the classes by integers"),
+    "records": (np.zeros(N, [("a", int)]), "are .*; number the classes by integers"),
+    "a column": (Y[:, None], r"have shape \(40, 1\)"),
+    "one-hot": (np.eye(2)[Y], r"have shape \(40, 2\)"),
+    "ragged": ([[1, 2], [1]], "are no array"),
+    "a set": (set(Y), r"have shape \(\)"),
+    "one for all": (1, r"have shape \(\)"),
+    "too few": (Y[:-1], r"have shape \(39,\) but there are 40 samples"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LABELS)
+def test_what_is_no_label_is_named_wherever_it_is_handed_over(kind):
+    labels, said = NO_LABELS[kind]
+    weights = np.ones((1, N))
+    takers = [
+        lambda: cid_weights(Z, labels, 0.05),
+        lambda: inverse_weights(np.ones(N), labels),
+        lambda: label_posterior(Z, labels),
+        lambda: without_class_direction(Z, labels),
+        lambda: fit_heads(Z, labels, weights, 0.1),
+    ]
+    if kind != "too few":  # such as erm, which looks at nothing else
+        takers += [lambda m=m: training_weights(m, Z, labels, Y, SETTINGS) for m in ("erm", "cid")]
+    takers.append(lambda: training_groups("cluster-dro", Z, labels, None, SETTINGS))
+    for take in takers:
+        with pytest.raises(ValueError, match=f"^labels {said}") as error:
+            take()
+        sentence(error)
+    with pytest.raises(ValueError, match=f"^identities {said}"):
+        training_weights("oracle", Z, Y, labels, SETTINGS)
+
+
+EMBEDDINGS = {
+    "list": Z.tolist(),
+    "list of arrays": list(Z),
+    "list of tensors": [torch.tensor(row) for row in Z],
+    "objects": Z.astype(object),
+    "float64": Z.astype(float),
+    "long": Z.astype(np.longdouble),
+    "big-endian": Z.astype(">f4"),
+    "by columns": np.asfortranarray(Z),
+    "strided": np.repeat(Z, 2, axis=1)[:, ::2],
+    "backwards": Z[:, ::-1][:, ::-1],
+    "frame": pd.DataFrame(Z),
+    "nothing masked": np.ma.array(Z, mask=False),
+    "tensor": torch.tensor(Z),
+    "with gradient": torch.tensor(Z, requires_grad=True),
+    "transposed": torch.tensor(Z.T.copy()).T,
+    "tiny": Z * np.float32(1e-30),
+    "huge": Z.astype(float) * 1e150,
+}
+
+
+@pytest.mark.parametrize("kind", EMBEDDINGS)
+def test_embeddings_of_any_kind_weigh_the_same(kind):
+    given = EMBEDDINGS[kind]
+    np.testing.assert_allclose(cid_weights(given, Y, 0.05).tolist(), weights_of(Z), rtol=1e-5)
+    settings = SETTINGS | {"neighbours": 3}
+    found = training_weights("cid-knn", given, Y, None, settings)
+    np.testing.assert_allclose(found, training_weights("cid-knn", Z, Y, None, settings), rtol=1e-4)
+
+
+def weights_of(embeddings):
+    return cid_weights(np.asarray(embeddings), Y, 0.05)
+
+
+def test_a_big_endian_array_of_doubles_is_computed_in_doubles():
+    given = Z.astype(float)
+    found = cid_weights(given.astype(">f8"), Y, 0.05)
+    assert found.dtype == np.float64
+    np.testing.assert_array_equal(found, cid_weights(given, Y, 0.05))
+
+
+def replaced(value):
+    return np.where(THIRD[:, None], value, Z.astype(float))
+
+
+NO_EMBEDDINGS = {
+    "NaN": (replaced(np.nan), "row 3 holds NaN or infinite"),
+    "infinite": (replaced(np.inf), "row 3 holds NaN or infinite"),
+    "None": (np.where(THIRD[:, None], None, Z), "row 3 holds NaN or infinite"),
+    "zero": (replaced(0), "row 3 has norm 0, so no direction"),
+    "overflowing": (replaced(1e300), "row 3 has norm inf, so no direction"),
+    "complex": (Z + 0j, r"\(ndarray\) hold no real numbers"),
+    "complex tensor": (torch.tensor(Z).cfloat(), r"\(Tensor\) hold no real numbers"),
+    "text": (Z.astype(str), r"\(ndarray\) hold no real numbers"),
+    "a name of a file": ("z.npy", r"\(str\) hold no real numbers"),
+    "missing": (pd.DataFrame(Z).astype("Float32").mask(replaced(9) == 9), r"\(DataFrame\) hold no"),
+    "sparse": (scipy.sparse.csr_matrix(Z), r"\(csr_matrix\) hold no real numbers"),
+    "masked": (np.ma.array(Z, mask=replaced(9) == 9), "hold masked values"),
+    "without data": (torch.tensor(Z).to("meta"), r"\(Tensor\) hold no real numbers"),
+    "ragged": ([[1, 2]] * 39 + [[1]], "are no array"),
+    "one sample alone": (Z[0], r"have shape \(6,\); \(n, d\) with n and d at least 1 is needed"),
+    "three dimensions": (Z[None], r"have shape \(1, 40, 6\)"),
+    "no rows": (Z[:0], r"have shape \(0, 6\)"),
+    "nothing": (None, r"have shape \(\)"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_EMBEDDINGS)
+def test_what_is_no_embedding_is_named_wherever_it_is_handed_over(kind):
+    given, said = NO_EMBEDDINGS[kind]
+    takers = [
+        lambda: cid_weights(given, Y, 0.05),
+        lambda: neighbour_width(given),
+        lambda: label_posterior(given, Y),
+        lambda: without_class_direction(given, Y),
+    ]
+    takers += [
+        lambda m=m: training_weights(m, given, Y, None, SETTINGS)
+        for m, spec in METHODS.items()
+        if "identity" not in spec.sees and ("tau" in spec.settings or m == "surprise")
+    ]
+    takers.append(lambda: training_groups("cluster-dro", given, Y, None, SETTINGS))
+    for take in takers:
+        with pytest.raises(ValueError, match=f"^embeddings ({said})") as error:
+            take()
+        sentence(error)
+
+
+SCALARS = [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5), 0.5]
+NEGATIVE = -1  # which some may be
+NO_NUMBERS = [
+    None, "0.5", "", True, np.True_, float("nan"), float("inf"), NEGATIVE, 10**400, [0.5], np.array([0.5]),
+    0.5 + 0j, decimal.Decimal("0.5"), np.ones((30, 30)),
+]  # fmt: skip
+WEIGHTS = np.ones((1, N))
+NUMBERS = {
+    "tau": lambda value: cid_weights(Z, Y, value),
+    "power": lambda value: cid_weights(Z, Y, 0.05, power=value),
+    "share": lambda value: neighbour_width(Z, share=value),
+    "slope": lambda value: label_posterior(Z, Y, scale=3, slope=value).probability,
+    "scale": lambda value: label_posterior(Z, Y, scale=value, estimator="kernel").probability,
+    "rarity": lambda value: training_weights("cid-knn", Z, Y, None, SETTINGS | {"rarity": value}),
+    "surprise": lambda value: training_weights("surprise", Z, Y, None, SETTINGS | {"surprise": value}),
+    "train.l2": lambda value: fit_heads(Z, Y, WEIGHTS, value).weight,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
+    first, *others = (np.asarray(NUMBERS[name](value)) for value in SCALARS)
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    for value in NO_NUMBERS:
+        if value is NEGATIVE and name in ("power", "rarity", "surprise"):
+            continue
+        with pytest.raises(ValueError, match=f"^{name} is .*; it must be ") as error:
+            NUMBERS[name](value)
+        sentence(error)
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda: cid_weights(Z, Y, 1e-10), "tau is 1e-10; it must be a number from 1e-9 to 1e9"),
+        (lambda: cid_weights(Z, Y, 0.1, include_self="yes"), "include_self is 'yes'; it must be true"),
+        (lambda: cid_weights(Z, Y, 0.1, include_self=2), "include_self is 2; it must be true or false"),
+        (lambda: cid_weights(Z, Y, 0.1, device="gpu"), "device is 'gpu'; it must be auto, cpu, cuda"),
+        (lambda: pick_device(None), "device is None; it must be auto"),
+        (lambda: neighbour_width(Z, near=0), "near is 0; it must be a whole number of at least 1"),
+        (lambda: neighbour_width(Z, near=2.5), "near is 2.5; it must be a whole number"),
+        (lambda: label_posterior(Z, Y, scale=2.5), "scale is 2.5; it must be 'auto' or a whole number"),
+        (lambda: label_posterior(Z[:3], Y[:3]), "there are 3 samples; scale 'auto' needs 4 at least"),
+        (lambda: without_class_direction(Z, Y, neighbours=0), "neighbours is 0; it must be a whole"),
+        (lambda: inverse_weights(np.where(THIRD, 0, 1), Y), "density is 0.0 in row 3; above 0 is needed"),
+        (lambda: inverse_weights(np.where(THIRD, np.nan, 1), Y), "density is nan in row 3"),
+        (lambda: inverse_weights(np.full(N, -np.inf), Y, log=True), "density is -inf in row 0; finite"),
+        (lambda: inverse_weights(np.ones((N, 1)), Y), r"density have shape \(40, 1\); \(n,\) with n"),
+        (lambda: effective_sample_size(np.zeros(3)), "weights must be finite and not negative"),
+        (lambda: effective_sample_size([1, -1]), "weights must be finite and not negative"),
+        (lambda: effective_sample_size([1e200]), "weights must be finite"),
+        (lambda: effective_sample_size([]), r"weights have shape \(0,\)"),
+        (lambda: training_groups("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 0}), "clusters is 0"),
+        (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
+        (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
+        (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
+        (lambda: Design(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: Design(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: fit_heads(Z, WORDS, WEIGHTS, 0.1), r"labels hold \['a', 'b'\]; 0 and 1 are needed"),
+        (lambda: fit_heads(Z, Y, WEIGHTS * 3e38, 0.1), "sample weights hold negative, infinite"),
+        (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
+        (lambda: fit_heads(Z, Y, WEIGHTS.astype(str), 0.1), r"sample weights \(ndarray\) hold no real"),
+        (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, tolerance="a"), "tolerance is 'a'; it must be a number"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1).logits(Z[0]), r"features have shape \(6,\)"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_worked_with_is_one_sentence(call, said):
+    with pytest.raises(ValueError, match=said) as error:
+        call()
+    sentence(error)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(
+        ValueError, match="device is 'cuda', but torch finds no GPU; take auto or cpu"
+    ):
+        pick_device("cuda")
+
+
+def test_more_neighbours_than_a_byte_counts():
+    many = np.random.default_rng(1).normal(size=(400, 3))
+    labels = np.arange(400) < 350
+    found = label_posterior(many, labels, scale=399, slope=1.0).probability
+    prior = 7 / 8
+    np.testing.assert_allclose(found[0], (349 + 2 * prior) / (399 + 2))
