@@ -17,9 +17,11 @@ import pickle
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -43,8 +45,8 @@ SCORE_BATCH = 512  # images scored at once, which bounds memory
 PIXEL_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 PIXEL_SPREAD = 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
-# On a GPU, convolutions by deterministic algorithms, the same ones at every run.
-_settled = partial(torch.backends.cudnn.flags, enabled=True, benchmark=False, deterministic=True)
+BUILDING = Lock()  # threads that build networks share the generator that draws their first weights
+
 log = logging.getLogger(__name__)
 
 
@@ -162,7 +164,7 @@ def initialisation(model: str, pretrained: str) -> str:
 def _build(model, initialised, seed, stream, statistics, device) -> Net:
     """A new network on the device, its weights a function of seed and stream."""
     spec, (centre, spread) = get_model(model), statistics
-    with torch.random.fork_rng(devices=[]):
+    with BUILDING, torch.random.fork_rng(devices=[]):
         # Layers draw their weights from the global generator; only the CPU's is seeded, and put back.
         torch.random.default_generator.manual_seed(_seed(seed, "weights", stream))
         body, width = spec.build(centre.shape[-1] if spec.side is None else None)
@@ -198,7 +200,7 @@ class Fitted:
         device = self.module.centre.device
         rows = torch.tensor(np.asarray(rows, dtype=np.int64), device=device)
         inputs = place(inputs, device)
-        with torch.inference_mode(), _settled():
+        with torch.inference_mode(), _settled(device):
             parts = [function(inputs[part]) for part in rows.split(SCORE_BATCH)]
         return torch.cat(parts).float().cpu().numpy()
 
@@ -334,7 +336,7 @@ def _train(nets, step, state, data, options, seed, *, epochs, draw, file, save, 
         state.update(found["state"])
         done, mean = found["done"], found["mean"]
 
-    with _settled():
+    with _settled(device):
         for epoch in range(done, epochs):
             order = _order(len(rows), draw, _seed(seed, "order", epoch)).to(device)
             generator = None
@@ -428,6 +430,13 @@ def place(inputs, device: torch.device) -> Tensor:
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     return inputs.to(device)
+
+
+def _settled(device: torch.device):
+    """On a GPU, convolutions by deterministic algorithms, the same ones at every run."""
+    if device.type == "cpu":  # the flags are global: threads that train at once would mix them up
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
 
 
 def _precision(device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -210,6 +211,9 @@ def train_networks(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train a network on every training set by every method, and score the test images.
 
+    On a CPU a run has one thread, and as many are trained at once as there are cores: small networks
+    gain little from more threads, and so no byte depends on the number of cores.
+
     Parameters
     ----------
     sets, methods, progress
@@ -257,7 +261,7 @@ def train_networks(
             key = store.digest(shared, *own, *run.given.items())
             run.file = Path(folder) / f"{model}-{run.seed}-{run.method}-{key[:16]}.npz"
             run.found = store.read(run.file)
-    # Set by set, so that the network of ERM is at hand for the methods that start from it.
+    # Set by set, so that whole sets are finished first.
     missing = sorted((run for run in mine if not run.found), key=lambda run: (run.level, run.seed))
     # The bar also moves within a run, so that its estimate holds from the first on.
     how = {"desc": progress, "disable": progress is None, "bar_format": BAR}
@@ -292,27 +296,50 @@ def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[R
 
 
 def _train(missing: list[Run], bar: tqdm, model: str, inputs, labels, **how) -> None:
-    """Train runs one by one, each kept in its file if it has one."""
-    erm = {}  # its network, by the set
-    for before, run in enumerate(missing, bar.n):
-        began, file, where = time.monotonic(), run.file, (run.level, run.seed)
+    """Train runs, on a CPU as many at once as there are cores, each kept in its file if it has one."""
+    lock = Lock()
 
-        def show(done, epochs, risk, run=run, before=before):
-            told = f"level {run.level:g}, seed {run.seed}, {run.method}, loss {risk:.3f}"
-            bar.set_postfix_str(told, refresh=False)
-            bar.update(before + done / epochs - bar.n)
+    def train(chain: list[Run]) -> None:
+        """One after the other, as the first may be the network that the others start from."""
+        base = None
+        for run in chain:
+            began, file, told = time.monotonic(), run.file, 0.0
 
-        own = run.given | {"training": run.training, "seed": run.seed, "base": erm.get(where)}
-        own |= {"checkpoint": file and file.with_suffix(".pt"), "on_epoch": show}
-        fitted = fit(model, inputs, labels, run.rows, **own, **how)
+            def show(done, epochs, risk, run=run):
+                nonlocal told
+                text = f"level {run.level:g}, seed {run.seed}, {run.method}, loss {risk:.3f}"
+                with lock:
+                    bar.set_postfix_str(text, refresh=False)
+                    bar.update(done / epochs - told)
+                told = done / epochs
+
+            own = run.given | {"training": run.training, "seed": run.seed, "base": base}
+            own |= {"checkpoint": file and file.with_suffix(".pt"), "on_epoch": show}
+            fitted = fit(model, inputs, labels, run.rows, **own, **how)
+            base = base or fitted
+            run.found = {"logits": fitted.logits(inputs, run.tested), "loss": fitted.loss}
+            run.found["seconds"] = time.monotonic() - began
+            if file:
+                store.write(file, lambda stream, run=run: np.savez(stream, **run.found))
+                file.with_suffix(".pt").unlink(missing_ok=True)
+            with lock:
+                bar.update(1 - told)  # a run may go by without an epoch
+
+    on_all_cores(train, _chains(missing), how["device"])
+
+
+def _chains(runs: list[Run]) -> list[list[Run]]:
+    """Each run alone, but those that retrain a last layer behind ERM's run of their set, if it is here."""
+    chains, erm = [], {}
+    for run in runs:
+        where = run.level, run.seed
+        if run.training == "retrain" and where in erm:
+            erm[where].append(run)
+            continue
+        chains.append([run])
         if run.training == "weighted" and np.ptp(run.given["weights"]) == 0:
-            erm = {where: fitted}
-        run.found = {"logits": fitted.logits(inputs, run.tested), "loss": fitted.loss}
-        run.found["seconds"] = time.monotonic() - began
-        if file:
-            store.write(file, lambda stream, run=run: np.savez(stream, **run.found))
-            file.with_suffix(".pt").unlink(missing_ok=True)
-        bar.update(before + 1 - bar.n)  # a run may go by without an epoch
+            erm.setdefault(where, chains[-1])
+    return chains
 
 
 def _save(state: dict, path: Path) -> None:

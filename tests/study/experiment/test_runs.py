@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import Counter
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -241,6 +243,30 @@ def test_networks_of_several_levels_are_those_of_each(features, sets):
         alone, _ = train_networks(part, x, labels, methods, "mlp", options, **CPU)
         mine = found[found["level"] == float(level)].reset_index(drop=True)
         pd.testing.assert_frame_equal(mine, alone, check_exact=True)
+
+
+def test_networks_are_trained_at_once_to_the_bytes_of_one_after_the_other(
+    features, sets, monkeypatch
+):
+    """On four cores, four runs at a time, last-layer's behind the network it starts from."""
+    x, labels = features
+    arguments = sets, x, labels, EVERY, "mlp", read_options("mlp", QUICK)
+    four, begun = Barrier(4), Counter()
+
+    def together(*given, training, base, **how):
+        begun[training, base is not None] += 1
+        if begun.total() <= 4:
+            four.wait(timeout=30)  # fails if runs wait for each other
+        return fit(*given, training=training, base=base, **how)
+
+    monkeypatch.setattr(runs, "fit", together)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    found, _ = train_networks(*arguments, **CPU)
+    assert begun.total() == 16 and begun["retrain", True] == 2
+    monkeypatch.setattr(runs, "fit", fit)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    alone, _ = train_networks(*arguments, **CPU)
+    pd.testing.assert_frame_equal(found, alone, check_exact=True)
 
 
 def test_networks_take_labels_that_lack_one(features, sets):
