@@ -294,10 +294,10 @@ METHODS = {
     "afr": Method(
         "AFR", ("class",),
         "refitted on held-out images, hard ones weigh more (Qiu et al. 2023)", training="afr"),
-    "self": Method(
+    "selective": Method(
         "SELF", ("class",),
         "refitted on held-out images about which a second model disagrees (LaBonte et al. 2023)",
-        training="self"),
+        training="selective"),
     "xrm": Method(
         "XRM + GroupDRO", ("class",),
         "GroupDRO over (class, mistaken) groups of two models of half the images each "

@@ -20,14 +20,14 @@ KINDS = {
     "lff": "images that a biased model finds hard count more",
     "retrain": "the last layer is fitted again on balanced subsets",
     "afr": "refitted on held-out images; those the first head finds hard count more",
-    "self": "refitted on held-out images about which two heads disagree",
+    "selective": "refitted on held-out images about which two heads disagree",
     "xrm": "groups by the mistakes of two heads on each other's half, then as group-dro",
     "ula": "a label's log-odds by the proxy are added to the logits while training",
     "erase": "what tells clusters of the proxy apart is removed from the features",
 }
 # What a kind works with besides weights, a number an image: codes of groups, or log-odds.
 NEEDS = {"group-dro": "groups", "retrain": "groups", "erase": "groups", "ula": "offset"}
-HEADS_ONLY = ("afr", "self", "xrm", "ula", "erase")  # kinds that networks are not trained by
+HEADS_ONLY = ("afr", "selective", "xrm", "ula", "erase")  # kinds that networks are not trained by
 # px: side of the aligned faces a network takes; a model that is not here takes features.
 SIDES = {"cnn": 64, "resnet18": 112, "resnet50": 112}
 
@@ -84,11 +84,15 @@ class HeadOptions(_Options):
     draws: int = _setting(10, _at_least(1), "retrain")  # balanced subsets, averaged over
     afr_gamma: float = _setting(4.0, _at_least(0, "a number"), "afr")  # weight exp(-gamma p(label))
     afr_l2: float = _setting(1.0, POSITIVE, "afr")  # of the difference to the first head
-    self_stop_l2: float = _setting(
-        10.0, POSITIVE, "self"
+    selective_stop_l2: float = _setting(
+        10.0, POSITIVE, "selective"
     )  # of the head that stands for one stopped
-    self_share: float = _setting(0.5, SHARE, "self")  # of the rarer class's held-out images
-    self_l2: float = _setting(1.0, POSITIVE, "self")  # of the difference to the first head
+    selective_share: float = _setting(
+        0.5, SHARE, "selective"
+    )  # of the rarer class's held-out images
+    selective_l2: float = _setting(
+        1.0, POSITIVE, "selective"
+    )  # of the difference to the first head
     xrm_rounds: int = _setting(5, _at_least(1), "xrm")  # times labels are flipped
     xrm_tilt: float = _setting(3.0, POSITIVE, "xrm")  # of the four groups found, as group_tilt
     ula_strength: float = _setting(1.0, POSITIVE, "ula")  # how often the log-odds are added

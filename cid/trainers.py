@@ -185,16 +185,16 @@ def _disagreement(cell: Cell, weights, needed) -> Heads:
     """
     held, options = cell.part(weights, HELD_OUT), cell.options
     first = cell.fit(weights * ~held)
-    stopped = cell.fit(weights * ~held, l2=options.self_stop_l2)
+    stopped = cell.fit(weights * ~held, l2=options.selective_stop_l2)
     p, q = (np.exp(-cell.losses(heads)).clip(1e-7, 1 - 1e-7) for heads in (first, stopped))
     apart = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
     chosen = np.zeros_like(held)
     for row in range(len(held)):
         classes = [np.flatnonzero(held[row] & (cell.labels == label)) for label in (0, 1)]
-        count = max(1, round(options.self_share * min(map(len, classes))))
+        count = max(1, round(options.selective_share * min(map(len, classes))))
         for own in classes:
             chosen[row, own[np.argsort(-apart[row, own], kind="stable")[:count]]] = True
-    return _corrected(cell, first, weights * chosen, options.self_l2)
+    return _corrected(cell, first, weights * chosen, options.selective_l2)
 
 
 def _per_class(cell: Cell, weights, member) -> np.ndarray:
@@ -322,7 +322,7 @@ TRAINERS = {
     "lff": _learning_from_failure,
     "retrain": _retrained,
     "afr": _reweighted,
-    "self": _disagreement,
+    "selective": _disagreement,
     "xrm": _cross_risk,
     "ula": _adjusted,
     "erase": _erased,

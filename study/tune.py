@@ -55,9 +55,9 @@ GRID = {  # method, setting, values
     ("cluster-dro", "weights.clusters"): [10, 40, 80, "auto"],
     ("afr", "train.robust.afr_gamma"): [0.0, 2.0, 4.0, 8.0, 16.0],
     ("afr", "train.robust.afr_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
-    ("self", "train.robust.self_stop_l2"): [1.0, 10.0, 100.0],
-    ("self", "train.robust.self_share"): [0.1, 0.25, 0.5, 1.0],
-    ("self", "train.robust.self_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
+    ("selective", "train.robust.selective_stop_l2"): [1.0, 10.0, 100.0],
+    ("selective", "train.robust.selective_share"): [0.1, 0.25, 0.5, 1.0],
+    ("selective", "train.robust.selective_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
     ("xrm", "train.robust.xrm_rounds"): [2, 5, 10],
     ("xrm", "train.robust.xrm_tilt"): [1.0, 3.0, 10.0, 30.0],
     ("ula", "weights.bias_l2"): [0.01, 0.1, 1.0, 10.0],
@@ -68,12 +68,6 @@ GRID = {  # method, setting, values
 ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
 DEFINED = ("weights.rarity",)
 NEAR, SHARE = (1, 3, 5, 10), (1.0, 0.5, 0.25)  # of cid.density.neighbour_width
-
-
-def changed(settings: dict, setting: str, value) -> dict:
-    """The settings with one at a path such as ``train.robust.alpha`` set."""
-    first, _, rest = setting.partition(".")
-    return settings | {first: changed(settings[first], rest, value) if rest else value}
 
 
 def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]:
@@ -99,7 +93,9 @@ def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) 
     for (method, setting), values in tqdm(grid.items(), desc="tune", unit="setting"):
         used = at(settings, setting)
         for value in values:
-            own = changed(settings, setting, value) | {"methods": list({"erm": 0, method: 0})}
+            own = variations.changed(settings, setting, value) | {
+                "methods": list({"erm": 0, method: 0})
+            }
             found = variations.run(arrays, own, design=design, folder=folder)
             row = _row(found, method, setting, value, labels)
             rows.append(row | {"used": value == used})

@@ -244,6 +244,41 @@ def draw_sets(
     return pd.concat(tables, ignore_index=True)[columns]
 
 
+def check_draws(data, params: dict) -> None:
+    """Draw what every stage of a study will draw, at one level, so that what cannot work is said early.
+
+    ``data`` gives ``labels(attribute)`` and ``identities()``, as :class:`study.faces.dataset.FaceSet`;
+    ``params`` are the keys ``task``, ``seeds``, ``bias``, ``tasks`` and ``kinds`` of breadth, ``level``
+    of proxies, ``ablation`` and ``ablations`` of params.yaml. A ValueError names the key.
+    """
+    bias, task, seeds = (params[key] for key in ("bias", "task", "seeds"))
+    own, first, draws = params["ablation"], bias["levels"][:1], []
+    draws.append(("bias", task, bias, seeds, first))
+    for other, kind in product(params["tasks"], params["kinds"]):
+        draws.append((f"breadth, {other} under {kind}", other, bias | {"kind": kind}, seeds, first))
+    draws.append(("proxies", task, bias, seeds, [params["level"]]))
+    draws.append(("ablation", task, bias, own["seeds"], [own["level"]]))
+    for name, varied in params["ablations"].items():
+        section, _, key = varied["setting"].partition(".")
+        for value in varied["values"] if section == "bias" else ():
+            where = f"ablations.{name}, {value}"
+            draws.append((where, task, bias | {key: value}, own["seeds"], [own["level"]]))
+    unseen = []
+    for where, attribute, settings, number, only in draws:
+        try:
+            given = data.identities(), data.labels(attribute)
+            sets = draw_sets(*given, seeds=number, only=only, **settings)
+        except ValueError as error:
+            raise ValueError(f"params.yaml: {where}: {error}") from None
+        unseen.append((sets["part"] == "unseen").any())
+    if not unseen[0]:
+        raise ValueError(
+            f"params.yaml: bias.unseen_share is {bias['unseen_share']}, which keeps nobody out of "
+            "training; the report shows people never seen, so raise it to 1 / people or more, with at "
+            "least 3 people"
+        )
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What a seed decides, before the level is looked at."""

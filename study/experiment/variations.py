@@ -125,14 +125,26 @@ def _vary(label: str, changes: dict[str, tuple], level, design=None, folder=None
 
 
 def changed(settings: dict, key: str, value) -> dict:
-    """A copy of the settings with the key ``<section>.<name>`` set.
+    """A copy of the settings with the dotted key (``weights.tau``, ``train.robust.alpha``) set.
 
     A ValueError on an unknown key names the nearest known one.
     """
-    sections = {name: part for name, part in settings.items() if isinstance(part, dict)}
-    known = {f"{section}.{name}": section for section, part in sections.items() for name in part}
-    section = find("setting", key, known)
-    return settings | {section: settings[section] | {key.partition(".")[2]: value}}
+    find("setting", key, dict.fromkeys(_keys(settings)))
+    *sections, name = key.split(".")
+    new = settings = dict(settings)
+    for section in sections:
+        settings[section] = settings = dict(settings[section])
+    settings[name] = value
+    return new
+
+
+def _keys(settings: dict, above: str = "") -> Iterator[str]:
+    """The dotted keys of what is inside sections, however deep."""
+    for name, value in settings.items():
+        if above or isinstance(value, dict):
+            yield above + name
+        if isinstance(value, dict):
+            yield from _keys(value, f"{above}{name}.")
 
 
 def factors(
@@ -224,7 +236,7 @@ def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
         true_loss = -np.log((alike + 2 * prior) / (others + 2)).mean()
         for estimator in ("kernel", "knn"):
             found = surprise(sample, settings["weights"], estimator)
-            own = {"level": level, "seed": table["seed"].iloc[0], "estimator": estimator}
+            own = {key: table[key].iloc[0] for key in ("level", "seed")} | {"estimator": estimator}
             measured = {k: getattr(found, k) for k in ("scale", "slope", "loss", "prior_loss")}
             rows.append(own | {"true_loss": true_loss} | measured)
     return pd.DataFrame(rows)

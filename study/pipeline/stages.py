@@ -108,6 +108,9 @@ def done_before(stage: str, given: Mapping, work: Callable[[], object]) -> bool:
     stage's parameters. Returns whether it was done before. To compute again, remove ``build/runs``.
     """
     known = {"deps": [], "outs": []} | stages().get(stage, {})
+    if not all(Path(dep).exists() for dep in known["deps"]):
+        work()  # which says what is missing
+        return False
     inputs = [(file, _content(file)) for dep in known["deps"] for file in _under(Path(dep))]
     key = digest(dict(given), sys.version, source.versions(), *inputs)
     folder, outs = KEPT / f"stage-{stage}-{key[:24]}", list(map(Path, known["outs"]))

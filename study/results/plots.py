@@ -48,7 +48,7 @@ COLOURS = {
     "lff": "#aa4499",
     "cluster-dro": "#332288",
     "afr": "#88ccee",
-    "self": "#6699cc",
+    "selective": "#6699cc",
     "xrm": "#cc6677",
     "ula": "#aa7744",
     "erase": "#77aadd",

@@ -114,7 +114,9 @@ def test_afr_corrects_a_head_on_held_out_images_that_it_finds_hard(cell):
 
 
 def test_self_corrects_a_head_where_a_second_one_disagrees_most(cell):
-    cell = replace(cell, options=HeadOptions(self_stop_l2=5.0, self_share=0.3, self_l2=0.5))
+    cell = replace(
+        cell, options=HeadOptions(selective_stop_l2=5.0, selective_share=0.3, selective_l2=0.5)
+    )
     held, first, p = split(cell)
     stopped = fit_heads(cell.features, cell.labels, ONES * ~held, 5.0)
     q = 1 / (1 + np.exp(-np.where(cell.labels == 1, 1, -1) * stopped.logits(cell.features)))
@@ -127,7 +129,7 @@ def test_self_corrects_a_head_where_a_second_one_disagrees_most(cell):
     logits = first.logits(cell.features)
     change = fit_heads(cell.features, cell.labels, chosen, 0.5, offset=logits)
     expected = logits + change.logits(cell.features)
-    found = fit_method(cell, "self", ONES).logits(cell.features)
+    found = fit_method(cell, "selective", ONES).logits(cell.features)
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
 
 

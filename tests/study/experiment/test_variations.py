@@ -194,7 +194,7 @@ def test_posteriors_come_near_the_truth_and_beat_the_prior(arrays, tmp_path, mon
     )
     more = variations.posteriors(arrays, STUDY, [0.5, 0.8], tmp_path)
     assert calls == [[0.5]]  # a level more costs its own share
-    pd.testing.assert_frame_equal(more[more["level"] == 0.8].reset_index(drop=True), table)
+    pd.testing.assert_frame_equal(more[more["level"] == 0.6667].reset_index(drop=True), table)
 
 
 def test_the_proxy_leaks_less_of_the_label_without_the_class_direction(arrays):
@@ -285,3 +285,14 @@ def test_what_proxies_tell_stands_in_a_row_each(arrays, tmp_path, monkeypatch):
         assert table.loc[1, cleaned] == by_hand.loc["class direction removed", column]
     monkeypatch.setattr(variations, "leaks", None)  # taken from where it was kept
     pd.testing.assert_frame_equal(variations.leaks_of(arrays, proxies, tmp_path), table)
+
+
+def test_a_setting_is_changed_at_any_depth_and_in_a_copy():
+    settings = {"seeds": 3, "train": {"l2": 0.1, "robust": {"alpha": 0.2}}}
+    assert variations.changed(settings, "train.robust.alpha", 1) == {
+        "seeds": 3, "train": {"l2": 0.1, "robust": {"alpha": 1}},
+    }  # fmt: skip
+    assert variations.changed(settings, "train.l2", 1)["train"]["l2"] == 1
+    assert settings == {"seeds": 3, "train": {"l2": 0.1, "robust": {"alpha": 0.2}}}
+    with pytest.raises(ValueError, match=r"'train.robust.alpa' is unknown \(did you mean"):
+        variations.changed(settings, "train.robust.alpa", 1)
