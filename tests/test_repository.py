@@ -110,7 +110,7 @@ class Refuse:
     exec_module = create_module
 
 sys.meta_path.insert(0, Refuse())
-began = time.monotonic()
+began = time.process_time()
 {code}
 """
 STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matplotlib", "IPython"]
@@ -123,7 +123,7 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matpl
             [*STUDY, "scipy", "sklearn", "torchvision", "facenet_pytorch", "tqdm"],
             "import numpy as np\n"
             "from cid.density import cid_weights\n"
-            "assert time.monotonic() - began < 10\n"  # 3 s on a quiet machine; tests share theirs
+            "assert time.process_time() - began < 10\n"  # 3 s where nothing else runs
             "assert len(cid_weights(np.eye(4), [0, 0, 1, 1], 0.1)) == 4",
         ),
         (["torch", "sklearn", "scipy", *STUDY], "import cid.methods"),
