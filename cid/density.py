@@ -26,6 +26,7 @@ PRECISIONS = ("single", "half")
 CHUNK = 2**16  # rows of a memory-mapped array held at once; a multiple of BLOCK: blocks stay alike
 BLOCK = 1024  # 4 MiB of float32 a block: large enough for a fast product, small enough for a cache
 PROBES = 4096  # samples whose neighbours tell how wide a kernel should be
+MANY = 10_000  # samples beyond which other settings, too, are chosen on about PROBES of them
 GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 # Largest |z - mean|^2 / tau up to which a type keeps its promise: its rounding is an error of the
 # exponent. What reaches farther is computed in the next better one.
@@ -133,10 +134,15 @@ def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str =
     """
     near, share = number("near", near, COUNT, int), number("share", share, POSITIVE)
     unit = unit_vectors(embeddings, device)
-    rows = torch.arange(0, len(unit), math.ceil(len(unit) / PROBES))
+    rows = probes(len(unit))
     k = min(near + 1, len(unit))  # with the sample itself
     parts = [(unit[own] @ unit.T).topk(k, dim=1).values[:, -1] for own in rows.split(BLOCK)]
     return max(share * float(1 - torch.cat(parts).median()), 1e-6)
+
+
+def probes(n: int, every: int = 0) -> torch.Tensor:
+    """Rows of at most :data:`PROBES` of n samples, evenly spread; of all up to ``every``."""
+    return torch.arange(0, n, 1 if n <= every else math.ceil(n / PROBES))
 
 
 def refuse_strays(count: int, tau: float) -> None:

@@ -185,7 +185,8 @@ def _two_factors(estimator: str, rare: bool = True):
 
 
 def _clusters(sample: Sample, settings: dict) -> np.ndarray:
-    """Clusters of the proxy within each class; "auto": as many as the silhouette is best with."""
+    """Clusters of the proxy within each class; "auto": as many as the silhouette is best with, of
+    about :data:`cid.density.PROBES` of many images."""
     return _grouped(sample, sample.labels, settings)
 
 
@@ -197,7 +198,7 @@ def _grouped(sample: Sample, classes, settings: dict) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances, silhouette_score
 
-    from cid.density import unit_vectors
+    from cid.density import MANY, probes, unit_vectors
 
     wanted = number("clusters", settings["clusters"], COUNT, int, auto=True)
     tried = CLUSTERS if wanted == "auto" else (wanted,)
@@ -211,9 +212,11 @@ def _grouped(sample: Sample, classes, settings: dict) -> np.ndarray:
         found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
         best = 0
         if len(found) > 1:
-            apart = pairwise_distances(unit[rows])
+            some = probes(len(rows), every=MANY).numpy()
+            apart = pairwise_distances(unit[rows[some]])
             np.fill_diagonal(apart, 0)
-            best = np.argmax([silhouette_score(apart, own, metric="precomputed") for own in found])
+            scores = [silhouette_score(apart, own[some], metric="precomputed") for own in found]
+            best = np.argmax(scores)
         codes[rows] = start + found[best]
         start += found[best].max() + 1
     return codes

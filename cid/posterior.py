@@ -18,13 +18,15 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
+from cid import density as exact
 from cid.checks import COUNT, POSITIVE, class_codes, number
-from cid.density import BLOCK, unit_vectors
+from cid.density import BLOCK, MANY, probes, unit_vectors
 
 ESTIMATORS = ("knn", "kernel")
 NEIGHBOURS = (3, 5, 7, 10, 15, 20, 30)  # tried by k: auto
 WIDTHS = tuple(0.001 * 2 ** (step / 2) for step in range(12))  # tried by tau: auto; .001 to .045
 PSEUDO_MASS = (0.01, 0.1, 1.0)  # kernel mass of the class prior; an identical image has mass 1
+PAIRS = 2**25  # cosines held at once, 128 MiB
 HUB = 10  # neighbours whose mean cosine tells how crowded a place is
 MAX_SLOPE = 4.0
 SLOPE = "a number from 0 to 20", lambda value: 0 <= value <= 20  # exp() ends beyond
@@ -60,6 +62,8 @@ def label_posterior(
     estimator : {"knn", "kernel"}
     scale : int, float or "auto"
         Number of neighbours, or tau; "auto": the likeliest of :data:`NEIGHBOURS` or :data:`WIDTHS`.
+        Beyond :data:`cid.density.MANY` samples the likeliest width is that of about
+        :data:`cid.density.PROBES` of them, among all.
     slope : float or "auto"
         1 leaves the estimate as counted, 0 gives the prior, "auto" is the likeliest up to
         :data:`MAX_SLOPE`.
@@ -92,16 +96,14 @@ def label_posterior(
     if estimator == "knn":
         shares = _neighbour_shares(unit, codes, tried, prior, local_scaling)
     else:
-        shares = _kernel_shares(unit, codes, tried, prior)
-    best = None
-    for value, share in shares:
-        given = np.log(prior), np.log(share / prior), codes
-        chosen = _likeliest_slope(*given) if slope == "auto" else slope
-        probability = np.exp(_log_sharpened(*given, chosen))
-        loss = float(-np.log(probability).mean())
-        if best is None or loss < best.loss:
-            best = Posterior(probability, value, chosen, loss, float(-np.log(prior[codes]).mean()))
-    return best
+        many = len(unit) > MANY
+        if many and len(tried) > 1:  # all pairs under all widths would take a quarter of an hour
+            rows = probes(len(unit))
+            shares = _kernel_shares(_kernel_mass(unit, codes, tried, rows), tried, prior)
+            tried = [_likeliest(shares, prior, codes[rows], slope).scale]
+        mass = (_kernel_mass_of_pairs if many else _kernel_mass)(unit, codes, tried)
+        shares = _kernel_shares(mass, tried, prior)
+    return _likeliest(shares, prior, codes, slope)
 
 
 def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: str = "auto"):
@@ -133,13 +135,14 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     return unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
 
 
-def _cosines(unit):
-    """The cosines with all samples, block by block; that of a sample with itself is below them all."""
-    for start in range(0, len(unit), BLOCK):
-        rows = slice(start, min(start + BLOCK, len(unit)))
-        cosine = unit[rows] @ unit.T
-        cosine[torch.arange(rows.stop - start), torch.arange(start, rows.stop)] = -3.0
-        yield rows, cosine
+def _cosines(unit, rows=None):
+    """The cosines with all samples, block by block of all rows or of those given; that of a sample with
+    itself is below them all."""
+    rows = torch.arange(len(unit)) if rows is None else rows
+    for own in rows.split(max(1, min(BLOCK, PAIRS // len(unit)))):
+        cosine = unit[own] @ unit.T
+        cosine[torch.arange(len(own)), own] = -3.0
+        yield own, cosine
 
 
 def _neighbour_shares(unit, codes, tried, prior, local_scaling):
@@ -159,19 +162,56 @@ def _neighbour_shares(unit, codes, tried, prior, local_scaling):
         yield k, (counted[:, k - 1] + n_classes * prior) / (k + n_classes)
 
 
-def _kernel_shares(unit, codes, tried, prior):
-    """For each tau and pseudo mass: smoothed class shares (n, C) of the kernel mass of the others."""
-    onehot = torch.from_numpy(np.eye(len(prior))[codes]).to(unit.device)
-    mass = torch.empty(len(tried), *onehot.shape, dtype=onehot.dtype, device=unit.device)
-    for rows, cosine in _cosines(unit):
-        cosine = cosine.double() - 1
-        cosine[torch.arange(len(cosine)), torch.arange(rows.start, rows.stop)] = -torch.inf
-        for place, tau in enumerate(tried):
-            mass[place, rows] = (cosine / tau).exp_() @ onehot
-    for tau, counted in zip(tried, mass.cpu().numpy(), strict=True):
+def _kernel_shares(masses, tried, prior):
+    """For each tau and pseudo mass: smoothed class shares of the kernel masses (n, C) under each tau."""
+    for tau, mass in zip(tried, masses, strict=True):
         for pseudo in PSEUDO_MASS:
-            total = counted.sum(axis=1, keepdims=True) + pseudo
-            yield tau, (counted + pseudo * prior) / total
+            total = mass.sum(axis=1, keepdims=True) + pseudo
+            yield tau, (mass + pseudo * prior) / total
+
+
+def _kernel_mass(unit, codes, tried, rows=None):
+    """Kernel mass of the others around all rows or those given, by class, for each tau: (tau, n, C)."""
+    onehot = torch.from_numpy(np.eye(codes.max() + 1)[codes]).to(unit.device)
+    parts = []
+    for own, cosine in _cosines(unit, rows):
+        cosine = cosine.double() - 1
+        cosine[torch.arange(len(own)), own] = -torch.inf
+        parts.append(torch.stack([(cosine / tau).exp_() @ onehot for tau in tried]))
+    return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def _kernel_mass_of_pairs(unit, codes, tried):
+    """The same for a single tau, around all rows, by the products of :mod:`cid.density`: each pair once."""
+    (tau,), common = tried, unit.mean(dim=0, dtype=torch.float64)
+    if exact.precise_enough(exact.farthest(unit, common) / tau) == torch.float64:
+        unit = unit.double()
+    u = (unit - common.to(unit.dtype)) / tau**0.5
+    half = exact.half_squares(u).to(u.dtype)
+    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    sets = [(u[rows], half[rows]) for rows in members]
+    mass = torch.zeros(len(u), len(sets), dtype=torch.float64, device=u.device)
+    for c, rows in enumerate(members):
+        for other, theirs in enumerate(members[: c + 1]):
+            ours = mass[rows, other]  # what our rows gain from theirs, and theirs from ours
+            back = ours if other == c else mass[theirs, c]
+            own = 0.0 if other == c else None
+            exact.add_kernel_sums(sets[c], sets[other], ours, back, own)
+            mass[rows, other], mass[theirs, c] = ours, back
+    return mass[None].cpu().numpy()
+
+
+def _likeliest(shares, prior, codes, slope) -> Posterior:
+    """The likeliest of the estimates ``(scale, class shares (n, C))``, with the best slope for "auto"."""
+    best = None
+    for value, share in shares:
+        given = np.log(prior), np.log(share / prior), codes
+        chosen = _likeliest_slope(*given) if slope == "auto" else slope
+        probability = np.exp(_log_sharpened(*given, chosen))
+        loss = float(-np.log(probability).mean())
+        if best is None or loss < best.loss:
+            best = Posterior(probability, value, chosen, loss, float(-np.log(prior[codes]).mean()))
+    return best
 
 
 def _log_sharpened(prior, odds, codes, slope):

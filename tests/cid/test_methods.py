@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
-from cid import methods, posterior
+from cid import density, methods, posterior
 from cid.density import cid_weights, class_density, neighbour_width
 from cid.methods import METHODS, training_needs, training_weights
 from cid.options import KINDS
 from cid.posterior import label_posterior
 
+pairwise = sklearn.metrics.pairwise_distances
 SETTINGS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
@@ -156,6 +158,22 @@ def test_log_odds_are_those_of_a_ridge_model_on_the_proxy(embeddings):
     error = 1 / (1 + np.exp(-found)) - LABELS
     penalty = 0.1 * np.append(weight[:-1], 0)
     np.testing.assert_allclose(z.T @ error / 6 + penalty, 0, atol=1e-3)
+
+
+def test_the_number_of_clusters_of_many_images_is_chosen_on_some(monkeypatch):
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(20, 6))
+    z = centres[np.arange(800) % 20] + 0.1 * rng.normal(size=(800, 6))
+    labels = np.arange(800) // 400
+    every = training_needs("cluster-dro", z, labels, None, SETTINGS)
+    monkeypatch.setattr(density, "MANY", 300)
+    monkeypatch.setattr(density, "PROBES", 150)
+    asked = []
+    monkeypatch.setattr(
+        sklearn.metrics, "pairwise_distances", lambda z: (asked.append(len(z)), pairwise(z))[1]
+    )
+    np.testing.assert_array_equal(training_needs("cluster-dro", z, labels, None, SETTINGS), every)
+    assert asked == [134, 134]
 
 
 @pytest.mark.parametrize("auto", [True, False])

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
+from cid import density, posterior
 from cid.posterior import NEIGHBOURS, PSEUDO_MASS, WIDTHS, label_posterior, without_class_direction
 
 
@@ -80,6 +81,31 @@ def test_auto_is_the_likeliest_of_all_that_are_tried(cloud, estimator):
         for slope in (0.0, 0.5, 1.0, 2.0):
             other = label_posterior(z, y, estimator=estimator, scale=scale, slope=slope)
             assert chosen.loss <= other.loss + 1e-4
+
+
+def test_many_samples_are_counted_pair_by_pair_under_a_width_chosen_on_some(people, monkeypatch):
+    z, y, _ = people
+    y = y + (np.arange(len(y)) % 5 == 0)  # three classes
+    few = [
+        label_posterior(z, y, estimator="kernel", scale=scale, slope=1.0)
+        for scale in (0.002, 0.03, "auto")
+    ]
+    monkeypatch.setattr(posterior, "MANY", 1000)
+    monkeypatch.setattr(density, "PROBES", 500)
+    for known, scale in zip(few, (0.002, 0.03, "auto"), strict=True):
+        found = label_posterior(z, y, estimator="kernel", scale=scale, slope=1.0)
+        assert found.scale == pytest.approx(known.scale, rel=0.5)  # a step of the widths, at most
+        if scale != "auto":
+            np.testing.assert_allclose(found.probability, known.probability, rtol=1e-4)
+    assert density.probes(1001).tolist()[:3] == [0, 3, 6] and len(density.probes(500)) == 500
+
+
+@pytest.mark.parametrize("estimator", ["knn", "kernel"])
+def test_blocks_of_any_size_count_the_same(cloud, monkeypatch, estimator):
+    whole = label_posterior(*cloud, estimator=estimator).probability
+    monkeypatch.setattr(posterior, "PAIRS", 7 * len(cloud[0]))
+    parts = label_posterior(*cloud, estimator=estimator).probability
+    np.testing.assert_allclose(parts, whole, rtol=1e-9)
 
 
 @pytest.mark.parametrize("estimator", ["knn", "kernel"])
