@@ -4,7 +4,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test study html bench lab cost check verify kills data people clean-notebooks
+.PHONY: reproduce test study html bench lab cost rehearse check verify kills data people clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 	dvc repro
@@ -29,6 +29,10 @@ lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the curren
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study.pipeline.cost
+
+rehearse: NAME ?= celeba-smiling
+rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling
+	python -m study.pipeline.rehearse $(ANNOTATIONS) --study $(NAME)
 
 check: $(VENV)/.study            ## does the report come from these data, settings and code?
 	python -m study.pipeline.provenance check

@@ -31,7 +31,7 @@ CONFIRMATORY = [
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.tune study.distributed study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.design

@@ -54,8 +54,9 @@ def photographs(study, tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(faces.encoded[row].as_py())
     table.to_csv(study / "labels.csv", index=False)
+    table.rename(columns={"glasses": "smiling"}).to_parquet(study / "annotations.parquet")
     with open(study / ".git" / "info" / "exclude", "a") as file:
-        file.write("PHOTOS\nlabels.csv\n")
+        file.write("PHOTOS\nlabels.csv\nannotations.parquet\n")
     return {"TORCH_HOME": str(home)}
 
 

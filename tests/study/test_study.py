@@ -111,8 +111,9 @@ def small_study(folder):
     )  # fmt: skip
     short = yaml.load(folder / "params.yaml")
     short["train"] |= {"model": "cnn", "network": {"epochs": 2}}
-    short |= {"study": "virtual-people", "methods": ["erm", "cid", "oracle"], "seeds": 2}
-    yaml.dump(short, folder / "studies" / "virtual-people.yaml")
+    short |= {"methods": ["erm", "cid", "oracle"], "seeds": 2}
+    for name in ("virtual-people", "celeba-smiling"):
+        yaml.dump(short | {"study": name}, folder / "studies" / f"{name}.yaml")
     call(folder, "git", "add", "-A")
     call(folder, *GIT, "commit", "-qm", "the code")
 
