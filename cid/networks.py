@@ -1,4 +1,5 @@
-"""Networks trained end to end on aligned faces, under every kind of training.
+"""Networks trained on aligned faces, end to end or from a recognition network, under every kind of
+training.
 
 A run is one network: one method on one biased training set. All its randomness (initial weights, order
 of the images, augmentation) is a function of its seed and of the epoch alone. So every method of a seed
@@ -33,6 +34,7 @@ from cid.device import pick_device
 from cid.heads import fit_heads
 from cid.names import find
 from cid.options import HEADS_ONLY, KINDS, SIDES, NetworkOptions, read
+from cid.recognition import DLIB_FROZEN, DLIB_MAPS, DlibResNet, load_dlib
 from cid.trainers import balanced_subset
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
@@ -55,11 +57,12 @@ class Model:
     """A network's title in figures and tables, and how it is built and trained."""
 
     title: str
-    side: int | None  # of :data:`cid.options.SIDES`; None where it takes features
+    side: int | None  # of :data:`cid.options.SIDES`; None where it takes no faces
     # (dimension of the features or None) -> (body, width of the body's output)
     build: Callable[[int | None], tuple[nn.Module, int]]
     imagenet: str | None = None  # torchvision's network whose ImageNet weights the body can take
     defaults: dict = field(default_factory=dict)  # options that differ from :class:`NetworkOptions`
+    maps: tuple[int, int, int] | None = None  # shape of the activations it takes, if it takes such
 
 
 class Net(nn.Module):
@@ -106,12 +109,26 @@ def _resnet(title: str, name: str) -> Model:
     return Model(title, SIDES[name], build, name, {"learning_rate": 3e-4, "epochs": 15})
 
 
+@lru_cache
+def _dlib() -> DlibResNet:
+    return load_dlib()
+
+
+def _last_block(dimension: int | None) -> tuple[nn.Module, int]:
+    """The last block of dlib's recognition network, with its weights, on what the others make."""
+    return _dlib().tail(DLIB_FROZEN), DLIB_MAPS[0]
+
+
 MODELS: dict[str, Model] = {
     "mlp": Model("One hidden layer", None, _mlp, defaults={"epochs": 5}),
     "cnn": Model("Small CNN", SIDES["cnn"], _cnn, defaults={"learning_rate": 3e-3, "batch": 32}),
     "resnet18": _resnet("ResNet-18", "resnet18"),
     "resnet50": _resnet("ResNet-50", "resnet50"),
-}
+    "finetune": Model(
+        "Last block of the recognition network", None, _last_block,
+        defaults={"learning_rate": 3e-4, "epochs": 10, "augment": False}, maps=DLIB_MAPS,
+    ),
+}  # fmt: skip
 
 
 def get_model(name: str) -> Model:
@@ -145,11 +162,17 @@ def _imagenet(name: str) -> tuple[dict | None, str]:
 
 
 def initialisation(model: str, pretrained: str) -> str:
-    """Where a model's first weights come from under a setting: "imagenet" or "scratch".
+    """Where a model's first weights come from under a setting: "imagenet", "recognition" or "scratch".
 
-    A ValueError if ``pretrained`` is "imagenet" and there are no such weights to be had.
+    A ValueError if ``pretrained`` is "imagenet" and there are no such weights to be had, or it is
+    not "auto" for a model that is part of a recognition network.
     """
     name = get_model(model).imagenet
+    if get_model(model).maps:
+        if pretrained != "auto":
+            problem = f"pretrained is {pretrained}, but {model} starts from its recognition network"
+            raise ValueError(f"{problem}; set it to auto")
+        return "recognition"
     if pretrained == "none" or (pretrained == "auto" and name is None):
         return "scratch"
     if name is None:
@@ -171,7 +194,8 @@ def _build(model, initialised, seed, stream, statistics, device) -> Net:
         net = Net(body, width, centre, spread)
     if initialised == "imagenet":
         body.load_state_dict(_imagenet(spec.imagenet)[0])
-    return net.to(device, memory_format=torch.channels_last) if spec.side else net.to(device)
+    layout = torch.channels_last if spec.side or spec.maps else torch.preserve_format
+    return net.to(device, memory_format=layout)
 
 
 def _seed(seed: int, purpose: str, number: int) -> int:
@@ -185,7 +209,7 @@ class Fitted:
     """A trained network; of some rows of inputs it gives float32 arrays."""
 
     module: Net  # in eval mode, on the device it was trained on
-    initialised: str  # "imagenet" or "scratch"
+    initialised: str  # as of :func:`initialisation`
     loss: float  # mean training risk of the last epoch
 
     def logits(self, inputs, rows) -> np.ndarray:
@@ -218,7 +242,8 @@ def fit(
     ----------
     model, training : str
         A key of :data:`MODELS`, and one of :data:`cid.options.KINDS`.
-    inputs : float32 features (n, d) for "mlp", else uint8 aligned faces (n, 3, side, side)
+    inputs : float32 features (n, d) for "mlp", float16 or float32 activations for "finetune"
+        (:func:`cid.recognition.activations`), else uint8 aligned faces (n, 3, side, side)
         Of the whole data set.
     labels : int array (n,) of 0 and 1
     rows : int array (m,), the training images
@@ -256,6 +281,8 @@ def fit(
     if inputs.ndim == 2:  # of the images used, as for heads
         x = inputs[torch.tensor(np.unique(rows[weights > 0]), device=device)].float()
         statistics = x.mean(0).cpu(), x.std(0, correction=0).clamp_min(1e-6).cpu()
+    elif get_model(model).maps:  # the network knows them as they are
+        statistics = torch.zeros(1), torch.ones(1)
     sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
     data = inputs, torch.tensor(rows, device=device), sign
     file = checkpoint and Path(checkpoint)
@@ -340,7 +367,7 @@ def _train(nets, step, state, data, options, seed, *, epochs, draw, file, save, 
         for epoch in range(done, epochs):
             order = _order(len(rows), draw, _seed(seed, "order", epoch)).to(device)
             generator = None
-            if options.augment and inputs.ndim == 4:
+            if options.augment and inputs.dtype == torch.uint8:
                 generator = torch.Generator(device).manual_seed(_seed(seed, "augment", epoch))
             each = []
             # Parts of nearly equal size: no last batch too small for batch normalisation.
@@ -456,8 +483,11 @@ def _check(model, inputs, labels, rows, training, weights, groups) -> None:
             f"training of the kind {training} is of linear heads; leave its methods out, or write "
             "train.model: linear"
         )
-    side = get_model(model).side
-    if side is None:
+    side, maps = get_model(model).side, get_model(model).maps
+    if maps:
+        fits = inputs.shape[1:] == maps and inputs.dtype in (torch.float16, torch.float32)
+        wanted = "(n, {}, {}, {}) float16 or float32".format(*maps)
+    elif side is None:
         fits, wanted = inputs.ndim == 2 and inputs.dtype == torch.float32, "(n, d) float32"
     else:
         fits = inputs.shape[1:] == (3, side, side) and inputs.dtype == torch.uint8

@@ -110,7 +110,7 @@ class NetworkOptions(_Options):
     batch: int = _setting(64, _at_least(2))  # images a step, at most
     learning_rate: float = _setting(1e-3, POSITIVE)
     weight_decay: float = _setting(0.05, _at_least(0, "a number"))
-    augment: bool = _setting(True, BOOL)  # flip images, shift by <= 1/16 of a side
+    augment: bool = _setting(True, BOOL)  # flip faces, shift them by <= 1/16 of a side
     # With a minibatch's few rare images, each of a large weight, the loss is too noisy to train the
     # networks here from scratch; a sampler shows the rare images at every step. It draws the batches
     # of every method, ERM's with equal chances.

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cid.density import CLASS_PRIORS
 from cid.distributed import distributed_cid_weights
 from study.experiment.runs import train_model
-from study.faces.dataset import read_crops, read_faces, read_labels
+from study.faces.dataset import read_faces, read_images, read_labels
 from study.faces.embed import embed_share
 from study.pipeline import params
 from study.store import KEPT
@@ -100,7 +100,8 @@ def _train(level: float | None) -> None:
         raise ValueError(f"level {level:g} is not in build/weights; known: {known}")
     sets = sets if level is None else sets[sets["level"] == level]
     features, labels = np.load("build/embed/trunk.npy"), read_labels().labels(given["task"])
-    data = sets, features, read_crops(), labels, given["methods"], given["train"]
+    images = read_images(given["train"]["model"])
+    data = sets, features, images, labels, given["methods"], given["train"]
     train_model(*data, folder=KEPT, rank=rank, world=world)
 
 

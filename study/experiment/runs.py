@@ -348,7 +348,7 @@ def _save(state: dict, path: Path) -> None:
 
 
 def train_model(
-    sets, features, crops, labels, methods, train: dict, *, folder=None, rank=0, world=1
+    sets, features, images, labels, methods, train: dict, *, folder=None, rank=0, world=1
 ) -> tuple[pd.DataFrame, str]:
     """Train the model that ``train.model`` names, linear heads or a network.
 
@@ -358,8 +358,8 @@ def train_model(
         As in :func:`train_networks`; linear heads are fitted together, by every process.
     features : float32 array, shape (n, d)
         For models that take features.
-    crops : uint8 array, shape (n, 3, side, side), or None
-        Aligned faces, for models that take images.
+    images : array, shape (n, c, h, w), or None
+        For the other models: from :func:`study.faces.dataset.read_images`.
     train : dict
         The section ``train`` of params.yaml.
 
@@ -373,7 +373,7 @@ def train_model(
     Raises
     ------
     ValueError
-        On an unknown model, wrong options, or no faces for a model that takes them.
+        On an unknown model, wrong options, or no images for a model that takes them.
     """
     model = train["model"]
     if model == "linear":
@@ -386,15 +386,17 @@ def train_model(
             f"gradient left: {heads.gradient.max():.0e} of the initial one)."
         )
     spec, options = get_model(model), read_options(model, train["network"])
-    if spec.side is not None and crops is None:
+    takes = "faces" if spec.side else "activations" if spec.maps else None
+    if takes and images is None:
         raise ValueError(
-            f"train.model is {model}, which takes faces, and there are none in build/embed; run the "
+            f"train.model is {model}, which takes {takes}, and there are none in build/embed; run the "
             "stage embed again"
         )
-    data = features if spec.side is None else crops, labels, methods
+    data = images if takes else features, labels, methods
     how = {"folder": folder, "progress": "networks", "rank": rank, "world": world}
     predictions, info = train_networks(sets, *data, model, options, **how)
-    start = {"imagenet": "ImageNet weights", "scratch": "scratch"}[info["initialised"].iloc[0]]
+    starts = {"imagenet": "ImageNet weights", "recognition": "its weights", "scratch": "scratch"}
+    start = starts[info["initialised"].iloc[0]]
     return predictions, f"{len(info)} networks ({spec.title}), trained from {start}."
 
 

@@ -44,7 +44,8 @@ from study.store import digest, write, write_text
 
 CARD = "card.json"
 EXCLUDED = "excluded.csv"
-LABELS, CROPS = "labels.parquet", "crops.npy"  # of the stages data and embed
+# Of the stages data and embed.
+LABELS, CROPS, ACTIVATIONS = "labels.parquet", "crops.npy", "activations.npy"
 REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
 SHARD_IMAGES, SHARD_BYTES = 2048, 256 * 2**20  # whichever comes first; bounds memory
 AHEAD = 256  # images decoded ahead of their use
@@ -135,7 +136,17 @@ def read_labels(folder="build/data") -> Labels:
 
 def read_crops(folder="build/embed") -> np.ndarray | None:
     """Aligned faces, uint8 (n, 3, side, side), still on disk; None if the study keeps none."""
-    path = Path(folder) / CROPS
+    return _on_disk(Path(folder) / CROPS)
+
+
+def read_images(model: str, folder="build/embed") -> np.ndarray | None:
+    """What a network of this name is trained on, if not on features: aligned faces, as
+    :func:`read_crops`; for finetune their activations, float16 (n, c, h, w).
+    """
+    return _on_disk(Path(folder) / (ACTIVATIONS if model == "finetune" else CROPS))
+
+
+def _on_disk(path: Path) -> np.ndarray | None:
     return np.load(path, mmap_mode="r") if path.exists() else None
 
 

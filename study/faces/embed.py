@@ -21,10 +21,10 @@ from cid.align import detect as find_faces
 from cid.device import pick_device
 from cid.names import find
 from cid.options import SIDES
-from cid.recognition import NETWORKS, embed, load_network
+from cid.recognition import NETWORKS, activations, embed, load_network
 from study import store
 from study.cores import on_all_cores
-from study.faces.dataset import CROPS, FaceSet
+from study.faces.dataset import ACTIVATIONS, CROPS, FaceSet
 from study.source import code
 
 CHUNK = 512  # photos decoded at once, and kept together
@@ -39,13 +39,15 @@ USUAL = (
 @dataclass(frozen=True)
 class FaceEmbeddings:
     """What :func:`embed_faces` found: `embedding` (n, d) float32 of unit rows, of the proxy's network;
-    `trunk` (n, t) float32, of the trunk's; `crops` (n, 3, side, side) uint8, or None.
+    `trunk` (n, t) float32, of the trunk's; `crops` (n, 3, side, side) uint8, and `activations` (n, c, h, w)
+    float16, or None.
     """
 
     detection: Detection
     embedding: np.ndarray
     trunk: np.ndarray
     crops: np.ndarray | None
+    activations: np.ndarray | None = None
 
 
 def embed_faces(
@@ -56,6 +58,7 @@ def embed_faces(
     detect: bool = True,
     precision: str = "single",
     side: int | None = None,
+    finetune: bool = False,
     **how,
 ) -> FaceEmbeddings:
     """Detect, align and embed every face, a chunk of photos at a time, on a CPU one a core.
@@ -68,6 +71,8 @@ def embed_faces(
         False takes the landmarks that came with the data; every face then counts as found.
     side : int, optional
         Also cut every face to a square of so many pixels, for networks trained end to end and figures.
+    finetune : bool
+        Also give what :func:`cid.recognition.activations` makes of every face.
     precision, device, progress
         As in :func:`cid.recognition.embed`.
     folder : path, optional
@@ -81,7 +86,7 @@ def embed_faces(
     """
     whole = _embedded(data, network, trunk, detect, precision, **how)
     proxy, features = whole.pop("proxy"), whole.pop("trunk")
-    found, crops = Detection(**whole), None
+    found, crops, maps = Detection(**whole), None, None
     if side is not None:
 
         def cut(photos, points, device) -> dict:
@@ -89,7 +94,16 @@ def embed_faces(
 
         about = (side, code("cid.align.align"))
         crops = _by_chunk(data, "crops", about, cut, points=found.landmarks, **how)["crops"]
-    return FaceEmbeddings(found, proxy, features, crops)
+    if finetune:
+        spec = NETWORKS["dlib-resnet"]
+
+        def activate(photos, points, device) -> dict:
+            faces = align(photos, points, spec.size, template=spec.template, device=device)
+            return {"maps": activations(faces, device=device).numpy()}
+
+        about = code("cid.align.align", "cid.recognition.activations")
+        maps = _by_chunk(data, "maps", about, activate, points=found.landmarks, **how)["maps"]
+    return FaceEmbeddings(found, proxy, features, crops, maps)
 
 
 def crop_side(model: str, card: dict) -> int | None:
@@ -239,7 +253,7 @@ def _by_chunk(
 def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict) -> dict:
     """Write what a study knows of its faces; identities measure the proxy and change nothing else.
 
-    ``out`` gets ``proxy.npy``, ``trunk.npy``, ``detection.npz``, ``crops.npy`` if there are crops,
+    ``out`` gets ``proxy.npy``, ``trunk.npy``, ``detection.npz``, ``crops.npy`` and ``activations.npy`` if there are such,
     ``similarity.csv`` (densities of the cosine of two images of the same and of different people
     between ``left`` and ``right``), ``roc.csv`` (``false_match_rate``, ``true_match_rate``) and
     ``summary.json``, which is returned: of the ``settings``, the section ``embed`` of params.yaml,
@@ -248,7 +262,8 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
     than :data:`USUAL` are found.
     """
     out, found = Path(out), result.detection
-    arrays = {"proxy.npy": result.embedding, "trunk.npy": result.trunk, CROPS: result.crops}
+    arrays = {"proxy.npy": result.embedding, "trunk.npy": result.trunk}
+    arrays |= {CROPS: result.crops, ACTIVATIONS: result.activations}
     for name, array in arrays.items():
         if array is not None:
             store.write(out / name, lambda file, array=array: np.save(file, array))

@@ -244,6 +244,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits(self):
+        if self.train.model == "finetune" and self.embed.trunk != "dlib-resnet":
+            raise ValueError(
+                f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
+                f"is {self.embed.trunk}; write trunk: dlib-resnet"
+            )
         if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
             raise ValueError("breadth.kinds has natural, which needs bias.levels: [0.0]; drop it")
         return self

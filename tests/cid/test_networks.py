@@ -10,6 +10,7 @@ from scipy.stats import chisquare
 from cid import networks
 from cid.networks import MODELS, fit, read_options
 from cid.options import HEADS_ONLY, KINDS
+from cid.recognition import DLIB_FROZEN, DLIB_MAPS
 from cid.risks import (
     cvar_risk,
     generalised_cross_entropy,
@@ -153,6 +154,30 @@ def test_a_resnet_takes_a_step(model):
     options = read_options(model, QUICK | {"epochs": 1, "pretrained": "none"})
     fitted = fit(model, images, [0, 1, 0, 1], [0, 1, 2, 3], options=options, **CPU)
     assert np.isfinite(fitted.logits(images, [0, 3])).all()
+
+
+def test_fine_tuning_starts_from_the_recognition_network_and_leaves_it_alone():
+    rng = np.random.default_rng(0)
+    labels = np.arange(48) % 2
+    maps = rng.exponential(size=(48, *DLIB_MAPS)).astype(np.float16)
+    maps[labels == 1, :32] += 2
+    rows, everyone = np.arange(40), np.arange(48)
+    before = [value.clone() for value in networks._dlib().state_dict().values()]
+    start = networks._dlib().tail(DLIB_FROZEN)[0].first.weight
+    options = read_options("finetune", {"epochs": 4, "batch": 8, "jtt_epochs": 1})
+    a, b, other = (
+        fit("finetune", maps, labels, rows, options=options, seed=seed, **CPU) for seed in (1, 1, 2)
+    )
+    assert a.initialised == "recognition"
+    assert a.logits(maps, everyone).tobytes() == b.logits(maps, everyone).tobytes()
+    assert not np.array_equal(a.logits(maps, everyone), other.logits(maps, everyone))
+    assert ((a.logits(maps, rows) > 0) == labels[rows]).mean() > 0.9
+    moved = (a.module.body[0].first.weight - start).abs()
+    assert 0 < moved.max() < 0.05  # from these weights, and not far
+    for value, old in zip(networks._dlib().state_dict().values(), before, strict=True):
+        assert torch.equal(value, old)
+    single = fit("finetune", maps.astype(np.float32), labels, rows, options=options, seed=1, **CPU)
+    assert single.logits(maps, rows).tobytes() == a.logits(maps, rows).tobytes()
 
 
 def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
@@ -324,6 +349,18 @@ def test_options_start_from_the_models_own():
         ({"training": "group-dro"}, "group-dro needs groups"),
         ({"training": "retrain", "groups": np.zeros(3)}, r"groups have shape \(3,\)"),
         ({"options": read_options("mlp", {"pretrained": "imagenet"})}, "no ImageNet weights"),
+        (
+            {"model": "finetune"},
+            r"the network 'finetune' needs \(n, 256, 4, 4\) float16 or float32",
+        ),
+        (
+            {
+                "model": "finetune",
+                "inputs": np.zeros((160, *DLIB_MAPS), np.float16),
+                "options": read_options("finetune", {"pretrained": "none"}),
+            },
+            "pretrained is none, but finetune starts from its recognition network; set it to auto",
+        ),
     ],
 )
 def test_bad_input_is_named(features, change, message):

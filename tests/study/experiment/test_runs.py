@@ -447,6 +447,10 @@ def test_the_named_model_is_trained(tmp_path, features, sets):
     for wrong, message in (
         ({"model": "mpl"}, "'mpl' is unknown.*'mlp'"),
         ({"model": "cnn"}, "train.model is cnn, which takes faces, and there are none"),
+        (
+            {"model": "finetune"},
+            "train.model is finetune, which takes activations, and there are none",
+        ),
         ({"model": "linear", "robust": {"alpa": 1.0}}, "train.robust.alpa is unknown"),
         ({"model": "mlp", "network": {"epoch": 1}}, "train.network.epoch is unknown"),
     ):

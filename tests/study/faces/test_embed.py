@@ -21,7 +21,7 @@ from sklearn.metrics import roc_auc_score
 from cid import align, recognition
 from cid.networks import MODELS
 from study.faces import embed as faces
-from study.faces.dataset import FaceSet, read_crops
+from study.faces.dataset import FaceSet, read_crops, read_images
 
 DAT = Path(face_recognition_models.face_recognition_model_location())
 
@@ -316,6 +316,25 @@ def test_embeddings_are_unit_vectors_that_repeat_whatever_the_batch():
         other = embed(crops, batch_size=size)
         torch.testing.assert_close(other.embedding, result.embedding, atol=1e-5, rtol=0)
         torch.testing.assert_close(other.trunk, result.trunk, atol=1e-5, rtol=1e-5)
+
+
+def test_the_last_block_makes_of_the_activations_what_the_network_makes_of_the_crops():
+    crops = torch.from_numpy(np.stack([smooth(150, 150, seed) for seed in range(5)]))
+    crops = crops.permute(0, 3, 1, 2).contiguous()
+    maps = recognition.activations(crops, device="cpu", batch_size=2)
+    assert maps.shape == (5, 256, 4, 4) and maps.dtype == torch.float16
+    net = recognition.load_dlib()
+    tail = net.tail(recognition.DLIB_FROZEN)
+    vectors = tail(maps.float()) @ net.head
+    unit = vectors / vectors.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(unit.detach(), embed(crops).embedding, atol=1e-3, rtol=0)
+    trained = [value for value in tail.parameters() if value.requires_grad]
+    assert sum(value.numel() for value in trained) == 2 * (9 * 256 * 256 + 256)
+    with torch.no_grad():
+        trained[0].zero_()  # of the copy, not of the network
+    assert net.blocks[-1].first.weight.any() and not net.blocks[-1].first.weight.requires_grad
+    with pytest.raises(ValueError, match="dlib-resnet needs torch.uint8"):
+        recognition.activations(crops[..., 1:])
 
 
 @pytest.mark.parametrize(
@@ -614,6 +633,22 @@ def test_what_is_kept_is_not_decoded_again_and_another_side_cuts_only(tmp_path, 
     assert opened == [0, 1, 2]
 
 
+def test_activations_are_kept_by_chunk_like_everything_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "CHUNK", 2)
+    points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 3, axis=0)
+    data = face_set(np.random.default_rng(3).integers(0, 256, (3, 60, 50, 3), np.uint8), points)
+    how = {"detect": False, "folder": tmp_path}
+    assert embed_faces(data, **how).activations is None
+    first = embed_faces(data, finetune=True, **how).activations
+    assert first.shape == (3, 256, 4, 4) and first.dtype == np.float16
+    crops = align.align(list(data.images([2])), points[2:], 150, template=align.DLIB_TEMPLATE)
+    alone = recognition.activations(crops, device="cpu")
+    np.testing.assert_allclose(first[2:], alone.numpy(), atol=1e-2)
+    monkeypatch.setattr(faces, "activations", None)  # computed again they would fail
+    again = embed_faces(data, finetune=True, **how).activations
+    assert again.tobytes() == first.tobytes()
+
+
 def test_shares_leave_what_the_whole_takes(tmp_path, monkeypatch):
     monkeypatch.setattr(faces, "CHUNK", 2)
     points = np.repeat((align.DLIB_TEMPLATE * 40 + 5)[None], 5, axis=0)
@@ -714,8 +749,9 @@ def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
     crops = rng.integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
     data = face_set([GOOD] * 4, people=["a", "a", "b", "b"])
     settings = {"network": "one", "trunk": "two", "precision": "half", "detect": True}
-    for given in (crops, None):
-        result = faces.FaceEmbeddings(found, unit, unit + 1, given)
+    maps = rng.normal(size=(4, 2, 3, 3)).astype(np.float16)
+    for given, more in ((crops, maps), (None, None)):
+        result = faces.FaceEmbeddings(found, unit, unit + 1, given, more)
         out = tmp_path / ("shown" if given is not None else "hidden")
         summary = faces.write(out, result, data, settings)
         assert summary == json.loads((out / "summary.json").read_text())
@@ -727,6 +763,9 @@ def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
         assert list(pd.read_csv(out / "similarity.csv"))[:2] == ["left", "right"]
     np.testing.assert_array_equal(read_crops(tmp_path / "shown"), crops)
     assert read_crops(tmp_path / "hidden") is None
+    np.testing.assert_array_equal(read_images("cnn", tmp_path / "shown"), crops)
+    np.testing.assert_array_equal(read_images("finetune", tmp_path / "shown"), maps)
+    assert read_images("finetune", tmp_path / "hidden") is None
 
 
 # --- batches, memory and precision ----------------------------------------------------------------

@@ -65,7 +65,7 @@ def put(tree, key, value):
         ("proxies.controls", ["pixel"], "proxies.controls[0] is 'pixel'; it must be "),
         ("proxies.trunks", ["pixels", "pixels"], "proxies.trunks names a network twice"),
         ("proxies.controls", "pixels", "proxies.controls is 'pixels'; it must be a list"),
-        ("train.model", "resnet", "it must be linear, mlp, cnn, resnet18 or resnet50 (did you mean"),
+        ("train.model", "resnet", "it must be linear, mlp, cnn, resnet18, resnet50 or finetune (did you mean"),
         ("train.network", {"epochs": 3}, "train: network has options, but model linear takes none"),
         ("study", "a/b", "study is 'a/b'; it must be letters, digits, -, _ and dots inside, 60 at most"),
         ("study", "..", "study is '..'; it must be letters"),
@@ -138,6 +138,14 @@ def test_options_of_networks_are_checked_before_anything_runs(tree):
         params.check(tree)
     tree["train"]["network"] = {"epochs": 3}
     params.check(tree)
+
+
+def test_fine_tuning_needs_the_trunk_of_its_network(tree):
+    tree["train"]["model"] = "finetune"
+    params.check(tree)
+    tree["embed"]["trunk"] = "facenet-casia"
+    with pytest.raises(ValueError, match="but embed.trunk is facenet-casia; write trunk: dlib-res"):
+        params.check(tree)
 
 
 def test_the_names_are_those_of_the_registries():
