@@ -12,6 +12,7 @@ numbers to rounding.
 """
 
 import copy
+import dataclasses
 import logging
 import math
 import pickle
@@ -200,7 +201,7 @@ def _build(model, initialised, seed, stream, statistics, device) -> Net:
 
 def _seed(seed: int, purpose: str, number: int) -> int:
     """A 63-bit seed of its own for every purpose and epoch."""
-    words = ("weights", "order", "augment", "subset").index(purpose), number
+    words = ("weights", "order", "augment", "subset", "held").index(purpose), number
     return int(np.random.SeedSequence([int(seed), *words]).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -210,7 +211,9 @@ class Fitted:
 
     module: Net  # in eval mode, on the device it was trained on
     initialised: str  # as of :func:`initialisation`
-    loss: float  # mean training risk of the last epoch
+    loss: float  # mean training risk of the epoch that stayed
+    epoch: int  # that stayed, from 1: the last, or the best on the images kept from training
+    rows: np.ndarray  # of the images it was trained on
 
     def logits(self, inputs, rows) -> np.ndarray:
         """Logits of class 1, shape (m,)."""
@@ -263,11 +266,22 @@ def fit(
     on_epoch : callable
         Called with (epochs done, epochs in all, mean risk) after every epoch.
 
+    Notes
+    -----
+    With ``options.held_out``, that share of ``rows``, in whole images, is drawn by the seed alone and
+    trains nothing, the last layer of "retrain" neither. Which epoch stays is told by the risk of the
+    method itself on them, after every epoch: their mean loss under ``weights``; for "jtt" under the
+    weights of its second training, by the errors of its first network, whose epoch is fixed; for "lff"
+    under the relative difficulties at that epoch; for "group-dro" the groups' mean losses under the
+    groups' weights at that epoch, without groups of which no image was drawn; for "cvar-dro" and "kl-dro"
+    their risk with the drawn images as one batch. "retrain" starts from ERM's network, stopped as ERM.
+
     Raises
     ------
     ValueError
         On unknown names, shapes or types that do not fit, labels of one class, weights or groups
-        missing or unasked for, or as of :func:`initialisation`; if training diverges.
+        missing or unasked for, or as of :func:`initialisation`; if training diverges; if no image, or
+        none of a positive weight, is kept from training where a share should be, or all of a class.
     """
     options = options or read_options(model)
     device = pick_device(device)
@@ -275,11 +289,11 @@ def fit(
     _check(model, inputs, labels, rows, training, weights, groups)
     labels = np.asarray(labels)[rows]
     weights = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
-    weights = weights / weights.mean()
+    used, held = _held_out(labels, weights, options.held_out, seed)
     start = initialisation(model, options.pretrained)
     statistics = PIXEL_MEAN, PIXEL_SPREAD
     if inputs.ndim == 2:  # of the images used, as for heads
-        x = inputs[torch.tensor(np.unique(rows[weights > 0]), device=device)].float()
+        x = inputs[torch.tensor(np.unique(rows[used][weights[used] > 0]), device=device)].float()
         statistics = x.mean(0).cpu(), x.std(0, correction=0).clamp_min(1e-6).cpu()
     elif get_model(model).maps:  # the network knows them as they are
         statistics = torch.zeros(1), torch.ones(1)
@@ -287,38 +301,61 @@ def fit(
     data = inputs, torch.tensor(rows, device=device), sign
     file = checkpoint and Path(checkpoint)
 
-    def train(kind, weights, epochs=options.epochs, before=0, total=options.epochs, file=file):
+    def train(
+        kind, weights, epochs=options.epochs, before=0, total=options.epochs, file=file, held=held
+    ):
+        weights = weights / weights[used].mean()
         streams = range(2 if kind == "lff" else 1)
         nets = [_build(model, start, seed, stream, statistics, device) for stream in streams]
-        step, state = _step(kind, options, weights, groups, device)
-        draw = weights if options.through == "sampler" else None
+        steps = _step(kind, options, weights, groups, used, device)
+        draw = weights[used] if options.through == "sampler" else None
         how = {"epochs": epochs, "draw": draw, "file": file, "save": save}
+        how |= {"used": torch.tensor(used), "held": torch.tensor(held, device=device)}
         how["report"] = lambda done, risk: on_epoch(before + done, total, risk)
-        return Fitted(nets[0], start, _train(nets, step, state, data, options, seed, **how))
+        return Fitted(nets[0], start, *_train(nets, *steps, data, options, seed, **how), rows[used])
 
     if training == "jtt":
         # The first network is ERM's, stopped early: the same start, batches and learning rates.
         early, total = options.jtt_epochs, options.jtt_epochs + options.epochs
-        first = train("weighted", weights, epochs=early, total=total, file=None)
+        first = train("weighted", weights, epochs=early, total=total, file=None, held=[])
         wrong = (first.logits(inputs, rows) > 0) != (labels == 1)
         weights = risks.jtt_weights(wrong, options.jtt_upweight)
         return train("weighted", weights, before=early, total=total)
     if training == "retrain":
         erm = base or train("weighted", weights)
-        return _retrain(erm, inputs, rows, labels, groups, options, seed)
+        people = np.asarray(groups)[used]
+        return _retrain(erm, inputs, rows[used], labels[used], people, options, seed)
     return train(training, weights)
 
 
-def _step(kind: str, options: NetworkOptions, weights, groups, device) -> tuple[Callable, dict]:
-    """``step(losses of every network, places in the training set) -> risk``, and what it remembers."""
+def _held_out(labels, weights, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the images to train on, and of those kept from it, drawn by the seed alone."""
+    order, k = np.arange(len(labels)), round(share * len(labels))
+    if share:
+        order = np.random.default_rng(_seed(seed, "held", 0)).permutation(order)
+    held, used = np.sort(order[:k]), np.sort(order[k:])
+    if share and not (weights[held].any() and weights[used].any() and np.ptp(labels[used])):
+        problem = f"held_out is {share:g}, which keeps {k} of {len(labels)} images from training"
+        raise ValueError(f"{problem}, where both parts need weights above 0, and one both classes")
+    return used, held
+
+
+def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, Callable, dict]:
+    """``step(losses of every network, places in the training set) -> risk`` of a minibatch; the risk of
+    images kept from training, in the same way; and what ``step`` remembers.
+    """
     if kind == "weighted":
-        if options.through == "sampler":
-            return lambda losses, at: losses[0].mean(), {}
         weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
-        return lambda losses, at: risks.weighted_risk(losses[0], weights[at]), {}
+
+        def weighted(losses, at):
+            return risks.weighted_risk(losses[0], weights[at])
+
+        plain = options.through == "sampler"
+        step = (lambda losses, at: losses[0].mean()) if plain else weighted
+        return step, lambda losses, at: _mean(losses[0], weights[at]), {}
     tails = {"cvar-dro": risks.cvar_risk(options.alpha), "kl-dro": risks.tilted_risk(options.tilt)}
     if kind in tails:
-        return lambda losses, at: risks.minibatch_risk(tails[kind], losses[0]), {}
+        return 2 * (lambda losses, at: risks.minibatch_risk(tails[kind], losses[0]),) + ({},)
     if kind == "lff":
 
         def lff(losses, at):
@@ -327,45 +364,63 @@ def _step(kind: str, options: NetworkOptions, weights, groups, device) -> tuple[
             own = risks.minibatch_risk(risks.generalised_cross_entropy(options.lff_q), biased)
             return own + risks.weighted_risk(debiased, risks.relative_difficulty(biased, debiased))
 
-        return lff, {}
+        def relative(losses, at):
+            return _mean(losses[0], risks.relative_difficulty(losses[1], losses[0]))
 
-    codes, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)[1:]
+        return lff, relative, {}
+
+    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(codes[used], minlength=codes.max() + 1)
     codes = torch.tensor(codes, device=device)
     sizes = torch.as_tensor(sizes, dtype=torch.float32, device=device)
-    state = {"shares": torch.full_like(sizes, 1 / len(sizes))}
+    state = {"shares": (sizes > 0) / (sizes > 0).sum()}
 
     def group_dro(losses, at):
         given = losses[0], codes[at], sizes, state["shares"], options.group_step
         risk, state["shares"] = risks.online_group_risk(*given)
         return risk
 
-    return group_dro, state
+    def by_share(losses, at):
+        group = codes[at]
+        return _mean(losses[0], state["shares"][group] / group.bincount()[group])
+
+    return group_dro, by_share, state
 
 
-def _train(nets, step, state, data, options, seed, *, epochs, draw, file, save, report) -> float:
-    """Train networks together for the first ``epochs`` of ``options.epochs``; the last mean risk.
+def _mean(losses: Tensor, weights: Tensor) -> Tensor:
+    """Weighted; 0 if no weight is above 0."""
+    return (weights * losses).sum() / weights.sum().clamp_min(1e-30)
 
-    ``step`` and ``state`` are from :func:`_step`; ``data`` are the inputs, and of every training image
-    its row and its label as a sign; ``draw`` are the weights of a sampler, or None.
+
+def _train(
+    nets, step, judge, state, data, options, seed, *, used, held, epochs, draw, file, save, report
+) -> tuple[float, int]:
+    """Train networks together for the first ``epochs`` of ``options.epochs``; they stay as they are after
+    the last one, or after the one of the smallest ``judge`` of the images ``held``. Its mean risk and
+    number.
+
+    ``step``, ``judge`` and ``state`` are from :func:`_step`; ``data`` are the inputs, and of every image
+    of the training set its row and its label as a sign; ``used`` are places in it, in order, of which
+    ``draw`` are the weights of a sampler, or None.
     """
     (inputs, rows, sign), device = data, data[0].device
-    parts = math.ceil(len(rows) / options.batch)
+    parts = math.ceil(len(used) / options.batch)
     rate, decay = options.learning_rate, options.weight_decay
     modules = nn.ModuleList(nets).train()
     optimizer = torch.optim.AdamW(modules.parameters(), rate, weight_decay=decay, fused=True)
     cast, scaler = _precision(device)
     kept = {"modules": modules, "optimizer": optimizer, "scaler": scaler}
-    done, mean, saved = 0, math.nan, time.monotonic()
+    done, best, saved = 0, {"mean": math.nan, "epoch": 0}, time.monotonic()
     if file is not None and file.exists():
         found = torch.load(file, map_location=device, weights_only=True)
         for name, part in kept.items():
             part.load_state_dict(found[name])
         state.update(found["state"])
-        done, mean = found["done"], found["mean"]
+        done, best = found["done"], found["best"]
 
     with _settled(device):
         for epoch in range(done, epochs):
-            order = _order(len(rows), draw, _seed(seed, "order", epoch)).to(device)
+            order = used[_order(len(used), draw, _seed(seed, "order", epoch))].to(device)
             generator = None
             if options.augment and inputs.dtype == torch.uint8:
                 generator = torch.Generator(device).manual_seed(_seed(seed, "augment", epoch))
@@ -387,14 +442,30 @@ def _train(nets, step, state, data, options, seed, *, epochs, draw, file, save, 
             if not math.isfinite(mean):
                 problem = f"training diverged in epoch {epoch + 1}: its mean risk is {mean}"
                 raise ValueError(f"{problem}; lower learning_rate, which is {rate}")
+            if not len(held):
+                best = {"mean": mean, "epoch": epoch + 1}
+            else:
+                modules.eval()
+                with torch.inference_mode():
+                    scores = [
+                        [net(inputs[rows[at]]) for at in held.split(SCORE_BATCH)] for net in nets
+                    ]
+                    losses = [softplus(-sign[held] * torch.cat(score).float()) for score in scores]
+                    risk = float(judge(losses, held))
+                modules.train()
+                if not epoch or risk < best["risk"]:
+                    now = {name: value.clone() for name, value in modules.state_dict().items()}
+                    best = {"mean": mean, "epoch": epoch + 1, "risk": risk, "modules": now}
             report(epoch + 1, mean)
             late = time.monotonic() - saved >= CHECKPOINT_SECONDS
             if file is not None and late and epoch + 1 < epochs:
                 states = {name: part.state_dict() for name, part in kept.items()}
-                save({"done": epoch + 1, "mean": mean, "state": state} | states, file)
+                save({"done": epoch + 1, "best": best, "state": state} | states, file)
                 saved = time.monotonic()
+    if "modules" in best:
+        modules.load_state_dict(best["modules"])
     modules.eval()
-    return mean
+    return best["mean"], best["epoch"]
 
 
 def _order(n: int, draw: np.ndarray | None, seed: int) -> Tensor:
@@ -446,7 +517,7 @@ def _retrain(erm: Fitted, inputs, rows, labels, people, options: NetworkOptions,
     with torch.no_grad():
         net.head.weight.copy_(torch.from_numpy(heads.weight.mean(axis=0, keepdims=True)))
         net.head.bias.copy_(torch.from_numpy(heads.bias.mean(axis=0, keepdims=True)))
-    return Fitted(net, erm.initialised, erm.loss)
+    return dataclasses.replace(erm, module=net)
 
 
 def place(inputs, device: torch.device) -> Tensor:

@@ -135,6 +135,6 @@ def online_group_risk(
     """
     # A product with 0s and 1s, as sums by index have no fixed order on a GPU.
     member = (groups[:, None] == torch.arange(len(sizes), device=groups.device)).to(losses.dtype)
-    means = (losses @ member) * (sizes.sum() / (len(losses) * sizes))
+    means = (losses @ member) * (sizes.sum() / (len(losses) * sizes.clamp_min(1)))
     shares = (shares.log() + step * means.detach()).softmax(0)
     return (shares * means).sum(), shares

@@ -192,7 +192,7 @@ class Run:
     rows: np.ndarray  # of the training images
     tested: pd.Series  # rows of the test images, by their place in the predictions
     file: Path | None = None  # where it is kept
-    found: dict | None = None  # once finished: logits of the test images, loss, seconds
+    found: dict | None = None  # once finished: logits of the test images, and what info tells
 
 
 def train_networks(
@@ -233,7 +233,8 @@ def train_networks(
         finished.
     info : pandas.DataFrame
         One row a finished run: ``level``, ``seed``, ``method``, ``training``, ``initialised``,
-        ``loss`` (mean training risk of the last epoch) and ``seconds``.
+        ``epoch`` (that stayed, from 1), ``loss`` (its mean training risk), ``accuracy`` (share of the
+        images trained on that the network has right) and ``seconds``.
 
     Raises
     ------
@@ -271,9 +272,10 @@ def train_networks(
     finished = [run for run in runs if run.found]
     for run in finished:
         predictions.loc[run.tested.index, run.method] = run.found["logits"]
-    head = ["level", "seed", "method", "training", "initialised", "loss", "seconds"]
+    numbers = {"epoch": int, "loss": float, "accuracy": float, "seconds": float}
+    head = ["level", "seed", "method", "training", "initialised", *numbers]
     info = pd.DataFrame([vars(run) | run.found | {"initialised": origin} for run in finished])
-    return predictions, info[head].astype({"loss": float, "seconds": float})
+    return predictions, info[head].astype(numbers)
 
 
 def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[Run]:
@@ -317,7 +319,9 @@ def _train(missing: list[Run], bar: tqdm, model: str, inputs, labels, **how) -> 
             own |= {"checkpoint": file and file.with_suffix(".pt"), "on_epoch": show}
             fitted = fit(model, inputs, labels, run.rows, **own, **how)
             base = base or fitted
-            run.found = {"logits": fitted.logits(inputs, run.tested), "loss": fitted.loss}
+            right = (fitted.logits(inputs, fitted.rows) > 0) == (labels[fitted.rows] == 1)
+            run.found = {"logits": fitted.logits(inputs, run.tested), "accuracy": right.mean()}
+            run.found |= {"loss": fitted.loss, "epoch": fitted.epoch}
             run.found["seconds"] = time.monotonic() - began
             if file:
                 store.write(file, lambda stream, run=run: np.savez(stream, **run.found))
@@ -397,7 +401,19 @@ def train_model(
     predictions, info = train_networks(sets, *data, model, options, **how)
     starts = {"imagenet": "ImageNet weights", "recognition": "its weights", "scratch": "scratch"}
     start = starts[info["initialised"].iloc[0]]
-    return predictions, f"{len(info)} networks ({spec.title}), trained from {start}."
+    right = info.groupby("method", sort=False)["accuracy"].mean()
+    low, high = (f"{right[m]:.1%} ({METHODS[m].title})" for m in (right.idxmin(), right.idxmax()))
+    sentence = (
+        f"{len(info)} networks ({spec.title}), trained from {start}; at the end they had {low} to {high} "
+        "of their training images right, in the mean of a method."
+    )
+    if options.held_out:
+        first, middle, last = (f"{info['epoch'].quantile(q):.0f}" for q in (0, 0.5, 1))
+        sentence += (
+            f" Of {options.epochs} epochs one between {first} and {last} stayed (median {middle}), by the "
+            f"method's risk on {options.held_out:.0%} of the training images, which trained nothing."
+        )
+    return predictions, sentence
 
 
 def _kind(method: str) -> str:
