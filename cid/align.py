@@ -26,6 +26,9 @@ DLIB_TEMPLATE = (DLIB_TEMPLATE + 0.5) / 150
 # FaceNet's, wider and lower: their median place, made symmetric, in MTCNN's box plus the margin of
 # 14 in 160 that facenet-pytorch evaluates with, over photos of 60 people (in thousandths).
 FACENET_TEMPLATE = np.array([(288, 405), (712, 405), (500, 589), (309, 741), (691, 741)]) / 1000
+# ArcFace's (Deng et al. 2019, arXiv 1801.07698), as published: pixels of a 112 px crop.
+ARCFACE_TEMPLATE = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
+ARCFACE_TEMPLATE = (np.array(ARCFACE_TEMPLATE) + 0.5) / 112
 DETECT_SIDE = 160  # px: the longer side of what MTCNN sees
 MIN_FACE = 0.2  # the smallest face looked for, as a part of the photo's shorter side
 SURE = 0.9  # faces of at least this probability compete by size and place

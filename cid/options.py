@@ -1,4 +1,5 @@
-"""How methods train, beyond their weights: one dataclass for linear heads, one for networks.
+"""How methods train, beyond their weights: one dataclass for linear heads, one for networks; and
+what a network in an ONNX file takes.
 
 A field is a setting. Its metadata say what it may hold and which kind of training alone depends on
 it, so that a parameter file can be checked, and kept work be keyed, without importing what trains.
@@ -30,6 +31,7 @@ NEEDS = {"group-dro": "groups", "retrain": "groups", "erase": "groups", "ula": "
 HEADS_ONLY = ("afr", "selective", "xrm", "ula", "erase")  # kinds that networks are not trained by
 # px: side of the aligned faces a network takes; a model that is not here takes features.
 SIDES = {"cnn": 64, "resnet18": 112, "resnet50": 112}
+TEMPLATES = ("arcface", "dlib", "facenet")  # of :mod:`cid.align`
 
 
 # What a setting may hold: in words, and as a check of a value of its type.
@@ -46,6 +48,24 @@ def _one_of(*names: str):
     return f"{', '.join(names[:-1])} or {names[-1]}", lambda value: value in names
 
 
+def _numbers(value, count: int) -> bool:
+    """Whether a value is a list of so many finite numbers."""
+    real = isinstance(value, list | tuple) and len(value) == count
+    return real and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+
+
+def _a_channel(low: float) -> dict:
+    """Of a setting that is one finite number above ``low``, or three."""
+    be = "a number" if low < 0 else "a number greater than 0"
+
+    def holds(value):
+        values = value if isinstance(value, list | tuple) else [value] * 3
+        return _numbers(values, 3) and min(values) > low
+
+    wanted = f"{be}, or a list of three, one a channel", holds
+    return {"may_hold": wanted, "types": (float, list, tuple)}
+
+
 def _setting(default, may_hold: tuple, kind: str | None = None, **more):
     """A field of the type of its default; ``kind`` None: all kinds of training depend on it."""
     return field(default=default, metadata={"may_hold": may_hold, "kind": kind, **more})
@@ -60,7 +80,8 @@ class _Options:
             if kind is float and isinstance(value, int) and not isinstance(value, bool):
                 value = float(value)
                 object.__setattr__(self, one.name, value)
-            same = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+            types = one.metadata.get("types", kind)
+            same = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
             wanted, holds = one.metadata["may_hold"]
             if not (same and holds(value)):
                 raise ValueError(f"{one.name} is {value!r}; it must be {wanted}")
@@ -138,7 +159,39 @@ class NetworkOptions(_Options):
             raise ValueError(f"{problem}; stop the first training of jtt earlier")
 
 
-Options = TypeVar("Options", HeadOptions, NetworkOptions)
+def _is_template(value) -> bool:
+    if isinstance(value, str):
+        return value in TEMPLATES
+    if len(value) != 5 or not all(_numbers(point, 2) for point in value):
+        return False
+    return all(max(side) - min(side) > 2 for side in zip(*value, strict=True))  # so not in sides
+
+
+@dataclass(frozen=True)
+class OnnxOptions(_Options):
+    """What a network in an ONNX file takes; ``embed.onnx`` of params.yaml. ArcFace's by default."""
+
+    # Where the landmarks go: left eye, right eye, nose and the mouth's corners, as seen in the picture.
+    template: str | tuple = _setting(
+        "arcface",
+        (f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template),
+        types=(str, list, tuple),
+    )
+    size: int = _setting(112, _at_least(8))  # px: side of the crop
+    channels: str = _setting("rgb", _one_of("rgb", "bgr"))  # their order
+    # What is subtracted from values in 0..255, and by what the difference is divided; in that order.
+    mean: float | tuple = _setting(127.5, **_a_channel(-math.inf))
+    scale: float | tuple = _setting(127.5, **_a_channel(0))
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("template", "mean", "scale"):  # so that equal options have one hash
+            if isinstance(value := getattr(self, name), list | tuple):
+                rows = (tuple(v) if isinstance(v, list | tuple) else v for v in value)
+                object.__setattr__(self, name, tuple(rows))
+
+
+Options = TypeVar("Options", HeadOptions, NetworkOptions, OnnxOptions)
 
 
 def read(cls: type[Options], values: dict, where: str, defaults: dict | None = None) -> Options:

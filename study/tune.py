@@ -164,7 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
     networks = params["embed"]["network"], params["embed"]["trunk"]
-    found = embed.embed_faces(faces, *networks, detect=params["embed"]["detect"])
+    how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
+    found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
     arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}

@@ -38,7 +38,7 @@ study.results.metrics study.experiment.variations study.experiment.runs study.ex
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.embed study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.trainers cid.heads cid.lbfgs cid.risks cid.methods
-cid.posterior cid.density cid.recognition cid.align cid.options cid.checks cid.names cid.device
+cid.posterior cid.density cid.recognition cid.onnx cid.align cid.options cid.checks cid.names cid.device
 """.split()
 
 

@@ -19,9 +19,9 @@ from tqdm import tqdm
 from cid.align import Detection, align
 from cid.align import detect as find_faces
 from cid.device import pick_device
-from cid.names import find
-from cid.options import SIDES
-from cid.recognition import NETWORKS, activations, embed, load_network
+from cid.names import is_file
+from cid.options import SIDES, OnnxOptions, read
+from cid.recognition import activations, embed, get_network, load_network
 from study import store
 from study.cores import on_all_cores
 from study.faces.dataset import ACTIVATIONS, CROPS, FaceSet
@@ -57,6 +57,7 @@ def embed_faces(
     *,
     detect: bool = True,
     precision: str = "single",
+    onnx: dict | None = None,
     side: int | None = None,
     finetune: bool = False,
     **how,
@@ -66,14 +67,14 @@ def embed_faces(
     Parameters
     ----------
     network, trunk : str
-        Names in :data:`cid.recognition.NETWORKS`, of the proxy and of the trunk; the same runs once.
+        Of the proxy and of the trunk, as in :func:`cid.recognition.get_network`; the same runs once.
     detect : bool
         False takes the landmarks that came with the data; every face then counts as found.
     side : int, optional
         Also cut every face to a square of so many pixels, for networks trained end to end and figures.
     finetune : bool
         Also give what :func:`cid.recognition.activations` makes of every face.
-    precision, device, progress
+    precision, onnx, device, progress
         As in :func:`cid.recognition.embed`.
     folder : path, optional
         Where finished chunks are kept, :data:`study.store.KEPT` by default; None keeps none.
@@ -84,7 +85,7 @@ def embed_faces(
         As :func:`cid.align.detect` and :func:`cid.recognition.embed`, before any photo is looked at
         where it is about the networks; if ``detect`` is False and the data have no landmarks.
     """
-    whole = _embedded(data, network, trunk, detect, precision, **how)
+    whole = _embedded(data, network, trunk, detect, precision, onnx, **how)
     proxy, features = whole.pop("proxy"), whole.pop("trunk")
     found, crops, maps = Detection(**whole), None, None
     if side is not None:
@@ -95,7 +96,7 @@ def embed_faces(
         about = (side, code("cid.align.align"))
         crops = _by_chunk(data, "crops", about, cut, points=found.landmarks, **how)["crops"]
     if finetune:
-        spec = NETWORKS["dlib-resnet"]
+        spec = get_network("dlib-resnet")
 
         def activate(photos, points, device) -> dict:
             faces = align(photos, points, spec.size, template=spec.template, device=device)
@@ -114,13 +115,20 @@ def crop_side(model: str, card: dict) -> int | None:
 def embed_share(data: FaceSet, settings: dict, rank: int, world: int, folder=store.KEPT) -> None:
     """Every ``world``-th chunk of what :func:`embed_faces` embeds, left in the folder for it.
 
-    ``settings`` is the section ``embed`` of params.yaml: network, trunk, precision, detect.
+    ``settings`` is the section ``embed`` of params.yaml: network, trunk, precision, detect, onnx.
     """
     _embedded(data, **settings, folder=folder, progress=rank == 0, share=(rank, world))
 
 
 def embed_views(
-    data: FaceSet, landmarks, network="dlib-resnet", *, zooms=(), precision="single", **how
+    data: FaceSet,
+    landmarks,
+    network="dlib-resnet",
+    *,
+    zooms=(),
+    precision="single",
+    onnx=None,
+    **how,
 ) -> dict[str, np.ndarray]:
     """Embed other views of every aligned face: its mirror image, and nearer or wider crops.
 
@@ -128,7 +136,8 @@ def embed_views(
     the face is than in the network's own crop; the rest is as in :func:`embed_faces`. The result has
     float32 (n, d) unit rows under ``mirrored`` and ``zoom <z>``.
     """
-    spec = find("network", network, NETWORKS)
+    options = vars(read(OnnxOptions, onnx or {}, "embed.onnx"))
+    spec = get_network(network, **options)
     views = {"mirrored": 1.0} | {f"zoom {zoom:g}": zoom for zoom in zooms}
 
     def compute(photos, points, device) -> dict:
@@ -137,16 +146,16 @@ def embed_views(
             template = 0.5 + zoom * (spec.template - 0.5)
             crops = align(photos, points, spec.size, template=template, device=device)
             crops = crops.flip(3) if view == "mirrored" else crops
-            result = embed(crops, network, precision=precision, device=device)
+            result = embed(crops, network, precision=precision, device=device, onnx=options)
             found[view] = result.embedding.numpy()
         return found
 
-    about = (network, precision, views, code("study.faces.embed.embed_views"))
+    about = (network, spec.key, precision, views, code("study.faces.embed.embed_views"))
     return _by_chunk(data, "views", about, compute, points=landmarks, **how)
 
 
 def embed_networks(
-    data: FaceSet, landmarks, proxies=(), trunks=(), *, precision="single", **how
+    data: FaceSet, landmarks, proxies=(), trunks=(), *, precision="single", onnx=None, **how
 ) -> dict[str, np.ndarray]:
     """Embed every face by further networks: what they make of the crops that a study's own has seen.
 
@@ -155,30 +164,34 @@ def embed_networks(
     :func:`embed_faces`. The result has float32 (n, d) unit rows under ``proxy <name>`` and (n, t)
     features under ``trunk <name>``.
     """
-    found = {}
+    found, options = {}, read(OnnxOptions, onnx or {}, "embed.onnx")
     for name in dict.fromkeys([*proxies, *trunks]):
-        spec = find("network", name, NETWORKS)
+        spec = get_network(name, **vars(options))
         wanted = [part for part, names in (("proxy", proxies), ("trunk", trunks)) if name in names]
 
         def compute(photos, points, device, name=name, spec=spec, wanted=wanted) -> dict:
             crops = align(photos, points, spec.size, template=spec.template, device=device)
-            result = embed(crops, name, precision=precision, device=device)
+            result = embed(crops, name, precision=precision, onnx=onnx, device=device)
             arrays = {"proxy": result.embedding, "trunk": result.trunk}
             return {part: arrays[part].numpy() for part in wanted}
 
-        about = (name, precision, wanted, code("study.faces.embed.embed_networks"))
+        about = (name, spec.key, precision, wanted, code("study.faces.embed.embed_networks"))
         arrays = _by_chunk(data, "network", about, compute, points=landmarks, **how)
         found |= {f"{part} {name}": array for part, array in arrays.items()}
     return found
 
 
-def _embedded(data, network, trunk, detect, precision="single", **how) -> dict[str, np.ndarray]:
+def _embedded(
+    data, network, trunk, detect, precision="single", onnx=None, **how
+) -> dict[str, np.ndarray]:
     """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
+    options = read(OnnxOptions, onnx or {}, "embed.onnx")
+    networks = {name: get_network(name, **vars(options)) for name in (network, trunk)}
 
     def compute(photos, points, device) -> dict:
-        # An unknown name or missing weights should stop the run before minutes of detection, not after.
-        for name in (network, trunk):
-            load_network(name, device)
+        # Missing weights should stop the run before minutes of detection, not after.
+        for name in networks:
+            load_network(name, device, options)
         if points is None:
             found = find_faces(photos, device=device, progress=False)
         else:
@@ -186,15 +199,16 @@ def _embedded(data, network, trunk, detect, precision="single", **how) -> dict[s
             found = Detection(points, np.ones(n, np.float32), np.ones(n, int), np.ones(n, bool))
 
         def run(name: str):
-            size, template = NETWORKS[name].size, NETWORKS[name].template
+            size, template = networks[name].size, networks[name].template
             crops = align(photos, found.landmarks, size, template=template, device=device)
-            return embed(crops, name, precision=precision, device=device)
+            return embed(crops, name, precision=precision, device=device, onnx=vars(options))
 
         proxy = run(network)
         other = proxy if trunk == network else run(trunk)
         return vars(found) | {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
 
-    about = (network, trunk, precision, code("study.faces.embed._embedded"))
+    keys = [spec.key for spec in networks.values()]
+    about = (network, trunk, keys, precision, code("study.faces.embed._embedded"))
     points = None if detect else data.landmarks()
     return _by_chunk(data, "embedding", about, compute, points=points, **how)
 
@@ -257,7 +271,7 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
     ``similarity.csv`` (densities of the cosine of two images of the same and of different people
     between ``left`` and ``right``), ``roc.csv`` (``false_match_rate``, ``true_match_rate``) and
     ``summary.json``, which is returned: of the ``settings``, the section ``embed`` of params.yaml,
-    network, trunk and precision; ``verification_auc``; ``detected``, the share of faces found;
+    network, trunk and precision; ``files``, where one is an ONNX file, what they are; ``verification_auc``; ``detected``, the share of faces found;
     ``several``, the number of photos with more than one; and ``warning``, also on stderr, where fewer
     than :data:`USUAL` are found.
     """
@@ -269,7 +283,12 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
             store.write(out / name, lambda file, array=array: np.save(file, array))
     store.write(out / "detection.npz", lambda file: np.savez(file, **vars(found)))
     same, different = pair_similarities(result.embedding, data.identities())
-    summary = {name: settings[name] for name in ("network", "trunk", "precision")} | {
+    summary = {name: settings[name] for name in ("network", "trunk", "precision")}
+    names = dict.fromkeys(filter(is_file, (summary["network"], summary["trunk"])))
+    specs = [get_network(name, **settings.get("onnx", {})) for name in names]
+    if specs:
+        summary["files"] = "; ".join(f"{s.source}, licence: {s.licence}" for s in specs)
+    summary |= {
         "verification_auc": round(verification_auc(same, different), 5),
         "detected": round(float(found.found.mean()), 5),
         "several": int((found.faces > 1).sum()),

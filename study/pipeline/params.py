@@ -12,6 +12,7 @@ import errno
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 import cid
 from cid import options
 from cid.methods import METHODS
-from cid.names import find, suggest
+from cid.names import DIGITS, find, is_file, pinned, suggest
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -82,6 +83,18 @@ def _each_once(names: list[str]) -> list[str]:
     return names
 
 
+def _network(name: str) -> str:
+    """A name of the registry, or of a file, whose checksum must be the one given if it is there: that
+    it is missing, and whether it can be run, is said by the stage that runs it."""
+    if not is_file(name) and name not in NETWORKS:
+        said = f"is {name!r}; it must be {NETWORK}{suggest(name, NETWORKS)}"
+        raise PydanticCustomError("must", "{said}", {"said": said})
+    with suppress(FileNotFoundError):
+        if is_file(name):
+            pinned(name)
+    return name
+
+
 def _with_baseline(methods: list[str]) -> list[str]:
     if "erm" not in methods:
         raise PydanticCustomError("must", "lacks erm, the baseline of every difference")
@@ -102,7 +115,9 @@ PositiveOrAuto = _or_auto("a number above 0", float, gt=0)
 CountOrAuto = _or_auto("a whole number of at least 1", int, ge=1)
 
 Kind = _one_of("correlation", "longtail", "natural")
-Network = _one_of(*_registered("recognition", "NETWORKS"))
+NETWORKS = _registered("recognition", "NETWORKS")
+NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
+Network = Annotated[_a(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], AfterValidator(_each_once)]
 Methods = Annotated[_some(_one_of(*METHODS)), AfterValidator(_with_baseline)]
 Name = _a(
@@ -143,6 +158,7 @@ class Embed(Section):
     trunk: Network
     precision: _one_of("single", "half")
     detect: Truth
+    onnx: dict[str, Any] = {}  # checked by cid.options
 
 
 class Bias(Section):
@@ -249,6 +265,16 @@ class Params(Section):
                 f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
                 f"is {self.embed.trunk}; write trunk: dlib-resnet"
             )
+        networks = [
+            self.embed.network,
+            self.embed.trunk,
+            *self.proxies.controls,
+            *self.proxies.trunks,
+        ]
+        if self.embed.onnx and not any(map(is_file, networks)):
+            raise ValueError(
+                "embed.onnx has options, but no network is an ONNX file: write onnx: {}"
+            )
         if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
             raise ValueError("breadth.kinds has natural, which needs bias.levels: [0.0]; drop it")
         return self
@@ -320,6 +346,7 @@ def _check(tree: Mapping, where: str) -> None:
         Params.model_validate(tree)
     except ValidationError as error:
         raise ValueError(where + _sentence(error.errors()[0])) from None
+    options.read(options.OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
     options.read(options.HeadOptions, tree["train"]["robust"], f"{where}train.robust")
     options.read(options.NetworkOptions, tree["train"]["network"], f"{where}train.network")
 

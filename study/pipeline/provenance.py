@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from cid.names import is_file
 from study.pipeline import params, stages
 from study.store import digest
 
@@ -73,7 +74,9 @@ def record() -> dict:
         "commit": fixed or None,
         "date": date or None,
     }
-    versions = {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+    networks = study["embed"]["network"], study["embed"]["trunk"]
+    packages = [*PACKAGES, *["onnxruntime"] * any(map(is_file, networks))]
+    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
     made = {
         "commit": commit,
         "date": _git("log", "-1", "--format=%cI", "--", *paths).strip() or None,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from study.faces.dataset import read_faces
+from tests.cid.test_onnx import made
 from tests.study.test_study import ROOT, STAGES, call, finished_study, ran
 
 pytestmark = pytest.mark.skipif(
@@ -36,7 +37,7 @@ def target(name: str, *variables: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def photographs(study, tmp_path_factory):
-    """What the recipes take from their user: photographs with labels, and a network's weights."""
+    """What the recipes take from their user: photographs with labels, a network's weights, a network."""
     from facenet_pytorch import InceptionResnetV1
 
     home = tmp_path_factory.mktemp("home")
@@ -56,7 +57,10 @@ def photographs(study, tmp_path_factory):
     table.to_csv(study / "labels.csv", index=False)
     table.rename(columns={"glasses": "smiling"}).to_parquet(study / "annotations.parquet")
     with open(study / ".git" / "info" / "exclude", "a") as file:
-        file.write("PHOTOS\nlabels.csv\nannotations.parquet\n")
+        file.write("PHOTOS\nlabels.csv\nannotations.parquet\nMODEL.onnx\n")
+    small = [("AveragePool", "x", "small", {"kernel_shape": [14, 14], "strides": [14, 14]})]
+    small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
+    made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
     return {"TORCH_HOME": str(home)}
 
 

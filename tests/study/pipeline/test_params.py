@@ -65,6 +65,10 @@ def put(tree, key, value):
         ("proxies.controls", ["pixel"], "proxies.controls[0] is 'pixel'; it must be "),
         ("proxies.trunks", ["pixels", "pixels"], "proxies.trunks names a network twice"),
         ("proxies.controls", "pixels", "proxies.controls is 'pixels'; it must be a list"),
+        ("embed.network", "x.onnx", "embed.network: x.onnx pins no file; write x.onnx@ and 12 or more"),
+        ("embed.trunk", "a.onnx@0123456789", "embed.trunk: a.onnx@0123456789 pins no file; write a.onnx@ and 12"),
+        ("embed.onnx", {"size": 150}, "embed.onnx has options, but no network is an ONNX file"),
+        ("embed.onnx", None, "embed.onnx is None; it must be a mapping"),
         ("train.model", "resnet", "it must be linear, mlp, cnn, resnet18, resnet50 or finetune (did you mean"),
         ("train.network", {"epochs": 3}, "train: network has options, but model linear takes none"),
         ("study", "a/b", "study is 'a/b'; it must be letters, digits, -, _ and dots inside, 60 at most"),
@@ -110,6 +114,46 @@ def test_what_may_stand_there_is_let_through_unchanged(tree, key, value, tmp_pat
     assert tree == before
     YAML().dump(tree, tmp_path / "params.yaml")
     assert params.read(tmp_path / "params.yaml") == before
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"sise": 1}, "embed.onnx.sise is unknown (did you mean 'size'?)"),
+        ({"size": 0}, "embed.onnx.size is 0; it must be a whole number of at least 8"),
+        ({"template": "arc"}, "is 'arc'; it must be arcface, dlib, facenet or five points [x, y] in pixels"),
+        ({"template": [[30, 30], [70, 30], [50, 50], [40, 70]]}, "or five points [x, y] in pixels"),
+        ({"template": [[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.7, 0.7]]}, "in pixels of the crop"),
+        ({"channels": "gbr"}, "embed.onnx.channels is 'gbr'; it must be rgb or bgr"),
+        ({"mean": [1, 2]}, "embed.onnx.mean is [1, 2]; it must be a number, or a list of three"),
+        ({"mean": True}, "embed.onnx.mean is True; it must be a number"),
+        ({"scale": [1, 0, 1]}, "embed.onnx.scale is [1, 0, 1]; it must be a number greater than 0, or a list"),
+    ],
+)  # fmt: skip
+def test_what_an_onnx_file_takes_is_checked(tree, options, said):
+    tree["embed"] |= {"network": "x.onnx@0123456789ab", "onnx": options}
+    with pytest.raises(ValueError) as error:
+        params.check(tree)
+    assert str(error.value).startswith("params.yaml: embed.onnx.") and said in str(error.value)
+
+
+def test_an_onnx_file_is_a_network_and_its_checksum_is_compared_if_it_is_there(tree, tmp_path):
+    points = [[38.3, 51.7], [73.5, 51], [56, 71.7], [41.5, 92.4], [70.7, 92.2]]
+    file = tmp_path / "net.onnx"
+    tree["embed"] |= {
+        "trunk": f"{file}@{'0' * 12}",
+        "onnx": {"template": points, "mean": [1, 2.5, 3]},
+    }
+    params.check(tree)  # whoever lacks the file can read the study
+    file.write_bytes(b"\x08\x07")
+    with pytest.raises(
+        ValueError, match="embed.trunk: .*net.onnx has another SHA-256 than 000"
+    ) as error:
+        params.check(tree)
+    tree["embed"]["trunk"] = str(error.value).split()[-1]  # what it says is what may stand there
+    params.check(tree)
+    del tree["embed"]["onnx"]
+    params.check(tree)
 
 
 def test_the_long_tail_takes_an_odd_number_of_images_and_cohorts_take_people(tree):
