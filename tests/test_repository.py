@@ -93,7 +93,7 @@ def test_modules_import_only_modules_below_them():
 
 
 def test_the_method_stays_small():
-    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "cid").glob("*.py")) <= 3500
+    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "cid").glob("*.py")) <= 3800
 
 
 ALONE = """
