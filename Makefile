@@ -4,7 +4,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test study html bench lab cost rehearse check verify kills data people clean-notebooks
+.PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 	dvc repro
@@ -53,6 +53,9 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study.faces.people data --seed 0
 
+networks: $(VENV)/.networks      ## a second recognition network, MobileFaceNet; says what to write into params.yaml
+	python -m study.faces.mobilefacenet
+
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
 	python -m study.pipeline.notebook clean notebooks/*/*.ipynb
 
@@ -68,6 +71,10 @@ $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 
 $(VENV)/.test: $(VENV)/.study
 	$(INSTALL) -e '.[study,people,test]'
+	@touch $@
+
+$(VENV)/.networks: $(VENV)/.study
+	$(INSTALL) -e '.[study,networks]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.study

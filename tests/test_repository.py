@@ -36,7 +36,7 @@ study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.design
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
-study.faces.people.head study.faces.people.raster study.faces.embed study.faces.dataset study.cores study.store
+study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.trainers cid.heads cid.lbfgs cid.risks cid.methods
 cid.posterior cid.density cid.recognition cid.onnx cid.align cid.options cid.checks cid.names cid.device
 """.split()

@@ -1,0 +1,33 @@
+"""How well networks tell people apart: verification AUC on data sets, as a table in Markdown.
+
+    python benchmarks/verification.py NETWORK,NETWORK,... FOLDER FOLDER ...
+
+A network is what `embed.network` of params.yaml may be; a folder holds a data set (study/faces/dataset.py).
+Every face is found by MTCNN and kept, found or not, as in a study. What is embedded is kept in build/runs.
+"""
+
+import sys
+
+from study.faces.dataset import read_faces
+from study.faces.embed import embed_faces, pair_similarities, verification_auc
+
+
+def main(networks: str, *folders: str) -> None:
+    names = networks.split(",")
+    short = (name.partition("@")[0].rpartition("/")[2] for name in names)
+    print("| " + " | ".join(["data set", "images", "people", "found", *short]) + " |")
+    print("|---" * (4 + len(names)) + "|", flush=True)
+    for folder in folders:
+        data = read_faces(folder, check_images=False)
+        row = [data.card["name"], f"{len(data):,}", f"{data.frame['identity'].nunique():,}"]
+        for number, name in enumerate(names):
+            result = embed_faces(data, name, name, progress=False)
+            if number == 0:
+                row.append(f"{result.detection.found.mean():.1%}")
+            pairs = pair_similarities(result.embedding, data.identities())
+            row.append(f"{verification_auc(*pairs):.4f}")
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
