@@ -249,7 +249,7 @@ def check_draws(data, params: dict) -> None:
 
     ``data`` gives ``labels(attribute)`` and ``identities()``, as :class:`study.faces.dataset.FaceSet`;
     ``params`` are the keys ``task``, ``seeds``, ``bias``, ``tasks`` and ``kinds`` of breadth, ``level``
-    of proxies, ``ablation`` and ``ablations`` of params.yaml. A ValueError names the key.
+    of proxies, ``ablation``, ``ablations`` and ``neighbours`` of params.yaml. A ValueError names the key.
     """
     bias, task, seeds = (params[key] for key in ("bias", "task", "seeds"))
     own, first, draws = params["ablation"], bias["levels"][:1], []
@@ -263,7 +263,7 @@ def check_draws(data, params: dict) -> None:
         for value in varied["values"] if section == "bias" else ():
             where = f"ablations.{name}, {value}"
             draws.append((where, task, bias | {key: value}, own["seeds"], [own["level"]]))
-    unseen = []
+    unseen, smallest = [], {}
     for where, attribute, settings, number, only in draws:
         try:
             given = data.identities(), data.labels(attribute)
@@ -271,12 +271,23 @@ def check_draws(data, params: dict) -> None:
         except ValueError as error:
             raise ValueError(f"params.yaml: {where}: {error}") from None
         unseen.append((sets["part"] == "unseen").any())
+        smallest[where] = sets[sets["part"] == "train"].groupby(["level", "seed"]).size().min()
     if not unseen[0]:
         raise ValueError(
             f"params.yaml: bias.unseen_share is {bias['unseen_share']}, which keeps nobody out of "
             "training; the report shows people never seen, so raise it to 1 / people or more, with at "
             "least 3 people"
         )
+    near = [(where, params["neighbours"]) for where in smallest]
+    for varied in params["ablations"].values():
+        if varied["setting"] == "weights.neighbours":
+            near += [("ablation", k) for k in varied["values"]]
+    for where, k in near:
+        if k != "auto" and k >= smallest[where]:
+            raise ValueError(
+                f"params.yaml: weights.neighbours is {k}, but a training set of {where} has "
+                f"{smallest[where]} images; take fewer than that, or auto"
+            )
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _with_baseline(methods: list[str]) -> list[str]:
 
 
 Positive = _a("a number above 0", float, gt=0)
-NotNegative = _a("a number of at least 0", float, ge=0)
+Exponent = _a("a number from 0 to 1e6", float, ge=0, le=1e6)
 Level = _a("a number from 0 to 1", float, ge=0, le=1)
 AtLeast2 = _a("a whole number of at least 2", int, ge=2)
 Truth = _a("true or false", bool)
@@ -184,13 +184,13 @@ class Bias(Section):
 
 
 class Weights(Section):
-    tau: PositiveOrAuto
-    power: NotNegative
-    temper: NotNegative
+    tau: _or_auto("a number from 1e-9 to 1e9", float, ge=1e-9, le=1e9)
+    power: Exponent
+    temper: Exponent
     class_prior: _one_of("balanced", "empirical")
     include_self: Truth
-    rarity: NotNegative
-    surprise: _or_auto("a number of at least 0", float, ge=0)
+    rarity: Exponent
+    surprise: _or_auto("a number from 0 to 1e6", float, ge=0, le=1e6)
     neighbours: CountOrAuto
     posterior_tau: PositiveOrAuto
     keep_class_direction: Truth

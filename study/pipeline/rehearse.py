@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cid.names import suggest
+from cid.options import HeadOptions, read
 from study.experiment import runs, variations
 from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
@@ -31,8 +32,8 @@ NATURAL_SEEDS = 3
 def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
     """The table: one row an image; ``ValueError`` names the file, the column and what is wrong."""
     try:
-        read = pd.read_csv if Path(path).suffix == ".csv" else pd.read_parquet
-        frame = read(path)
+        reader = pd.read_csv if Path(path).suffix == ".csv" else pd.read_parquet
+        frame = reader(path)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; give the table of annotations") from None
     except (OSError, ValueError) as error:
@@ -135,10 +136,10 @@ def rehearse(frame: pd.DataFrame, own: dict, varied: bool = False, show=print) -
         given = sets, *data, [method], own["weights"]
         found = steps(f"weigh: {method}", lambda given=given: runs.weigh_sets(*given))
         sets = sets.join(found[found.columns.difference(sets.columns)])
-    # Networks need faces, which there are none of.
-    train = own["train"] | {"model": "linear", "network": {}}
-    fitted = arrays.features, None, arrays.labels, own["methods"], train
-    predictions, _ = steps("train", lambda: runs.train_model(sets, *fitted))
+    train = own["train"]  # linear heads, as networks need faces
+    options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
+    fitted = sets, arrays.features, arrays.labels, own["methods"], train["l2"], options
+    predictions, _ = steps("train", lambda: runs.train_sets(*fitted))
     given, many = (arrays.labels, people), {"replicates": own["bootstrap"]}
     evaluated = predictions, own["methods"], *given
     steps("evaluate", lambda: inference.estimate(*evaluated, **many))
