@@ -187,20 +187,20 @@ def _two_factors(estimator: str, rare: bool = True):
 def _clusters(sample: Sample, settings: dict) -> np.ndarray:
     """Clusters of the proxy within each class; "auto": as many as the silhouette is best with, of
     about :data:`cid.density.PROBES` of many images."""
-    return _grouped(sample, sample.labels, settings)
+    return _grouped(sample, sample.labels, "clusters", settings)
 
 
 def _clusters_of_all(sample: Sample, settings: dict) -> np.ndarray:
-    return _grouped(sample, np.zeros(len(sample.labels)), settings)
+    return _grouped(sample, np.zeros(len(sample.labels)), "erase_clusters", settings)
 
 
-def _grouped(sample: Sample, classes, settings: dict) -> np.ndarray:
+def _grouped(sample: Sample, classes, key: str, settings: dict) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances, silhouette_score
 
     from cid.density import MANY, probes, unit_vectors
 
-    wanted = number("clusters", settings["clusters"], COUNT, int, auto=True)
+    wanted = number(key, settings[key], COUNT, int, auto=True)
     tried = CLUSTERS if wanted == "auto" else (wanted,)
     unit = unit_vectors(sample.embeddings).cpu().numpy()
     class_codes(sample.labels, len(unit))  # as many of both
@@ -314,7 +314,7 @@ METHODS = {
         "Identity erased", (),
         "what tells clusters of the proxy apart is removed from the features "
         "(after Belrose et al. 2023)",
-        settings=("clusters",), needed=_clusters_of_all, training="erase"),
+        settings=("erase_clusters",), needed=_clusters_of_all, training="erase"),
     "oracle": Method(
         "Oracle", ("class", "identity"),
         "every (identity, class) cell counts the same, by the true identities",

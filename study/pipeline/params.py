@@ -196,7 +196,8 @@ class Weights(Section):
     keep_class_direction: Truth
     local_scaling: Truth
     clusters: CountOrAuto
-    bias_l2: Positive = 0.1
+    bias_l2: Positive = 1.0
+    erase_clusters: CountOrAuto = 10
 
 
 class Train(Section):

@@ -16,7 +16,8 @@ pairwise = sklearn.metrics.pairwise_distances
 SETTINGS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
-    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "bias_l2": 0.1,
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "erase_clusters": "auto",
+    "bias_l2": 0.1,
 }  # fmt: skip
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 PEOPLE = np.array([7, 7, 7, 8, 7, 8])
@@ -179,7 +180,14 @@ def test_the_number_of_clusters_of_many_images_is_chosen_on_some(monkeypatch):
 @pytest.mark.parametrize("auto", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_handed_the_settings_that_it_declares_and_no_other(method, auto, embeddings):
-    fixed = {"tau": 0.1, "surprise": 2.0, "neighbours": 2, "posterior_tau": 0.1, "clusters": 1}
+    fixed = {
+        "tau": 0.1,
+        "surprise": 2.0,
+        "neighbours": 2,
+        "posterior_tau": 0.1,
+        "clusters": 1,
+        "erase_clusters": 2,
+    }
     settings = SETTINGS | ({} if auto else fixed)
     own = {key: settings[key] for key in METHODS[method].settings}
     given = method, embeddings, LABELS, PEOPLE

@@ -25,7 +25,8 @@ CPU = {"device": "cpu"}
 WEIGHTS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
-    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "bias_l2": 0.1,
+    "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "erase_clusters": "auto",
+    "bias_l2": 0.1,
 }  # fmt: skip
 BIAS = {"kind": "correlation", "images_per_identity": 6, "test_per_class": 2, "unseen_share": 0.2}
 EVERY = ["erm", "cid", "cvar-dro", "kl-dro", "jtt", "lff", "group-dro", "last-layer"]
