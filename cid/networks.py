@@ -336,7 +336,8 @@ def _held_out(labels, weights, share: float, seed: int) -> tuple[np.ndarray, np.
     held, used = np.sort(order[:k]), np.sort(order[k:])
     if share and not (weights[held].any() and weights[used].any() and np.ptp(labels[used])):
         problem = f"held_out is {share:g}, which keeps {k} of {len(labels)} images from training"
-        raise ValueError(f"{problem}, where both parts need weights above 0, and one both classes")
+        wanted = "either part needs a weight above 0, and the rest both classes"
+        raise ValueError(f"{problem}; {wanted}: choose another share")
     return used, held
 
 

@@ -439,7 +439,7 @@ def test_options_start_from_the_models_own():
                 "weights": np.r_[1, np.zeros(99)],
                 "options": read_options("mlp", {"held_out": 0.5}),
             },
-            "held_out is 0.5, which keeps 50 of 100 images .* both parts need weights above 0",
+            "held_out is 0.5, which keeps 50 of 100 images .* either part needs a weight above 0",
         ),
         ({"training": "retrain", "groups": np.zeros(3)}, r"groups have shape \(3,\)"),
         ({"options": read_options("mlp", {"pretrained": "imagenet"})}, "no ImageNet weights"),
