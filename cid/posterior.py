@@ -113,7 +113,8 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     label lie a little closer together, and a local posterior mistakes that for information about the
     person. Every sample is paired with its nearest ones of another class (``neighbours`` of them),
     mostly the same person with another label; the mean difference is the label's own direction, and is
-    projected out. A difference of class means would contain people in a biased training set.
+    projected out. A difference of class means would contain people in a biased training set. Of more
+    than :data:`cid.density.MANY` of a class about :data:`cid.density.PROBES` are paired.
     """
     neighbours = number("neighbours", neighbours, COUNT, int)
     unit = unit_vectors(embeddings, device)
@@ -121,6 +122,7 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     directions = []
     for code in range(int(codes.max()) + 1):
         own, other = unit[codes == code], unit[codes != code]
+        own = own[probes(len(own), every=MANY)]  # of many, some tell a mean
         k = min(neighbours, len(other))
         apart = torch.zeros(unit.shape[1], dtype=torch.float64, device=unit.device)
         for block in own.split(BLOCK):
@@ -155,8 +157,11 @@ def _neighbour_shares(unit, codes, tried, prior, local_scaling):
         for rows, cosine in _cosines(unit):
             crowding[rows] = cosine.topk(min(HUB, n - 1), dim=1).values.mean(dim=1)
     for rows, cosine in _cosines(unit):
-        # A sample's own crowding shifts all of its cosines alike and changes no order.
-        near = (cosine - crowding / 2).topk(most, dim=1).indices.cpu().numpy()
+        if (
+            local_scaling
+        ):  # a sample's own crowding shifts all of its cosines alike: no order changes
+            cosine -= crowding / 2
+        near = cosine.topk(most, dim=1).indices.cpu().numpy()
         counted[rows] = onehot[near].cumsum(axis=1)
     for k in tried:
         yield k, (counted[:, k - 1] + n_classes * prior) / (k + n_classes)

@@ -154,6 +154,18 @@ def test_the_direction_of_the_label_is_removed_and_the_people_stay(people):
     assert auc(cleaned, person, None) > 0.98
 
 
+def test_the_direction_of_many_is_that_of_some(people, monkeypatch):
+    z, _, _ = people
+    rng = np.random.default_rng(4)
+    label = rng.integers(0, 2, size=len(z))
+    leaking = unit(z + 0.3 * np.outer(2 * label - 1, unit(rng.normal(size=(1, 16)))[0]))
+    every = without_class_direction(leaking, label).numpy()
+    monkeypatch.setattr(posterior, "MANY", 500)
+    monkeypatch.setattr(density, "PROBES", 250)
+    some = without_class_direction(leaking, label).numpy()
+    assert 0 < np.abs(some - every).max() < 0.02
+
+
 def test_bad_input_is_named():
     z = np.random.default_rng(0).normal(size=(8, 3))
     y = np.array([0, 1] * 4)
