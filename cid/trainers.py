@@ -264,25 +264,29 @@ def _erased(cell: Cell, weights, needed) -> Heads:
     return Heads.joined(found)
 
 
-def erasure(x, groups) -> tuple[np.ndarray, np.ndarray]:
+def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarray]:
     """What to take off centred features so that no linear model tells groups apart, with least change.
 
     LEACE: Belrose et al., "LEACE: Perfect Linear Concept Erasure in Closed Form" (2023, arXiv
-    2306.03819), with the covariance S of the features shrunk as Ledoit & Wolf (2004) do, as there are
-    about as many features as images. ``x`` is (n, d), ``groups`` (n,). Returns ``tell`` (d, k) and
-    ``shift`` (k, d): ``x - x tell shift`` is free of them, where ``tell = S^-1 C``, ``shift = (C^T S^-1
-    C)^+ C^T`` and C (d, k) is the covariance of the features with the k groups.
+    2306.03819). As there are about as many features as images, their covariance S is shrunk towards a
+    multiple of the identity by ``share``, as Ledoit & Wolf, "A well-conditioned estimator for
+    large-dimensional covariance matrices" (2004), unless told. ``x`` is (n, d), ``groups`` (n,). Returns
+    ``tell`` (d, k) and ``shift`` (k, d): ``x - x tell shift`` is free of the k groups, where ``tell =
+    S^-1 C``, ``shift = (C^T S^-1 C)^+ C^T`` and C (d, k) is the covariance of features and groups.
     """
-    from sklearn.covariance import ledoit_wolf_shrinkage
-
-    n, d = x.shape
-    member = np.unique(groups, return_inverse=True)[1][:, None] == np.arange(len(np.unique(groups)))
-    together = x.T @ (member - member.mean(axis=0)) / n
-    covariance, share = x.T @ x / n, ledoit_wolf_shrinkage(x, assume_centered=True)
-    level = np.trace(covariance) / d
-    covariance = (1 - share) * covariance + share * level * np.eye(d)
-    tell = np.linalg.solve(covariance, together)
-    return tell, np.linalg.pinv(together.T @ tell, rcond=1e-9, hermitian=True) @ together.T
+    (n, d), names = x.shape, np.unique(groups)
+    member = (np.asarray(groups)[:, None] == names).astype(float)
+    member -= member.mean(axis=0)
+    few = n <= d  # S^-1 X^T = X^T (...)^-1: the smaller of the two products has what S is made of
+    product = (x @ x.T if few else x.T @ x) / n
+    level, square = np.trace(product) / d, (product**2).sum()
+    if share is None:
+        noise = ((x**2).sum(axis=1) ** 2).mean() - square
+        share = np.clip(noise / n / max(square - d * level**2, 1e-30), 0, 1)
+    shrunk = (1 - share) * product + share * level * np.eye(len(product))
+    tell = x.T @ np.linalg.solve(shrunk, member) if few else np.linalg.solve(shrunk, x.T @ member)
+    together = x.T @ member / n
+    return tell / n, np.linalg.pinv(together.T @ tell / n, rcond=1e-9, hermitian=True) @ together.T
 
 
 def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 from cid.heads import Design, fit_heads
 from cid.options import KINDS, NEEDS, HeadOptions
@@ -183,14 +184,27 @@ def test_erasure_leaves_no_linear_trace_of_the_groups():
     np.testing.assert_allclose(erasure(clean, np.zeros(300))[0], 0)  # one group tells nothing
 
 
-def test_erasure_of_two_groups_is_the_closed_form(monkeypatch):
+def test_erasure_of_two_groups_is_the_closed_form():
     """Without shrinkage: x - D (D^T S^-1 D)^-1 D^T S^-1 x for a difference D of means."""
-    monkeypatch.setattr("sklearn.covariance.ledoit_wolf_shrinkage", lambda *a, **k: 0.0)
     x = np.array([[2.0, 1.0], [0.0, 1.0], [1.0, -1.0], [-3.0, -1.0]])
-    tell, shift = erasure(x, np.array([0, 0, 1, 1]))
+    tell, shift = erasure(x, np.array([0, 0, 1, 1]), 0.0)
     inverse, d = np.linalg.inv(x.T @ x / 4), np.array([2.0, 2.0])
     expected = x - np.outer(x @ inverse @ d, d) / (d @ inverse @ d)
     np.testing.assert_allclose(x - x @ tell @ shift, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("d", [6, 40])
+def test_the_covariance_is_shrunk_as_ledoit_and_wolf_do(d):
+    rng = np.random.default_rng(0)
+    x, groups = rng.normal(size=(30, d)) * np.geomspace(1, 9, d), np.arange(30) % 3
+    x -= x.mean(axis=0)
+    share = ledoit_wolf_shrinkage(x, assume_centered=True)
+    for one, other in zip(erasure(x, groups), erasure(x, groups, share), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9)
+    member = (groups[:, None] == np.arange(3)) - 1 / 3
+    covariance = (1 - share) * x.T @ x / 30 + share * np.trace(x.T @ x) / 30 / d * np.eye(d)
+    tell = np.linalg.solve(covariance, x.T @ member / 30)
+    np.testing.assert_allclose(erasure(x, groups)[0], tell, atol=1e-9)
 
 
 def test_a_head_on_erased_features_is_in_raw_units(cell):
