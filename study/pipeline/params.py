@@ -197,7 +197,7 @@ class Weights(Section):
     local_scaling: Truth
     clusters: CountOrAuto
     bias_l2: Positive = 1.0
-    erase_clusters: CountOrAuto = 10
+    erase_clusters: CountOrAuto = 2
 
 
 class Train(Section):

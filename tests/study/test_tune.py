@@ -47,7 +47,7 @@ def test_every_setting_of_the_grid_is_tried_and_the_best_is_marked(monkeypatch):
     monkeypatch.setattr(tune, "GRID", {("oracle-tempered", "weights.temper"): [0.5, 1.25]})
     monkeypatch.setattr(tune, "NEAR", (5,))
     table = tune.tuned(arrays, settings)
-    assert table["value"].tolist() == [0.5, 1.25, *(f"the 5th, {s} of it" for s in tune.SHARE)]
+    assert table["value"].tolist() == ["0.5", "1.25", *(f"the 5th, {s} of it" for s in tune.SHARE)]
     assert table["used"].tolist() == [False, True, False, True, False]
     for _, own in table.groupby("method"):
         assert own.loc[own["chosen"], "accuracy"].tolist() == [own["accuracy"].max()]
