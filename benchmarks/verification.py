@@ -3,7 +3,8 @@
     python benchmarks/verification.py NETWORK,NETWORK,... FOLDER FOLDER ...
 
 A network is what `embed.network` of params.yaml may be; a folder holds a data set (study/faces/dataset.py).
-Every face is found by MTCNN and kept, found or not, as in a study. What is embedded is kept in build/runs.
+Every face is kept, found by MTCNN or not, as in a study; the last columns are of those found alone. What is
+embedded is kept in build/runs.
 """
 
 import sys
@@ -14,18 +15,20 @@ from study.faces.embed import embed_faces, pair_similarities, verification_auc
 
 def main(networks: str, *folders: str) -> None:
     names = networks.split(",")
-    short = (name.partition("@")[0].rpartition("/")[2] for name in names)
-    print("| " + " | ".join(["data set", "images", "people", "found", *short]) + " |")
-    print("|---" * (4 + len(names)) + "|", flush=True)
+    short = [name.partition("@")[0].rpartition("/")[2] for name in names]
+    alone = [f"found alone: {name}" for name in short]
+    print("| " + " | ".join(["data set", "images", "people", "found", *short, *alone]) + " |")
+    print("|---" * (4 + 2 * len(names)) + "|", flush=True)
     for folder in folders:
         data = read_faces(folder, check_images=False)
         row = [data.card["name"], f"{len(data):,}", f"{data.frame['identity'].nunique():,}"]
-        for number, name in enumerate(names):
-            result = embed_faces(data, name, name, progress=False)
-            if number == 0:
-                row.append(f"{result.detection.found.mean():.1%}")
-            pairs = pair_similarities(result.embedding, data.identities())
-            row.append(f"{verification_auc(*pairs):.4f}")
+        results = [embed_faces(data, name, name, progress=False) for name in names]
+        found, people = results[0].detection.found, data.identities()
+        row.append(f"{found.mean():.1%}")
+        for rows in (slice(None), found):
+            for result in results:
+                pairs = pair_similarities(result.embedding[rows], people[rows])
+                row.append(f"{verification_auc(*pairs):.4f}")
         print("| " + " | ".join(row) + " |", flush=True)
 
 
