@@ -103,8 +103,8 @@ class HeadOptions(_Options):
     lff_l2: float = _setting(0.1, POSITIVE, "lff")  # penalty of the biased head
     lff_rounds: int = _setting(4, _at_least(1), "lff")  # times relative difficulty is taken anew
     draws: int = _setting(10, _at_least(1), "retrain")  # balanced subsets, averaged over
-    afr_gamma: float = _setting(0.5, _at_least(0, "a number"), "afr")  # weight exp(-gamma p(label))
-    afr_l2: float = _setting(3.0, POSITIVE, "afr")  # of the difference to the first head
+    afr_gamma: float = _setting(4.0, _at_least(0, "a number"), "afr")  # weight exp(-gamma p(label))
+    afr_l2: float = _setting(1.0, POSITIVE, "afr")  # of the difference to the first head
     selective_stop_l2: float = _setting(
         10.0, POSITIVE, "selective"
     )  # of the head that stands for one stopped
@@ -115,7 +115,7 @@ class HeadOptions(_Options):
         1.0, POSITIVE, "selective"
     )  # of the difference to the first head
     xrm_rounds: int = _setting(5, _at_least(1), "xrm")  # times labels are flipped
-    xrm_tilt: float = _setting(30.0, POSITIVE, "xrm")  # of the four groups found, as group_tilt
+    xrm_tilt: float = _setting(3.0, POSITIVE, "xrm")  # of the four groups found, as group_tilt
     ula_strength: float = _setting(1.0, POSITIVE, "ula")  # how often the log-odds are added
 
 
