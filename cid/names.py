@@ -22,7 +22,8 @@ def find(what: str, name: str, known: Mapping[str, Found]) -> Found:
     """What is known under a name, or a ValueError that says which ``what``, as "method", there are."""
     if not (isinstance(name, str) and name in known):
         problem = f"{what} {name!r} is unknown{suggest(name, known)}"
-        raise ValueError(f"{problem}; known: {', '.join(known)}")
+        remedy = f"known: {', '.join(known)}" if isinstance(name, str) else "a name is one text"
+        raise ValueError(f"{problem}; {remedy}")
     return known[name]
 
 

@@ -14,7 +14,7 @@ from cid.checks import class_codes
 from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
 from cid.device import pick_device
 from cid.heads import Design, fit_heads
-from cid.methods import METHODS, training_groups, training_weights
+from cid.methods import METHODS, training_needs, training_weights
 from cid.posterior import label_posterior, without_class_direction
 
 N = 40
@@ -109,7 +109,7 @@ def test_what_is_no_label_is_named_wherever_it_is_handed_over(kind):
     ]
     if kind != "too few":  # such as erm, which looks at nothing else
         takers += [lambda m=m: training_weights(m, Z, labels, Y, SETTINGS) for m in ("erm", "cid")]
-    takers.append(lambda: training_groups("cluster-dro", Z, labels, None, SETTINGS))
+    takers.append(lambda: training_needs("cluster-dro", Z, labels, None, SETTINGS))
     for take in takers:
         with pytest.raises(ValueError, match=f"^labels {said}") as error:
             take()
@@ -199,7 +199,7 @@ def test_what_is_no_embedding_is_named_wherever_it_is_handed_over(kind):
         for m, spec in METHODS.items()
         if "identity" not in spec.sees and ("tau" in spec.settings or m == "surprise")
     ]
-    takers.append(lambda: training_groups("cluster-dro", given, Y, None, SETTINGS))
+    takers.append(lambda: training_needs("cluster-dro", given, Y, None, SETTINGS))
     for take in takers:
         with pytest.raises(ValueError, match=f"^embeddings ({said})") as error:
             take()
@@ -259,7 +259,7 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: effective_sample_size([1, -1]), "weights must be finite and not negative"),
         (lambda: effective_sample_size([1e200]), "weights must be finite"),
         (lambda: effective_sample_size([]), r"weights have shape \(0,\)"),
-        (lambda: training_groups("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 0}), "clusters is 0"),
+        (lambda: training_needs("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 0}), "clusters is 0"),
         (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
         (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),

@@ -411,15 +411,18 @@ def test_the_untrained_network_is_the_same_on_every_machine():
         recognition.NETWORKS["untrained"].load(),
         recognition.NETWORKS["untrained"].load(),
     )
-    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), again.buffers(), strict=True))
+    found, others = first.state_dict(), again.state_dict()
+    assert found.keys() == others.keys()
+    assert all(torch.equal(found[name], others[name]) for name in found)
     state = np.random.RandomState(0)  # seeded with 0, it draws the same 32 bits
     bits = np.array([state.randint(0, 2**32, dtype=np.uint32) for _ in range(3)])
     uniform = (bits & (2**24 - 1)) / 2**24
     expected = (2 * uniform - 1) * np.sqrt(6 / (3 * 7 * 7))
-    np.testing.assert_allclose(first.weight0.flatten()[:3], expected, rtol=1e-6)
-    for weight, inputs in ((first.weight28, 256 * 9), (first.head, 256)):
+    np.testing.assert_allclose(first.first.weight.flatten()[:3], expected, rtol=1e-6)
+    for weight, inputs in ((first.blocks[-1].second.weight, 256 * 9), (first.head, 256)):
         assert weight.std() == pytest.approx(np.sqrt(2 / inputs), rel=0.02)
-    assert not any(getattr(first, f"bias{i}").any() for i in range(29))
+    biases = [value for name, value in found.items() if name.endswith("bias")]
+    assert len(biases) == 29 and not any(bias.any() for bias in biases)
 
 
 def test_pixels_are_grey_values_less_their_mean():
