@@ -21,7 +21,6 @@ import torch
 from tqdm import tqdm
 
 from cid.methods import METHODS
-from cid.options import HeadOptions, read
 from study.experiment import runs, variations
 from study.faces import dataset
 from study.pipeline import params
@@ -35,7 +34,7 @@ def costs(arrays: variations.Arrays, settings: dict, methods=tuple(METHODS)) -> 
     level = max(settings["bias"]["levels"])
     sets = variations.drawn(arrays, settings | {"seeds": SETS}, [level])
     train = settings["train"]
-    options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
+    options = runs.head_options(train)
     rows = []
     for seed, own in sets.groupby("seed"):
         for method in tqdm(methods, desc=f"set {seed}"):

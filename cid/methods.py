@@ -58,9 +58,14 @@ class Method:
     needed: Callable[[Sample, dict], np.ndarray] | None = None
 
 
+def kind_of(method: str) -> str:
+    """How a method trains, a key of cid.options.KINDS; what is not of the registry, by its weights."""
+    return METHODS[method].training if method in METHODS else "weighted"
+
+
 def needed_column(method: str) -> str | None:
     """Name of the column, in a table of training sets, of what a method needs besides weights."""
-    kind = METHODS[method].training if method in METHODS else "weighted"
+    kind = kind_of(method)
     return f"{method}:{NEEDS[kind]}" if kind in NEEDS else None
 
 

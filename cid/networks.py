@@ -35,7 +35,7 @@ from cid.device import pick_device
 from cid.heads import fit_heads
 from cid.names import find
 from cid.options import HEADS_ONLY, KINDS, SIDES, NetworkOptions, read
-from cid.recognition import DLIB_FROZEN, DLIB_MAPS, DlibResNet, load_dlib
+from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
 from cid.trainers import balanced_subset
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
@@ -110,14 +110,10 @@ def _resnet(title: str, name: str) -> Model:
     return Model(title, SIDES[name], build, name, {"learning_rate": 3e-4, "epochs": 15})
 
 
-@lru_cache
-def _dlib() -> DlibResNet:
-    return load_dlib()
-
-
 def _last_block(dimension: int | None) -> tuple[nn.Module, int]:
     """The last block of dlib's recognition network, with its weights, on what the others make."""
-    return _dlib().tail(DLIB_FROZEN), DLIB_MAPS[0]
+    dlib = load_network("dlib-resnet", torch.device("cpu"))
+    return dlib.tail(DLIB_FROZEN), DLIB_MAPS[0]
 
 
 MODELS: dict[str, Model] = {

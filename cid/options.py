@@ -105,15 +105,9 @@ class HeadOptions(_Options):
     draws: int = _setting(10, _at_least(1), "retrain")  # balanced subsets, averaged over
     afr_gamma: float = _setting(4.0, _at_least(0, "a number"), "afr")  # weight exp(-gamma p(label))
     afr_l2: float = _setting(1.0, POSITIVE, "afr")  # of the difference to the first head
-    selective_stop_l2: float = _setting(
-        10.0, POSITIVE, "selective"
-    )  # of the head that stands for one stopped
-    selective_share: float = _setting(
-        0.5, SHARE, "selective"
-    )  # of the rarer class's held-out images
-    selective_l2: float = _setting(
-        1.0, POSITIVE, "selective"
-    )  # of the difference to the first head
+    selective_stop_l2: float = _setting(10.0, POSITIVE, "selective")  # of the head "stopped early"
+    selective_share: float = _setting(0.5, SHARE, "selective")  # of the rarer class's held-out ones
+    selective_l2: float = _setting(1.0, POSITIVE, "selective")  # of the change of the first head
     xrm_rounds: int = _setting(5, _at_least(1), "xrm")  # times labels are flipped
     xrm_tilt: float = _setting(3.0, POSITIVE, "xrm")  # of the four groups found, as group_tilt
     ula_strength: float = _setting(1.0, POSITIVE, "ula")  # how often the log-odds are added

@@ -19,7 +19,14 @@ from tqdm import tqdm
 
 from cid.device import pick_device
 from cid.heads import Design, Heads
-from cid.methods import METHODS, get_method, needed_column, training_needs, training_weights
+from cid.methods import (
+    METHODS,
+    get_method,
+    kind_of,
+    needed_column,
+    training_needs,
+    training_weights,
+)
 from cid.networks import fit, get_model, initialisation, place, read_options
 from cid.options import NEEDS, HeadOptions, NetworkOptions, of_kind, read
 from cid.trainers import Cell, fit_method, fit_weighted
@@ -122,7 +129,7 @@ def train_sets(
     # A design of all rows standardises in another way than one of the training images.
     data = store.digest(features, labels, design is None, pick_device("auto").type)
     for method in methods:
-        kind = _kind(method)
+        kind = kind_of(method)
         made_by = _code("cid.heads.fit_heads", f"cid.trainers.TRAINERS[{kind}]")
         keys[method] = store.digest(data, kind, l2, of_kind(options, kind), made_by)
 
@@ -167,13 +174,13 @@ def _fitted(cell: Cell, methods: list[str], train: pd.DataFrame) -> dict[str, He
         values[where] = train[column]
         return values
 
-    found, stacked = {}, [method for method in methods if _kind(method) == "weighted"]
+    found, stacked = {}, [method for method in methods if kind_of(method) == "weighted"]
     if stacked:  # the bulk of a study, in one go
         heads = fit_weighted(cell, [spread(method, np.float32) for method in stacked])
         found = dict(zip(stacked, heads, strict=True))
     for method in methods:
         if method not in found:
-            column, kind = needed_column(method), _kind(method)
+            column, kind = needed_column(method), kind_of(method)
             dtype = np.float32 if NEEDS.get(kind) == "offset" else np.int64
             needed = spread(column, dtype) if column in train else None
             found[method] = fit_method(cell, kind, spread(method, np.float32), needed)
@@ -282,8 +289,8 @@ def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[R
     """Every run by method, then by set; a column that one will ask for and lacks is named."""
     train, runs = sets[sets["part"] == "train"], []
     tested = dict(list(tests.groupby(["level", "seed"])["row"]))
-    for method in sorted(methods, key=lambda method: _kind(method) == "retrain"):
-        kind = _kind(method)
+    for method in sorted(methods, key=lambda method: kind_of(method) == "retrain"):
+        kind = kind_of(method)
         name = "weights" if kind == "weighted" else NEEDS.get(kind)
         column = method if name == "weights" else needed_column(method)
         if name and (column not in train or train[column].isna().any()):
@@ -381,7 +388,7 @@ def train_model(
     """
     model = train["model"]
     if model == "linear":
-        options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
+        options = head_options(train)
         data, how = (features, labels, methods), {"folder": folder, "progress": "fit heads"}
         predictions, fitted = train_sets(sets, *data, train["l2"], options, **how)
         heads = Heads.joined(list(fitted.values()))
@@ -416,9 +423,9 @@ def train_model(
     return predictions, sentence
 
 
-def _kind(method: str) -> str:
-    """How a method trains; what is not of the registry, by its weights."""
-    return METHODS[method].training if method in METHODS else "weighted"
+def head_options(train: dict) -> HeadOptions:
+    """How linear heads are trained, by the section ``train`` of params.yaml."""
+    return read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
 
 
 def _tested(sets: pd.DataFrame) -> pd.DataFrame:

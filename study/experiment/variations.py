@@ -20,11 +20,10 @@ from tqdm import tqdm
 from cid.heads import Design
 from cid.methods import Sample, kernel_width, proxy_density, surprise
 from cid.names import find
-from cid.options import HeadOptions, read
 from cid.posterior import label_posterior, without_class_direction
 from study.cores import on_all_cores
 from study.experiment.design import draw_sets
-from study.experiment.runs import train_sets, weigh_sets, whole
+from study.experiment.runs import head_options, train_sets, weigh_sets, whole
 from study.faces.embed import pair_similarities, verification_auc
 from study.source import code
 from study.store import digest, kept
@@ -83,8 +82,7 @@ def run(
 
 def _trained(arrays, sets, settings, design=None, folder=None) -> pd.DataFrame:
     train = settings["train"]
-    options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
-    data = arrays.features, arrays.labels, settings["methods"], train["l2"], options
+    data = arrays.features, arrays.labels, settings["methods"], train["l2"], head_options(train)
     return train_sets(sets, *data, design=design, folder=folder)[0]
 
 

@@ -31,9 +31,7 @@ CHUNK = 512  # photos decoded at once, and kept together
 SIMILARITIES = 2_000_000  # bins of the cosines of pairs, on [-1, 1]
 BLOCK = 256  # images compared at once with all others
 SHOWN_SIDE = 96  # px of crops that are for figures alone
-USUAL = (
-    0.9  # share of faces found, of upright photographs; far fewer are of those turned by 90 degrees
-)
+USUAL = 0.9  # share of faces found, of upright photographs; of those turned by 90 degrees far fewer
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 
 from cid.names import suggest
-from cid.options import HeadOptions, read
 from study.experiment import runs, variations
 from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
-from study.pipeline.study import STUDIES
+from study.pipeline.study import kept
 from study.results import inference, tables
 
 PROXY, TRUNK = 128, 2048  # numbers a face, as dlib-resnet has
@@ -137,8 +136,8 @@ def rehearse(frame: pd.DataFrame, own: dict, varied: bool = False, show=print) -
         found = steps(f"weigh: {method}", lambda given=given: runs.weigh_sets(*given))
         sets = sets.join(found[found.columns.difference(sets.columns)])
     train = own["train"]  # linear heads, as networks need faces
-    options = read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
-    fitted = sets, arrays.features, arrays.labels, own["methods"], train["l2"], options
+    fitted = sets, arrays.features, arrays.labels, own["methods"], train["l2"]
+    fitted += (runs.head_options(train),)
     predictions, _ = steps("train", lambda: runs.train_sets(*fitted))
     given, many = (arrays.labels, people), {"replicates": own["bootstrap"]}
     evaluated = predictions, own["methods"], *given
@@ -222,14 +221,7 @@ def main(argv: list[str] | None) -> None:
     parser.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
     parser.add_argument("--varied", action="store_true", help="breadth, proxies, ablations as well")
     args = parser.parse_args(argv)
-    path, known = (
-        STUDIES / f"{args.study}.yaml",
-        sorted(file.stem for file in STUDIES.glob("*.yaml")),
-    )
-    if args.study not in known:
-        near = suggest(args.study, known)
-        raise ValueError(f"{path} does not exist{near}; there are {', '.join(known)}")
-    own = params.read(path)
+    own = params.read(kept(args.study))
     own = as_found(own) if args.natural else own
     seeds = args.seeds or own["seeds"]
     if not 2 <= seeds <= own["seeds"]:

@@ -20,12 +20,18 @@ STUDIES, CARD = Path("studies"), Path("data/card.json")
 ASIDE = Path("build/params.yaml.aside")  # params.yaml, while a study has its place
 
 
-def check(name: str) -> Path:
-    """The parameters of a kept study; ``ValueError`` if they or the data set in ``data/`` do not fit."""
+def kept(name: str) -> Path:
+    """Where the parameters of a kept study are; a ``ValueError`` names the nearest, if there is none."""
     path, known = STUDIES / f"{name}.yaml", sorted(file.stem for file in STUDIES.glob("*.yaml"))
     if name not in known:
         near = suggest(name, known)
         raise ValueError(f"{path} does not exist{near}; there are {', '.join(known)}")
+    return path
+
+
+def check(name: str) -> Path:
+    """The parameters of a kept study; ``ValueError`` if they or the data set in ``data/`` do not fit."""
+    path = kept(name)
     wanted = params.read(path)["data"]
     there = json.loads(CARD.read_text(encoding="utf-8"))["name"] if CARD.exists() else None
     if wanted not in (None, there):

@@ -345,9 +345,7 @@ def difference(estimates: Estimates) -> pd.DataFrame:
     With ``p``, ``detectable`` (see :func:`interval`), and ``p_holm``, which is adjusted over the methods
     and levels of a metric and test.
     """
-    table = _intervals(_gains(estimates))
-    table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
-    return table
+    return _tested(_gains(estimates))
 
 
 def against(estimates: Estimates, reference) -> pd.DataFrame:
@@ -357,10 +355,8 @@ def against(estimates: Estimates, reference) -> pd.DataFrame:
     them. ``p_holm`` is adjusted over the methods and cells of a metric and test.
     """
     at = list(estimates.levels).index(reference)
-    apart = np.delete(np.eye(len(estimates.levels)), at, axis=0)
-    apart[:, at] = -1
     others = np.delete(estimates.levels, at)
-    return difference(replace(_linear(estimates, apart), levels=others))
+    return difference(replace(_linear(estimates, _apart(len(others), at)), levels=others))
 
 
 def sensitivity(estimates: Estimates) -> pd.DataFrame:
@@ -386,14 +382,8 @@ def lead(estimates: Estimates, method: str) -> pd.DataFrame:
 
     Columns as in :func:`difference`, without the level: the row of a method is ``method`` minus it.
     """
-    area, names = _over_levels(estimates, area_weights), estimates.methods
-    ahead = -np.eye(len(names))
-    ahead[:, names.index(method)] += 1
-    others = [other for other in names if other != method]
-    ahead = np.delete(ahead, names.index(method), axis=0)
-    table = _intervals(replace(_linear(area, methods=ahead), methods=others)).drop(columns="level")
-    table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
-    return table
+    behind = _gains(_over_levels(estimates, area_weights), method)
+    return _tested(_linear(behind, methods=-np.eye(len(behind.methods)))).drop(columns="level")
 
 
 def power(estimates: Estimates) -> pd.DataFrame:
@@ -560,14 +550,18 @@ def _linear(estimates: Estimates, levels=None, methods=None, **changes) -> Estim
     return replace(estimates, point=point, covariance=covariance, **changes)
 
 
-def _gains(estimates: Estimates) -> Estimates:
-    """The study's differences to ERM."""
-    methods = estimates.methods
-    erm = methods.index(BASELINE)
-    others = [method for method in methods if method != BASELINE]
-    apart = np.delete(np.eye(len(methods)), erm, axis=0)
-    apart[:, erm] = -1
+def _gains(estimates: Estimates, baseline: str = BASELINE) -> Estimates:
+    """The study's differences to ERM, or to another method."""
+    others = [method for method in estimates.methods if method != baseline]
+    apart = _apart(len(others), estimates.methods.index(baseline))
     return replace(_linear(estimates, methods=apart), methods=others)
+
+
+def _apart(others: int, at: int) -> np.ndarray:
+    """The linear map, (others, others + 1), from numbers to what the others are above the one ``at``."""
+    apart = np.delete(np.eye(others + 1), at, axis=0)
+    apart[:, at] = -1
+    return apart
 
 
 def _over_levels(estimates: Estimates, weights: Callable) -> Estimates:
@@ -610,6 +604,13 @@ def _intervals(estimates: Estimates) -> pd.DataFrame:
         numbers = {name: values.ravel() for name, values in found.items()}
         tables.append(pd.DataFrame(where | numbers))
     return pd.concat(tables, ignore_index=True)
+
+
+def _tested(estimates: Estimates) -> pd.DataFrame:
+    """Differences with their intervals, and p values adjusted over all of a metric and test."""
+    table = _intervals(estimates)
+    table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
+    return table
 
 
 def _with_difference(estimates: Estimates) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from cid import networks
 from cid.networks import MODELS, fit, read_options
 from cid.options import HEADS_ONLY, KINDS
-from cid.recognition import DLIB_FROZEN, DLIB_MAPS
+from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
 from cid.risks import (
     cvar_risk,
     generalised_cross_entropy,
@@ -162,8 +162,11 @@ def test_fine_tuning_starts_from_the_recognition_network_and_leaves_it_alone():
     maps = rng.exponential(size=(48, *DLIB_MAPS)).astype(np.float16)
     maps[labels == 1, :32] += 2
     rows, everyone = np.arange(40), np.arange(48)
-    before = [value.clone() for value in networks._dlib().state_dict().values()]
-    start = networks._dlib().tail(DLIB_FROZEN)[0].first.weight
+    before = [
+        value.clone()
+        for value in load_network("dlib-resnet", torch.device("cpu")).state_dict().values()
+    ]
+    start = load_network("dlib-resnet", torch.device("cpu")).tail(DLIB_FROZEN)[0].first.weight
     options = read_options("finetune", {"epochs": 4, "batch": 8, "jtt_epochs": 1})
     a, b, other = (
         fit("finetune", maps, labels, rows, options=options, seed=seed, **CPU) for seed in (1, 1, 2)
@@ -174,7 +177,9 @@ def test_fine_tuning_starts_from_the_recognition_network_and_leaves_it_alone():
     assert ((a.logits(maps, rows) > 0) == labels[rows]).mean() > 0.9
     moved = (a.module.body[0].first.weight - start).abs()
     assert 0 < moved.max() < 0.05  # from these weights, and not far
-    for value, old in zip(networks._dlib().state_dict().values(), before, strict=True):
+    for value, old in zip(
+        load_network("dlib-resnet", torch.device("cpu")).state_dict().values(), before, strict=True
+    ):
         assert torch.equal(value, old)
     single = fit("finetune", maps.astype(np.float32), labels, rows, options=options, seed=1, **CPU)
     assert single.logits(maps, rows).tobytes() == a.logits(maps, rows).tobytes()
