@@ -101,8 +101,8 @@ def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path,
     )  # fmt: skip
     about = {"name": "noise", "source": "a test", "licence": "CC0"}
     write_faces("data", records, about | {"attributes": ["smiling"], "demographics": []})
-    given = {"embed": settings, "model": "linear", "zooms": [1.0]}
-    for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "zooms"])):
+    given = {"embed": settings, "model": "linear", "proxies": {"zooms": [1.0]}}
+    for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "proxies"])):
         used = {name: given[name] for name in names}
         notebook.run(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
     summary = json.loads(Path("build/embed/summary.json").read_text())
