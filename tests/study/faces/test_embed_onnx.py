@@ -94,6 +94,7 @@ def test_what_is_kept_is_of_these_bytes_and_these_options(data, settings, tmp_pa
 
 def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     records = (
         {"image": {"bytes": data.encoded[row].as_py(), "path": f"{row}.png"},
          "identity": PEOPLE[row], "smiling": row % 2, "landmarks": POINTS.ravel().tolist()}
