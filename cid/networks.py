@@ -265,19 +265,18 @@ def fit(
     Notes
     -----
     With ``options.held_out``, that share of ``rows``, in whole images, is drawn by the seed alone and
-    trains nothing, the last layer of "retrain" neither. Which epoch stays is told by the risk of the
-    method itself on them, after every epoch: their mean loss under ``weights``; for "jtt" under the
-    weights of its second training, by the errors of its first network, whose epoch is fixed; for "lff"
-    under the relative difficulties at that epoch; for "group-dro" the groups' mean losses under the
-    groups' weights at that epoch, without groups of which no image was drawn; for "cvar-dro" and "kl-dro"
-    their risk with the drawn images as one batch. "retrain" starts from ERM's network, stopped as ERM.
+    trains nothing, the last layer of "retrain" neither. Of all epochs the one stays whose network has
+    the smallest mean loss on them, either class counting the same: the same rule for every method, so
+    that no choice of an epoch sees weights, groups or identities. The first network of "jtt" always
+    stops after ``jtt_epochs``; of "lff" the debiased network decides; "retrain" starts from ERM's
+    network, stopped as ERM.
 
     Raises
     ------
     ValueError
         On unknown names, shapes or types that do not fit, labels of one class, weights or groups
-        missing or unasked for, or as of :func:`initialisation`; if training diverges; if no image, or
-        none of a positive weight, is kept from training where a share should be, or all of a class.
+        missing or unasked for, or as of :func:`initialisation`; if training diverges; if ``held_out``
+        leaves a class, or all positive weights, on one side.
     """
     options = options or read_options(model)
     device = pick_device(device)
@@ -303,12 +302,14 @@ def fit(
         weights = weights / weights[used].mean()
         streams = range(2 if kind == "lff" else 1)
         nets = [_build(model, start, seed, stream, statistics, device) for stream in streams]
-        steps = _step(kind, options, weights, groups, used, device)
+        step, state = _step(kind, options, weights, groups, used, device)
         draw = weights[used] if options.through == "sampler" else None
         how = {"epochs": epochs, "draw": draw, "file": file, "save": save}
         how |= {"used": torch.tensor(used), "held": torch.tensor(held, device=device)}
         how["report"] = lambda done, risk: on_epoch(before + done, total, risk)
-        return Fitted(nets[0], start, *_train(nets, *steps, data, options, seed, **how), rows[used])
+        return Fitted(
+            nets[0], start, *_train(nets, step, state, data, options, seed, **how), rows[used]
+        )
 
     if training == "jtt":
         # The first network is ERM's, stopped early: the same start, batches and learning rates.
@@ -330,29 +331,26 @@ def _held_out(labels, weights, share: float, seed: int) -> tuple[np.ndarray, np.
     if share:
         order = np.random.default_rng(_seed(seed, "held", 0)).permutation(order)
     held, used = np.sort(order[:k]), np.sort(order[k:])
-    if share and not (weights[held].any() and weights[used].any() and np.ptp(labels[used])):
+    parts = (labels[held], labels[used])
+    if share and not (all(len(set(part)) == 2 for part in parts) and weights[used].any()):
         problem = f"held_out is {share:g}, which keeps {k} of {len(labels)} images from training"
-        wanted = "either part needs a weight above 0, and the rest both classes"
+        wanted = "both parts need both classes, and the rest a weight above 0"
         raise ValueError(f"{problem}; {wanted}: choose another share")
     return used, held
 
 
-def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, Callable, dict]:
-    """``step(losses of every network, places in the training set) -> risk`` of a minibatch; the risk of
-    images kept from training, in the same way; and what ``step`` remembers.
+def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, dict]:
+    """``step(losses of every network, places in the training set) -> risk`` of a minibatch, and what it
+    remembers.
     """
     if kind == "weighted":
         weights = torch.as_tensor(weights, dtype=torch.float32, device=device)
-
-        def weighted(losses, at):
-            return risks.weighted_risk(losses[0], weights[at])
-
-        plain = options.through == "sampler"
-        step = (lambda losses, at: losses[0].mean()) if plain else weighted
-        return step, lambda losses, at: _mean(losses[0], weights[at]), {}
+        if options.through == "sampler":
+            return lambda losses, at: losses[0].mean(), {}
+        return lambda losses, at: risks.weighted_risk(losses[0], weights[at]), {}
     tails = {"cvar-dro": risks.cvar_risk(options.alpha), "kl-dro": risks.tilted_risk(options.tilt)}
     if kind in tails:
-        return 2 * (lambda losses, at: risks.minibatch_risk(tails[kind], losses[0]),) + ({},)
+        return lambda losses, at: risks.minibatch_risk(tails[kind], losses[0]), {}
     if kind == "lff":
 
         def lff(losses, at):
@@ -361,10 +359,7 @@ def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, 
             own = risks.minibatch_risk(risks.generalised_cross_entropy(options.lff_q), biased)
             return own + risks.weighted_risk(debiased, risks.relative_difficulty(biased, debiased))
 
-        def relative(losses, at):
-            return _mean(losses[0], risks.relative_difficulty(losses[1], losses[0]))
-
-        return lff, relative, {}
+        return lff, {}
 
     codes = np.unique(np.asarray(groups), return_inverse=True)[1]
     sizes = np.bincount(codes[used], minlength=codes.max() + 1)
@@ -377,28 +372,19 @@ def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, 
         risk, state["shares"] = risks.online_group_risk(*given)
         return risk
 
-    def by_share(losses, at):
-        group = codes[at]
-        return _mean(losses[0], state["shares"][group] / group.bincount()[group])
-
-    return group_dro, by_share, state
-
-
-def _mean(losses: Tensor, weights: Tensor) -> Tensor:
-    """Weighted; 0 if no weight is above 0."""
-    return (weights * losses).sum() / weights.sum().clamp_min(1e-30)
+    return group_dro, state
 
 
 def _train(
-    nets, step, judge, state, data, options, seed, *, used, held, epochs, draw, file, save, report
+    nets, step, state, data, options, seed, *, used, held, epochs, draw, file, save, report
 ) -> tuple[float, int]:
     """Train networks together for the first ``epochs`` of ``options.epochs``; they stay as they are after
-    the last one, or after the one of the smallest ``judge`` of the images ``held``. Its mean risk and
-    number.
+    the last one, or after the one in which the first network has the smallest class-balanced loss on the
+    images ``held``. Its mean risk and number.
 
-    ``step``, ``judge`` and ``state`` are from :func:`_step`; ``data`` are the inputs, and of every image
-    of the training set its row and its label as a sign; ``used`` are places in it, in order, of which
-    ``draw`` are the weights of a sampler, or None.
+    ``step`` and ``state`` are from :func:`_step`; ``data`` are the inputs, and of every image of the
+    training set its row and its label as a sign; ``used`` are places in it, in order, of which ``draw``
+    are the weights of a sampler, or None.
     """
     (inputs, rows, sign), device = data, data[0].device
     parts = math.ceil(len(used) / options.batch)
@@ -444,11 +430,9 @@ def _train(
             else:
                 modules.eval()
                 with torch.inference_mode():
-                    scores = [
-                        [net(inputs[rows[at]]) for at in held.split(SCORE_BATCH)] for net in nets
-                    ]
-                    losses = [softplus(-sign[held] * torch.cat(score).float()) for score in scores]
-                    risk = float(judge(losses, held))
+                    scores = [nets[0](inputs[rows[at]]) for at in held.split(SCORE_BATCH)]
+                    losses = softplus(-sign[held] * torch.cat(scores).float())
+                    risk = float(sum(losses[sign[held] == side].mean() for side in (-1, 1)))
                 modules.train()
                 if not epoch or risk < best["risk"]:
                     now = {name: value.clone() for name, value in modules.state_dict().items()}

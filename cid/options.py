@@ -126,9 +126,8 @@ class NetworkOptions(_Options):
     learning_rate: float = _setting(1e-3, POSITIVE)
     weight_decay: float = _setting(0.05, _at_least(0, "a number"))
     # Share of a set's training images, drawn by its seed alone, that no network is trained on: of
-    # all epochs the one whose network has the smallest risk on them stays, the first of equals, where
-    # risk is the method's own (:func:`cid.networks.fit`). 0: the last epoch stays. No identity is
-    # looked at, but by a method that sees identities anyway. The learning rate falls all the same.
+    # all epochs the one whose network has the smallest class-balanced loss on them stays, the first of
+    # equals (:func:`cid.networks.fit`). 0: the last epoch stays. The learning rate falls all the same.
     held_out: float = _setting(0.0, ("a number of at least 0 and below 1", lambda v: 0 <= v < 1))
     augment: bool = _setting(True, BOOL)  # flip faces, shift them by <= 1/16 of a side
     # With a minibatch's few rare images, each of a large weight, the loss is too noisy to train the

@@ -418,7 +418,7 @@ def train_model(
         first, middle, last = (f"{info['epoch'].quantile(q):.0f}" for q in (0, 0.5, 1))
         sentence += (
             f" Of {options.epochs} epochs one between {first} and {last} stayed (median {middle}), by the "
-            f"method's risk on {options.held_out:.0%} of the training images, which trained nothing."
+            f"class-balanced loss on {options.held_out:.0%} of the training images, which trained nothing."
         )
     return predictions, sentence
 

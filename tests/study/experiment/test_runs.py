@@ -479,7 +479,7 @@ def test_a_network_of_faces_is_trained_on_the_crops(sets, monkeypatch):
     assert about == (
         "1 networks (Small CNN), trained from scratch; at the end they had 50.0% (ERM) to 50.0% (ERM) "
         "of their training images right, in the mean of a method. Of 20 epochs one between 9 and 9 "
-        "stayed (median 9), by the method's risk on 10% of the training images, which trained nothing."
+        "stayed (median 9), by the class-balanced loss on 10% of the training images, which trained nothing."
     )
 
 
