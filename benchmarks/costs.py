@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cid.methods import METHODS
 from study.experiment import runs, variations
+from study.experiment.methods import METHODS
 from study.faces import dataset
 from study.pipeline import params
 

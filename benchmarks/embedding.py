@@ -29,7 +29,7 @@ def random_facenet():
         yield net
     finally:
         del recognition.NETWORKS["facenet-random"]
-        recognition.load_network.cache_clear()
+        recognition._loaded.cache_clear()
 
 
 def measure(rounds: int) -> list[dict]:

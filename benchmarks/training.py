@@ -8,8 +8,8 @@ from common import row, side_by_side
 from sklearn.linear_model import LogisticRegression
 
 from cid.heads import fit_heads
-from cid.methods import METHODS
 from study.experiment import variations
+from study.experiment.methods import METHODS
 from study.faces.dataset import read_faces
 from study.pipeline.params import read
 

@@ -304,3 +304,25 @@ def _check(design, weights) -> None:
         if empty.any():
             head = int(torch.nonzero(empty)[0])
             raise ValueError(f"head {head} has no training image of class {name}")
+
+
+def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:
+    """Choose as many images of either class in every identity: bool array, shape (n,).
+
+    ``people`` are identities, ``labels`` 0 or 1, and of ``member`` may be chosen, all of shape (n,).
+    A ValueError says that no identity has images of both classes.
+    """
+    people = np.unique(people, return_inverse=True)[1]
+    order = rng.permutation(np.flatnonzero(member))
+    cell = 2 * people[order] + np.asarray(labels)[order]
+    size = np.bincount(cell, minlength=2 * people.max() + 2)
+    order = order[np.argsort(cell, kind="stable")]  # cell after cell, each in the order drawn
+    place = np.arange(len(order)) - np.repeat(size.cumsum() - size, size)
+    fewest = size.reshape(-1, 2).min(axis=1)
+    keep = np.isin(np.arange(len(people)), order[place < fewest[people[order]]])
+    if not keep.any():
+        raise ValueError(
+            "no identity of a training set has images of both classes, so last-layer retraining has "
+            "nothing to balance; lower the bias level or leave last-layer out of the methods"
+        )
+    return keep

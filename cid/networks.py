@@ -32,11 +32,10 @@ from torch.nn.functional import softplus
 
 from cid import risks
 from cid.device import pick_device
-from cid.heads import fit_heads
+from cid.heads import balanced_subset, fit_heads
 from cid.names import find
-from cid.options import HEADS_ONLY, KINDS, SIDES, NetworkOptions, read
+from cid.options import KINDS, SIDES, NetworkOptions, read
 from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
-from cid.trainers import balanced_subset
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
@@ -530,11 +529,6 @@ def _precision(device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
 
 def _check(model, inputs, labels, rows, training, weights, groups) -> None:
     find("training kind", training, KINDS)
-    if training in HEADS_ONLY:
-        raise ValueError(
-            f"training of the kind {training} is of linear heads; leave its methods out, or write "
-            "train.model: linear"
-        )
     side, maps = get_model(model).side, get_model(model).maps
     if maps:
         fits = inputs.shape[1:] == maps and inputs.dtype in (torch.float16, torch.float32)

@@ -43,6 +43,19 @@ class Posterior:
     prior_loss: float  # the same for class frequencies alone, without the embedding
 
 
+def surprise_weights(
+    embeddings, labels, *, class_prior: str = "balanced", device: str = "auto"
+) -> np.ndarray:
+    """Label surprise, CID's second factor alone: weights float64 (n,) of mean 1, all else as tuned.
+
+    The inverse of :func:`label_posterior` :func:`without_class_direction`, normalised within each class;
+    arguments and errors are those of the two and of :func:`cid.density.cid_weights`.
+    """
+    clean = without_class_direction(embeddings, labels, device=device)
+    probability = label_posterior(clean, labels, device=device).probability
+    return exact.inverse_weights(probability, labels, class_prior=class_prior)
+
+
 def label_posterior(
     embeddings, labels, *, estimator: str = "knn", scale: float | str = "auto",
     slope: float | str = "auto", local_scaling: bool = False, device: str = "auto",

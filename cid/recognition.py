@@ -22,15 +22,12 @@ from torch import Tensor, nn
 
 from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE, exact, in_batches
 from cid.device import pick_device
-from cid.names import find, is_file, pinned
-from cid.onnx import OnnxNetwork
-from cid.options import OnnxOptions, read
+from cid.names import find
 
 PRECISIONS = ("single", "half")
-NO_OPTIONS = OnnxOptions()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network and the crops it takes, of side ``size`` and cut with ``template``."""
 
@@ -41,7 +38,7 @@ class Network:
     licence: str
     source: str
     load: Callable[[], nn.Module]  # float crops in 0..255 -> (embedding of any norm, trunk)
-    key: str = ""  # of a network in a file: what its embeddings come from besides the crops
+    key: str = ""  # of a network of no registry: what its embeddings come from besides the crops
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,10 @@ class Embeddings:
 
 
 def embed(
-    crops: Tensor, network: str = "dlib-resnet", *, precision: str = "single",
+    crops: Tensor, network: str | Network = "dlib-resnet", *, precision: str = "single",
     device: str = "auto", batch_size: int | None = None, progress: bool = False,
-    onnx: dict | None = None,
 ) -> Embeddings:  # fmt: skip
-    """Run a network, by its name as in :func:`get_network`, on aligned crops.
+    """Run a network, of :data:`NETWORKS` by its name or another, on aligned crops.
 
     Parameters
     ----------
@@ -65,25 +61,22 @@ def embed(
         From :func:`cid.align.align`, with the network's size and template.
     precision : {"single", "half"}
         float32, TF32 off; or float16 where that is safe, for speed on a GPU: embeddings differ by a
-        few 1e-3. A network in an ONNX file runs as it is there.
+        few 1e-3. A network that torch does not run is as it is.
     device, batch_size, progress
         As in :func:`cid.align.detect`.
-    onnx
-        Of a network in a file, as in :func:`get_network`.
 
     Raises
     ------
     ValueError, FileNotFoundError, ConnectionError
-        If the name is unknown, the crops do not fit, the weights are unreadable, or the network gives
-        what is not finite; if the weights are missing; if they cannot be downloaded.
+        If the name is unknown, the crops do not fit, or the weights are unreadable; if the weights are
+        missing; if they cannot be downloaded.
     """
-    options = read(OnnxOptions, onnx or {}, "onnx")
-    spec = get_network(network, **vars(options))
-    _check(crops, network, spec.size)
+    spec, name = get_network(network), network if isinstance(network, str) else network.source
+    _check(crops, name, spec.size)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     device = pick_device(device)
-    model = load_network(network, device, options)
+    model = load_network(network, device)
     embedding = torch.empty(len(crops), spec.dimension)
     trunk = torch.empty(len(crops), spec.trunk_dimension)
 
@@ -93,7 +86,7 @@ def embed(
         embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
         trunk[rows] = features.float().cpu()
 
-    label = f"embed ({network})" if progress else ""
+    label = f"embed ({name})" if progress else ""
     with exact(), torch.autocast(device.type, torch.float16, enabled=precision == "half"):
         in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device, label)
     return Embeddings(embedding, trunk)
@@ -372,34 +365,16 @@ NETWORKS: dict[str, Network] = {
 }
 
 
-def get_network(name: str, **onnx) -> Network:
-    """A network of :data:`NETWORKS`, or one in an ONNX file, named ``path/to/model.onnx@SHA256``.
+def get_network(network: str | Network) -> Network:
+    """A network of :data:`NETWORKS` by its name, or a ValueError that says which there are."""
+    return network if isinstance(network, Network) else find("network", network, NETWORKS)
 
-    Behind @ stand 12 or more of the first digits of the file's checksum; ``onnx`` are fields of
-    :class:`cid.options.OnnxOptions`, of a file alone. Errors are those of :func:`cid.names.pinned` and
-    :class:`cid.onnx.OnnxNetwork`, or a ValueError on an unknown name or option.
-    """
-    if not is_file(name):
-        return find("network", name, NETWORKS)
-    return _in_file(*pinned(name), read(OnnxOptions, onnx, "onnx"))
+
+def load_network(network: str | Network, device: torch.device) -> nn.Module:
+    """A network as of :func:`get_network`, on a device and in eval mode; loaded once."""
+    return _loaded(get_network(network), device)
 
 
 @lru_cache(maxsize=4)
-def _in_file(path: Path, sha256: str, options: OnnxOptions) -> Network:
-    net = OnnxNetwork(path, options)
-    return Network(
-        dimension=net.dimension,
-        trunk_dimension=net.trunk_dimension,
-        size=options.size,
-        template=net.template,
-        licence="see where it came from",
-        source=f"ONNX file {path.name}, SHA-256 {sha256}",
-        load=lambda: net,
-        key=f"{sha256} {options} onnxruntime {net.version}",
-    )
-
-
-@lru_cache(maxsize=4)
-def load_network(name: str, device: torch.device, onnx: OnnxOptions = NO_OPTIONS) -> nn.Module:
-    """The network of a name, on a device and in eval mode; loaded once."""
-    return get_network(name, **vars(onnx)).load().eval().to(device)
+def _loaded(spec: Network, device: torch.device) -> nn.Module:
+    return spec.load().eval().to(device)

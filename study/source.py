@@ -32,7 +32,7 @@ def code(*names: str) -> str:
     ----------
     names : str
         A dotted name (``cid.heads.fit_heads``), a module, or one entry of a dict that is written out
-        (``cid.methods.METHODS[cid]``), whose other entries then do not count.
+        (``study.experiment.methods.METHODS[cid]``), whose other entries then do not count.
 
     Raises
     ------

@@ -19,7 +19,11 @@ from tqdm import tqdm
 
 from cid.device import pick_device
 from cid.heads import Design, Heads
-from cid.methods import (
+from cid.networks import fit, get_model, initialisation, place, read_options
+from cid.options import NetworkOptions, of_kind, read
+from study import store
+from study.cores import on_all_cores
+from study.experiment.methods import (
     METHODS,
     get_method,
     kind_of,
@@ -27,11 +31,8 @@ from cid.methods import (
     training_needs,
     training_weights,
 )
-from cid.networks import fit, get_model, initialisation, place, read_options
-from cid.options import NEEDS, HeadOptions, NetworkOptions, of_kind, read
-from cid.trainers import Cell, fit_method, fit_weighted
-from study import store
-from study.cores import on_all_cores
+from study.experiment.options import NEEDS, HeadOptions
+from study.experiment.trainers import Cell, fit_method, fit_weighted
 from study.source import code
 
 SEEDS = 10  # heads fitted together: another seed changes no byte of a full block
@@ -57,7 +58,7 @@ def weigh_sets(
     embeddings, labels, identities : array, shape (n, ...)
         Of the whole data set; identities may be None where no method sees them.
     settings : dict
-        As in :func:`cid.methods.training_weights`.
+        As in :func:`study.experiment.methods.training_weights`.
     folder : path, optional
         Where finished work is kept: a later call takes from it whatever it would compute in the same
         way.
@@ -66,11 +67,13 @@ def weigh_sets(
     -------
     pandas.DataFrame
         ``sets`` with one column a method, the weight of a training image, and one column
-        (:func:`cid.methods.needed_column`) for each method that needs more; NaN for a test image.
+        (:func:`study.experiment.methods.needed_column`) for each method that needs more; NaN for a test image.
     """
     specs, keys = {method: get_method(method) for method in methods}, {}
     for method, spec in specs.items():
-        made_by = _code(f"cid.methods.METHODS[{method}]", "cid.methods.Sample")
+        made_by = _code(
+            f"study.experiment.methods.METHODS[{method}]", "study.experiment.methods.Sample"
+        )
         keys[method] = store.digest({key: settings[key] for key in spec.settings}, made_by)
 
     def weigh(train: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +133,7 @@ def train_sets(
     data = store.digest(features, labels, design is None, pick_device("auto").type)
     for method in methods:
         kind = kind_of(method)
-        made_by = _code("cid.heads.fit_heads", f"cid.trainers.TRAINERS[{kind}]")
+        made_by = _code("cid.heads.fit_heads", f"study.experiment.trainers.TRAINERS[{kind}]")
         keys[method] = store.digest(data, kind, l2, of_kind(options, kind), made_by)
 
     def fit_block(block: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Heads]]:

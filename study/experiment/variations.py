@@ -18,11 +18,11 @@ import torch
 from tqdm import tqdm
 
 from cid.heads import Design
-from cid.methods import Sample, kernel_width, proxy_density, surprise
 from cid.names import find
 from cid.posterior import label_posterior, without_class_direction
 from study.cores import on_all_cores
 from study.experiment.design import draw_sets
+from study.experiment.methods import Sample, kernel_width, proxy_density, surprise
 from study.experiment.runs import head_options, train_sets, weigh_sets, whole
 from study.faces.embed import pair_similarities, verification_auc
 from study.source import code

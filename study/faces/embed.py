@@ -19,12 +19,13 @@ from tqdm import tqdm
 from cid.align import Detection, align
 from cid.align import detect as find_faces
 from cid.device import pick_device
-from cid.names import is_file
-from cid.options import SIDES, OnnxOptions, read
-from cid.recognition import activations, embed, get_network, load_network
+from cid.options import SIDES
+from cid.recognition import activations, embed, load_network
 from study import store
 from study.cores import on_all_cores
 from study.faces.dataset import ACTIVATIONS, CROPS, FaceSet
+from study.faces.network_files import is_file
+from study.faces.onnx import get_network
 from study.source import code
 
 CHUNK = 512  # photos decoded at once, and kept together
@@ -65,15 +66,17 @@ def embed_faces(
     Parameters
     ----------
     network, trunk : str
-        Of the proxy and of the trunk, as in :func:`cid.recognition.get_network`; the same runs once.
+        Of the proxy and of the trunk, as in :func:`study.faces.onnx.get_network`; the same runs once.
     detect : bool
         False takes the landmarks that came with the data; every face then counts as found.
     side : int, optional
         Also cut every face to a square of so many pixels, for networks trained end to end and figures.
     finetune : bool
         Also give what :func:`cid.recognition.activations` makes of every face.
-    precision, onnx, device, progress
+    precision, device, progress
         As in :func:`cid.recognition.embed`.
+    onnx : dict, optional
+        As in :func:`study.faces.onnx.get_network`.
     folder : path, optional
         Where finished chunks are kept, :data:`study.store.KEPT` by default; None keeps none.
 
@@ -134,8 +137,7 @@ def embed_views(
     the face is than in the network's own crop; the rest is as in :func:`embed_faces`. The result has
     float32 (n, d) unit rows under ``mirrored`` and ``zoom <z>``.
     """
-    options = vars(read(OnnxOptions, onnx or {}, "embed.onnx"))
-    spec = get_network(network, **options)
+    spec = get_network(network, onnx)
     views = {"mirrored": 1.0} | {f"zoom {zoom:g}": zoom for zoom in zooms}
 
     def compute(photos, points, device) -> dict:
@@ -144,7 +146,7 @@ def embed_views(
             template = 0.5 + zoom * (spec.template - 0.5)
             crops = align(photos, points, spec.size, template=template, device=device)
             crops = crops.flip(3) if view == "mirrored" else crops
-            result = embed(crops, network, precision=precision, device=device, onnx=options)
+            result = embed(crops, spec, precision=precision, device=device)
             found[view] = result.embedding.numpy()
         return found
 
@@ -162,14 +164,14 @@ def embed_networks(
     :func:`embed_faces`. The result has float32 (n, d) unit rows under ``proxy <name>`` and (n, t)
     features under ``trunk <name>``.
     """
-    found, options = {}, read(OnnxOptions, onnx or {}, "embed.onnx")
+    found = {}
     for name in dict.fromkeys([*proxies, *trunks]):
-        spec = get_network(name, **vars(options))
+        spec = get_network(name, onnx)
         wanted = [part for part, names in (("proxy", proxies), ("trunk", trunks)) if name in names]
 
-        def compute(photos, points, device, name=name, spec=spec, wanted=wanted) -> dict:
+        def compute(photos, points, device, spec=spec, wanted=wanted) -> dict:
             crops = align(photos, points, spec.size, template=spec.template, device=device)
-            result = embed(crops, name, precision=precision, onnx=onnx, device=device)
+            result = embed(crops, spec, precision=precision, device=device)
             arrays = {"proxy": result.embedding, "trunk": result.trunk}
             return {part: arrays[part].numpy() for part in wanted}
 
@@ -183,26 +185,24 @@ def _embedded(
     data, network, trunk, detect, precision="single", onnx=None, **how
 ) -> dict[str, np.ndarray]:
     """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
-    options = read(OnnxOptions, onnx or {}, "embed.onnx")
-    networks = {name: get_network(name, **vars(options)) for name in (network, trunk)}
+    networks = {name: get_network(name, onnx) for name in (network, trunk)}
 
     def compute(photos, points, device) -> dict:
         # Missing weights should stop the run before minutes of detection, not after.
-        for name in networks:
-            load_network(name, device, options)
+        for spec in networks.values():
+            load_network(spec, device)
         if points is None:
             found = find_faces(photos, device=device, progress=False)
         else:
             n = len(photos)
             found = Detection(points, np.ones(n, np.float32), np.ones(n, int), np.ones(n, bool))
 
-        def run(name: str):
-            size, template = networks[name].size, networks[name].template
-            crops = align(photos, found.landmarks, size, template=template, device=device)
-            return embed(crops, name, precision=precision, device=device, onnx=vars(options))
+        def run(spec):
+            crops = align(photos, found.landmarks, spec.size, template=spec.template, device=device)
+            return embed(crops, spec, precision=precision, device=device)
 
-        proxy = run(network)
-        other = proxy if trunk == network else run(trunk)
+        proxy = run(networks[network])
+        other = proxy if trunk == network else run(networks[trunk])
         return vars(found) | {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
 
     keys = [spec.key for spec in networks.values()]
@@ -283,7 +283,7 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
     same, different = pair_similarities(result.embedding, data.identities())
     summary = {name: settings[name] for name in ("network", "trunk", "precision")}
     names = dict.fromkeys(filter(is_file, (summary["network"], summary["trunk"])))
-    specs = [get_network(name, **settings.get("onnx", {})) for name in names]
+    specs = [get_network(name, settings.get("onnx")) for name in names]
     if specs:
         summary["files"] = "; ".join(f"{s.source}, licence: {s.licence}" for s in specs)
     summary |= {

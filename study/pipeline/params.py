@@ -24,8 +24,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 import cid
 from cid import options
-from cid.methods import METHODS
-from cid.names import DIGITS, find, is_file, pinned, suggest
+from cid.names import find, suggest
+from study.experiment.methods import METHODS, kind_of
+from study.experiment.options import HEADS_ONLY, HeadOptions
+from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -266,6 +268,12 @@ class Params(Section):
                 f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
                 f"is {self.embed.trunk}; write trunk: dlib-resnet"
             )
+        only = [m for m in self.methods if kind_of(m) in HEADS_ONLY]
+        if only and self.train.model != "linear":
+            raise ValueError(
+                f"methods has {only[0]}, which trains linear heads only, but train.model is "
+                f"{self.train.model}; drop {', '.join(only)}, or write model: linear"
+            )
         networks = [
             self.embed.network,
             self.embed.trunk,
@@ -347,8 +355,8 @@ def _check(tree: Mapping, where: str) -> None:
         Params.model_validate(tree)
     except ValidationError as error:
         raise ValueError(where + _sentence(error.errors()[0])) from None
-    options.read(options.OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
-    options.read(options.HeadOptions, tree["train"]["robust"], f"{where}train.robust")
+    options.read(OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
+    options.read(HeadOptions, tree["train"]["robust"], f"{where}train.robust")
     options.read(options.NetworkOptions, tree["train"]["network"], f"{where}train.network")
 
 

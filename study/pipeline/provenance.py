@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from cid.names import is_file
+from study.faces.network_files import is_file
 from study.pipeline import params, stages
 from study.store import digest
 

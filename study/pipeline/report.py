@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from ruamel.yaml import YAML
 
-from cid.methods import METHODS
+from study.experiment.methods import METHODS
 from study.pipeline import pages, provenance
 from study.pipeline.params import PARAMS, command, read
 from study.results.claims import PRIMARY

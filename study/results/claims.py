@@ -33,8 +33,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from cid.methods import METHODS
 from cid.names import find
+from study.experiment.methods import METHODS
 from study.results import inference
 from study.results.inference import BASELINE, ORACLE, Estimates, holm
 from study.results.metrics import METRICS, TOO_FEW
@@ -141,7 +141,7 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
     estimates : Estimates
         With the metrics of :data:`ENDPOINTS`.
     method : str
-        A key of :data:`cid.methods.METHODS`.
+        A key of :data:`study.experiment.methods.METHODS`.
     task, kind : str
         Attribute predicted and kind of bias, for the record.
 

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 from pandas import DataFrame
 
-from cid.methods import METHODS
 from study import store
+from study.experiment.methods import METHODS
 from study.results.metrics import METRICS
 from study.results.tables import STRONG, network, untold
 

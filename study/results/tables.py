@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cid.methods import METHODS
 from study import store
+from study.experiment.methods import METHODS
 from study.results.claims import PRIMARY, SMALLEST
 from study.results.inference import Estimates
 from study.results.metrics import METRICS

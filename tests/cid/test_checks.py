@@ -14,8 +14,8 @@ from cid.checks import class_codes
 from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
 from cid.device import pick_device
 from cid.heads import Design, fit_heads
-from cid.methods import METHODS, training_needs, training_weights
 from cid.posterior import label_posterior, without_class_direction
+from study.experiment.methods import METHODS, training_needs, training_weights
 
 N = 40
 Z = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)

@@ -9,7 +9,7 @@ from scipy.stats import chisquare
 
 from cid import networks
 from cid.networks import MODELS, fit, read_options
-from cid.options import HEADS_ONLY, KINDS
+from cid.options import KINDS
 from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
 from cid.risks import (
     cvar_risk,
@@ -205,7 +205,7 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
     monkeypatch.setattr(networks, "_build", record_build)
     monkeypatch.setattr(networks, "_take", record_take)
     groups = rows % 10
-    for kind in set(KINDS) - set(HEADS_ONLY):
+    for kind in KINDS:
         seen[kind] = {"start": [], "batches": []}
         given = {"groups": groups} if kind in ("group-dro", "retrain") else {}
         # A sampler gives the second training of jtt draws of its own.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from study.faces.dataset import read_faces
-from tests.cid.test_onnx import made
+from tests.study.faces.test_onnx import made
 from tests.study.test_study import ROOT, STAGES, call, finished_study, ran
 
 pytestmark = pytest.mark.skipif(

@@ -14,11 +14,11 @@ import pytest
 from cid import networks
 from cid.density import cid_weights
 from cid.heads import fit_heads
-from cid.methods import METHODS, training_weights
 from cid.networks import fit, read_options
-from cid.options import HeadOptions
 from study.experiment import runs
 from study.experiment.design import draw_sets
+from study.experiment.methods import METHODS, training_weights
+from study.experiment.options import HeadOptions
 from study.experiment.runs import train_model, train_networks, train_sets, weigh_sets
 
 CPU = {"device": "cpu"}

@@ -442,13 +442,15 @@ def test_further_networks_embed_the_crops_that_they_take(tmp_path, monkeypatch):
     photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
     points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
     runs, compute = [], faces.embed
-    monkeypatch.setattr(faces, "embed", lambda c, n, **k: runs.append(n) or compute(c, n, **k))
+    monkeypatch.setattr(faces, "embed", lambda c, n, **k: runs.append(n.size) or compute(c, n, **k))
     how = {"device": "cpu", "folder": tmp_path, "progress": False}
     found = faces.embed_networks(
         face_set(photos), points, ["pixels", "untrained"], ["untrained"], **how
     )
     assert list(found) == ["proxy pixels", "proxy untrained", "trunk untrained"]
-    assert sorted(runs) == ["pixels"] * 2 + ["untrained"] * 2  # two chunks, in both lists once
+    assert (
+        sorted(runs) == [16] * 2 + [150] * 2
+    )  # px: pixels and untrained; two chunks, in both lists once
     small = embed(align.align(photos, points, 16, device="cpu"), "pixels")
     np.testing.assert_allclose(found["proxy pixels"], small.embedding, atol=1e-6)
     large = embed(align.align(photos, points, 150, device="cpu"), "untrained")
@@ -511,7 +513,7 @@ def test_one_network_for_both_runs_once_and_two_run_with_their_own_crops(monkeyp
     middle = crop[:, 7:33, 7:33].mean((1, 2))
     np.testing.assert_allclose(both.trunk[0], middle.numpy(), atol=3)
     assert abs(same.trunk - both.trunk).max() > 6
-    recognition.load_network.cache_clear()
+    recognition._loaded.cache_clear()
 
 
 GOOD = np.zeros((20, 20, 3), np.uint8)
@@ -793,7 +795,7 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_stays_so(monkeypatch):
     Small.forward = lambda self, x: (_ for _ in ()).throw(torch.OutOfMemoryError("not enough"))
     with pytest.raises(torch.OutOfMemoryError):  # a single image does not fit
         embed(crops, "small")
-    recognition.load_network.cache_clear()
+    recognition._loaded.cache_clear()
 
 
 def test_half_precision_comes_near():

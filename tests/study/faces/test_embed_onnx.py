@@ -14,8 +14,8 @@ from cid import align
 from study.faces import embed as faces
 from study.faces.dataset import write_faces
 from study.pipeline import notebook, params
-from tests.cid.test_onnx import SIDE, made, named
 from tests.study.faces.test_embed import face_set
+from tests.study.faces.test_onnx import SIDE, made, named
 
 ROOT = Path(__file__).parents[3]
 MAP = {

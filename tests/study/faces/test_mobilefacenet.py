@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from cid import recognition
 from study.faces import mobilefacenet
 from study.faces.mobilefacenet import NETWORK, SOURCE, TRUNK, main
+from study.faces.onnx import get_network
 from tests.study.faces.test_embed import smooth
 
 REAL = Path(__file__).parents[3] / SOURCE
@@ -132,7 +133,9 @@ def crops(n: int) -> torch.Tensor:
 def test_the_operators_are_those_of_torch(tmp_path):
     data = mobilefacenet.convert(lite(STEPS))
     assert data == mobilefacenet.convert(lite(STEPS))
-    found = recognition.embed(crops(3), pinned(tmp_path / "net.onnx", data), device="cpu")
+    found = recognition.embed(
+        crops(3), get_network(pinned(tmp_path / "net.onnx", data)), device="cpu"
+    )
     w = {name: torch.from_numpy(value).float() for name, value in W.items()}
     x = (crops(3).float() - 127.5) / 128
     # TensorFlow pads an even side for stride 2 at its end only.
@@ -212,7 +215,7 @@ def test_it_is_fetched_and_made_once(tmp_path, monkeypatch, capsys):
     assert main() == 0
     name = capsys.readouterr().out.strip()
     assert name.startswith("networks/mobilefacenet.onnx@") and SOURCE.read_bytes() == data
-    assert recognition.get_network(name).dimension == 5
+    assert get_network(name).dimension == 5
     monkeypatch.setattr(subprocess, "run", None)
     monkeypatch.setattr(mobilefacenet, "convert", None)
     assert main() == 0 and capsys.readouterr().out.strip() == name
@@ -223,7 +226,7 @@ def test_the_real_one_gives_what_its_interpreter_gives(tmp_path, capfd):
     runtime = pytest.importorskip("ai_edge_litert.interpreter")
     pytest.importorskip("tflite")
     name = pinned(tmp_path / "net.onnx", mobilefacenet.convert(REAL.read_bytes()))
-    ours = recognition.embed(crops(4), name, device="cpu")
+    ours = recognition.embed(crops(4), get_network(name), device="cpu")
     theirs = runtime.Interpreter(str(REAL), num_threads=1)
     theirs.allocate_tensors()
     (given,), (made) = theirs.get_input_details(), theirs.get_output_details()

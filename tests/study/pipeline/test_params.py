@@ -176,6 +176,7 @@ def test_studies_from_before_there_were_controls_stay_valid(tree):
 
 def test_options_of_networks_are_checked_before_anything_runs(tree):
     tree["train"] |= {"model": "cnn", "network": {"epohcs": 3}}
+    tree["methods"] = ["erm", "cid"]
     with pytest.raises(
         ValueError, match=r"train.network.epohcs is unknown \(did you mean 'epochs'"
     ):
@@ -186,9 +187,18 @@ def test_options_of_networks_are_checked_before_anything_runs(tree):
 
 def test_fine_tuning_needs_the_trunk_of_its_network(tree):
     tree["train"]["model"] = "finetune"
+    tree["methods"] = ["erm", "cid"]
     params.check(tree)
     tree["embed"]["trunk"] = "facenet-casia"
     with pytest.raises(ValueError, match="but embed.trunk is facenet-casia; write trunk: dlib-res"):
+        params.check(tree)
+
+
+def test_methods_of_heads_alone_are_refused_for_networks_before_anything_runs(tree):
+    tree["train"]["model"] = "mlp"
+    tree["methods"] = ["erm", "cid", "afr", "erase"]
+    said = "methods has afr, which trains linear heads only, but train.model is mlp; drop afr, erase, or"
+    with pytest.raises(ValueError, match=said):
         params.check(tree)
 
 

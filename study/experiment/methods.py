@@ -4,7 +4,7 @@ A method acts through the weights of the training images, through groups of them
 training, or several of these. It is handed the class labels, the proxy embeddings and the settings
 that it declares; identities reach only a method that declares that it needs them, so "without identity
 labels" is a property of the code and not a promise. How each way of training works is said in
-:mod:`cid.trainers` (heads) and :mod:`cid.networks` (networks).
+:mod:`study.experiment.trainers` (heads) and :mod:`cid.networks` (networks).
 
 Importing this module is cheap, as whoever checks a parameter file or draws a figure reads the names
 and facts in it; torch and scikit-learn are imported by the functions that compute.
@@ -17,7 +17,7 @@ import numpy as np
 
 from cid.checks import COUNT, EXPONENT, array, class_codes, number
 from cid.names import find
-from cid.options import NEEDS
+from study.experiment.options import NEEDS
 
 CLUSTERS = (10, 20, 40, 80)  # per class, tried by clusters: auto
 
@@ -53,13 +53,13 @@ class Method:
     summary: str  # one line for the report, with its source
     weigh: Callable[[Sample, dict], np.ndarray] = _uniform  # float (n,), of mean 1
     settings: tuple[str, ...] = ()  # the keys of ``weights`` of params.yaml that it is handed
-    training: str = "weighted"  # a key of cid.options.KINDS
-    # (n,): what cid.options.NEEDS says that this kind of training needs, int codes or float log-odds.
+    training: str = "weighted"  # a key of study.experiment.options.KINDS
+    # (n,): what study.experiment.options.NEEDS says that this kind of training needs, int codes or float log-odds.
     needed: Callable[[Sample, dict], np.ndarray] | None = None
 
 
 def kind_of(method: str) -> str:
-    """How a method trains, a key of cid.options.KINDS; what is not of the registry, by its weights."""
+    """How a method trains, a key of study.experiment.options.KINDS; what is not of the registry, by its weights."""
     return METHODS[method].training if method in METHODS else "weighted"
 
 

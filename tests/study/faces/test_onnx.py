@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper
 
-from cid import align, names, recognition
+from cid import align, recognition
+from study.faces import network_files
+from study.faces.onnx import get_network
 
 SIDE = 8
 
@@ -48,7 +50,7 @@ def flat(*colours):
 
 
 def embed(name, crops, **onnx):
-    return recognition.embed(crops, name, device="cpu", onnx={"size": SIDE} | onnx)
+    return recognition.embed(crops, get_network(name, {"size": SIDE} | onnx), device="cpu")
 
 
 @pytest.mark.parametrize("first", ["n", 1], ids=["any", "one"])
@@ -93,31 +95,31 @@ def test_half_precision_files_are_fed_what_they_take(tmp_path):
 
 def test_a_network_of_a_file_says_what_it_is(tmp_path):
     name = made(tmp_path / "net.onnx", outputs=[("mean", ("n", 3)), ("pooled", ("n", 3, 1, 1))])
-    net = recognition.get_network(name, size=SIDE)
+    net = get_network(name, {"size": SIDE})
     assert (net.dimension, net.trunk_dimension, net.size) == (3, 48, SIDE)
     sha256 = hashlib.sha256((tmp_path / "net.onnx").read_bytes()).hexdigest()
     assert net.source == f"ONNX file net.onnx, SHA-256 {sha256}"
     assert net.licence == "see where it came from" and str(tmp_path) not in net.key
     # The bytes and every option are in the key, and a list is as good as a number of its kind.
-    keys = {recognition.get_network(name, size=SIDE, scale=s).key for s in (1, 2, [1, 2, 3])}
+    keys = {get_network(name, {"size": SIDE, "scale": s}).key for s in (1, 2, [1, 2, 3])}
     assert len(keys | {net.key}) == 4
     other = made(tmp_path / "other.onnx", nodes=[("Neg", "mean", "x2")])
-    assert recognition.get_network(other, size=SIDE).key not in keys | {net.key}
-    assert recognition.get_network("dlib-resnet").key == ""
+    assert get_network(other, {"size": SIDE}).key not in keys | {net.key}
+    assert get_network("dlib-resnet").key == ""
     with pytest.raises(ValueError, match=r"onnx.sise is unknown \(did you mean 'size'"):
-        recognition.get_network(name, sise=SIDE)
+        get_network(name, {"sise": SIDE})
 
 
 def test_templates_are_those_of_their_names_or_pixels(tmp_path):
     name = made(tmp_path / "net.onnx", ("n", 3, "h", "w"))
     for size in (112, 224):  # ArcFace's by default; as published, for 112 px
-        template = recognition.get_network(name, size=size).template * 112 - 0.5
+        template = get_network(name, {"size": size}).template * 112 - 0.5
         np.testing.assert_allclose(template[0], (38.29, 51.70))
         np.testing.assert_allclose(template[4], (70.73, 92.20))
-    net = recognition.get_network(name, template="dlib")
+    net = get_network(name, {"template": "dlib"})
     assert net.template is align.DLIB_TEMPLATE
     points = [[2, 2], [6, 2], [4, 4], [2, 6], [6, 6]]
-    template = recognition.get_network(name, size=SIDE, template=points).template
+    template = get_network(name, {"size": SIDE, "template": points}).template
     photo = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     crop = align.align([photo], np.array([points]), SIDE, template=template, device="cpu")
     np.testing.assert_array_equal(crop[0].permute(1, 2, 0), photo)  # what lies there stays there
@@ -144,7 +146,7 @@ def test_templates_are_those_of_their_names_or_pixels(tmp_path):
 def test_what_does_not_fit_is_named(tmp_path, how, said, capfd):
     name = made(tmp_path / "net.onnx", **how)
     with pytest.raises(ValueError, match=said) as error:
-        recognition.get_network(name, size=SIDE)
+        get_network(name, {"size": SIDE})
     assert str(error.value).startswith(f"{tmp_path / 'net.onnx'} ") and "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
@@ -164,7 +166,7 @@ def test_two_inputs_and_whole_numbers_are_no_image(tmp_path, kind, inputs, dtype
     path = tmp_path / "net.onnx"
     onnx.save(helper.make_model(graph, ir_version=10, opset_imports=opset), path)
     with pytest.raises(ValueError, match=said):
-        recognition.get_network(named(path), size=SIDE)
+        get_network(named(path), {"size": SIDE})
 
 
 def test_values_that_are_not_finite_stop_the_run(tmp_path):
@@ -192,7 +194,7 @@ def test_what_is_no_network_is_said(tmp_path, data, said, capfd):
     path = tmp_path / "net.onnx"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=said) as error:
-        recognition.get_network(named(path))
+        get_network(named(path))
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert capfd.readouterr().err == ""
 
@@ -207,10 +209,10 @@ def test_weights_in_a_second_file_are_refused_as_they_have_no_checksum(tmp_path)
         helper.make_tensor_value_info("v", TensorProto.FLOAT, ("n", 400))
     )
     onnx.save(model, path)
-    assert recognition.get_network(named(path), size=SIDE).dimension == 400
+    assert get_network(named(path), {"size": SIDE}).dimension == 400
     onnx.save(model, path, save_as_external_data=True, location="net.data", size_threshold=0)
     with pytest.raises(ValueError, match="keeps weights in a second file; save it in one"):
-        recognition.get_network(named(path), size=SIDE)
+        get_network(named(path), {"size": SIDE})
 
 
 def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):
@@ -219,7 +221,7 @@ def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"net.onnx needs onnxruntime; .*pip install .* '.\[onnx\]'"
     ):
-        recognition.get_network(name, size=SIDE)
+        get_network(name, {"size": SIDE})
 
 
 def test_a_file_is_named_with_its_checksum(tmp_path):
@@ -227,7 +229,7 @@ def test_a_file_is_named_with_its_checksum(tmp_path):
     path.write_bytes(b"\x08\x07")
     sha256 = hashlib.sha256(b"\x08\x07").hexdigest()
     for digits in (sha256[:12], sha256.upper(), sha256[:40]):
-        assert names.pinned(f"{path}@{digits}") == (path, sha256)
+        assert network_files.pinned(f"{path}@{digits}") == (path, sha256)
     right = f"if it is the file you mean, write {path}@{sha256[:16]}"
     for given, problem in [
         (f"{path}@", "lacks its SHA-256"),
@@ -236,18 +238,22 @@ def test_a_file_is_named_with_its_checksum(tmp_path):
         (f"{path}@{sha256}0", "lacks its SHA-256"),
     ]:
         with pytest.raises(ValueError) as error:
-            names.pinned(given)
+            network_files.pinned(given)
         assert problem in str(error.value) and str(error.value).endswith(right)
     with pytest.raises(
         FileNotFoundError, match="none.onnx is missing in .*; put the network there"
     ):
-        names.pinned(f"none.onnx@{sha256}")
+        network_files.pinned(f"none.onnx@{sha256}")
     with pytest.raises(ValueError, match="none.onnx pins no file; write none.onnx@ and 12 or more"):
-        names.pinned("none.onnx")
+        network_files.pinned("none.onnx")
     path.write_bytes(b"\x08\x08 changed")  # and is read again
     with pytest.raises(ValueError, match="has another SHA-256"):
-        names.pinned(f"{path}@{sha256}")
-    assert names.is_file("x.onnx") and names.is_file("x@0") and not names.is_file("dlib-resnet")
+        network_files.pinned(f"{path}@{sha256}")
+    assert (
+        network_files.is_file("x.onnx")
+        and network_files.is_file("x@0")
+        and not network_files.is_file("dlib-resnet")
+    )
 
 
 def test_dlibs_network_gives_the_same_from_an_onnx_file(tmp_path, monkeypatch):
@@ -273,9 +279,9 @@ def test_dlibs_network_gives_the_same_from_an_onnx_file(tmp_path, monkeypatch):
     crops = F.interpolate(small, 150, mode="bicubic").clamp(0, 255).byte()
     onnx = {"template": "dlib", "size": 150, "mean": [122.782, 117.001, 104.298], "scale": 256}
     expected = recognition.embed(crops, device="cpu")
-    found = recognition.embed(crops, named(path), device="cpu", onnx=onnx)
+    found = recognition.embed(crops, get_network(named(path), onnx), device="cpu")
     assert abs(expected.embedding[0] - expected.embedding[1]).max() > 0.01
     torch.testing.assert_close(found.embedding, expected.embedding, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.trunk, expected.trunk, atol=1e-5, rtol=1e-4)
-    again = recognition.embed(crops, named(path), device="cpu", onnx=onnx)
+    again = recognition.embed(crops, get_network(named(path), onnx), device="cpu")
     assert torch.equal(again.embedding, found.embedding) and torch.equal(again.trunk, found.trunk)

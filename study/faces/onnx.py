@@ -1,5 +1,6 @@
 """Face-recognition networks in ONNX files, run by onnxruntime."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cid import recognition
 from cid.align import ARCFACE_TEMPLATE, DLIB_TEMPLATE, FACENET_TEMPLATE
-from cid.options import TEMPLATES, OnnxOptions
+from cid.options import read
+from cid.recognition import Network
+from study.faces.network_files import TEMPLATES, OnnxOptions, is_file, pinned
 
 POINTS = dict(zip(TEMPLATES, (ARCFACE_TEMPLATE, DLIB_TEMPLATE, FACENET_TEMPLATE), strict=True))
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 PROBES = 2  # crops by which the sizes of the outputs are found
+
+
+def get_network(name: str, onnx: dict | None = None) -> Network:
+    """A network of :data:`cid.recognition.NETWORKS`, or one in a file, ``path/to/model.onnx@SHA256``.
+
+    Behind @ stand 12 or more of the first digits of the file's checksum; ``onnx`` is the section
+    ``embed.onnx`` of params.yaml, fields of :class:`OnnxOptions`, of a file alone. Errors are those of
+    :func:`study.faces.network_files.pinned` and :class:`OnnxNetwork`, or a ValueError on an unknown name
+    or option.
+    """
+    if not is_file(name):
+        return recognition.get_network(name)
+    return _in_file(*pinned(name), read(OnnxOptions, onnx or {}, "embed.onnx"))
+
+
+@lru_cache(maxsize=4)
+def _in_file(path: Path, sha256: str, options: OnnxOptions) -> Network:
+    net = OnnxNetwork(path, options)
+    return Network(
+        dimension=net.dimension,
+        trunk_dimension=net.trunk_dimension,
+        size=options.size,
+        template=net.template,
+        licence="see where it came from",
+        source=f"ONNX file {path.name}, SHA-256 {sha256}",
+        load=lambda: net,
+        key=f"{sha256} {options} onnxruntime {net.version}",
+    )
 
 
 class OnnxNetwork(nn.Module):

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from cid import density, methods, posterior
+from cid import density, posterior
 from cid.density import cid_weights, class_density, neighbour_width
-from cid.methods import METHODS, training_needs, training_weights
-from cid.options import KINDS
 from cid.posterior import label_posterior
+from study.experiment import methods
+from study.experiment.methods import METHODS, training_needs, training_weights
+from study.experiment.options import KINDS
 
 pairwise = sklearn.metrics.pairwise_distances
 SETTINGS = {
@@ -244,3 +245,16 @@ def test_what_methods_share_is_computed_once_and_changes_nothing(embeddings, mon
         np.testing.assert_array_equal(one, other)
     assert len(calls) == 2  # one by the kernel, one by neighbours
     assert not any("identit" in str(key) for key in shared)
+
+
+def test_the_library_gives_the_studys_label_surprise():
+    rng = np.random.default_rng(5)
+    person = np.arange(80) // 8
+    z = rng.normal(size=(10, 6))[person] + 0.1 * rng.normal(size=(80, 6))
+    y = (person % 2) ^ (rng.random(80) < 0.2)
+    settings = {"class_prior": "empirical", "surprise": "auto", "neighbours": "auto"}
+    settings |= {"keep_class_direction": False, "local_scaling": False}
+    expected = training_weights("surprise", z, y, None, settings)
+    found = posterior.surprise_weights(z, y, class_prior="empirical", device="cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert np.ptp(found) > 0.5

@@ -10,9 +10,9 @@ import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from cid.heads import Design, fit_heads
-from cid.options import KINDS, NEEDS, HeadOptions
 from cid.risks import generalised_cross_entropy, group_risk
-from cid.trainers import (
+from study.experiment.options import KINDS, NEEDS, HeadOptions
+from study.experiment.trainers import (
     STACK,
     TRAINERS,
     Cell,

@@ -1,6 +1,6 @@
 """Ways to train linear heads: by weights, by a robust risk, twice, on some of the images, or unbiased.
 
-The registry (:mod:`cid.methods`) says which kind of training a method is of, :class:`HeadOptions`
+The registry (:mod:`study.experiment.methods`) says which kind of training a method is of, :class:`HeadOptions`
 holds the settings of all kinds, and :func:`fit_method` fits one method for many seeds at once.
 """
 
@@ -11,9 +11,9 @@ from functools import partial
 import numpy as np
 
 from cid import risks
-from cid.heads import Design, Heads, fit_heads
+from cid.heads import Design, Heads, balanced_subset, fit_heads
 from cid.names import find
-from cid.options import NEEDS, HeadOptions
+from study.experiment.options import NEEDS, HeadOptions
 
 # Methods fitted in one stack. A stack is never smaller, but filled up: with the number of heads the
 # shapes of the products would change, and with them the last bits of every head.
@@ -73,7 +73,7 @@ class Cell:
 def fit_method(cell: Cell, kind: str, weights, needed=None) -> Heads:
     """Train a method, whose ``kind`` is a key of :data:`TRAINERS`, on every training set of a cell.
 
-    ``weights`` and ``needed`` are (seeds, n); the second is what :data:`cid.options.NEEDS` says of the
+    ``weights`` and ``needed`` are (seeds, n); the second is what :data:`study.experiment.options.NEEDS` says of the
     kind: any codes of groups from 0 (for "retrain" of identities), or log-odds of class 1. Returns one
     head a seed. Errors: an unknown kind, what is needed and missing, and those of
     :func:`cid.heads.fit_heads`.
@@ -287,28 +287,6 @@ def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarr
     tell = x.T @ np.linalg.solve(shrunk, member) if few else np.linalg.solve(shrunk, x.T @ member)
     together = x.T @ member / n
     return tell / n, np.linalg.pinv(together.T @ tell / n, rcond=1e-9, hermitian=True) @ together.T
-
-
-def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:
-    """Choose as many images of either class in every identity: bool array, shape (n,).
-
-    ``people`` are identities, ``labels`` 0 or 1, and of ``member`` may be chosen, all of shape (n,).
-    A ValueError says that no identity has images of both classes.
-    """
-    people = np.unique(people, return_inverse=True)[1]
-    order = rng.permutation(np.flatnonzero(member))
-    cell = 2 * people[order] + np.asarray(labels)[order]
-    size = np.bincount(cell, minlength=2 * people.max() + 2)
-    order = order[np.argsort(cell, kind="stable")]  # cell after cell, each in the order drawn
-    place = np.arange(len(order)) - np.repeat(size.cumsum() - size, size)
-    fewest = size.reshape(-1, 2).min(axis=1)
-    keep = np.isin(np.arange(len(people)), order[place < fewest[people[order]]])
-    if not keep.any():
-        raise ValueError(
-            "no identity of a training set has images of both classes, so last-layer retraining has "
-            "nothing to balance; lower the bias level or leave last-layer out of the methods"
-        )
-    return keep
 
 
 def _robust(risk: Callable):
