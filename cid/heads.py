@@ -113,7 +113,7 @@ class Design:
 
 def fit_heads(
     features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
-    offset=None, tolerance: float = 1e-4, max_iterations: int = 500,
+    offset=None, flipped=None, tolerance: float = 1e-4, max_iterations: int = 500,
     design: Design | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
@@ -140,6 +140,8 @@ def fit_heads(
     offset : float array, shape (h, n), optional
         Added to the logits of the images while the head is fitted, and no part of it: the logits of a
         model that it corrects, or those it must not learn again.
+    flipped : float array, shape (h, n), optional
+        The share of an image, in [0, 1], that counts under the other label.
     tolerance, max_iterations
         A head has converged when its gradient norm is ``tolerance`` of the initial one.
     design : Design, optional
@@ -168,11 +170,13 @@ def fit_heads(
         groups = torch.as_tensor(np.asarray(groups), device=device)
     if offset is not None:
         offset = torch.as_tensor(np.asarray(offset), dtype=torch.float32, device=device)
+    if flipped is not None:
+        flipped = torch.as_tensor(np.asarray(flipped), dtype=torch.float32, device=device)
 
     few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
     fit = _fit_dual if few else _fit_primal
-    v, bias, steps, relative = fit(design, weights, l2, risk, groups, offset, how)
+    v, bias, steps, relative = fit(design, weights, l2, risk, groups, offset, flipped, how)
     worst = float(relative.max())
     if not worst <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
@@ -183,7 +187,7 @@ def fit_heads(
     return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
 
 
-def _fit_primal(design, weights, l2, risk, groups, offset, how):
+def _fit_primal(design, weights, l2, risk, groups, offset, flipped, how):
     """Heads over (w, b), all in one product with the features: for more images than features.
 
     Returns weight (h, d) and bias (h,) in units of ``design.x``, then as :func:`cid.lbfgs.minimise`.
@@ -195,6 +199,7 @@ def _fit_primal(design, weights, l2, risk, groups, offset, how):
     weights[:, len(used) - padding :] = 0
     risk = risk if groups is None else risk(groups[:, used])
     offset = 0 if offset is None else offset[:, used]
+    flipped = None if flipped is None else flipped[:, used]
     member = (weights > 0).float()
     member /= member.sum(dim=1, keepdim=True)
     shift = member @ x
@@ -205,9 +210,10 @@ def _fit_primal(design, weights, l2, risk, groups, offset, how):
         v = w / scale
         logit = torch.addmm(b - (v * shift).sum(1, keepdim=True), v, x.T)
         margin = (logit + offset) * sign
-        value, share = risk(softplus(-margin), weights)
+        losses, pull = _losses(margin, flipped)
+        value, share = risk(losses, weights)
         loss = value + 0.5 * l2 * (w * w).sum(1)
-        slope = -share * torch.sigmoid(-margin) * sign
+        slope = -share * pull * sign
         total = slope.sum(1, keepdim=True)
         gradient = torch.cat([(slope @ x - total * shift) / scale + l2 * w, total], dim=1)
         return loss, gradient
@@ -218,7 +224,14 @@ def _fit_primal(design, weights, l2, risk, groups, offset, how):
     return v, theta[:, -1] - (v * shift).sum(1), steps, relative
 
 
-def _fit_dual(design, weights, l2, risk, groups, offset, how):
+def _losses(margin, flipped):
+    """Losses of the images, and minus their slopes over the margin."""
+    if flipped is None:
+        return softplus(-margin), torch.sigmoid(-margin)
+    return softplus(-margin) + flipped * margin, torch.sigmoid(-margin) - flipped
+
+
+def _fit_dual(design, weights, l2, risk, groups, offset, flipped, how):
     """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
 
     The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
@@ -242,6 +255,7 @@ def _fit_dual(design, weights, l2, risk, groups, offset, how):
         sides = weights.new_zeros(len(heads), 1, size)
         mass = weights.new_zeros(len(heads), slots, size)
         codes, known = torch.zeros_like(mass, dtype=torch.int64), torch.zeros_like(mass)
+        other = None if flipped is None else torch.zeros_like(mass)
         ready = [design.standardised(row) for row in rows]
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
             gram[g, : len(row), : len(row)] = design.gram(row, ready[g][0])
@@ -251,8 +265,10 @@ def _fit_dual(design, weights, l2, risk, groups, offset, how):
                 codes[g, : len(own), : len(row)] = groups[own][:, row]
             if offset is not None:
                 known[g, : len(own), : len(row)] = offset[own][:, row]
+            if flipped is not None:
+                other[g, : len(own), : len(row)] = flipped[own][:, row]
         stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
-        objective, dot = _dual_problem(gram, sides, mass, known, l2, stack_risk)
+        objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk)
         start = weights.new_zeros(len(heads) * slots, 2 * size + 1)
         theta, done, left = minimise(objective, dot, start, **how)
         steps = max(steps, done)
@@ -266,14 +282,15 @@ def _fit_dual(design, weights, l2, risk, groups, offset, how):
     return v, bias, steps, relative
 
 
-def _dual_problem(gram, sides, mass, offset, l2, risk):
+def _dual_problem(gram, sides, mass, offset, flipped, l2, risk):
     """Objective and inner product over rows (a, K a, b), one a head.
 
-    ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass`` and ``offset`` (g, slots, m)
-    of heads.
+    ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass``, ``offset`` and ``flipped``
+    (g, slots, m) of heads; the last may be None.
     """
     size = gram.shape[1]
     flat = mass.flatten(0, 1)
+    flipped = None if flipped is None else flipped.flatten(0, 1)
 
     def parts(theta):
         return theta.split([size, size, 1], dim=1)
@@ -281,9 +298,10 @@ def _dual_problem(gram, sides, mass, offset, l2, risk):
     def objective(theta):
         a, image, b = parts(theta)
         margin = (((image + b).view(mass.shape) + offset) * sides).flatten(0, 1)
-        value, share = risk(softplus(-margin), flat)
+        losses, pull = _losses(margin, flipped)
+        value, share = risk(losses, flat)
         loss = value + 0.5 * l2 * (a * image).sum(1)
-        slope = (-share * torch.sigmoid(-margin)).view(mass.shape) * sides
+        slope = (-share * pull).view(mass.shape) * sides
         product = torch.bmm(slope, gram).flatten(0, 1)
         slope = slope.flatten(0, 1)
         gradient = [slope + l2 * a, product + l2 * image, slope.sum(1, keepdim=True)]

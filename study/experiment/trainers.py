@@ -224,11 +224,9 @@ def _cross_risk(cell: Cell, weights, needed) -> Heads:
     """
     size, half = len(cell.seeds), cell.part(weights, 0.5)
     twins = np.concatenate([weights * half, weights * ~half])
-    both = np.concatenate([cell.features] * 2), np.concatenate([cell.labels, 1 - cell.labels])
-    design, flipped = Design(*both, device=str(cell.design.x.device)), np.zeros_like(twins)
+    flipped = np.zeros_like(twins)
     for _ in range(cell.options.xrm_rounds):
-        counted = np.concatenate([twins * (1 - flipped), twins * flipped], axis=1)
-        heads = fit_heads(*both, counted, cell.l2, design=design, progress=cell.progress)
+        heads = cell.fit(twins, flipped=flipped)
         seen = np.roll(np.exp(-cell.losses(heads)), size, axis=0)  # of the other head
         flipped = np.clip(1 - 2 * seen, 0, 1).astype(np.float32)
     wrong = np.where(half, seen[:size], seen[size:]) < 0.5

@@ -162,6 +162,19 @@ def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("d", [20, 400], ids=["primal", "dual"])
+def test_a_flipped_share_is_a_copy_under_the_other_label(d):
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(200, d)).astype(np.float32)
+    y = (x[:, 0] + rng.normal(size=200) > 0).astype(int)
+    weights, flipped = rng.exponential(size=(2, 200)), rng.uniform(0.01, 0.99, size=(2, 200))
+    found = fit_heads(x, y, weights, 0.1, flipped=flipped, tolerance=1e-6)
+    both = np.concatenate([weights * (1 - flipped), weights * flipped], axis=1)
+    twice = np.concatenate([x, x]), np.concatenate([y, 1 - y])
+    expected = fit_heads(*twice, both, 0.1, tolerance=1e-6).logits(x)
+    np.testing.assert_allclose(found.logits(x), expected, atol=1e-3 * expected.std())
+
+
 @pytest.mark.parametrize("d", [8, 300], ids=["primal", "dual"])
 def test_an_offset_is_added_in_training_and_is_no_part_of_the_head(d):
     rng = np.random.default_rng(5)

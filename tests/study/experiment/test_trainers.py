@@ -140,7 +140,9 @@ def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(cell, rounds)
     features, labels = cell.features, cell.labels
     half, p = cell.part(ONES, 0.5), np.full((2, 400), 1.0)
     for _ in range(rounds):
-        flip = np.clip(1 - 2 * p, 0, 1)  # of an image, by what the other head thinks of its label
+        # Of an image, by what the other head thinks of its label; above 0, so that both copies count in
+        # the statistics that features are standardised by.
+        flip = np.clip(1 - 2 * p, 1e-9, 1)
         heads = []
         for member, other in ((half, flip[1]), (~half, flip[0])):
             weights = ONES * member
