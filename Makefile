@@ -41,7 +41,7 @@ verify: $(VENV)/.study data      ## run the study; are the numbers those that we
 	dvc repro
 	python -m study.pipeline.provenance verify
 
-kills: $(VENV)/.test data        ## kill a small study 20 times at random; does it end in the same bytes?
+kills: $(VENV)/.test data        ## kill a study, import, embedding, report and experiment at random; the same bytes?
 	python tests/study/kills.py --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
