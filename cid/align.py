@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cid.checks import COUNT, number, reals
 from cid.device import pick_device
 
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
@@ -26,9 +27,6 @@ DLIB_TEMPLATE = (DLIB_TEMPLATE + 0.5) / 150
 # FaceNet's, wider and lower: their median place, made symmetric, in MTCNN's box plus the margin of
 # 14 in 160 that facenet-pytorch evaluates with, over photos of 60 people (in thousandths).
 FACENET_TEMPLATE = np.array([(288, 405), (712, 405), (500, 589), (309, 741), (691, 741)]) / 1000
-# ArcFace's (Deng et al. 2019, arXiv 1801.07698), as published: pixels of a 112 px crop.
-ARCFACE_TEMPLATE = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
-ARCFACE_TEMPLATE = (np.array(ARCFACE_TEMPLATE) + 0.5) / 112
 DETECT_SIDE = 160  # px: the longer side of what MTCNN sees
 MIN_FACE = 0.2  # the smallest face looked for, as a part of the photo's shorter side
 SURE = 0.9  # faces of at least this probability compete by size and place
@@ -137,7 +135,8 @@ def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
     are not finite or all coincide.
     """
     points = np.asarray(points, float)
-    z, w = points @ (1, 1j), np.broadcast_to(target, points.shape) @ (1, 1j)
+    with np.errstate(invalid="ignore"):  # of what is not finite, and said below
+        z, w = points @ (1, 1j), np.broadcast_to(target, points.shape) @ (1, 1j)
     z0, w0 = z.mean(1, keepdims=True), w.mean(1, keepdims=True)
     spread = (abs(z - z0) ** 2).sum(1)
     bad = ~(np.isfinite(spread) & (spread > 1e-6))
@@ -179,9 +178,20 @@ def align(
         As :func:`detect` and :func:`similarity`, or if the landmarks are not five an image.
     """
     images, device = _checked(images), pick_device(device)
-    n = len(images)
-    if np.shape(landmarks) != (n, 5, 2):
-        raise ValueError(f"landmarks have shape {np.shape(landmarks)}; {n} images need ({n}, 5, 2)")
+    n, size, landmarks = (
+        len(images),
+        number("size", size, COUNT, int),
+        reals("landmarks", landmarks),
+    )
+    if landmarks.shape != (n, 5, 2):
+        raise ValueError(f"landmarks have shape {landmarks.shape}; {n} images need ({n}, 5, 2)")
+    template = reals("template", template)
+    if (
+        template.shape != (5, 2)
+        or not np.ptp(template, axis=0).all()
+        or not np.isfinite(template).all()
+    ):
+        raise ValueError(f"template has shape {template.shape}; it must be five points, (5, 2)")
     a, b = similarity(landmarks, template * size - 0.5)
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
     keys = [(*image.shape[:2], k) for image, k in zip(images, samples, strict=True)]
@@ -206,7 +216,10 @@ def align(
 
 
 def _checked(images: Images) -> list[np.ndarray]:
-    images = list(images)
+    try:
+        images = list(images)
+    except TypeError:
+        raise ValueError(f"images are {type(images).__name__}; pass a list of arrays") from None
     if not images:
         raise ValueError("there are no images; pass at least one")
     for i, image in enumerate(images):
@@ -226,6 +239,8 @@ def in_batches(
 
     Once a batch has been halved, so are those after it. A bar is shown if it has a ``label``.
     """
+    if batch_size is not None:
+        batch_size = number("batch_size", batch_size, COUNT, int)
     groups: dict[tuple, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(row)

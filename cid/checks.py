@@ -8,6 +8,7 @@ LARGEST = sys.float_info.max
 # What a number may be: in words, and as a check of it.
 POSITIVE = "a number greater than 0", lambda value: 0 < value <= LARGEST
 EXPONENT = "a number from -1e6 to 1e6", lambda value: -1e6 <= value <= 1e6
+WHOLE = "a whole number of at least 0", lambda value: 0 <= value <= sys.maxsize
 COUNT = "a whole number of at least 1", lambda value: 1 <= value <= sys.maxsize
 BOOL = "true or false", lambda value: True
 
@@ -40,6 +41,17 @@ def array(name: str, values) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         problem = str(error).partition(". ")[0]
         raise ValueError(f"{name} are no array ({problem}); hand over one") from None
+
+
+def reals(name: str, values) -> np.ndarray:
+    """Values as a float64 array; a ValueError if they are no real numbers, masked or ragged."""
+    found = array(name, values)
+    try:
+        if found.dtype.kind in "biuf" or found.dtype.kind == "O" and found.ndim:
+            return found.astype(np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} ({type(values).__name__}) hold no real numbers; convert them")
 
 
 def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.ndarray, int]:

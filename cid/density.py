@@ -18,7 +18,7 @@ import math
 import numpy as np
 import torch
 
-from cid.checks import BOOL, COUNT, EXPONENT, POSITIVE, array, class_codes, number
+from cid.checks import BOOL, COUNT, EXPONENT, POSITIVE, array, class_codes, number, reals
 from cid.device import pick_device
 
 CLASS_PRIORS = ("balanced", "empirical")
@@ -319,11 +319,7 @@ def as_tensor(values, name: str = "embeddings", ndim: int | None = None) -> torc
         found = values.detach()
     else:
         found = array(name, values)
-        if found.dtype.kind == "O":
-            try:
-                found = found.astype(np.float64)
-            except (TypeError, ValueError):  # left as it is, and refused
-                pass
+        found = reals(name, values) if found.dtype.kind == "O" else found
         if found.dtype.kind in "biuf":  # as torch knows them: native, and not longer than 8 bytes
             kind = found.dtype.newbyteorder("=") if found.dtype.itemsize <= 8 else np.float64
             found = np.asarray(found.astype(kind, copy=False), order="C")

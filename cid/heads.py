@@ -51,11 +51,9 @@ class Heads:
     @staticmethod
     def joined(parts: list[Heads]) -> Heads:
         """The heads of several, one after the other."""
-        weight, bias, gradient = (
-            np.concatenate([getattr(heads, name) for heads in parts])
-            for name in ("weight", "bias", "gradient")
-        )
-        return Heads(weight, bias, max(int(heads.iterations) for heads in parts), gradient)
+        names = ("weight", "bias", "gradient")
+        whole = {name: np.concatenate([vars(heads)[name] for heads in parts]) for name in names}
+        return Heads(**whole, iterations=max(int(heads.iterations) for heads in parts))
 
 
 class Design:
@@ -166,17 +164,15 @@ def fit_heads(
     max_iterations = number("max_iterations", max_iterations, COUNT, int)
     _check(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    if groups is not None:
-        groups = torch.as_tensor(np.asarray(groups), device=device)
-    if offset is not None:
-        offset = torch.as_tensor(np.asarray(offset), dtype=torch.float32, device=device)
-    if flipped is not None:
-        flipped = torch.as_tensor(np.asarray(flipped), dtype=torch.float32, device=device)
+    more = {"groups": groups, "offset": offset, "flipped": flipped}
+    for name in [name for name, values in more.items() if values is not None]:
+        kind = torch.int64 if name == "groups" else torch.float32
+        more[name] = torch.as_tensor(np.asarray(more[name]), dtype=kind, device=device)
 
     few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
     fit = _fit_dual if few else _fit_primal
-    v, bias, steps, relative = fit(design, weights, l2, risk, groups, offset, flipped, how)
+    v, bias, steps, relative = fit(design, weights, l2, risk, how, **more)
     worst = float(relative.max())
     if not worst <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
@@ -187,7 +183,7 @@ def fit_heads(
     return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
 
 
-def _fit_primal(design, weights, l2, risk, groups, offset, flipped, how):
+def _fit_primal(design, weights, l2, risk, how, groups, offset, flipped):
     """Heads over (w, b), all in one product with the features: for more images than features.
 
     Returns weight (h, d) and bias (h,) in units of ``design.x``, then as :func:`cid.lbfgs.minimise`.
@@ -231,7 +227,7 @@ def _losses(margin, flipped):
     return softplus(-margin) + flipped * margin, torch.sigmoid(-margin) - flipped
 
 
-def _fit_dual(design, weights, l2, risk, groups, offset, flipped, how):
+def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
     """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
 
     The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
@@ -261,12 +257,9 @@ def _fit_dual(design, weights, l2, risk, groups, offset, flipped, how):
             gram[g, : len(row), : len(row)] = design.gram(row, ready[g][0])
             sides[g, 0, : len(row)] = design.sign[row]
             mass[g, : len(own), : len(row)] = weights[own][:, row]
-            if groups is not None:
-                codes[g, : len(own), : len(row)] = groups[own][:, row]
-            if offset is not None:
-                known[g, : len(own), : len(row)] = offset[own][:, row]
-            if flipped is not None:
-                other[g, : len(own), : len(row)] = flipped[own][:, row]
+            for into, values in ((codes, groups), (known, offset), (other, flipped)):
+                if values is not None:
+                    into[g, : len(own), : len(row)] = values[own][:, row]
         stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
         objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk)
         start = weights.new_zeros(len(heads) * slots, 2 * size + 1)
@@ -339,8 +332,8 @@ def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndar
     fewest = size.reshape(-1, 2).min(axis=1)
     keep = np.isin(np.arange(len(people)), order[place < fewest[people[order]]])
     if not keep.any():
-        raise ValueError(
-            "no identity of a training set has images of both classes, so last-layer retraining has "
-            "nothing to balance; lower the bias level or leave last-layer out of the methods"
+        problem = (
+            "no identity of a training set has images of both classes: there is nothing to balance"
         )
+        raise ValueError(f"{problem}; lower the bias level or leave last-layer out of the methods")
     return keep

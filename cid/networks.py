@@ -1,5 +1,4 @@
-"""Networks trained on aligned faces, end to end or from a recognition network, under every kind of
-training.
+"""Networks trained on aligned faces, end to end or from a recognition network.
 
 A run is one network: one method on one biased training set. All its randomness (initial weights, order
 of the images, augmentation) is a function of its seed and of the epoch alone. So every method of a seed
@@ -31,6 +30,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from cid import risks
+from cid.checks import WHOLE, array, class_codes, number, reals
+from cid.density import as_tensor
 from cid.device import pick_device
 from cid.heads import balanced_subset, fit_heads
 from cid.names import find
@@ -42,13 +43,10 @@ SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image
 FETCH_SECONDS = 10  # without an answer after which a download of weights is given up
 CHECKPOINT_SECONDS = 60  # between two checkpoints of a run; a shorter run is simply run again
 SCORE_BATCH = 512  # images scored at once, which bounds memory
-
 # What torchvision's weights were trained with; a fixed scale serves the small network as well.
 PIXEL_MEAN = 255 * torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 PIXEL_SPREAD = 255 * torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
 BUILDING = Lock()  # threads that build networks share the generator that draws their first weights
-
 log = logging.getLogger(__name__)
 
 
@@ -255,9 +253,8 @@ def fit(
     base : Fitted, optional
         For "retrain", the ERM network of this seed, which is then not trained again.
     checkpoint : path, optional
-        File kept about every minute while the run lasts, from which exactly this run goes on.
-    save : callable
-        Writes a checkpoint by ``(state, path)``; where a run may be killed, whole files only.
+        File kept about every minute while the run lasts, from which exactly this run goes on; ``save``
+        writes it by ``(state, path)``: where a run may be killed, whole files only.
     on_epoch : callable
         Called with (epochs done, epochs in all, mean risk) after every epoch.
 
@@ -279,10 +276,12 @@ def fit(
     """
     options = options or read_options(model)
     device = pick_device(device)
-    inputs, rows = place(inputs, device), np.asarray(rows, dtype=np.int64)
-    _check(model, inputs, labels, rows, training, weights, groups)
-    labels = np.asarray(labels)[rows]
-    weights = np.ones(len(rows)) if weights is None else np.asarray(weights, dtype=np.float64)
+    inputs, labels = place(inputs, device), array("labels", labels)
+    seed = number("seed", seed, WHOLE, int)
+    rows, weights = _rows(rows, len(inputs)), None if weights is None else reals("weights", weights)
+    groups = None if groups is None else class_codes(groups, len(rows), "groups")[0]
+    _check(model, inputs, labels, rows, training, weights, groups, options)
+    labels, weights = labels[rows], np.ones(len(rows)) if weights is None else weights
     used, held = _held_out(labels, weights, options.held_out, seed)
     start = initialisation(model, options.pretrained)
     statistics = PIXEL_MEAN, PIXEL_SPREAD
@@ -306,9 +305,8 @@ def fit(
         how = {"epochs": epochs, "draw": draw, "file": file, "save": save}
         how |= {"used": torch.tensor(used), "held": torch.tensor(held, device=device)}
         how["report"] = lambda done, risk: on_epoch(before + done, total, risk)
-        return Fitted(
-            nets[0], start, *_train(nets, step, state, data, options, seed, **how), rows[used]
-        )
+        mean, epoch = _train(nets, step, state, data, options, seed, **how)
+        return Fitted(nets[0], start, mean, epoch, rows[used])
 
     if training == "jtt":
         # The first network is ERM's, stopped early: the same start, batches and learning rates.
@@ -319,8 +317,7 @@ def fit(
         return train("weighted", weights, before=early, total=total)
     if training == "retrain":
         erm = base or train("weighted", weights)
-        people = np.asarray(groups)[used]
-        return _retrain(erm, inputs, rows[used], labels[used], people, options, seed)
+        return _retrain(erm, inputs, rows[used], labels[used], groups[used], options, seed)
     return train(training, weights)
 
 
@@ -360,9 +357,8 @@ def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, 
 
         return lff, {}
 
-    codes = np.unique(np.asarray(groups), return_inverse=True)[1]
-    sizes = np.bincount(codes[used], minlength=codes.max() + 1)
-    codes = torch.tensor(codes, device=device)
+    sizes = np.bincount(groups[used], minlength=groups.max() + 1)
+    codes = torch.tensor(groups, device=device)
     sizes = torch.as_tensor(sizes, dtype=torch.float32, device=device)
     state = {"shares": (sizes > 0) / (sizes > 0).sum()}
 
@@ -502,9 +498,7 @@ def _retrain(erm: Fitted, inputs, rows, labels, people, options: NetworkOptions,
 
 def place(inputs, device: torch.device) -> Tensor:
     """Inputs on the device, faces with channels last in memory; no copy where they are so already."""
-    if not isinstance(inputs, Tensor):
-        # PyTorch warns of arrays that it could not write to, as memory maps.
-        inputs = torch.from_numpy(np.require(inputs, requirements="W"))
+    inputs = torch.atleast_1d(as_tensor(inputs, "inputs"))
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     return inputs.to(device)
@@ -527,8 +521,20 @@ def _precision(device: torch.device) -> tuple[Callable, torch.amp.GradScaler]:
     return partial(torch.autocast, device.type, dtype=dtype, enabled=half), scaler
 
 
-def _check(model, inputs, labels, rows, training, weights, groups) -> None:
+def _rows(rows, n: int) -> np.ndarray:
+    """Numbers of training images as integers."""
+    found = array("rows", rows)
+    whole = found.dtype.kind in "iuf" and not (found % 1).any()
+    if found.ndim != 1 or not (len(found) and whole and 0 <= found.min() <= found.max() < n):
+        problem = f"rows must be one or more numbers from 0 to {n - 1}"
+        raise ValueError(f"{problem}; of a mask take np.flatnonzero")
+    return found.astype(np.int64)
+
+
+def _check(model, inputs, labels, rows, training, weights, groups, options) -> None:
     find("training kind", training, KINDS)
+    if not isinstance(options, NetworkOptions):
+        raise ValueError(f"options are {type(options).__name__}; make them by read_options")
     side, maps = get_model(model).side, get_model(model).maps
     if maps:
         fits = inputs.shape[1:] == maps and inputs.dtype in (torch.float16, torch.float32)
@@ -541,11 +547,12 @@ def _check(model, inputs, labels, rows, training, weights, groups) -> None:
     if not fits:
         found = f"{tuple(inputs.shape)} {str(inputs.dtype).removeprefix('torch.')}"
         raise ValueError(f"inputs are {found}; the network {model!r} needs {wanted}")
-    labels = np.asarray(labels)
     if labels.shape != (len(inputs),):
         raise ValueError(f"labels have shape {labels.shape}; {len(inputs)} inputs need one each")
-    if rows.ndim != 1 or not len(rows) or rows.min() < 0 or rows.max() >= len(inputs):
-        raise ValueError(f"rows must be one or more numbers from 0 to {len(inputs) - 1}")
+    finite = torch.isfinite(inputs[torch.tensor(rows, device=inputs.device)].flatten(1)).all(1)
+    if not finite.all():
+        at = rows[int((~finite).nonzero()[0])]
+        raise ValueError(f"inputs hold NaN or infinite values in row {at}; leave that image out")
     present = np.unique(labels[rows])
     if present.tolist() != [0, 1]:
         problem = f"the labels of the training images are {present[:5].tolist()}"
@@ -560,7 +567,7 @@ def _check(model, inputs, labels, rows, training, weights, groups) -> None:
         if values is not None and np.shape(values) != rows.shape:
             problem = f"{name} have shape {np.shape(values)}"
             raise ValueError(f"{problem}; {len(rows)} training images need one each")
-    if weights is not None:
-        weights = np.asarray(weights)
-        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-            raise ValueError("weights must be finite, none below 0 and some above")
+    if weights is not None and not (
+        np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+    ):
+        raise ValueError("weights must be finite, none below 0 and some above")

@@ -71,9 +71,8 @@ class NetworkOptions(Options):
     batch: int = setting(64, at_least(2))  # images a step, at most
     learning_rate: float = setting(1e-3, POSITIVE)
     weight_decay: float = setting(0.05, at_least(0, "a number"))
-    # Share of a set's training images, drawn by its seed alone, that no network is trained on: of
-    # all epochs the one whose network has the smallest class-balanced loss on them stays, the first of
-    # equals (:func:`cid.networks.fit`). 0: the last epoch stays. The learning rate falls all the same.
+    # Share of a set's training images that trains nothing: the epoch whose network has the smallest
+    # class-balanced loss on them stays (:func:`cid.networks.fit`). 0: the last one stays.
     held_out: float = setting(0.0, ("a number of at least 0 and below 1", lambda v: 0 <= v < 1))
     augment: bool = setting(True, BOOL)  # flip faces, shift them by <= 1/16 of a side
     # With a minibatch's few rare images, each of a large weight, the loss is too noisy to train the
@@ -116,9 +115,3 @@ def read(cls: type[Some], values: dict, where: str, defaults: dict | None = None
         return cls(**{**(defaults or {}), **values})
     except ValueError as error:
         raise ValueError(f"{where}.{error}") from None
-
-
-def of_kind(options: Options, kind: str) -> dict:
-    """The options that a kind of training depends on, by name: its own, and those of all kinds."""
-    own = [one.name for one in fields(options) if one.metadata["kind"] in (None, kind)]
-    return {name: getattr(options, name) for name in own}

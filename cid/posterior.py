@@ -43,9 +43,7 @@ class Posterior:
     prior_loss: float  # the same for class frequencies alone, without the embedding
 
 
-def surprise_weights(
-    embeddings, labels, *, class_prior: str = "balanced", device: str = "auto"
-) -> np.ndarray:
+def surprise_weights(embeddings, labels, *, class_prior="balanced", device="auto") -> np.ndarray:
     """Label surprise, CID's second factor alone: weights float64 (n,) of mean 1, all else as tuned.
 
     The inverse of :func:`label_posterior` :func:`without_class_direction`, normalised within each class;

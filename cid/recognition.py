@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE, exact, in_batches
+from cid.checks import array
 from cid.device import pick_device
 from cid.names import find
 
@@ -72,7 +73,7 @@ def embed(
         missing; if they cannot be downloaded.
     """
     spec, name = get_network(network), network if isinstance(network, str) else network.source
-    _check(crops, name, spec.size)
+    crops = _checked(crops, name, spec.size)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
     device = pick_device(device)
@@ -80,23 +81,32 @@ def embed(
     embedding = torch.empty(len(crops), spec.dimension)
     trunk = torch.empty(len(crops), spec.trunk_dimension)
 
-    def forward(rows: list[int]) -> None:
-        batch = crops[rows].to(device).float().contiguous(memory_format=torch.channels_last)
+    def forward(rows: list[int], batch: Tensor) -> None:
         vector, features = model(batch)
         embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
         trunk[rows] = features.float().cpu()
 
     label = f"embed ({name})" if progress else ""
-    with exact(), torch.autocast(device.type, torch.float16, enabled=precision == "half"):
-        in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device, label)
+    with torch.autocast(device.type, torch.float16, enabled=precision == "half"):
+        _in_batches(forward, crops, batch_size, device, label)
     return Embeddings(embedding, trunk)
 
 
-def _check(crops: Tensor, network: str, size: int) -> None:
-    if crops.dtype != torch.uint8 or crops.shape[1:] != (3, size, size):
+def _in_batches(forward, crops: Tensor, batch_size, device, label: str) -> None:
+    def compute(rows: list[int]) -> None:
+        batch = crops[rows].to(device).float()
+        forward(rows, batch.contiguous(memory_format=torch.channels_last))
+
+    with exact():
+        in_batches(compute, [crops.shape[2:]] * len(crops), batch_size, device, label)
+
+
+def _checked(crops, network: str, size: int) -> Tensor:
+    crops = crops if isinstance(crops, Tensor) else array("crops", crops)
+    if str(crops.dtype).removeprefix("torch.") != "uint8" or crops.shape[1:] != (3, size, size):
         given = f"crops are {crops.dtype} of shape {tuple(crops.shape)}"
-        wanted = f"torch.uint8 of shape (n, 3, {size}, {size})"
-        raise ValueError(f"{given}; {network} needs {wanted}")
+        raise ValueError(f"{given}; {network} needs uint8 of shape (n, 3, {size}, {size})")
+    return torch.as_tensor(crops)
 
 
 def activations(
@@ -107,18 +117,15 @@ def activations(
     Float16 (n, 256, 4, 4), on the CPU, in which the network's values (at most some 20) are rounded by
     less than 0.05 %; arguments and errors are as of :func:`embed`.
     """
-    _check(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
+    crops = _checked(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
     device = pick_device(device)
     net = load_network("dlib-resnet", device)
     maps = torch.empty(len(crops), *DLIB_MAPS, dtype=torch.float16)
 
-    def forward(rows: list[int]) -> None:
-        batch = crops[rows].to(device).float().contiguous(memory_format=torch.channels_last)
+    def forward(rows: list[int], batch: Tensor) -> None:
         maps[rows] = net.stem(batch, DLIB_FROZEN).half().cpu()
 
-    label = "activations" if progress else ""
-    with exact():
-        in_batches(forward, [crops.shape[2:]] * len(crops), batch_size, device, label)
+    _in_batches(forward, crops, batch_size, device, "activations" if progress else "")
     return maps
 
 
@@ -131,8 +138,7 @@ DLIB_BLOCKS = (
     *[(256, True), (256, False), (256, False), (256, True)],
 )
 DLIB_TRUNK = 10  # blocks up to the trunk: those of fewer than 256 channels
-# Blocks before the one that is fine-tuned, and their output's shape. The last block costs a quarter of
-# the last two, a tenth of the last four.
+# Blocks before the one that is fine-tuned (a tenth of the cost of the last four), and their output.
 DLIB_FROZEN, DLIB_MAPS = len(DLIB_BLOCKS) - 1, (256, 4, 4)
 
 

@@ -1,6 +1,6 @@
 """How linear heads are trained, beyond weights: the kinds of training and their settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cid import options
 from cid.options import POSITIVE, SHARE, Options, at_least, one_of, setting
@@ -42,3 +42,9 @@ class HeadOptions(Options):
     xrm_rounds: int = setting(5, at_least(1), "xrm")  # times labels are flipped
     xrm_tilt: float = setting(3.0, POSITIVE, "xrm")  # of the four groups found, as group_tilt
     ula_strength: float = setting(1.0, POSITIVE, "ula")  # how often the log-odds are added
+
+
+def of_kind(options: Options, kind: str) -> dict:
+    """The options that a kind of training depends on, by name: its own, and those of all kinds."""
+    own = [one.name for one in fields(options) if one.metadata["kind"] in (None, kind)]
+    return {name: getattr(options, name) for name in own}

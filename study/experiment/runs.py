@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cid.device import pick_device
 from cid.heads import Design, Heads
 from cid.networks import fit, get_model, initialisation, place, read_options
-from cid.options import NetworkOptions, of_kind, read
+from cid.options import NetworkOptions, read
 from study import store
 from study.cores import on_all_cores
 from study.experiment.methods import (
@@ -31,7 +31,7 @@ from study.experiment.methods import (
     training_needs,
     training_weights,
 )
-from study.experiment.options import NEEDS, HeadOptions
+from study.experiment.options import NEEDS, HeadOptions, of_kind
 from study.experiment.trainers import Cell, fit_method, fit_weighted
 from study.source import code
 

@@ -9,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cid import recognition
-from cid.align import ARCFACE_TEMPLATE, DLIB_TEMPLATE, FACENET_TEMPLATE
+from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE
 from cid.options import read
 from cid.recognition import Network
 from study.faces.network_files import TEMPLATES, OnnxOptions, is_file, pinned
 
+# ArcFace's (Deng et al. 2019, arXiv 1801.07698), as published: pixels of a 112 px crop.
+ARCFACE_TEMPLATE = [(38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20)]
+ARCFACE_TEMPLATE = (np.array(ARCFACE_TEMPLATE) + 0.5) / 112
 POINTS = dict(zip(TEMPLATES, (ARCFACE_TEMPLATE, DLIB_TEMPLATE, FACENET_TEMPLATE), strict=True))
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 PROBES = 2  # crops by which the sizes of the outputs are found

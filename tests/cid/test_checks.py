@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 import torch
 
+from cid import align, networks, recognition
 from cid.checks import class_codes
 from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
 from cid.device import pick_device
@@ -181,7 +182,7 @@ NO_EMBEDDINGS = {
     "one sample alone": (Z[0], r"have shape \(6,\); \(n, d\) with n and d at least 1 is needed"),
     "three dimensions": (Z[None], r"have shape \(1, 40, 6\)"),
     "no rows": (Z[:0], r"have shape \(0, 6\)"),
-    "nothing": (None, r"have shape \(\)"),
+    "nothing": (None, r"\(NoneType\) hold no real numbers"),
 }
 
 
@@ -278,6 +279,128 @@ def test_what_cannot_be_worked_with_is_one_sentence(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call()
     sentence(error)
+
+
+# --- networks, crops ------------------------------------------------------------------------------
+
+ROWS, GROUPS, SIDE = np.arange(30), np.arange(30) % 4, np.ones(30)
+EPOCH = networks.read_options("mlp", {"epochs": 1, "jtt_epochs": 1})
+TAKEN = {
+    "inputs": [np.asfortranarray(Z), Z[:, ::-1][:, ::-1], Z.astype(">f4"), pd.DataFrame(Z), torch.tensor(Z),
+               torch.tensor(Z, requires_grad=True), np.ma.array(Z, mask=False)],
+    "labels": [list(Y), Y == 1, Y * 1.0, torch.tensor(Y), pd.Series(Y, np.arange(N)[::-1])],
+    "rows": [list(ROWS), ROWS * 1.0, torch.tensor(ROWS), pd.Series(ROWS), ROWS.astype(np.uint8)],
+    "weights": [list(SIDE), SIDE > 0, SIDE.astype(object), SIDE.astype(">f8"), torch.tensor(SIDE), 3 * SIDE],
+    "groups": [list(GROUPS), GROUPS.astype(str), GROUPS - 2, GROUPS * 10**15, GROUPS * 1.0, pd.Series(GROUPS)],
+    "seed": [np.int64(0), torch.tensor(0), 0.0],
+}  # fmt: skip
+REFUSED = {
+    "inputs": [
+        (None, r"inputs \(NoneType\) hold no real"), ("z.npy", r"inputs \(str\) hold no real numbers"),
+        (replaced(np.nan).astype(np.float32), "inputs hold NaN or infinite values in row 3"),
+        (replaced(np.inf).astype(np.float32), "inputs hold NaN or infinite values in row 3"),
+        (Z + 0j, "inputs .* hold no real numbers"), (np.ma.array(Z, mask=Z > 1), "inputs hold masked values"),
+        (Z.astype(float), r"inputs are \(40, 6\) float64; the network 'mlp' needs \(n, d\) float32"),
+    ],
+    "labels": [
+        (np.where(THIRD, np.nan, Y), "labels of the training images are"), (WORDS, "labels of the training"),
+        (Y + 1, "labels of the training images are"), (Y[:, None], r"labels have shape \(40, 1\)"),
+        (np.ma.array(Y, mask=THIRD), "labels hold masked values"), (None, r"labels have shape \(\)"),
+    ],
+    "rows": [
+        (value, "rows must be one or more numbers from 0 to 39; of a mask take np.flatnonzero")
+        for value in ([], [40], [-1], [0.5, 1], [np.nan, 1], ["a"], ROWS[None], np.arange(N) < 30, None)
+    ],
+    "weights": [
+        (-SIDE, "weights must be finite"), (SIDE * np.inf, "weights must be finite"), (SIDE * 0, "some above"),
+        (np.where(ROWS == 1, None, SIDE), "weights must be finite"), (SIDE.astype(str), "hold no real numbers"),
+        (SIDE + 0j, "hold no real numbers"), (np.ma.array(SIDE, mask=ROWS == 1), "hold masked values"),
+        (1.0, r"weights have shape \(\); 30 training images need one each"),
+    ],
+    "groups": [
+        (np.where(ROWS == 1, np.nan, GROUPS), "groups hold nan in row 1"), (GROUPS[:-1], r"groups have shape \(29"),
+        (np.where(ROWS == 1, None, GROUPS), "groups hold None in row 1"),
+    ],
+    "seed": [(v, "seed is .*; it must be a whole number of at least 0") for v in (-1, None, "0", 2**70, True, 0.5)],
+    "options": [({"epochs": 1}, "options are dict; make them by read_options")],
+    "device": [("gpu", "device is 'gpu'")],
+}  # fmt: skip
+
+
+def trained(**given):
+    how = {"inputs": Z, "labels": Y, "rows": ROWS, "options": EPOCH, "device": "cpu"}
+    how |= {"groups": GROUPS, "training": "group-dro"} if "groups" in given else {}
+    how |= given
+    fitted = networks.fit("mlp", *(how.pop(name) for name in ("inputs", "labels", "rows")), **how)
+    return fitted.logits(Z, np.arange(N))
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_network_takes_any_kind_of_the_same(name):
+    plain = {"groups": {"groups": GROUPS}}.get(name, {})
+    for value in TAKEN[name]:
+        np.testing.assert_allclose(trained(**{name: value}), trained(**plain), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_network_cannot_take_is_one_sentence(name):
+    for value, said in REFUSED[name]:
+        with pytest.raises(ValueError, match=said) as error:
+            trained(**{name: value})
+        sentence(error)
+
+
+PHOTO = np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8)
+POINTS = (align.DLIB_TEMPLATE * 40 + 5)[None]
+CROPS = {
+    "images": [(None, "images are NoneType; pass a list"), ([PHOTO * 1.0], "image 0 is float64"),
+               ([PHOTO[..., 0]], "image 0 is uint8 of shape"), ("a.jpg", "image 0 is str"), ([], "no images")],
+    "landmarks": [(POINTS * np.nan, "landmarks of row 0 are not finite"), (POINTS * np.inf, "not finite"),
+                  (POINTS + 0j, "landmarks .* no real numbers"), (None, r"landmarks \(NoneType\) hold no"),
+                  (np.ma.array(POINTS, mask=POINTS > 20), "landmarks hold masked values"),
+                  (POINTS * 0, "or all coincide")],
+    "size": [(v, "size is .*; it must be a whole number of at least 1") for v in (0, -5, "150", None, 1.5, True)],
+    "batch_size": [(v, "batch_size is .*; it must be a whole number") for v in (0, -1, "2", 0.5)],
+    "template": [(v, "template has shape|template .* no real numbers")
+                 for v in (POINTS[0][:4], POINTS[0] * np.nan, "dlib", POINTS[0] * 0, None)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_what_cannot_be_cut_is_one_sentence(name):
+    given = {"images": [PHOTO], "landmarks": POINTS, "size": 16, "device": "cpu"}
+    cut = align.align(**given)
+    for points in (
+        POINTS.tolist(),
+        torch.tensor(POINTS),
+        POINTS.astype(">f8"),
+        POINTS.astype(object),
+    ):
+        assert torch.equal(align.align(**given | {"landmarks": points}), cut)
+    for value, said in CROPS[name]:
+        with pytest.raises(ValueError, match=said) as error:
+            align.align(**given | {name: value})
+        sentence(error)
+
+
+def test_a_network_of_faces_takes_arrays_and_refuses_what_are_no_crops():
+    crops = align.align([PHOTO], POINTS, 16, device="cpu")
+    how = {"network": "pixels", "device": "cpu"}
+    found = recognition.embed(crops.numpy(), **how).embedding
+    assert torch.equal(found, recognition.embed(crops, **how).embedding)
+    for given in (
+        crops.float(),
+        crops.tolist(),
+        None,
+        "a.npy",
+        crops[0],
+        crops.permute(0, 2, 3, 1),
+    ):
+        with pytest.raises(ValueError, match="crops are .*; pixels needs uint8 of shape") as error:
+            recognition.embed(given, **how)
+        sentence(error)
+    with pytest.raises(ValueError, match="batch_size is -2"):  # which once ran for ever
+        recognition.embed(crops, batch_size=-2, **how)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

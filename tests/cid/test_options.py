@@ -9,9 +9,9 @@ from dataclasses import fields
 import pytest
 
 from cid.names import find, suggest
-from cid.options import KINDS, NetworkOptions, of_kind, read
+from cid.options import KINDS, NetworkOptions, read
 from study.experiment import options
-from study.experiment.options import HeadOptions
+from study.experiment.options import HeadOptions, of_kind
 
 HEADS, NETWORK = (HeadOptions, "train.robust"), (NetworkOptions, "train.network")
 

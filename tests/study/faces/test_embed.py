@@ -333,7 +333,7 @@ def test_the_last_block_makes_of_the_activations_what_the_network_makes_of_the_c
     with torch.no_grad():
         trained[0].zero_()  # of the copy, not of the network
     assert net.blocks[-1].first.weight.any() and not net.blocks[-1].first.weight.requires_grad
-    with pytest.raises(ValueError, match="dlib-resnet needs torch.uint8"):
+    with pytest.raises(ValueError, match="dlib-resnet needs uint8"):
         recognition.activations(crops[..., 1:])
 
 
@@ -546,9 +546,7 @@ def test_no_images_and_wrong_crops_are_refused():
     ):
         with pytest.raises(ValueError, match="there are no images"):
             call()
-    with pytest.raises(
-        ValueError, match=r"dlib-resnet needs torch.uint8 of shape \(n, 3, 150, 150"
-    ):
+    with pytest.raises(ValueError, match=r"dlib-resnet needs uint8 of shape \(n, 3, 150, 150"):
         embed(torch.zeros(2, 3, 160, 160, dtype=torch.uint8))
     with pytest.raises(ValueError, match="float32"):
         embed(torch.zeros(2, 3, 150, 150))
