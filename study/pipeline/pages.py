@@ -21,6 +21,7 @@ from study.pipeline.notebook import headings, read
 from study.store import write_text
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
+MANY = 8  # columns, beyond which a table is set closer
 
 _markdown = create_markdown(plugins=["table"])
 _environment = Environment(
@@ -101,12 +102,18 @@ def _tables(text: str) -> Markup:
     for table in soup.find_all("table"):
         table.attrs = {}
         rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
+        if len(rows[0]) > MANY:
+            table["class"] = "many"
         columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
         for column in columns[1:]:  # the first one names its row
             texts = [cell.get_text().strip() for cell in column[1:]]
             numeric = sum(bool(re.match(r"[+−-]?[.\d]|–?$", text)) for text in texts)
             for cell in column if numeric > len(texts) / 2 else ():
                 cell["class"] = "number"
+                if parts := re.fullmatch(r"\s*(\S+) (\[[^\]]+\])\s*", cell.get_text()):
+                    cell["class"] = "number range"  # an interval may stand below its estimate
+                    cell.clear()
+                    cell.extend([f"{parts[1]} ", soup.new_tag("span", string=parts[2])])
         table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0"}))
     return Markup(str(soup))
 

@@ -88,7 +88,11 @@ def test_a_column_of_numbers_is_set_to_the_right_and_the_first_names_its_row():
     table = "| claim | who | gain |\n|---|---|---|\n| 1 | CID | +0.50 [−0.10, +1.10] |\n| 2 | ERM | – |\n"
     cells = [(tag, a.get("class")) for tag, a in Tags(pages.markdown(table)).found if tag[0] == "t"]
     rows = [css for tag, css in cells if tag in ("th", "td")]
-    assert rows == [None, None, "number"] * 3
+    assert rows == [None, None, "number", None, None, "number range", None, None, "number"]
+    assert "+0.50 <span>[−0.10, +1.10]</span>" in pages.markdown(table)
+    many = "|" + "1 |" * (pages.MANY + 1)
+    wide = pages.markdown(f"{many}\n{'|---' * (pages.MANY + 1)}|\n{many}")
+    assert 'class="many"' in wide and 'class="many"' not in pages.markdown(table)
 
 
 def test_raw_html_of_prose_stays_text():
