@@ -31,6 +31,8 @@ from study.store import digest, write_text
 BUILD, REPORTS = Path("build"), Path("reports")
 REPORT = BUILD / "report"
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
+COSTS = Path("benchmarks/costs.csv")
+ENDS = ["mean_difference", "low_difference", "high_difference"]
 
 
 def build(params: dict) -> Path:
@@ -169,8 +171,7 @@ def studies() -> tuple[list[str], list[list[str]]]:
         power = (
             pd.read_csv(study / "power.csv").query("test == 'seen'").set_index(["metric", "method"])
         )
-        ends = [f"{end}_difference" for end in ("mean", "low", "high")]
-        gains = {key: points(*area.loc[key, ends]) if key in area.index else "–" for key in columns}
+        gains = {key: points(*area.loc[key, ENDS]) if key in area.index else "–" for key in columns}
         kind, levels = (
             params["bias"]["kind"],
             json.loads((study / "about.json").read_text())["levels"],
@@ -187,6 +188,31 @@ def studies() -> tuple[list[str], list[list[str]]]:
             str(params["seeds"]), _protocol(json.loads((study / provenance.FILE).read_text())),
             f"{100 * area.loc[('accuracy', 'erm'), 'mean']:.1f} %", *cells,
         ])  # fmt: skip
+    return head, rows
+
+
+def rivals() -> tuple[list[str], list[list[str]]]:
+    """Every method on every study whose costs were measured: gains over ERM, means over the bias range
+    on seen people, and seconds for one training set, by ``benchmarks/costs.py``."""
+    costs = pd.read_csv(COSTS).set_index(["study", "method"])
+    head, names = ["method", "labels behind weights or groups"], costs.index.unique("study")
+    areas = {}
+    for name in names:
+        table = pd.read_csv(REPORTS / name / "area.csv").query("test == 'seen'")
+        areas[name] = table.set_index(["metric", "method"])
+        gained = (f"{METRICS[metric].title.lower()} − ERM" for metric in PRIMARY)
+        head += [f"{name}: {what}" for what in (*gained, "seconds")]
+    rows = []
+    for method, spec in METHODS.items():
+        row = [spec.title, ", ".join(spec.sees) or "none"]
+        for name in names:
+            for metric in PRIMARY:
+                known = (metric, method) in areas[name].index and method != "erm"
+                row.append(points(*areas[name].loc[(metric, method), ENDS]) if known else "–")
+            parts = costs.loc[(name, method)] if (name, method) in costs.index else None
+            spent = "–" if parts is None else f"{parts['weights, s'] + parts['head, s']:.2f}"
+            row.append(spent)
+        rows.append(row)
     return head, rows
 
 
@@ -212,7 +238,8 @@ def studies_page() -> Path:
 
 
 def readme(params: dict) -> str:
-    """README.md with the study's headline and all studies between their marks, which it must have.
+    """README.md with the study's headline, all studies and all methods between their marks, which it must
+    have.
 
     A study links to its abstract as a notebook, which code hosts show, and to its page.
     """
@@ -221,7 +248,9 @@ def readme(params: dict) -> str:
     link = "[{0}](reports/{0}/notebooks/00_abstract.ipynb) ([page](reports/{0}/index.html))"
     rows = [[link.format(name), *rest] for name, *rest in rows]
     headline = _markdown(REPORTS / params["study"])
-    for name, table in (("headline", headline), ("studies", markdown_table(head, rows))):
+    tables = {"headline": headline, "studies": markdown_table(head, rows)}
+    tables["rivals"] = markdown_table(*rivals())
+    for name, table in tables.items():
         begin, end = (mark.format(name) for mark in MARKS)
         if begin not in text or end not in text:
             raise ValueError(f"README.md lacks {begin} or {end}; put both around the {name} table")

@@ -200,14 +200,19 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
     report.build(study)
     report.publish(study)
     Path("README.md").write_text("".join(f"{b}\nold\n{e}\n" for b, e in (
-        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies")
+        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies", "rivals")
     )))  # fmt: skip
+    Path("benchmarks").mkdir()
+    costs = 'study,method,images,"weights, s","head, s",ratio\nvirtual-people,cid,9,0.02,0.3,1\n'
+    Path("benchmarks/costs.csv").write_text(costs)
     assert report.main(["readme"]) == 0
     text = Path("README.md").read_text()
     assert "old" not in text
     for target in ("notebooks/00_abstract.ipynb", "index.html"):
         assert f"(reports/virtual-people/{target})" in text
     assert report.readme(study) == text
+    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \| 0\.32 \|", text)
+    assert re.search(r"\| JTT \| none \| .*– \|", text)
     page = Path("reports/index.html").read_text()
     assert "| exploratory |" in text and re.search(r"smiling, correlation 0 to 0\.9 \|", text)
     # A confirmatory one says when its protocol was committed.
