@@ -227,7 +227,7 @@ def audit(people: DataFrame, attribute: str) -> Figure:
         part = spots[spots["usable"] == usable]
         if len(part):
             right.scatter(
-                part["class_0"], part["class_1"], s=18 + 5 * part["people"], color=colour, alpha=0.8,
+                part["class_0"], part["class_1"], s=(18 + 5 * part["people"]).clip(upper=250), color=colour, alpha=0.8,
                 lw=0, label=f"{label}: {part['people'].sum()} people",
             )  # fmt: skip
     x, y = (f"images with {attribute} = {value}" for value in (0, 1))
@@ -235,7 +235,8 @@ def audit(people: DataFrame, attribute: str) -> Figure:
     right.set(xlim=(0, None), ylim=(0, None))
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
-    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for handle in right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).legend_handles:
+        handle.set_sizes([30])  # whatever the size of the first spot
     return _done(figure)
 
 
