@@ -38,6 +38,7 @@ import nbformat  # noqa: E402
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 INJECTED = "injected-parameters"
+ONE_LEVEL = ("proxies", "ablate")  # stages whose own section says which
 TIMES = Path("build/seconds.csv")  # how long the last run of every stage took, here
 
 
@@ -77,6 +78,19 @@ def pick(tree: Mapping, keys: Iterable[str]) -> dict[str, Any]:
             value = value[name]
         picked[name] = value
     return picked
+
+
+def handed(stage: str, tree: Mapping) -> dict[str, Any]:
+    """The parameters that the notebook of a stage is handed: those that dvc.yaml lists.
+
+    Of bias.levels, stages of one level are handed the ends, as these decide who is usable and the others
+    nothing: so another level between them changes nothing for such a stage.
+    """
+    given = pick(tree, stages.parameters(stage))
+    if stage in ONE_LEVEL:
+        levels = given["bias"]["levels"]
+        given["bias"] = given["bias"] | {"levels": sorted({min(levels), max(levels)})}
+    return given
 
 
 def _kernel(folder: str, one_thread: bool) -> dict[str, Any]:
@@ -181,7 +195,7 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
 def run_stage(stage: str) -> bool:
     """Execute the notebook of a stage with its parameters, into ``build/notebooks/``; returns whether
     that was :func:`study.pipeline.stages.done_before`."""
-    given = pick(params.read(), stages.parameters(stage))  # which checks the whole file
+    given = handed(stage, params.read())  # which checks the whole file
     output = f"build/notebooks/{stage}.ipynb"
     return stages.done_before(stage, given, lambda: run(stages.notebook(stage), output, given))
 
@@ -235,10 +249,9 @@ def lab() -> list[Path]:
     notebooks = sorted(stages.COMPUTE.glob("*.ipynb")) + sorted(stages.PAPER.glob("*.ipynb"))
     written = []
     for path in notebooks:
-        keys = stages.parameters(path.stem) if path.parent == stages.COMPUTE else []
         nb = load_notebook_node(str(path))
-        if keys:
-            nb = parameterize_notebook(nb, pick(tree, keys))
+        if path.parent == stages.COMPUTE and (given := handed(path.stem, tree)):
+            nb = parameterize_notebook(nb, given)
         for cell in [cell for cell in nb.cells if cell.cell_type == "code"][:1]:
             cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
         _tidy(nb)

@@ -129,6 +129,8 @@ def test_a_level_alone_is_the_same_as_among_the_others(population):
     alone = draw_sets(*population, seeds=2, only=[0.8], **SETTINGS)
     assert every[every["level"] == 0.8].reset_index(drop=True).equals(alone)
     assert every["level"].drop_duplicates().tolist() == SETTINGS["levels"]
+    ends = SETTINGS | {"levels": [min(SETTINGS["levels"]), max(SETTINGS["levels"])]}
+    assert draw_sets(*population, seeds=2, only=[0.8], **ends).equals(alone)
 
 
 def test_same_seed_same_set_and_another_seed_another(population):

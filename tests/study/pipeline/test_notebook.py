@@ -80,6 +80,18 @@ def test_keys_are_picked_under_their_last_name():
     assert picked == {"embed": {"network": "x"}, "tau": 1e-3, "people": None}
 
 
+def test_a_stage_of_one_level_is_handed_the_ends_of_the_others():
+    tree = YAML(typ="safe").load(Path(__file__).parents[3] / "params.yaml")
+    tree["bias"]["levels"] = [0.0, 0.5, 0.7, 0.9]
+    assert notebook.handed("breadth", tree)["bias"] == tree["bias"]
+    for stage in notebook.ONE_LEVEL:
+        assert notebook.handed(stage, tree)["bias"] == tree["bias"] | {"levels": [0.0, 0.9]}
+        code = (Path(__file__).parents[3] / "notebooks/compute" / f"{stage}.ipynb").read_text()
+        assert "levels" not in code  # so that it does not say what it was not handed
+    tree["bias"]["levels"] = [0.5]
+    assert notebook.handed("ablate", tree)["bias"]["levels"] == [0.5]
+
+
 def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
     assert main(["lab"]) == 0
