@@ -549,10 +549,11 @@ def _check(model, inputs, labels, rows, training, weights, groups, options) -> N
         raise ValueError(f"inputs are {found}; the network {model!r} needs {wanted}")
     if labels.shape != (len(inputs),):
         raise ValueError(f"labels have shape {labels.shape}; {len(inputs)} inputs need one each")
-    finite = torch.isfinite(inputs[torch.tensor(rows, device=inputs.device)].flatten(1)).all(1)
-    if not finite.all():
-        at = rows[int((~finite).nonzero()[0])]
-        raise ValueError(f"inputs hold NaN or infinite values in row {at}; leave that image out")
+    for part in torch.tensor(rows).split(SCORE_BATCH) if inputs.is_floating_point() else ():
+        bad = ~torch.isfinite(inputs[part.to(inputs.device)].flatten(1)).all(1).cpu()
+        if bad.any():
+            problem = f"inputs hold NaN or infinite values in row {int(part[bad][0])}"
+            raise ValueError(f"{problem}; leave that image out")
     present = np.unique(labels[rows])
     if present.tolist() != [0, 1]:
         problem = f"the labels of the training images are {present[:5].tolist()}"
