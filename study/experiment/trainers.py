@@ -18,6 +18,7 @@ from study.experiment.options import NEEDS, HeadOptions
 # Methods fitted in one stack. A stack is never smaller, but filled up: with the number of heads the
 # shapes of the products would change, and with them the last bits of every head.
 STACK = 4
+ROWS = 2**14  # of a matrix worked on at once
 HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
 
 
@@ -251,15 +252,24 @@ def _erased(cell: Cell, weights, needed) -> Heads:
         member = row > 0
         x, labels = cell.features[member].astype(np.float64), cell.labels[member]
         centre, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
-        x = (x - centre) / spread
+        x -= centre  # in place, as of all of CelebA x is 2.4 GB
+        x /= spread
         tell, shift = erasure(x, group[member])
-        clean = (x - (x @ tell) @ shift).astype(np.float32)
+        for part in _parts(x):
+            part -= (part @ tell) @ shift
+        clean = x.astype(np.float32)
+        del x
         heads = fit_heads(clean, labels, row[None, member], cell.l2)
         weight = (heads.weight - tell @ (shift @ heads.weight[0])) / spread
         bias = heads.bias - weight @ centre
         part = weight.astype(np.float32), bias.astype(np.float32)
         found.append(Heads(*part, heads.iterations, heads.gradient))
     return Heads.joined(found)
+
+
+def _parts(x) -> list[np.ndarray]:
+    """Views of some rows each, which bounds the memory of what is made of them."""
+    return np.split(x, range(ROWS, len(x), ROWS))
 
 
 def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -279,7 +289,8 @@ def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarr
     product = (x @ x.T if few else x.T @ x) / n
     level, square = np.trace(product) / d, (product**2).sum()
     if share is None:
-        noise = ((x**2).sum(axis=1) ** 2).mean() - square
+        squares = np.concatenate([(part**2).sum(axis=1) for part in _parts(x)])
+        noise = (squares**2).mean() - square
         share = np.clip(noise / n / max(square - d * level**2, 1e-30), 0, 1)
     shrunk = (1 - share) * product + share * level * np.eye(len(product))
     tell = x.T @ np.linalg.solve(shrunk, member) if few else np.linalg.solve(shrunk, x.T @ member)

@@ -11,6 +11,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from cid.heads import Design, fit_heads
 from cid.risks import generalised_cross_entropy, group_risk
+from study.experiment import trainers
 from study.experiment.options import KINDS, NEEDS, HeadOptions
 from study.experiment.trainers import (
     STACK,
@@ -207,6 +208,13 @@ def test_the_covariance_is_shrunk_as_ledoit_and_wolf_do(d):
     covariance = (1 - share) * x.T @ x / 30 + share * np.trace(x.T @ x) / 30 / d * np.eye(d)
     tell = np.linalg.solve(covariance, x.T @ member / 30)
     np.testing.assert_allclose(erasure(x, groups)[0], tell, atol=1e-9)
+
+
+def test_features_are_erased_in_parts(cell, monkeypatch):
+    whole = fit_method(cell, "erase", ONES, PEOPLE[None]).logits(cell.features)
+    monkeypatch.setattr(trainers, "ROWS", 70)
+    parts = fit_method(cell, "erase", ONES, PEOPLE[None]).logits(cell.features)
+    np.testing.assert_allclose(parts, whole, atol=1e-4 * whole.std())
 
 
 def test_a_head_on_erased_features_is_in_raw_units(cell):
