@@ -159,7 +159,10 @@ def _covariances(
 
     ``measures`` are by name and as :attr:`study.results.metrics.Metric.measure`.
     """
-    from tqdm import tqdm  # late: figures and tables import this module and resample nothing
+    # Late: figures and tables import this module and resample nothing.
+    from tqdm import tqdm
+
+    from study.cores import on_all_cores
 
     levels, seeds = cells(predictions, cell).tolist(), np.unique(predictions["seed"])
     person = _people(predictions, identities)
@@ -174,12 +177,16 @@ def _covariances(
     shape = (len(counts), len(seeds), len(levels), len(methods))
     for test, part in predictions.groupby(tests):
         values = {name: np.full(shape, np.nan) for name in measures}
-        for (value, own, _), run in runs(part, methods, labels, identities, cell):
+
+        def resample(one, values=values) -> None:
+            (value, own, _), run = one
             at = slice(None), np.searchsorted(seeds, own), levels.index(value)
             drawn = counts[:, np.searchsorted(names, run.people)]
             for name, measure in measures.items():
                 values[name][at] = measure(run, drawn)
             bar.update()
+
+        on_all_cores(resample, runs(part, methods, labels, identities, cell), "cpu")
         people = person[part.index].nunique()
         for name, drawn in values.items():
             found[test, name] = _reduced(drawn, people)
@@ -270,9 +277,9 @@ def variance(covariance: np.ndarray) -> np.ndarray:
 def interval(point, se, freedom: int) -> dict[str, np.ndarray]:
     """Student t interval and p value of an estimate and its standard error, shape (...).
 
-    With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the point), ``low``, ``high``,
-    ``p`` of the hypothesis that it is 0, and ``detectable``: the smallest true value that would be found
-    clear of 0 with probability :data:`POWER`; shape (...).
+    With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the
+    point), ``low``, ``high``, ``p`` of the hypothesis that it is 0, and ``detectable``: the smallest true
+    value that would be found clear of 0 with probability :data:`POWER`; shape (...).
     """
     from scipy.special import stdtr  # Student's distribution function
 

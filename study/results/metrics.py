@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 ECE_BINS = 15
+CACHED = 2**18  # numbers that a processor's cache holds
 ENOUGH = (
     10  # test images of a person, below which their accuracy is too coarse to compare people by
 )
@@ -170,21 +171,29 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
     """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
     class labels.
 
-    Ties count by half (Mann and Whitney 1947). It is a quadratic form in the counts: ``wins[i, j]``
-    says how many pairs of a positive of person i and a negative of person j are in the right order.
+    Ties count by half (Mann and Whitney 1947). Images are sorted once a method; a positive's share is
+    then the sum of the counts of the negatives below it, of many resamples side by side. All sums are
+    of whole numbers, so their order does not matter.
     """
-    k, positive = len(run.starts), run.label == 1
-    person = np.eye(k)[np.repeat(np.arange(k), run.size.astype(int))]
-    pairs = (counts @ person[positive].sum(axis=0)) * (counts @ person[~positive].sum(axis=0))
-    ordered = np.empty((len(counts), run.score.shape[1]))
-    for m, score in enumerate(run.score.T):
+    positive, person = run.label == 1, np.repeat(np.arange(len(run.starts)), run.size.astype(int))
+    positives, negatives = person[positive], person[~positive]
+    places = []
+    for score in run.score.T:
         order = np.argsort(score[~positive], kind="stable")
-        below = np.vstack([np.zeros(k), person[~positive][order].cumsum(axis=0)])
-        negatives = score[~positive][order]
-        left, right = (np.searchsorted(negatives, score[positive], s) for s in ("left", "right"))
-        wins = person[positive].T @ (below[left] + below[right]) / 2  # a tie counts by half
-        ordered[:, m] = ((counts @ wins) * counts).sum(axis=1)
-    return ratio(ordered, pairs[:, None])
+        rising = score[~positive][order]
+        left, right = (np.searchsorted(rising, score[positive], s) for s in ("left", "right"))
+        places.append((negatives[order], left, right))
+    ordered, pairs = np.empty((len(counts), len(places))), np.empty((len(counts), 1))
+    step = max(1, CACHED // len(person))
+    for at in (slice(start, start + step) for start in range(0, len(counts), step)):
+        many = np.ascontiguousarray(counts[at].T)
+        high, below = many[positives], np.zeros((len(negatives) + 1, many.shape[1]))
+        pairs[at, 0] = high.sum(axis=0) * many[negatives].sum(axis=0)
+        for m, (sorted_negatives, left, right) in enumerate(places):
+            np.cumsum(many[sorted_negatives], axis=0, out=below[1:])
+            twice = below[left] + below[right]  # a tie is on one side alone, and counts by half
+            ordered[at, m] = np.einsum("ir,ir->r", high, twice) / 2
+    return ratio(ordered, pairs)
 
 
 def _by_rank(formula: Callable) -> Callable:
