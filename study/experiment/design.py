@@ -210,7 +210,8 @@ def draw_sets(
     ValueError
         On settings out of range, or too few usable identities: with numbers that would work.
     """
-    identities, labels = np.asarray(identities), np.asarray(labels)
+    # People as numbers, in the order of their names: quicker to group by, a hundred times.
+    identities, labels = np.unique(identities, return_inverse=True)[1], np.asarray(labels)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
     built_levels(wanted, images_per_identity, kind)
@@ -294,7 +295,7 @@ def check_draws(data, params: dict) -> None:
 class _Plan:
     """What a seed decides, before the level is looked at."""
 
-    names: np.ndarray  # of the identities that take part
+    names: np.ndarray  # numbers of the identities that take part
     seen: np.ndarray  # places of those in training
     chance: np.ndarray  # of all, uniform: puts them in order
     majority: np.ndarray | None  # class of all, under correlation
@@ -343,17 +344,19 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> pd.DataFr
     rows = {name: np.sort(np.concatenate([none, *found])) for name, found in parts.items()}
     part = np.repeat(list(rows), [len(r) for r in rows.values()])
     row = np.concatenate(list(rows.values()))
-    who, label, trains = identities[row], labels[row], pd.Series(part == "train")
-    size = trains.groupby([who, label]).transform("sum").to_numpy()
+    who, label, trains = identities[row], labels[row], part == "train"
+    cell = 2 * who + (label == 1)
+    size = np.bincount(cell[trains], minlength=2 * identities.max() + 2)
     minority = np.full(len(row), np.nan)
     if plan.majority is not None:
-        majority = pd.Series(plan.majority, plan.names).reindex(who).to_numpy()
-        minority = (label != majority).astype(float)
+        majority = np.full(identities.max() + 1, -1)
+        majority[plan.names] = plan.majority
+        minority = (label != majority[who]).astype(float)
     elif sizes is None:
-        everyone = trains.groupby(who).transform("sum").to_numpy()
-        minority = np.where(2 * size == everyone, np.nan, 2 * size < everyone)
+        own, other = size[cell], size[cell ^ 1]
+        minority = np.where(own == other, np.nan, own < other)
     minority[part == "unseen"] = np.nan
-    cell_size = np.where(trains, size, 0)
+    cell_size = np.where(trains, size[cell], 0)
     return pd.DataFrame({"row": row, "part": part, "cell_size": cell_size, "minority": minority})
 
 
