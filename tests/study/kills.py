@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import yaml
 from test_study import GIT, call, edit, environment, locked, small_study
 
 from study.faces.dataset import read_faces
@@ -48,12 +49,10 @@ def forget(folder: Path) -> None:
 def forget_report(folder: Path) -> None:
     """A finished study, whose sections, pages and report are to be made again."""
     call(folder, "dvc", "repro")
-    lock = (folder / "dvc.lock").read_text().split("\n  ")
-    stages, skip = [lock[0]], False
-    for line in lock[1:]:
-        skip = line.split(":")[0] in ("paper", "report", "publish") if line[0] != " " else skip
-        stages += [] if skip else [line]
-    (folder / "dvc.lock").write_text("\n  ".join(stages))
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    for stage in ("paper", "report", "publish"):
+        lock["stages"].pop(stage, None)
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock, sort_keys=False))
     remove(folder, "reports", "build/runs/stage-*", ".dvc/cache/runs")
 
 
