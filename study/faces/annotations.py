@@ -5,6 +5,7 @@ decimal commas. What could mean two things is refused by a ValueError that names
 remedy.
 """
 
+import csv
 import io
 import posixpath
 import re
@@ -16,25 +17,41 @@ import numpy as np
 import pandas as pd
 
 MISSING = (-1, -9, -99, -999, 9, 99, 999)  # what tables write where there is no number
+EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
 NOBODY = ("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a")
 
 
 def read_csv(path) -> pd.DataFrame:
-    """A table as text, with commas, semicolons or tabs; a row's index is its line, from 0."""
+    """A table as text, with commas, semicolons, tabs or bars; a row's index is its line, from 0."""
     try:
         content = Path(path).read_bytes()
         if posing(content):
             raise ValueError(posing(content))
         text = content.decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        frame = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str)
-    except (OSError, ValueError) as error:
+        separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = [(reader.line_num, r) for r in reader if len(r) > 1 or "".join(r).strip()]
+        if not rows:
+            raise ValueError("it is empty")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path} is not a readable CSV (it is no text in UTF-8); save it as CSV UTF-8"
+        ) from None
+    except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable CSV ({error})") from None
-    names = frame.iloc[0].fillna("").str.strip()
-    twice = names[names.duplicated() & (names != "")]
-    if len(twice):
-        raise ValueError(f"{path} has two columns {twice.iloc[0]!r}; rename or remove one")
-    return frame.set_axis(names, axis=1)[1:]
+    (first, names), *rows = rows
+    names = [" ".join(name.split()) for name in names]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]!r}; rename or remove one")
+    for line, row in rows:
+        if len(row) != len(names):  # is a cell missing, and which?
+            raise ValueError(
+                f"{path}, line {line} has {len(row)} cells, but line {first}, which names the columns, "
+                f"{len(names)}; leave unknown cells empty, and quote what holds {separator!r}"
+            )
+    cells = [[np.nan if cell.strip() in EMPTY else cell for cell in row] for _, row in rows]
+    return pd.DataFrame(cells, [line - 1 for line, _ in rows], names, dtype=object)
 
 
 def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFrame | None]:

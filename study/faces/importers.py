@@ -371,7 +371,7 @@ def from_table(
 
     The CSV has the columns ``image`` (path below ``folder``), ``identity`` (None: the folder an image
     lies in) and those of the attributes, each given as ``name``, ``name=column`` or
-    ``name=column+column``; several columns must agree. :func:`study.faces.annotations.votes` says
+    ``name=column+column``; several columns must agree, unless one is called so. :func:`study.faces.annotations.votes` says
     what a column may hold, and when it needs the threshold. ValueError on a missing folder, file or
     column, a path that leads out of the folder, or a table none of whose images is there.
     """
@@ -395,13 +395,14 @@ def from_table(
     table["identity"] = parents if identity is None else column(identity)
     for text in attributes:
         name, _, columns = text.partition("=")
-        if not name or "+" in name or name in RESERVED or name in table:
+        name = text if text in frame else name  # a column may hold = and + in its own name
+        if not name or {"+", "="} & set(name) or name in RESERVED or name in table:
             raise ValueError(
                 f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
                 "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
                 f"{', '.join(RESERVED)}"
             )
-        keys = (columns or name).split("+")
+        keys = [columns] if columns in frame else (columns or name).split("+")
         first, *others = [annotations.votes(column(key), labels, threshold) for key in keys]
         for other in others:
             first = first.where(first == other)

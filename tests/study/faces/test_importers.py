@@ -634,6 +634,45 @@ def test_tables_of_a_spreadsheet_are_read(source):
         imported(source)
 
 
+@pytest.mark.parametrize(
+    "line, cells",
+    [("bob/9.png,1", 2), ("bob/9.png,bob,x,1", 4), ("# a note", 1), ("bob/9.png,bob,0,9", 4)],
+)
+def test_a_row_whose_columns_have_shifted_is_named(source, line, cells):
+    add(source, line)
+    with pytest.raises(
+        ValueError, match=f"labels.csv, line 8 has {cells} cells, but line 1, .* 3;"
+    ):
+        imported(source)
+
+
+@pytest.mark.parametrize(
+    "encoding, separator, newline, readable",
+    [("utf-16", "\t", "\n", False), ("latin-1", ",", "\n", False), ("utf-8", "|", "\r", True)],
+)
+def test_other_encodings_are_refused_and_bars_read(source, encoding, separator, newline, readable):
+    labels = source.parent / "labels.csv"
+    text = "\n" + labels.read_text().replace("ann,", "zoë,").replace(",", separator)
+    labels.write_text(text, encoding=encoding, newline=newline)
+    if readable:
+        assert imported(source, keep_names=True).frame["identity"].iloc[0] == "zoë"
+        add(source, "bob/5.png|bob|often")
+        with pytest.raises(ValueError, match="line 9, column 'glasses': 'often'"):  # of the file
+            imported(source)
+        return
+    with pytest.raises(ValueError, match="it is no text in UTF-8.; save it as CSV UTF-8"):
+        imported(source)
+
+
+def test_columns_whose_names_hold_signs_are_read_by_a_name_of_ones_own(source):
+    labels = source.parent / "labels.csv"
+    labels.write_text(labels.read_text().replace("glasses", "glasses=1+hat", 1))
+    with pytest.raises(ValueError, match="'glasses=1.hat' cannot be the name .* NAME=COLUMN"):
+        importers.from_table(source, labels, ["glasses=1+hat"])
+    listing = importers.from_table(source, labels, ["glasses=glasses=1+hat"])
+    assert listing.table["glasses"].tolist() == [0, 1, 0, 1, 0, 1]
+
+
 def test_a_missing_label_costs_the_image_for_that_attribute_only(source):
     labels = source.parent / "labels.csv"
     table = pd.read_csv(labels)
