@@ -16,7 +16,21 @@ from unicodedata import normalize
 import numpy as np
 import pandas as pd
 
-MISSING = (-1, -9, -99, -999, 9, 99, 999)  # what tables write where there is no number
+MISSING = (
+    -1,
+    -9,
+    -99,
+    -999,
+    -9999,
+    9,
+    88,
+    98,
+    99,
+    888,
+    998,
+    999,
+    9999,
+)  # what tables write where there is no number
 EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
 NOBODY = ("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a")
 
@@ -147,7 +161,8 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
     text = cells.str.strip().str.lower().replace("", np.nan)
     text = text.replace({"true": "1", "yes": "1", "false": "0", "no": "0"})
     values = pd.to_numeric(text.str.rstrip("%").str.replace(",", "."), errors="coerce")
-    values = values / np.where(text.str.endswith("%", na=False), 100, 1)
+    percent = text.str.endswith("%", na=False)
+    values = values / np.where(percent, 100, 1)
 
     def refuse(rows, problem: str):
         if rows.any():
@@ -157,6 +172,10 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
 
     odd = values.isna() & text.notna() | np.isinf(values)
     refuse(odd, "{} is not a number, nor yes, no, true or false; leave the cell empty if unknown")
+    comma = "{} may have its comma before decimals or thousands; write a point, or leave it out"
+    refuse(text.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+%?", na=False), comma)
+    bare = "{} has no percent sign, which others have; write all in one way"
+    refuse(~percent & (values.abs() > 1) & percent.any(), bare)
     found = sorted(set(values.dropna()))
     if set(found) <= {0, 1} or set(found) <= {-1, 1}:
         return (values > 0).astype(float).where(values.notna())

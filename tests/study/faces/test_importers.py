@@ -616,9 +616,13 @@ def test_scores_need_a_threshold():
         ("3 5 -9", "'-9' looks like a code"),
         ("0 1 inf", "'inf' is not a number"),
         ("0 1 maybe", "'maybe' is not a number"),
+        ("0.2 1 9999", "'9999' looks like a code"),
+        ("0.2 88 0.7", "'88' looks like a code"),
+        ("800 1,000 7", "'1,000' may have its comma before decimals or thousands"),
+        ("12% 80 90%", "'80' has no percent sign, which others have"),
     ],
 )
-def test_codes_for_missing_labels_are_no_labels(cells, why, threshold):
+def test_codes_for_missing_labels_and_what_means_two_things_are_no_labels(cells, why, threshold):
     line = 1 + next(k for k, cell in enumerate(cells.split()) if repr(cell) in why)
     with pytest.raises(ValueError, match=f"labels.csv, line {line}, column 'p': {why}"):
         votes(cells.split(), threshold)
