@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections import defaultdict
 from pathlib import Path
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,9 @@ MISSING = (
     9999,
 )  # what tables write where there is no number
 EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
-NOBODY = ("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a")
+NOBODY = (
+    "unknown unbekannt anonymous nobody none null nan na n/a undefined missing tbd n.n. xxx other others"
+).split()
 
 
 def read_csv(path) -> pd.DataFrame:
@@ -199,6 +201,14 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
     return pd.Series(votes, values.index)
 
 
+def _bare(name: str) -> str:
+    """What of a name is left without letter case, accents, invisible signs and forms of spaces and
+    numbers."""
+    letters = (c for c in normalize("NFKD", name) if category(c) != "Mn" and category(c)[0] != "C")
+    words = re.sub(r"[\s_]+", " ", "".join(letters)).strip().casefold()
+    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", words)
+
+
 def doubts(people: pd.Series, called: dict | None = None) -> list[str]:
     """A line for whatever is strange in identities, one an image; ``called`` renames examples."""
     counts, called = people[people != ""].value_counts().sort_index(), called or {}
@@ -208,17 +218,20 @@ def doubts(people: pd.Series, called: dict | None = None) -> list[str]:
 
     alike = defaultdict(list)
     for name in counts.index:
-        alike[re.sub(r"^(\d+)\.0+$", r"\1", name).casefold()].append(name)
+        alike[_bare(name)].append(name)
     alike = [group for group in alike.values() if len(group) > 1]
     nobody = [n for n in counts.index if n.casefold() in NOBODY or not re.search(r"\w", n)]
+    month = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"  # of a date that was another text
     broken = r"[+-]?\d+([.,]\d+)?E[+-]?\d+|#(REF|NAME|VALUE|N/A|DIV/0|NUM)[!?]?"
+    broken = rf"{broken}|\d\d?-{month}|{month}-\d\d"
     damaged = [name for name in counts.index if re.fullmatch(broken, name, re.IGNORECASE)]
     lines = []
     if alike:
         first, second, *_ = alike[0]
         lines.append(
-            f"the identities {say(first)} and {say(second)} differ only in letter case or a final .0 "
-            f"({len(alike)} such cases), and count as different people; write one name if they are one"
+            f"the identities {say(first)} and {say(second)} differ only in letter case, accents, "
+            f"spaces, leading zeros or a final .0 ({len(alike)} such cases), and count as different "
+            "people; write one name if they are one"
         )
     if nobody:
         lines.append(
