@@ -88,6 +88,8 @@ def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFra
         count = int(first) if first.strip().isdigit() else None
         if count is not None:
             first, _, rest = rest.partition("\n")
+        if not first.strip():
+            raise ValueError("it is empty")
         comma, named = "," in first, "." not in first.replace(",", " ").split()[0]
         if header and not named:
             raise ValueError("it has no line of names")
@@ -97,12 +99,19 @@ def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFra
         ).rename_axis("image")  # fmt: skip
         if header:
             names = [part.strip() for part in first.split("," if comma else None)]
+            if table.isna().any(axis=None):
+                raise ValueError(f"it lacks a value of {table.index[table.isna().any(axis=1)][0]}")
             table = table.set_axis(names[-table.shape[1] :], axis=1).astype(int)
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"it has two columns {twice[0]}")
+        if table.empty or not table.shape[1]:
+            raise ValueError("it has no second column, after a space or comma")
         if not table.index.is_unique:
             twice = table.index[table.index.duplicated()][0]
             raise ValueError(f"it has two rows of {twice}")
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is not a table of CelebA ({error}); fetch it again") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a table of CelebA ({why}); fetch it again") from None
     if count not in (None, len(table)):
         raise ValueError(f"{path} announces {count} rows and has {len(table)}; fetch it again")
     return path, table

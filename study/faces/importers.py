@@ -16,11 +16,13 @@ import argparse
 import errno
 import io
 import json
+import lzma
 import os
 import posixpath
 import re
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".ti
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, as no network here sees more than 160
 RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
+UNPACKING = zipfile.BadZipFile, zlib.error, lzma.LZMAError  # what a damaged member of a zip raises
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and its warning no error
 
 
@@ -168,7 +171,7 @@ def _records(
             return normalise(listing.read(name))
         except (FileNotFoundError, KeyError):
             return "no such image"
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, NotImplementedError, *UNPACKING) as error:
             return str(error)
 
     labels = table[listing.attributes].astype("Int8").astype(object)
@@ -277,17 +280,30 @@ def celeba(folder) -> Listing:
     if not (values <= {-1, 1} or values <= {0, 1}):
         odd = max(values - {-1, 1}, key=abs)
         raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+    if odd := set(RESERVED) & set(signs):
+        raise ValueError(f"{path} has a column {odd.pop()}, which is no attribute; fetch it again")
     table = (signs > 0).astype(float).reset_index()
     table["identity"] = table["image"].map(people[1])
-    _, split = annotations.read_celeba(folder, "list_eval_partition")
+    if table["identity"].isna().all():
+        raise ValueError(
+            f"{whose} names none of the images of {path}, but {people.index[0]} where that has "
+            f"{signs.index[0]}; fetch it again"
+        )
+    where, split = annotations.read_celeba(folder, "list_eval_partition")
     if split is not None:
         names = {"0": "train", "1": "valid", "2": "test"}
         table["partition"] = table["image"].map(split[1]).map(names)
-    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+        if table["partition"].isna().any():
+            name = table["image"][table["partition"].isna().idxmax()]
+            raise ValueError(f"{where} has no 0, 1 or 2 for {name}; fetch it again, or remove it")
+    place, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
     if points is not None:
         places = points.reindex(table["image"]).astype(float)
-        if places.isna().any(axis=None):
-            raise ValueError(f"{path} lacks images; remove the file to detect the faces instead")
+        if places.isna().any(axis=None) or places.shape[1] != 10:
+            raise ValueError(
+                f"{place} lacks images, or has not ten numbers of each; remove the file to detect the "
+                "faces instead"
+            )
         table["landmarks"] = list(places.itertuples(index=False, name=None))
     kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
     found = [place for kind in kinds for place in (folder / kind, folder / "Img" / kind)]
@@ -306,6 +322,8 @@ def celeba(folder) -> Listing:
         posixpath.basename(members.get(posixpath.splitext(name)[0], name))
         for name in table["image"]
     ]
+    if present and not set(table["image"]) & {*map(posixpath.basename, present)}:
+        annotations.explain_strangers(images, path, sorted(present), list(signs.index))
     excluded = _unlabelled({posixpath.basename(name) for name in present}, table)
     card = {
         "name": "celeba",
@@ -447,6 +465,8 @@ def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
         with open(path, "rb") as file:
             why = annotations.posing(file.read(200)) or error
         raise ValueError(f"{path} is not a complete zip ({why}); fetch it again") from None
+    if any(member.flag_bits & 1 for member in archive.infolist()):
+        raise ValueError(f"{path} is locked by a password; unpack it into a folder of its name")
     names = archive.namelist()
     return archive.read, {n for n in names if n.lower().endswith(IMAGES)}
 

@@ -225,6 +225,55 @@ def test_celeba_names_the_file_that_is_wrong(celeba):
         importers.celeba(celeba)
 
 
+@pytest.mark.parametrize(
+    "name, before, after, said",
+    [
+        ("list_eval_partition", " 2", " 3", "partition.txt has no 0, 1 or 2 for 000003.jpg"),
+        ("list_eval_partition", "000001.jpg 0\n", "", "partition.txt has no 0, 1 or 2 for 000001.jpg"),
+        ("identity_CelebA", " ", ";", "CelebA.txt .* .it has no second column, after a space or comma"),
+        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000002 where that has 000001.jpg"),
+        ("list_attr_celeba", "Eyeglasses", "Smiling", "attr_celeba.txt .* .it has two columns Smiling"),
+        ("list_attr_celeba", "Eyeglasses", "identity", "celeba.txt has a column identity, which is no attr"),
+        ("list_attr_celeba", "000002.jpg  1 -1", "000002.jpg  1", ".it lacks a value of 000002.jpg"),
+        ("list_landmarks_align_celeba", " 9", "", "lacks images, or has not ten numbers of each; remove"),
+    ],
+)  # fmt: skip
+def test_celeba_names_the_table_that_does_not_fit(celeba, name, before, after, said):
+    table = celeba / f"{name}.txt"
+    table.write_text(table.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=said) as error:
+        importers.celeba(celeba)
+    assert "\n" not in str(error.value)
+
+
+def test_celeba_of_other_numbers_or_behind_a_password_is_told(celeba, tmp_path):
+    images = celeba / "img_align_celeba"
+    for path in list(images.iterdir()):
+        path.rename(path.with_name(path.name.lstrip("0")))
+    with pytest.raises(
+        ValueError, match="attr_celeba.txt is in .*: the table has '000001.jpg', the folder '1.jpg'"
+    ):
+        importers.celeba(celeba)
+    shutil.rmtree(images)
+    archive = celeba / "img_align_celeba.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for k in range(4):
+            file.writestr(f"{k + 1:06d}.jpg", encoded(picture(k), "BMP"))
+    whole = archive.read_bytes()
+    at = whole.index(b"000001.jpg") + 40
+    archive.write_bytes(whole[:at] + b"\xff" * 40 + whole[at + 40 :])  # damaged on the way
+    data = read_faces(
+        importers.import_faces(importers.celeba(celeba), tmp_path / "o", progress=False)
+    )
+    assert len(data) == 3 and list(data.excluded["image"]) == ["000001.jpg"]
+    flagged = whole.replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
+    archive.write_bytes(flagged)
+    with pytest.raises(
+        ValueError, match="celeba.zip is locked by a password; unpack it into a folder"
+    ):
+        importers.celeba(celeba)
+
+
 def test_lfw_takes_people_from_folders_and_agreed_labels(tmp_path):
     lines = ["image,smiling,p_smiling"]
     votes = [(1, 0.9), (0, 0.1), (1, 0.2), (0, 0.3), ("", 0.9), (1, 0.8)]
