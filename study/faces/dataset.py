@@ -109,11 +109,33 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     """Decode an encoded image to uint8 (height, width, 3) RGB, upright by its EXIF orientation."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            return np.asarray(in_8_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
+        why = str(error).partition(" <")[0]  # before the address of a file in memory
         raise ValueError(
-            f"image {name!r} cannot be decoded ({error}); replace or remove it"
+            f"image {name!r} cannot be decoded ({why}); replace or remove it"
         ) from None
+
+
+def in_8_bits(picture: Image.Image) -> Image.Image:
+    """Any picture in grey or RGB of 8 bits; what is transparent is laid on white, as on a page."""
+    if picture.mode.startswith(("I", "F")):
+        picture = _eight_bits(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture if picture.mode == "L" else picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= 65535:  # NaN, too
+        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
+    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
+    white = 1 if picture.mode == "F" and high <= 1 else white
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def write_labels(data: FaceSet, folder) -> None:

@@ -233,12 +233,7 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
             ImageOps.exif_transpose(picture, in_place=True)
             if plain:
                 return encoded, digest(np.asarray(picture))
-            if picture.mode.startswith(("I", "F")):
-                picture = _eight_bits(picture)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            picture = picture if picture.mode == "L" else picture.convert("RGB")
+            picture = dataset.in_8_bits(picture)
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
@@ -248,17 +243,6 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
         raise ValueError(f"not an image but {what}" if what else "not an image") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot be decoded: {error}") from None
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
-    values = np.asarray(picture, dtype=np.float64)
-    low, high = values.min(), values.max()
-    if not 0 <= low <= high <= 65535:  # NaN, too
-        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
-    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
-    white = 1 if picture.mode == "F" and high <= 1 else white
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def celeba(folder) -> Listing:

@@ -129,6 +129,20 @@ def test_an_exif_rotated_grey_image_is_decoded_upright_in_rgb():
     np.testing.assert_array_equal(upright[:, :, 1], np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize(
+    "pixels, kind, shown",
+    [
+        (np.full((2, 2), 32896, np.uint16), "PNG", 128),
+        (np.float32([[0, 1], [0.5, 1]]), "TIFF", [[0, 255], [128, 255]]),
+        (np.uint8([[[200, 200, 200, 0]]]), "PNG", 255),  # what an eraser leaves behind
+    ],
+)
+def test_a_picture_of_more_bits_or_transparent_is_shown_as_an_import_shows_it(pixels, kind, shown):
+    found = decode(encode(pixels, kind), "x")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8(shown)[..., None], found.shape))
+
+
 def test_writing_replaces_a_data_set_but_no_other_folder(folder, tmp_path):
     write_faces(folder, records(8), CARD_VALUES)
     assert len(read_faces(folder)) == 8
