@@ -46,6 +46,7 @@ CARD = "card.json"
 EXCLUDED = "excluded.csv"
 # Of the stages data and embed.
 LABELS, CROPS, ACTIVATIONS = "labels.parquet", "crops.npy", "activations.npy"
+RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
 REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
 SHARD_IMAGES, SHARD_BYTES = 2048, 256 * 2**20  # whichever comes first; bounds memory
 AHEAD = 256  # images decoded ahead of their use
@@ -354,12 +355,32 @@ def _read_card(folder: Path) -> dict:
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of what is no text
         raise ValueError(f"{path} is not valid JSON ({error}); restore it") from None
     for key in REQUIRED_CARD_KEYS:
         if key not in card:
             raise ValueError(f"{path} lacks the key {key!r}; add it")
+    for key, wanted, right in (
+        ("name", "a text", isinstance(card["name"], str)),
+        (
+            "attributes",
+            "a list of one or more columns",
+            card["attributes"] and _columns(card["attributes"]),
+        ),
+        ("demographics", "a list of columns, or []", _columns(card["demographics"])),
+        ("counts", "a mapping, as an import writes it", isinstance(card.get("counts", {}), dict)),
+        ("show_images", "true or false", isinstance(card.get("show_images", True), bool)),
+    ):
+        if not right:
+            others = f", each once and none of {', '.join(RESERVED)}" * ("columns" in wanted)
+            raise ValueError(f"{path}: {key} is {card[key]!r}; it must be {wanted}{others}")
     return card
+
+
+def _columns(names) -> bool:
+    """Whether these are a list of columns that labels may have, each once."""
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return texts and len(set(names)) == len(names) and not set(RESERVED) & set(names)
 
 
 def _read_shard(

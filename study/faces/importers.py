@@ -38,12 +38,12 @@ from tqdm import tqdm
 
 from cid.names import suggest
 from study.faces import annotations, dataset
+from study.faces.dataset import RESERVED
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, as no network here sees more than 160
-RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
 UNPACKING = zipfile.BadZipFile, zlib.error, lzma.LZMAError  # what a damaged member of a zip raises
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and its warning no error
 

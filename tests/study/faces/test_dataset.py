@@ -331,6 +331,38 @@ def test_broken_folders_are_named(folder, tmp_path):
         read_faces(folder)
 
 
+@pytest.mark.parametrize(
+    "key, value, wanted",
+    [
+        ("name", None, "a text"),
+        (
+            "attributes",
+            "smiling",
+            "a list of one or more columns, each once and none of image, ident",
+        ),
+        ("attributes", None, "a list of one or more columns"),
+        ("attributes", [], "a list of one or more columns"),
+        ("attributes", ["smiling", "smiling"], "a list of one or more columns"),
+        ("attributes", ["smiling", "identity"], "a list of one or more columns"),
+        ("demographics", None, "a list of columns, or .., each once"),
+        ("demographics", "gender", "a list of columns, or "),
+        ("counts", None, "a mapping, as an import writes it"),
+        ("show_images", "false", "true or false"),  # which would show photographs
+    ],
+)
+def test_a_card_of_ones_own_is_told_what_it_must_say(folder, key, value, wanted):
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | {key: value}))
+    with pytest.raises(ValueError, match=rf"card.json: {key} is .*; it must be {wanted}"):
+        read_faces(folder)
+
+
+def test_a_card_in_another_encoding_is_named(folder):
+    (folder / CARD).write_bytes('{"name": "Zoë"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="card.json is not valid JSON .*restore it"):
+        read_faces(folder)
+
+
 def test_a_damaged_parquet_file_is_named(folder):
     file = folder / "faces-00002.parquet"
     file.write_bytes(file.read_bytes()[:100])
