@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,16 @@ class FaceSet(Labels):
         """The landmarks that came with the data, float32 (n, 5, 2)."""
         if "landmarks" not in self.frame:
             raise ValueError("the data set came without landmarks; set embed.detect to true")
-        return np.stack(self.frame["landmarks"]).astype(np.float32).reshape(-1, 5, 2)
+        try:
+            points = np.array(self.frame["landmarks"].tolist(), np.float32).reshape(len(self), 5, 2)
+            if np.isfinite(points).all():
+                return points
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(
+            f"column 'landmarks' of the data set {self.card['name']!r} has not ten finite numbers in "
+            "every row; mend it, or set embed.detect to true"
+        )
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
@@ -343,7 +353,12 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     _check_whole(folder, frame, card)
     if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
-    excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
+    try:
+        excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
+        excluded = excluded[["image", "reason"]]
+    except (ValueError, KeyError):
+        what = "is no table of the columns image and reason; restore or remove it"
+        raise ValueError(f"{folder / EXCLUDED} {what}") from None
     return FaceSet(card, frame, encoded, excluded)
 
 
@@ -399,14 +414,25 @@ def _read_shard(
     kind = table.schema.field("image").type
     if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {part.name for part in kind}:
         raise ValueError(f"{file}, column 'image': must be a struct with the fields bytes and path")
+    if "path" in table.column_names:
+        raise ValueError(
+            f"{file} has a column 'path', which image.path becomes; rename or remove it"
+        )
+    if pa.types.is_nested(table.schema.field("identity").type):
+        raise ValueError(f"{file}, column 'identity': holds lists; write one name or number a row")
     for column in ("identity", *card["attributes"]):
         values = table.column(column).to_pandas()
         wrong = values.isna()
-        if column != "identity":
+        if column == "identity":
+            wrong |= values.map(_untidy)
+        else:
             wrong = ~(values.isin((0, 1)) | wrong)
         if wrong.any():
             value = values[wrong.idxmax()]
-            why = "the value is missing" if pd.isna(value) else f"{value} is not 0 or 1"
+            value = repr(value) if isinstance(value, str) else value
+            why = "is empty, has spaces around it or is not NFC"
+            why = f"{value} {why if column == 'identity' else 'is not 0 or 1'}"
+            why = "the value is missing" if pd.isna(value) else why
             where = f"{file}, row {wrong.idxmax()}, column {column!r}"
             raise ValueError(f"{where}: {why} ({wrong.sum()} such rows); mend or remove the row")
     for row, struct in enumerate(table.column("image")):
@@ -427,6 +453,11 @@ def _read_shard(
             raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
         paths.add(image["path"])
     return table
+
+
+def _untidy(name) -> bool:
+    """Whether a name, if it is a text, is none or may be written in two ways that look the same."""
+    return isinstance(name, str) and (not name or normalize("NFC", name.strip()) != name)
 
 
 def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:

@@ -172,6 +172,10 @@ def put(row, column, value):
     return lambda rows: rows[row].__setitem__(column, value)
 
 
+def each(column, value):
+    return lambda rows: [row.__setitem__(column, value) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -181,6 +185,12 @@ def put(row, column, value):
             put(2, "identity", None),
             "faces-00001.parquet, row 2, column 'identity': the value is missing",
         ),
+        (put(2, "identity", ""), "row 2, column 'identity': '' is empty, has spaces"),
+        (put(2, "identity", "p1 "), "row 2, column 'identity': 'p1 ' is empty, has spaces"),
+        (put(2, "identity", "Zoe\u0308"), "column 'identity': .* or is not NFC"),
+        (each("identity", ["p", "1"]), "faces-00001.parquet, column 'identity': holds lists"),
+        (each("path", "x"), "faces-00001.parquet has a column 'path', which image.path becomes"),
+        (each("smiling", "1"), "row 0, column 'smiling': '1' is not 0 or 1"),
         (put(1, "smiling", 2), "faces-00001.parquet, row 1, column 'smiling': 2 is not 0 or 1"),
         (
             put(3, "image", {"bytes": b"\x89PNG but no more", "path": "x.png"}),
@@ -354,6 +364,25 @@ def test_a_card_of_ones_own_is_told_what_it_must_say(folder, key, value, wanted)
     card = json.loads((folder / CARD).read_text())
     (folder / CARD).write_text(json.dumps(card | {key: value}))
     with pytest.raises(ValueError, match=rf"card.json: {key} is .*; it must be {wanted}"):
+        read_faces(folder)
+
+
+@pytest.mark.parametrize("points", [[1.0] * 8, [1.0] * 136, [np.nan] * 10, None])
+def test_landmarks_that_are_not_five_points_are_named(folder, points):
+    data = read_faces(folder)
+    data.frame["landmarks"] = [list(range(10))] * len(data)
+    assert data.landmarks().shape == (10, 5, 2)
+    data.frame.at[3, "landmarks"] = points
+    with pytest.raises(ValueError, match="'landmarks' of the data set 'tiny' has not ten finite"):
+        data.landmarks()
+
+
+@pytest.mark.parametrize("text", ["", "name,why\na,b\n"])
+def test_a_table_of_exclusions_that_is_none_is_named(folder, text):
+    (folder / "excluded.csv").write_text(text)
+    with pytest.raises(
+        ValueError, match="excluded.csv is no table of the columns image and reason"
+    ):
         read_faces(folder)
 
 
