@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from study.faces.dataset import write_faces
 from study.pipeline import cost, notebook, params, provenance, report, stages
+from study.pipeline import study as kept
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
 
@@ -295,6 +296,45 @@ def test_dvcs_own_words_are_cut_to_what_is_wrong(folder, monkeypatch):
     with pytest.raises(ValueError) as error:
         cost.cost()
     assert str(error.value) == "DVC cannot say what is out of date: Unable to acquire lock."
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (lambda: notebook.main(["run", "train"]), "build/data is missing; run `dvc repro train`, which makes it first"),
+        (lambda: notebook.main(["run", "report"]), "build/data is missing; run `dvc repro report`"),
+        (lambda: report.main(["publish"]), "build/report is missing; run `dvc repro`, which builds it"),
+        (lambda: report.main(["headline"]), "virtual-people holds no report yet; run `dvc repro`"),
+        (lambda: kept.main(["photos"]), "card.json is no card of a data set with a name; fetch the data"),
+        (lambda: cost.main([]), "No such file or directory: 'dvc'; dvc is installed with the packages of"),
+    ],
+)  # fmt: skip
+def test_a_command_that_comes_too_early_is_told_what_to_run_first(
+    folder, monkeypatch, capsys, command, said
+):
+    as_git(folder, monkeypatch, None)
+    for name in (".dvc", ".git", "data", "studies"):
+        Path(name).mkdir()
+    Path("data/card.json").write_text("{}")
+    shutil.copy("params.yaml", "studies/photos.yaml")
+    assert command() == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_card_without_counts_costs_no_estimate(folder, monkeypatch):
+    Path("data").mkdir()
+    Path("data/card.json").write_text("{}")
+    done = subprocess.CompletedProcess([], 0, json.dumps(lacking()), "")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **how: done)
+    assert "embed, views" in cost.cost() and "faces" not in cost.cost()
+
+
+@pytest.mark.parametrize("text", ["", "stages: [", "stage: {}"])
+def test_a_dvc_yaml_that_holds_no_stages_is_told_how_to_restore_it(folder, text):
+    Path("dvc.yaml").write_text(text)
+    with pytest.raises(ValueError, match="dvc.yaml holds no stages; restore it with `git checkout"):
+        stages.stages()
 
 
 # ---- where a report comes from, and what its reader must know first -----------------------------
