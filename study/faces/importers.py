@@ -122,6 +122,7 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
             table.to_csv(partial / dataset.EXCLUDED, index=False)
     except OSError as error:
         why = "no space is left" if error.errno == errno.ENOSPC else error.strerror or error
+        why += f" ({error.filename})" * (error.filename is not None)
         why = f"{why} while writing {out}; nothing of it is kept, so import again after"
         raise OSError(error.errno, why) from None
     return Path(out)
@@ -395,6 +396,9 @@ def from_table(
     ]
     parents = table["image"].map(lambda name: posixpath.basename(posixpath.dirname(name)))
     table["identity"] = parents if identity is None else column(identity)
+    if len(table) and (table["identity"].isna() | (table["identity"] == "")).all():
+        where = "a folder of its own" if identity is None else f"a value in the column {identity!r}"
+        raise ValueError(f"{labels} says of no image who is on it; give every person {where}")
     for text in attributes:
         name, _, columns = text.partition("=")
         name = text if text in frame else name  # a column may hold = and + in its own name

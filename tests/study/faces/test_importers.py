@@ -569,6 +569,28 @@ def test_nothing_usable_says_why(source):
         imported(source)
 
 
+def test_images_of_nobody_are_told_how_to_say_who_is_on_them(source):
+    labels = source.parent / "labels.csv"
+    labels.write_text(LABELS + "0.png,,1\n1.png, ,0\n")
+    for k in range(2):
+        picture(k).save(source / f"{k}.png")
+    with pytest.raises(
+        ValueError, match="no image who is on it; .* a value in the column 'identity'"
+    ):
+        importers.from_table(source, labels, ["glasses"])
+    with pytest.raises(
+        ValueError, match="no image who is on it; give every person a folder of its own"
+    ):
+        importers.lfw(source, labels, ["glasses"])
+
+
+def test_a_file_in_the_way_is_named(source):
+    (source.parent / "out.partial").write_text("mine")
+    with pytest.raises(OSError, match="File exists .*out.partial. while writing .*out;"):
+        imported(source)
+    assert (source.parent / "out.partial").read_text() == "mine"
+
+
 # --- one picture under several names --------------------------------------------------------------
 
 
