@@ -263,6 +263,8 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: effective_sample_size([1e200]), "weights must be finite"),
         (lambda: effective_sample_size([]), r"weights have shape \(0,\)"),
         (lambda: training_needs("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 0}), "clusters is 0"),
+        (lambda: training_needs("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 21}),
+         "weights.clusters is 21, but 20 training images are to be clustered; take fewer, or auto"),
         (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
         (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
