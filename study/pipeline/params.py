@@ -108,7 +108,7 @@ def _with_baseline(methods: list[str]) -> list[str]:
     return methods
 
 
-Positive = _a("a number above 0", float, gt=0)
+Positive = _a("a number above 0, 1e30 at most", float, gt=0, le=1e30)
 Noise = _a("a number above 0, 1e6 at most", float, gt=0, le=1e6)
 Zoom = _a("a number from 0.1 to 10", float, ge=0.1, le=10)
 Exponent = _a("a number from 0 to 1e6", float, ge=0, le=1e6)
@@ -309,7 +309,7 @@ def read(path: str | Path = PARAMS) -> dict:
         )
     try:
         tree = YAML(typ="safe").load(Path(path))
-    except YAMLError as error:
+    except (YAMLError, RecursionError) as error:
         mark = isinstance(error, MarkedYAMLError) and (error.problem_mark or error.context_mark)
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise ValueError(f"{where}: {_problem(error)}; mend it") from None
@@ -317,7 +317,7 @@ def read(path: str | Path = PARAMS) -> dict:
     return tree
 
 
-def _problem(error: YAMLError) -> str:
+def _problem(error: YAMLError | RecursionError) -> str:
     """What the YAML parser found, on one line."""
     return " ".join(str(getattr(error, "problem", None) or error).split())
 

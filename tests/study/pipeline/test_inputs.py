@@ -68,6 +68,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         ({"ablations": {"Settings": {"setting": "weights.tau", "values": [1]}}}, "name this one otherwise"),
         ({"proxies.zooms": [0.9, 0.90000001]}, "proxies.zooms names a zoom twice"),
         ({"proxies.zooms": [1e-300]}, "proxies.zooms[0] is 1e-300; it must be a number from 0.1 to 10"),
+        ({"train.l2": 1e300}, "train.l2 is 1e+300; it must be a number above 0, 1e30 at most"),
         ({"proxies.noise": [1, 1.0]}, "proxies.noise names a length twice"),
         ({"proxies.noise": [1e308]}, "proxies.noise[0] is 1e+308; it must be a number above 0, 1e6 at most"),
         ({"breadth.tasks": ["smiling", "smiling"]}, "breadth.tasks names a task twice"),
@@ -123,6 +124,7 @@ def test_settings_that_work_are_let_through(changes):
         (b"seeds: 2\nseeds: 3\n", 'params.yaml, line 2: found duplicate key "seeds"'),
         ("study: caf\xe9\n".encode("latin-1"), "params.yaml: unacceptable character #x00e9"),
         (b"", "params.yaml holds no keys"),
+        (b"[" * 3000, "params.yaml: maximum recursion depth exceeded"),
     ],
 )
 def test_a_file_of_parameters_that_is_none_is_named_with_the_line(
