@@ -11,6 +11,6 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         found = torch.device(device)
     except (TypeError, RuntimeError):
         raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:0") from None
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device is {device!r}, but torch finds no GPU; take auto or cpu")
+    if found.type != "cpu" and not (found.type == "cuda" and torch.cuda.is_available()):
+        raise ValueError(f"device is {device!r}, but torch finds no such GPU; take auto or cpu")
     return found

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn.functional import softplus
 
-from cid.checks import COUNT, POSITIVE, array, class_codes, number
+from cid.checks import COUNT, POSITIVE, array, class_codes, number, reals
 from cid.density import as_tensor
 from cid.device import pick_device
 from cid.lbfgs import minimise
@@ -165,16 +165,18 @@ def fit_heads(
     _check(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
     more = {"groups": groups, "offset": offset, "flipped": flipped}
+    limits = {"groups": (0, 1e9), "offset": (-1e30, 1e30), "flipped": (0, 1)}
     for name in [name for name, values in more.items() if values is not None]:
+        values, (low, high) = reals(name, more[name]), limits[name]
+        if values.shape != weights.shape or not ((low <= values) & (values <= high)).all():
+            raise ValueError(f"{name} must be from {low:g} to {high:g}, one a head and image")
         kind = torch.int64 if name == "groups" else torch.float32
-        more[name] = torch.as_tensor(np.asarray(more[name]), dtype=kind, device=device)
+        more[name] = torch.as_tensor(values, dtype=kind, device=device)
 
-    few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
+    fit = (_fit_primal, _fit_dual)[int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]]
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
-    fit = _fit_dual if few else _fit_primal
     v, bias, steps, relative = fit(design, weights, l2, risk, how, **more)
-    worst = float(relative.max())
-    if not worst <= tolerance:
+    if not (worst := float(relative.max())) <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
         left = f"gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted"
         raise ValueError(f"{failed} after {steps} steps ({left}); raise train.l2 or max_iterations")
@@ -214,7 +216,7 @@ def _fit_primal(design, weights, l2, risk, how, groups, offset, flipped):
         gradient = torch.cat([(slope @ x - total * shift) / scale + l2 * w, total], dim=1)
         return loss, gradient
 
-    start = torch.zeros(len(weights), x.shape[1] + 1, device=x.device)
+    start = weights.new_zeros(len(weights), x.shape[1] + 1)
     theta, steps, relative = minimise(objective, lambda p, q: (p * q).sum(1), start, **how)
     v = theta[:, :-1] / scale
     return v, theta[:, -1] - (v * shift).sum(1), steps, relative
@@ -332,8 +334,6 @@ def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndar
     fewest = size.reshape(-1, 2).min(axis=1)
     keep = np.isin(np.arange(len(people)), order[place < fewest[people[order]]])
     if not keep.any():
-        problem = (
-            "no identity of a training set has images of both classes: there is nothing to balance"
-        )
+        problem = "no identity of a training set has images of both classes to balance"
         raise ValueError(f"{problem}; lower the bias level or leave last-layer out of the methods")
     return keep

@@ -145,6 +145,13 @@ def test_a_part_needs_no_more_than_it_says(libraries, code):
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*/*.ipynb"))
 
 
+def test_a_verification_auc_is_never_without_what_may_flatter_it():
+    for path in NOTEBOOKS:
+        text = path.read_text(encoding="utf-8").lower()
+        said = re.search(r"may have been[\W n]*trained on photographs of the same", text)
+        assert said or "verification auc" not in text, path
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_notebooks_hold_no_logic_a_test_could_want(path):
     cells = json.loads(path.read_text())["cells"]

@@ -142,7 +142,9 @@ def advice(identities, labels, images_per_identity, test_per_class, kind, levels
         return int(usable_identities(identities, labels, *numbers, kind, levels)["usable"].sum())
 
     now, offers = usable(images_per_identity, test_per_class), []
-    sizes = range(images_per_identity - images_per_identity % 2, 1, -2)
+    classes = _counts(identities, labels)[["class_0", "class_1"]].to_numpy()
+    most = min(images_per_identity, 2 * int(classes.max(initial=0)))  # that anybody could have
+    sizes = range(most - most % 2, 1, -2)
     for t in dict.fromkeys(
         (test_per_class, 1)
     ):  # as many images as possible for FEW people, or most people

@@ -213,8 +213,13 @@ def _grouped(sample: Sample, classes, key: str, settings: dict) -> np.ndarray:
     start = 0
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
-        wanted = [k for k in tried if k < len(rows)] or [max(1, len(rows) // 2)]
-        found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in wanted]
+        if wanted != "auto" and wanted > len(rows):
+            problem = (
+                f"weights.{key} is {wanted}, but {len(rows)} training images are to be clustered"
+            )
+            raise ValueError(f"{problem}; take fewer, or auto")
+        ks = [k for k in tried if k < len(rows)] or [max(1, len(rows) // 2)]
+        found = [KMeans(k, n_init=1, random_state=0).fit_predict(unit[rows]) for k in ks]
         best = 0
         if len(found) > 1:
             some = probes(len(rows), every=MANY).numpy()

@@ -5,36 +5,69 @@ decimal commas. What could mean two things is refused by a ValueError that names
 remedy.
 """
 
+import csv
 import io
 import posixpath
 import re
 from collections import defaultdict
 from pathlib import Path
-from unicodedata import normalize
+from unicodedata import category, normalize
 
 import numpy as np
 import pandas as pd
 
-MISSING = (-1, -9, -99, -999, 9, 99, 999)  # what tables write where there is no number
-NOBODY = ("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a")
+MISSING = (
+    -1,
+    -9,
+    -99,
+    -999,
+    -9999,
+    9,
+    88,
+    98,
+    99,
+    888,
+    998,
+    999,
+    9999,
+)  # what tables write where there is no number
+EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
+NOBODY = (
+    "unknown unbekannt anonymous nobody none null nan na n/a undefined missing tbd n.n. xxx other others"
+).split()
 
 
 def read_csv(path) -> pd.DataFrame:
-    """A table as text, with commas, semicolons or tabs; a row's index is its line, from 0."""
+    """A table as text, with commas, semicolons, tabs or bars; a row's index is its line, from 0."""
     try:
         content = Path(path).read_bytes()
         if posing(content):
             raise ValueError(posing(content))
         text = content.decode("utf-8-sig")
-        separator = max(",;\t", key=text.partition("\n")[0].count)
-        frame = pd.read_csv(io.StringIO(text), sep=separator, header=None, dtype=str)
-    except (OSError, ValueError) as error:
+        separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = [(reader.line_num, r) for r in reader if len(r) > 1 or "".join(r).strip()]
+        if not rows:
+            raise ValueError("it is empty")
+    except UnicodeDecodeError:
+        raise ValueError(
+            f"{path} is not a readable CSV (it is no text in UTF-8); save it as CSV UTF-8"
+        ) from None
+    except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable CSV ({error})") from None
-    names = frame.iloc[0].fillna("").str.strip()
-    twice = names[names.duplicated() & (names != "")]
-    if len(twice):
-        raise ValueError(f"{path} has two columns {twice.iloc[0]!r}; rename or remove one")
-    return frame.set_axis(names, axis=1)[1:]
+    (first, names), *rows = rows
+    names = [" ".join(name.split()) for name in names]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]!r}; rename or remove one")
+    for line, row in rows:
+        if len(row) != len(names):  # is a cell missing, and which?
+            raise ValueError(
+                f"{path}, line {line} has {len(row)} cells, but line {first}, which names the columns, "
+                f"{len(names)}; leave unknown cells empty, and quote what holds {separator!r}"
+            )
+    cells = [[np.nan if cell.strip() in EMPTY else cell for cell in row] for _, row in rows]
+    return pd.DataFrame(cells, [line - 1 for line, _ in rows], names, dtype=object)
 
 
 def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFrame | None]:
@@ -55,6 +88,8 @@ def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFra
         count = int(first) if first.strip().isdigit() else None
         if count is not None:
             first, _, rest = rest.partition("\n")
+        if not first.strip():
+            raise ValueError("it is empty")
         comma, named = "," in first, "." not in first.replace(",", " ").split()[0]
         if header and not named:
             raise ValueError("it has no line of names")
@@ -64,12 +99,19 @@ def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFra
         ).rename_axis("image")  # fmt: skip
         if header:
             names = [part.strip() for part in first.split("," if comma else None)]
+            if table.isna().any(axis=None):
+                raise ValueError(f"it lacks a value of {table.index[table.isna().any(axis=1)][0]}")
             table = table.set_axis(names[-table.shape[1] :], axis=1).astype(int)
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"it has two columns {twice[0]}")
+        if table.empty or not table.shape[1]:
+            raise ValueError("it has no second column, after a space or comma")
         if not table.index.is_unique:
             twice = table.index[table.index.duplicated()][0]
             raise ValueError(f"it has two rows of {twice}")
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path} is not a table of CelebA ({error}); fetch it again") from None
+        why = " ".join(str(error).split())
+        raise ValueError(f"{path} is not a table of CelebA ({why}); fetch it again") from None
     if count not in (None, len(table)):
         raise ValueError(f"{path} announces {count} rows and has {len(table)}; fetch it again")
     return path, table
@@ -130,7 +172,8 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
     text = cells.str.strip().str.lower().replace("", np.nan)
     text = text.replace({"true": "1", "yes": "1", "false": "0", "no": "0"})
     values = pd.to_numeric(text.str.rstrip("%").str.replace(",", "."), errors="coerce")
-    values = values / np.where(text.str.endswith("%", na=False), 100, 1)
+    percent = text.str.endswith("%", na=False)
+    values = values / np.where(percent, 100, 1)
 
     def refuse(rows, problem: str):
         if rows.any():
@@ -140,6 +183,10 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
 
     odd = values.isna() & text.notna() | np.isinf(values)
     refuse(odd, "{} is not a number, nor yes, no, true or false; leave the cell empty if unknown")
+    comma = "{} may have its comma before decimals or thousands; write a point, or leave it out"
+    refuse(text.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+%?", na=False), comma)
+    bare = "{} has no percent sign, which others have; write all in one way"
+    refuse(~percent & (values.abs() > 1) & percent.any(), bare)
     found = sorted(set(values.dropna()))
     if set(found) <= {0, 1} or set(found) <= {-1, 1}:
         return (values > 0).astype(float).where(values.notna())
@@ -163,6 +210,14 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
     return pd.Series(votes, values.index)
 
 
+def _bare(name: str) -> str:
+    """What of a name is left without letter case, accents, invisible signs and forms of spaces and
+    numbers."""
+    letters = (c for c in normalize("NFKD", name) if category(c) != "Mn" and category(c)[0] != "C")
+    words = re.sub(r"[\s_]+", " ", "".join(letters)).strip().casefold()
+    return re.sub(r"^0*(\d+?)(\.0+)?$", r"\1", words)
+
+
 def doubts(people: pd.Series, called: dict | None = None) -> list[str]:
     """A line for whatever is strange in identities, one an image; ``called`` renames examples."""
     counts, called = people[people != ""].value_counts().sort_index(), called or {}
@@ -172,17 +227,20 @@ def doubts(people: pd.Series, called: dict | None = None) -> list[str]:
 
     alike = defaultdict(list)
     for name in counts.index:
-        alike[re.sub(r"^(\d+)\.0+$", r"\1", name).casefold()].append(name)
+        alike[_bare(name)].append(name)
     alike = [group for group in alike.values() if len(group) > 1]
     nobody = [n for n in counts.index if n.casefold() in NOBODY or not re.search(r"\w", n)]
+    month = "(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"  # of a date that was another text
     broken = r"[+-]?\d+([.,]\d+)?E[+-]?\d+|#(REF|NAME|VALUE|N/A|DIV/0|NUM)[!?]?"
+    broken = rf"{broken}|\d\d?-{month}|{month}-\d\d"
     damaged = [name for name in counts.index if re.fullmatch(broken, name, re.IGNORECASE)]
     lines = []
     if alike:
         first, second, *_ = alike[0]
         lines.append(
-            f"the identities {say(first)} and {say(second)} differ only in letter case or a final .0 "
-            f"({len(alike)} such cases), and count as different people; write one name if they are one"
+            f"the identities {say(first)} and {say(second)} differ only in letter case, accents, "
+            f"spaces, leading zeros or a final .0 ({len(alike)} such cases), and count as different "
+            "people; write one name if they are one"
         )
     if nobody:
         lines.append(

@@ -31,6 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ CARD = "card.json"
 EXCLUDED = "excluded.csv"
 # Of the stages data and embed.
 LABELS, CROPS, ACTIVATIONS = "labels.parquet", "crops.npy", "activations.npy"
+RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
 REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
 SHARD_IMAGES, SHARD_BYTES = 2048, 256 * 2**20  # whichever comes first; bounds memory
 AHEAD = 256  # images decoded ahead of their use
@@ -102,18 +104,49 @@ class FaceSet(Labels):
         """The landmarks that came with the data, float32 (n, 5, 2)."""
         if "landmarks" not in self.frame:
             raise ValueError("the data set came without landmarks; set embed.detect to true")
-        return np.stack(self.frame["landmarks"]).astype(np.float32).reshape(-1, 5, 2)
+        try:
+            points = np.array(self.frame["landmarks"].tolist(), np.float32).reshape(len(self), 5, 2)
+            if np.isfinite(points).all():
+                return points
+        except (TypeError, ValueError):
+            pass
+        raise ValueError(
+            f"column 'landmarks' of the data set {self.card['name']!r} has not ten finite numbers in "
+            "every row; mend it, or set embed.detect to true"
+        )
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
     """Decode an encoded image to uint8 (height, width, 3) RGB, upright by its EXIF orientation."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
-            return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            return np.asarray(in_8_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
+        why = str(error).partition(" <")[0]  # before the address of a file in memory
         raise ValueError(
-            f"image {name!r} cannot be decoded ({error}); replace or remove it"
+            f"image {name!r} cannot be decoded ({why}); replace or remove it"
         ) from None
+
+
+def in_8_bits(picture: Image.Image) -> Image.Image:
+    """Any picture in grey or RGB of 8 bits; what is transparent is laid on white, as on a page."""
+    if picture.mode.startswith(("I", "F")):
+        picture = _eight_bits(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture if picture.mode == "L" else picture.convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
+    values = np.asarray(picture, dtype=np.float64)
+    low, high = values.min(), values.max()
+    if not 0 <= low <= high <= 65535:  # NaN, too
+        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
+    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
+    white = 1 if picture.mode == "F" and high <= 1 else white
+    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def write_labels(data: FaceSet, folder) -> None:
@@ -320,7 +353,12 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     _check_whole(folder, frame, card)
     if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
-    excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
+    try:
+        excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
+        excluded = excluded[["image", "reason"]]
+    except (ValueError, KeyError):
+        what = "is no table of the columns image and reason; restore or remove it"
+        raise ValueError(f"{folder / EXCLUDED} {what}") from None
     return FaceSet(card, frame, encoded, excluded)
 
 
@@ -332,12 +370,32 @@ def _read_card(folder: Path) -> dict:
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # also of what is no text
         raise ValueError(f"{path} is not valid JSON ({error}); restore it") from None
     for key in REQUIRED_CARD_KEYS:
         if key not in card:
             raise ValueError(f"{path} lacks the key {key!r}; add it")
+    for key, wanted, right in (
+        ("name", "a text", isinstance(card["name"], str)),
+        (
+            "attributes",
+            "a list of one or more columns",
+            card["attributes"] and _columns(card["attributes"]),
+        ),
+        ("demographics", "a list of columns, or []", _columns(card["demographics"])),
+        ("counts", "a mapping, as an import writes it", isinstance(card.get("counts", {}), dict)),
+        ("show_images", "true or false", isinstance(card.get("show_images", True), bool)),
+    ):
+        if not right:
+            others = f", each once and none of {', '.join(RESERVED)}" * ("columns" in wanted)
+            raise ValueError(f"{path}: {key} is {card[key]!r}; it must be {wanted}{others}")
     return card
+
+
+def _columns(names) -> bool:
+    """Whether these are a list of columns that labels may have, each once."""
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return texts and len(set(names)) == len(names) and not set(RESERVED) & set(names)
 
 
 def _read_shard(
@@ -356,14 +414,25 @@ def _read_shard(
     kind = table.schema.field("image").type
     if not pa.types.is_struct(kind) or not {"bytes", "path"} <= {part.name for part in kind}:
         raise ValueError(f"{file}, column 'image': must be a struct with the fields bytes and path")
+    if "path" in table.column_names:
+        raise ValueError(
+            f"{file} has a column 'path', which image.path becomes; rename or remove it"
+        )
+    if pa.types.is_nested(table.schema.field("identity").type):
+        raise ValueError(f"{file}, column 'identity': holds lists; write one name or number a row")
     for column in ("identity", *card["attributes"]):
         values = table.column(column).to_pandas()
         wrong = values.isna()
-        if column != "identity":
+        if column == "identity":
+            wrong |= values.map(_untidy)
+        else:
             wrong = ~(values.isin((0, 1)) | wrong)
         if wrong.any():
             value = values[wrong.idxmax()]
-            why = "the value is missing" if pd.isna(value) else f"{value} is not 0 or 1"
+            value = repr(value) if isinstance(value, str) else value
+            why = "is empty, has spaces around it or is not NFC"
+            why = f"{value} {why if column == 'identity' else 'is not 0 or 1'}"
+            why = "the value is missing" if pd.isna(value) else why
             where = f"{file}, row {wrong.idxmax()}, column {column!r}"
             raise ValueError(f"{where}: {why} ({wrong.sum()} such rows); mend or remove the row")
     for row, struct in enumerate(table.column("image")):
@@ -384,6 +453,11 @@ def _read_shard(
             raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
         paths.add(image["path"])
     return table
+
+
+def _untidy(name) -> bool:
+    """Whether a name, if it is a text, is none or may be written in two ways that look the same."""
+    return isinstance(name, str) and (not name or normalize("NFC", name.strip()) != name)
 
 
 def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:

@@ -16,11 +16,13 @@ import argparse
 import errno
 import io
 import json
+import lzma
 import os
 import posixpath
 import re
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,12 +38,13 @@ from tqdm import tqdm
 
 from cid.names import suggest
 from study.faces import annotations, dataset
+from study.faces.dataset import RESERVED
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, as no network here sees more than 160
-RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
+UNPACKING = zipfile.BadZipFile, zlib.error, lzma.LZMAError  # what a damaged member of a zip raises
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and its warning no error
 
 
@@ -119,6 +122,7 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
             table.to_csv(partial / dataset.EXCLUDED, index=False)
     except OSError as error:
         why = "no space is left" if error.errno == errno.ENOSPC else error.strerror or error
+        why += f" ({error.filename})" * (error.filename is not None)
         why = f"{why} while writing {out}; nothing of it is kept, so import again after"
         raise OSError(error.errno, why) from None
     return Path(out)
@@ -168,7 +172,7 @@ def _records(
             return normalise(listing.read(name))
         except (FileNotFoundError, KeyError):
             return "no such image"
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, NotImplementedError, *UNPACKING) as error:
             return str(error)
 
     labels = table[listing.attributes].astype("Int8").astype(object)
@@ -230,12 +234,7 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
             ImageOps.exif_transpose(picture, in_place=True)
             if plain:
                 return encoded, digest(np.asarray(picture))
-            if picture.mode.startswith(("I", "F")):
-                picture = _eight_bits(picture)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")
-                picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-            picture = picture if picture.mode == "L" else picture.convert("RGB")
+            picture = dataset.in_8_bits(picture)
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
@@ -245,17 +244,6 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
         raise ValueError(f"not an image but {what}" if what else "not an image") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot be decoded: {error}") from None
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
-    values = np.asarray(picture, dtype=np.float64)
-    low, high = values.min(), values.max()
-    if not 0 <= low <= high <= 65535:  # NaN, too
-        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
-    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
-    white = 1 if picture.mode == "F" and high <= 1 else white
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def celeba(folder) -> Listing:
@@ -277,17 +265,30 @@ def celeba(folder) -> Listing:
     if not (values <= {-1, 1} or values <= {0, 1}):
         odd = max(values - {-1, 1}, key=abs)
         raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+    if odd := set(RESERVED) & set(signs):
+        raise ValueError(f"{path} has a column {odd.pop()}, which is no attribute; fetch it again")
     table = (signs > 0).astype(float).reset_index()
     table["identity"] = table["image"].map(people[1])
-    _, split = annotations.read_celeba(folder, "list_eval_partition")
+    if table["identity"].isna().all():
+        raise ValueError(
+            f"{whose} names none of the images of {path}, but {people.index[0]} where that has "
+            f"{signs.index[0]}; fetch it again"
+        )
+    where, split = annotations.read_celeba(folder, "list_eval_partition")
     if split is not None:
         names = {"0": "train", "1": "valid", "2": "test"}
         table["partition"] = table["image"].map(split[1]).map(names)
-    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+        if table["partition"].isna().any():
+            name = table["image"][table["partition"].isna().idxmax()]
+            raise ValueError(f"{where} has no 0, 1 or 2 for {name}; fetch it again, or remove it")
+    place, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
     if points is not None:
         places = points.reindex(table["image"]).astype(float)
-        if places.isna().any(axis=None):
-            raise ValueError(f"{path} lacks images; remove the file to detect the faces instead")
+        if places.isna().any(axis=None) or places.shape[1] != 10:
+            raise ValueError(
+                f"{place} lacks images, or has not ten numbers of each; remove the file to detect the "
+                "faces instead"
+            )
         table["landmarks"] = list(places.itertuples(index=False, name=None))
     kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
     found = [place for kind in kinds for place in (folder / kind, folder / "Img" / kind)]
@@ -306,6 +307,8 @@ def celeba(folder) -> Listing:
         posixpath.basename(members.get(posixpath.splitext(name)[0], name))
         for name in table["image"]
     ]
+    if present and not set(table["image"]) & {*map(posixpath.basename, present)}:
+        annotations.explain_strangers(images, path, sorted(present), list(signs.index))
     excluded = _unlabelled({posixpath.basename(name) for name in present}, table)
     card = {
         "name": "celeba",
@@ -371,7 +374,7 @@ def from_table(
 
     The CSV has the columns ``image`` (path below ``folder``), ``identity`` (None: the folder an image
     lies in) and those of the attributes, each given as ``name``, ``name=column`` or
-    ``name=column+column``; several columns must agree. :func:`study.faces.annotations.votes` says
+    ``name=column+column``; several columns must agree, unless one is called so. :func:`study.faces.annotations.votes` says
     what a column may hold, and when it needs the threshold. ValueError on a missing folder, file or
     column, a path that leads out of the folder, or a table none of whose images is there.
     """
@@ -393,15 +396,19 @@ def from_table(
     ]
     parents = table["image"].map(lambda name: posixpath.basename(posixpath.dirname(name)))
     table["identity"] = parents if identity is None else column(identity)
+    if len(table) and (table["identity"].isna() | (table["identity"] == "")).all():
+        where = "a folder of its own" if identity is None else f"a value in the column {identity!r}"
+        raise ValueError(f"{labels} says of no image who is on it; give every person {where}")
     for text in attributes:
         name, _, columns = text.partition("=")
-        if not name or "+" in name or name in RESERVED or name in table:
+        name = text if text in frame else name  # a column may hold = and + in its own name
+        if not name or {"+", "="} & set(name) or name in RESERVED or name in table:
             raise ValueError(
                 f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
                 "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
                 f"{', '.join(RESERVED)}"
             )
-        keys = (columns or name).split("+")
+        keys = [columns] if columns in frame else (columns or name).split("+")
         first, *others = [annotations.votes(column(key), labels, threshold) for key in keys]
         for other in others:
             first = first.where(first == other)
@@ -446,6 +453,8 @@ def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
         with open(path, "rb") as file:
             why = annotations.posing(file.read(200)) or error
         raise ValueError(f"{path} is not a complete zip ({why}); fetch it again") from None
+    if any(member.flag_bits & 1 for member in archive.infolist()):
+        raise ValueError(f"{path} is locked by a password; unpack it into a folder of its name")
     names = archive.namelist()
     return archive.read, {n for n in names if n.lower().endswith(IMAGES)}
 

@@ -41,8 +41,8 @@ def cost() -> str:
     lines = [f"{len(wanted)} stages would run: {', '.join(wanted)}."]
     card = Path("data/card.json")
     if "embed" in wanted and card.exists():
-        images = json.loads(card.read_text(encoding="utf-8"))["counts"]["images"]
-        lines.append(f"{images:,} faces would be embedded.")
+        counts = json.loads(card.read_text(encoding="utf-8")).get("counts")
+        lines += [f"{counts['images']:,} faces would be embedded."] if counts else []
     known = all(stage in here for stage in wanted)
     source = "of the last runs here" if known else "partly of the committed run, on 2 cores"
     lines.append(f"About {max(1, round(total / 60))} minutes, by the times {source}.")

@@ -79,10 +79,13 @@ def _some(kind: Any) -> Any:
     return Annotated[list[kind], Field(min_length=1)]
 
 
-def _each_once(names: list[str]) -> list[str]:
-    if len(set(names)) < len(names):
-        raise PydanticCustomError("must", "names a network twice")
-    return names
+def _each_once(what: str) -> AfterValidator:
+    def checked(values: list) -> list:
+        if len({f"{v:g}" if isinstance(v, float) else v for v in values}) < len(values):
+            raise PydanticCustomError("must", "{said}", {"said": f"names {what} twice"})
+        return values
+
+    return AfterValidator(checked)
 
 
 def _network(name: str) -> str:
@@ -102,15 +105,16 @@ def _with_baseline(methods: list[str]) -> list[str]:
         raise PydanticCustomError("must", "lacks erm, the baseline of every difference")
     if len(methods) == 1:
         raise PydanticCustomError("must", "holds erm alone; name a method to compare with it")
-    if len(set(methods)) < len(methods):
-        raise PydanticCustomError("must", "names a method twice")
     return methods
 
 
-Positive = _a("a number above 0", float, gt=0)
+Positive = _a("a number above 0, 1e30 at most", float, gt=0, le=1e30)
+Noise = _a("a number above 0, 1e6 at most", float, gt=0, le=1e6)
+Zoom = _a("a number from 0.1 to 10", float, ge=0.1, le=10)
 Exponent = _a("a number from 0 to 1e6", float, ge=0, le=1e6)
 Level = _a("a number from 0 to 1", float, ge=0, le=1)
 AtLeast2 = _a("a whole number of at least 2", int, ge=2)
+Seeds = _a("a whole number of at least 2, 10,000 at most", int, ge=2, le=10_000)
 Truth = _a("true or false", bool)
 Text = _a("a text", str)
 PositiveOrAuto = _or_auto("a number above 0", float, gt=0)
@@ -120,8 +124,10 @@ Kind = _one_of("correlation", "longtail", "natural")
 NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
 Network = Annotated[_a(NETWORK, str), AfterValidator(_network)]
-Networks = Annotated[list[Network], AfterValidator(_each_once)]
-Methods = Annotated[_some(_one_of(*METHODS)), AfterValidator(_with_baseline)]
+Networks = Annotated[list[Network], _each_once("a network")]
+Methods = Annotated[
+    _some(_one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")
+]
 Name = _a(
     "letters, digits, -, _ and dots inside, 60 at most",
     str, pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60,
@@ -217,15 +223,15 @@ class Train(Section):
 
 
 class Breadth(Section):
-    tasks: _some(Text)
-    kinds: _some(Kind)
+    tasks: Annotated[_some(Text), _each_once("a task")]
+    kinds: Annotated[_some(Kind), _each_once("a kind")]
     methods: Methods
 
 
 class Proxies(Section):
     level: Level
-    noise: list[Positive]
-    zooms: list[Positive]
+    noise: Annotated[list[Noise], _each_once("a length")]
+    zooms: Annotated[list[Zoom], _each_once("a zoom")]
     methods: Methods
     controls: Networks = []  # as in studies from before there were any, like the next
     trunks: Networks = []
@@ -233,7 +239,7 @@ class Proxies(Section):
 
 class Ablation(Section):
     level: Level
-    seeds: AtLeast2
+    seeds: Seeds
     methods: Methods
 
 
@@ -251,8 +257,8 @@ class Params(Section):
     protocol: Protocol
     embed: Embed
     bias: Bias
-    seeds: AtLeast2
-    bootstrap: _a("a whole number of at least 20", int, ge=20)
+    seeds: Seeds
+    bootstrap: _a("a whole number of at least 20, 1e6 at most", int, ge=20, le=10**6)
     methods: Methods
     weights: Weights
     train: Train
@@ -263,6 +269,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fits(self):
+        if self.study.lower() == "index.html":
+            raise ValueError(
+                "study is index.html, as is the list of all studies; name it otherwise"
+            )
         if self.train.model == "finetune" and self.embed.trunk != "dlib-resnet":
             raise ValueError(
                 f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
@@ -299,7 +309,7 @@ def read(path: str | Path = PARAMS) -> dict:
         )
     try:
         tree = YAML(typ="safe").load(Path(path))
-    except YAMLError as error:
+    except (YAMLError, RecursionError) as error:
         mark = isinstance(error, MarkedYAMLError) and (error.problem_mark or error.context_mark)
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise ValueError(f"{where}: {_problem(error)}; mend it") from None
@@ -307,7 +317,7 @@ def read(path: str | Path = PARAMS) -> dict:
     return tree
 
 
-def _problem(error: YAMLError) -> str:
+def _problem(error: YAMLError | RecursionError) -> str:
     """What the YAML parser found, on one line."""
     return " ".join(str(getattr(error, "problem", None) or error).split())
 
@@ -326,8 +336,10 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     for name, varied in tree["ablations"].items():
         where = f"{path}: ablations.{name}"
         setting, values = varied["setting"], varied["values"]
-        if name == "settings":
+        if name.lower() == "settings":
             raise ValueError(f"{where}: settings.csv lists the ablations; name this one otherwise")
+        if twins := [other for other in tree["ablations"] if other.lower() == name.lower()][1:]:
+            raise ValueError(f"{where} and {twins[0]} would share a file on some disks; rename one")
         find(f"{where}.setting", setting, known)
         if setting in FIXED:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
@@ -395,7 +407,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def remedy(said: str) -> str:
-    """What to do where the system refused to write, by the error as text; else nothing."""
+    """What to do where the system refused to write or to run DVC, by the error as text; else nothing."""
+    if said.endswith(
+        "No such file or directory: 'dvc'"
+    ):  # the program, of which no file is called so
+        return (
+            "; dvc is installed with the packages of requirements.lock: activate their environment"
+        )
     number = re.search(r"\[Errno (\d+)\]", said)
     found = REMEDIES.get(int(number[1])) if number else None
     return f"; {found} and run it again: what is done is kept" if found else ""

@@ -118,6 +118,8 @@ def _figure(name: str, data: dict) -> str:
 def publish(params: dict) -> Path:
     """Copy ``build/report/`` to ``reports/<study>/``, in the place of the report that stands there;
     ``ValueError`` if it is none."""
+    if not REPORT.is_dir():
+        raise ValueError(f"{REPORT} is missing; run `dvc repro`, which builds it")
     target, draft = REPORTS / params["study"], REPORTS / f".{params['study']}.partial"
     if target.is_symlink() or REPORTS.is_symlink() or target.resolve().parent != REPORTS.resolve():
         raise ValueError(f"{target} is not a folder in {REPORTS}/; name the study otherwise")
@@ -136,6 +138,8 @@ def publish(params: dict) -> Path:
 def headline(params: dict) -> str:
     """Where the report is, its main numbers, and whether they are those that were committed."""
     folder = REPORTS / params["study"]
+    if not (folder / provenance.FILE).exists():
+        raise ValueError(f"{folder} holds no report yet; run `dvc repro`, which writes it")
     try:
         reproduced = provenance.verify(folder).sentence
     except ValueError:

@@ -24,6 +24,7 @@ from pathlib import Path
 from symtable import symtable
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 import study
 from cid.names import suggest
@@ -44,7 +45,10 @@ def stages() -> dict[str, dict]:
         raise ValueError(
             f"{DVC} is missing in {Path.cwd()}; run this in the root of the repository"
         )
-    return YAML(typ="safe").load(DVC)["stages"]
+    try:
+        return YAML(typ="safe").load(DVC)["stages"]
+    except (YAMLError, KeyError, TypeError):
+        raise ValueError(f"{DVC} holds no stages; restore it with `git checkout {DVC}`") from None
 
 
 def notebook(stage: str) -> Path:

@@ -33,7 +33,11 @@ def check(name: str) -> Path:
     """The parameters of a kept study; ``ValueError`` if they or the data set in ``data/`` do not fit."""
     path = kept(name)
     wanted = params.read(path)["data"]
-    there = json.loads(CARD.read_text(encoding="utf-8"))["name"] if CARD.exists() else None
+    try:
+        there = json.loads(CARD.read_text(encoding="utf-8"))["name"] if CARD.exists() else None
+    except (ValueError, KeyError, TypeError):
+        problem = "is no card of a data set with a name"
+        raise ValueError(f"{CARD} {problem}; fetch the data again, or import it") from None
     if wanted not in (None, there):
         raise ValueError(
             f"{path} is of the data set {wanted!r}, but data/ holds {repr(there) if there else 'none'};"

@@ -246,6 +246,8 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: cid_weights(Z, Y, 0.1, include_self="yes"), "include_self is 'yes'; it must be true"),
         (lambda: cid_weights(Z, Y, 0.1, include_self=2), "include_self is 2; it must be true or false"),
         (lambda: cid_weights(Z, Y, 0.1, device="gpu"), "device is 'gpu'; it must be auto, cpu, cuda"),
+        (lambda: cid_weights(Z, Y, 0.1, device="mps"), "device is 'mps', but torch finds no such GPU"),
+        (lambda: pick_device("meta"), "device is 'meta', but torch finds no such GPU; take auto or cpu"),
         (lambda: pick_device(None), "device is None; it must be auto"),
         (lambda: neighbour_width(Z, near=0), "near is 0; it must be a whole number of at least 1"),
         (lambda: neighbour_width(Z, near=2.5), "near is 2.5; it must be a whole number"),
@@ -261,6 +263,8 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: effective_sample_size([1e200]), "weights must be finite"),
         (lambda: effective_sample_size([]), r"weights have shape \(0,\)"),
         (lambda: training_needs("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 0}), "clusters is 0"),
+        (lambda: training_needs("cluster-dro", Z, Y, None, SETTINGS | {"clusters": 21}),
+         "weights.clusters is 21, but 20 training images are to be clustered; take fewer, or auto"),
         (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
         (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
@@ -271,6 +275,12 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
         (lambda: fit_heads(Z, Y, WEIGHTS.astype(str), 0.1), r"sample weights \(ndarray\) hold no real"),
         (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one a head"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=np.ones((2, N))), "offset must be from -1e"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS * np.nan), "offset must be from"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS.astype(str)), "offset .* no real numbers"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, flipped=WEIGHTS * 2), "flipped must be from 0 to 1"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, groups=-WEIGHTS), "groups must be from 0 to 1e"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, tolerance="a"), "tolerance is 'a'; it must be a number"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1).logits(Z[0]), r"features have shape \(6,\)"),
     ],
@@ -279,6 +289,15 @@ def test_what_cannot_be_worked_with_is_one_sentence(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call()
     sentence(error)
+
+
+def test_heads_are_the_same_whatever_type_torch_makes_by_default():
+    plain = fit_heads(Z, Y, WEIGHTS, 0.1).weight
+    torch.set_default_dtype(torch.float64)
+    try:
+        np.testing.assert_array_equal(fit_heads(Z, Y, WEIGHTS, 0.1).weight, plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # --- networks, crops ------------------------------------------------------------------------------
@@ -406,7 +425,7 @@ def test_a_network_of_faces_takes_arrays_and_refuses_what_are_no_crops():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named():
     with pytest.raises(
-        ValueError, match="device is 'cuda', but torch finds no GPU; take auto or cpu"
+        ValueError, match="device is 'cuda', but torch finds no such GPU; take auto or cpu"
     ):
         pick_device("cuda")
 

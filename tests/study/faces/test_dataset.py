@@ -129,6 +129,20 @@ def test_an_exif_rotated_grey_image_is_decoded_upright_in_rgb():
     np.testing.assert_array_equal(upright[:, :, 1], np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize(
+    "pixels, kind, shown",
+    [
+        (np.full((2, 2), 32896, np.uint16), "PNG", 128),
+        (np.float32([[0, 1], [0.5, 1]]), "TIFF", [[0, 255], [128, 255]]),
+        (np.uint8([[[200, 200, 200, 0]]]), "PNG", 255),  # what an eraser leaves behind
+    ],
+)
+def test_a_picture_of_more_bits_or_transparent_is_shown_as_an_import_shows_it(pixels, kind, shown):
+    found = decode(encode(pixels, kind), "x")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.broadcast_to(np.uint8(shown)[..., None], found.shape))
+
+
 def test_writing_replaces_a_data_set_but_no_other_folder(folder, tmp_path):
     write_faces(folder, records(8), CARD_VALUES)
     assert len(read_faces(folder)) == 8
@@ -158,6 +172,10 @@ def put(row, column, value):
     return lambda rows: rows[row].__setitem__(column, value)
 
 
+def each(column, value):
+    return lambda rows: [row.__setitem__(column, value) for row in rows]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -167,6 +185,12 @@ def put(row, column, value):
             put(2, "identity", None),
             "faces-00001.parquet, row 2, column 'identity': the value is missing",
         ),
+        (put(2, "identity", ""), "row 2, column 'identity': '' is empty, has spaces"),
+        (put(2, "identity", "p1 "), "row 2, column 'identity': 'p1 ' is empty, has spaces"),
+        (put(2, "identity", "Zoe\u0308"), "column 'identity': .* or is not NFC"),
+        (each("identity", ["p", "1"]), "faces-00001.parquet, column 'identity': holds lists"),
+        (each("path", "x"), "faces-00001.parquet has a column 'path', which image.path becomes"),
+        (each("smiling", "1"), "row 0, column 'smiling': '1' is not 0 or 1"),
         (put(1, "smiling", 2), "faces-00001.parquet, row 1, column 'smiling': 2 is not 0 or 1"),
         (
             put(3, "image", {"bytes": b"\x89PNG but no more", "path": "x.png"}),
@@ -314,6 +338,57 @@ def test_broken_folders_are_named(folder, tmp_path):
         read_faces(folder)
     (folder / CARD).write_text("{")
     with pytest.raises(ValueError, match="card.json is not valid JSON"):
+        read_faces(folder)
+
+
+@pytest.mark.parametrize(
+    "key, value, wanted",
+    [
+        ("name", None, "a text"),
+        (
+            "attributes",
+            "smiling",
+            "a list of one or more columns, each once and none of image, ident",
+        ),
+        ("attributes", None, "a list of one or more columns"),
+        ("attributes", [], "a list of one or more columns"),
+        ("attributes", ["smiling", "smiling"], "a list of one or more columns"),
+        ("attributes", ["smiling", "identity"], "a list of one or more columns"),
+        ("demographics", None, "a list of columns, or .., each once"),
+        ("demographics", "gender", "a list of columns, or "),
+        ("counts", None, "a mapping, as an import writes it"),
+        ("show_images", "false", "true or false"),  # which would show photographs
+    ],
+)
+def test_a_card_of_ones_own_is_told_what_it_must_say(folder, key, value, wanted):
+    card = json.loads((folder / CARD).read_text())
+    (folder / CARD).write_text(json.dumps(card | {key: value}))
+    with pytest.raises(ValueError, match=rf"card.json: {key} is .*; it must be {wanted}"):
+        read_faces(folder)
+
+
+@pytest.mark.parametrize("points", [[1.0] * 8, [1.0] * 136, [np.nan] * 10, None])
+def test_landmarks_that_are_not_five_points_are_named(folder, points):
+    data = read_faces(folder)
+    data.frame["landmarks"] = [list(range(10))] * len(data)
+    assert data.landmarks().shape == (10, 5, 2)
+    data.frame.at[3, "landmarks"] = points
+    with pytest.raises(ValueError, match="'landmarks' of the data set 'tiny' has not ten finite"):
+        data.landmarks()
+
+
+@pytest.mark.parametrize("text", ["", "name,why\na,b\n"])
+def test_a_table_of_exclusions_that_is_none_is_named(folder, text):
+    (folder / "excluded.csv").write_text(text)
+    with pytest.raises(
+        ValueError, match="excluded.csv is no table of the columns image and reason"
+    ):
+        read_faces(folder)
+
+
+def test_a_card_in_another_encoding_is_named(folder):
+    (folder / CARD).write_bytes('{"name": "Zoë"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match="card.json is not valid JSON .*restore it"):
         read_faces(folder)
 
 

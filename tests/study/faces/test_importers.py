@@ -225,6 +225,55 @@ def test_celeba_names_the_file_that_is_wrong(celeba):
         importers.celeba(celeba)
 
 
+@pytest.mark.parametrize(
+    "name, before, after, said",
+    [
+        ("list_eval_partition", " 2", " 3", "partition.txt has no 0, 1 or 2 for 000003.jpg"),
+        ("list_eval_partition", "000001.jpg 0\n", "", "partition.txt has no 0, 1 or 2 for 000001.jpg"),
+        ("identity_CelebA", " ", ";", "CelebA.txt .* .it has no second column, after a space or comma"),
+        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000002 where that has 000001.jpg"),
+        ("list_attr_celeba", "Eyeglasses", "Smiling", "attr_celeba.txt .* .it has two columns Smiling"),
+        ("list_attr_celeba", "Eyeglasses", "identity", "celeba.txt has a column identity, which is no attr"),
+        ("list_attr_celeba", "000002.jpg  1 -1", "000002.jpg  1", ".it lacks a value of 000002.jpg"),
+        ("list_landmarks_align_celeba", " 9", "", "lacks images, or has not ten numbers of each; remove"),
+    ],
+)  # fmt: skip
+def test_celeba_names_the_table_that_does_not_fit(celeba, name, before, after, said):
+    table = celeba / f"{name}.txt"
+    table.write_text(table.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=said) as error:
+        importers.celeba(celeba)
+    assert "\n" not in str(error.value)
+
+
+def test_celeba_of_other_numbers_or_behind_a_password_is_told(celeba, tmp_path):
+    images = celeba / "img_align_celeba"
+    for path in list(images.iterdir()):
+        path.rename(path.with_name(path.name.lstrip("0")))
+    with pytest.raises(
+        ValueError, match="attr_celeba.txt is in .*: the table has '000001.jpg', the folder '1.jpg'"
+    ):
+        importers.celeba(celeba)
+    shutil.rmtree(images)
+    archive = celeba / "img_align_celeba.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for k in range(4):
+            file.writestr(f"{k + 1:06d}.jpg", encoded(picture(k), "BMP"))
+    whole = archive.read_bytes()
+    at = whole.index(b"000001.jpg") + 40
+    archive.write_bytes(whole[:at] + b"\xff" * 40 + whole[at + 40 :])  # damaged on the way
+    data = read_faces(
+        importers.import_faces(importers.celeba(celeba), tmp_path / "o", progress=False)
+    )
+    assert len(data) == 3 and list(data.excluded["image"]) == ["000001.jpg"]
+    flagged = whole.replace(b"PK\x01\x02\x14\x03\x14\0\0", b"PK\x01\x02\x14\x03\x14\0\1")
+    archive.write_bytes(flagged)
+    with pytest.raises(
+        ValueError, match="celeba.zip is locked by a password; unpack it into a folder"
+    ):
+        importers.celeba(celeba)
+
+
 def test_lfw_takes_people_from_folders_and_agreed_labels(tmp_path):
     lines = ["image,smiling,p_smiling"]
     votes = [(1, 0.9), (0, 0.1), (1, 0.2), (0, 0.3), ("", 0.9), (1, 0.8)]
@@ -520,6 +569,28 @@ def test_nothing_usable_says_why(source):
         imported(source)
 
 
+def test_images_of_nobody_are_told_how_to_say_who_is_on_them(source):
+    labels = source.parent / "labels.csv"
+    labels.write_text(LABELS + "0.png,,1\n1.png, ,0\n")
+    for k in range(2):
+        picture(k).save(source / f"{k}.png")
+    with pytest.raises(
+        ValueError, match="no image who is on it; .* a value in the column 'identity'"
+    ):
+        importers.from_table(source, labels, ["glasses"])
+    with pytest.raises(
+        ValueError, match="no image who is on it; give every person a folder of its own"
+    ):
+        importers.lfw(source, labels, ["glasses"])
+
+
+def test_a_file_in_the_way_is_named(source):
+    (source.parent / "out.partial").write_text("mine")
+    with pytest.raises(OSError, match="File exists .*out.partial. while writing .*out;"):
+        imported(source)
+    assert (source.parent / "out.partial").read_text() == "mine"
+
+
 # --- one picture under several names --------------------------------------------------------------
 
 
@@ -616,9 +687,13 @@ def test_scores_need_a_threshold():
         ("3 5 -9", "'-9' looks like a code"),
         ("0 1 inf", "'inf' is not a number"),
         ("0 1 maybe", "'maybe' is not a number"),
+        ("0.2 1 9999", "'9999' looks like a code"),
+        ("0.2 88 0.7", "'88' looks like a code"),
+        ("800 1,000 7", "'1,000' may have its comma before decimals or thousands"),
+        ("12% 80 90%", "'80' has no percent sign, which others have"),
     ],
 )
-def test_codes_for_missing_labels_are_no_labels(cells, why, threshold):
+def test_codes_for_missing_labels_and_what_means_two_things_are_no_labels(cells, why, threshold):
     line = 1 + next(k for k, cell in enumerate(cells.split()) if repr(cell) in why)
     with pytest.raises(ValueError, match=f"labels.csv, line {line}, column 'p': {why}"):
         votes(cells.split(), threshold)
@@ -632,6 +707,45 @@ def test_tables_of_a_spreadsheet_are_read(source):
     labels.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid 1\n")
     with pytest.raises(ValueError, match="labels.csv is not a readable CSV .a Git LFS pointer"):
         imported(source)
+
+
+@pytest.mark.parametrize(
+    "line, cells",
+    [("bob/9.png,1", 2), ("bob/9.png,bob,x,1", 4), ("# a note", 1), ("bob/9.png,bob,0,9", 4)],
+)
+def test_a_row_whose_columns_have_shifted_is_named(source, line, cells):
+    add(source, line)
+    with pytest.raises(
+        ValueError, match=f"labels.csv, line 8 has {cells} cells, but line 1, .* 3;"
+    ):
+        imported(source)
+
+
+@pytest.mark.parametrize(
+    "encoding, separator, newline, readable",
+    [("utf-16", "\t", "\n", False), ("latin-1", ",", "\n", False), ("utf-8", "|", "\r", True)],
+)
+def test_other_encodings_are_refused_and_bars_read(source, encoding, separator, newline, readable):
+    labels = source.parent / "labels.csv"
+    text = "\n" + labels.read_text().replace("ann,", "zoë,").replace(",", separator)
+    labels.write_text(text, encoding=encoding, newline=newline)
+    if readable:
+        assert imported(source, keep_names=True).frame["identity"].iloc[0] == "zoë"
+        add(source, "bob/5.png|bob|often")
+        with pytest.raises(ValueError, match="line 9, column 'glasses': 'often'"):  # of the file
+            imported(source)
+        return
+    with pytest.raises(ValueError, match="it is no text in UTF-8.; save it as CSV UTF-8"):
+        imported(source)
+
+
+def test_columns_whose_names_hold_signs_are_read_by_a_name_of_ones_own(source):
+    labels = source.parent / "labels.csv"
+    labels.write_text(labels.read_text().replace("glasses", "glasses=1+hat", 1))
+    with pytest.raises(ValueError, match="'glasses=1.hat' cannot be the name .* NAME=COLUMN"):
+        importers.from_table(source, labels, ["glasses=1+hat"])
+    listing = importers.from_table(source, labels, ["glasses=glasses=1+hat"])
+    assert listing.table["glasses"].tolist() == [0, 1, 0, 1, 0, 1]
 
 
 def test_a_missing_label_costs_the_image_for_that_attribute_only(source):
@@ -664,14 +778,22 @@ def test_names_of_people_lose_spaces_and_unicode_forms(source):
 @pytest.mark.parametrize(
     "people, warning",
     [
-        (["Ann", "ann"], "'Ann' and 'ann' differ only in letter case .* .1 such cases"),
+        (["Ann", "ann"], "'Ann' and 'ann' differ only in letter case, .* .1 such cases"),
         (["12", "12.0", "120"], "'12' and '12.0' differ only in"),
+        (["007", "7", "70"], "'007' and '7' differ only in .*leading zeros"),
+        (["Ann Lee", "Ann_Lee", "AnnLee"], "'Ann Lee' and 'Ann_Lee' differ only in"),
+        (["Ann  Lee", "Ann Lee", "Ann\u00a0Lee"], "differ only in .* .1 such cases"),
+        (["Ann", "Ann\u200b"], "differ only in"),
+        (["José", "Jose"], "'Jose' and 'José' differ only in .*accents"),
+        (["１２", "12"], "differ only in"),
+        (["Ann", "TBD", "TBD"], "'TBD' .2 images. looks like a placeholder"),
+        (["Ann", "1-Mar"], "'1-Mar' .1 images. looks like a cell that a spreadsheet changed"),
         (["Ann", "Unknown"], "'Unknown' .1 images. looks like a placeholder"),
         (["Ann", "?"], "'[?]' .1 images. looks like a placeholder"),
         (["Ann", "-", "-"], "'-' .2 images. looks like a placeholder"),
         (["Ann", "1.2E+11"], r"'1.2E\+11' .1 images. looks like a cell that a spreadsheet changed"),
         ([*map(str, range(30)), *["7"] * 11], "'7' has 12 of 41 images, the median person 1;"),
-        (["Ann", "Anna", "12", "Bob E+1"], None),
+        (["Ann", "Anna", "12", "Bob E+1", "100", "1", "0", "A-1", "A-01"], None),
         ([*map(str, range(30)), *["7"] * 5], None),
         (["1", *["7"] * 50], None),
     ],

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from study.faces.dataset import write_faces
 from study.pipeline import cost, notebook, params, provenance, report, stages
+from study.pipeline import study as kept
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
 
@@ -52,7 +53,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         ({"bias.unseen_share": math.nan}, "bias.unseen_share is nan; it must be a number"),
         ({"bias.levels": [0.0, math.nan]}, "bias.levels[1] is nan; it must be a number from 0 to 1"),
         ({"proxies.noise": [0.1, math.inf]}, "proxies.noise[1] is inf; it must be a number above 0"),
-        ({"proxies.zooms": [math.inf]}, "proxies.zooms[0] is inf; it must be a number above 0"),
+        ({"proxies.zooms": [math.inf]}, "proxies.zooms[0] is inf; it must be a number from 0.1 to 10"),
         ({"proxies.level": math.nan}, "proxies.level is nan; it must be a number from 0 to 1"),
         ({"protocol.detectable": {"accuracy": math.inf, "minority_accuracy": 1.0}}, "accuracy is inf"),
         (ablation("weights.tau", 0.1, math.inf), "ablations.new.values: weights.tau is inf; it must be"),
@@ -62,6 +63,19 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         (ablation("weights.tau", 0.1, "auto", 0.1), "ablations.new.values has 0.1 twice; drop one"),
         (ablation("train.l2", 1, 1.0), "ablations.new.values has 1.0 twice; drop one"),
         ({"ablations": {"settings": {"setting": "weights.tau", "values": [1]}}}, "name this one otherwise"),
+        ({"ablations": {n: {"setting": "weights.tau", "values": [1]} for n in ("a", "A")}},
+         "ablations.a and A would share a file on some disks; rename one"),
+        ({"ablations": {"Settings": {"setting": "weights.tau", "values": [1]}}}, "name this one otherwise"),
+        ({"proxies.zooms": [0.9, 0.90000001]}, "proxies.zooms names a zoom twice"),
+        ({"proxies.zooms": [1e-300]}, "proxies.zooms[0] is 1e-300; it must be a number from 0.1 to 10"),
+        ({"train.l2": 1e300}, "train.l2 is 1e+300; it must be a number above 0, 1e30 at most"),
+        ({"proxies.noise": [1, 1.0]}, "proxies.noise names a length twice"),
+        ({"proxies.noise": [1e308]}, "proxies.noise[0] is 1e+308; it must be a number above 0, 1e6 at most"),
+        ({"breadth.tasks": ["smiling", "smiling"]}, "breadth.tasks names a task twice"),
+        ({"breadth.kinds": ["longtail", "longtail"]}, "breadth.kinds names a kind twice"),
+        ({"seeds": 10**12}, "seeds is 1000000000000; it must be a whole number of at least 2, 10,000 at most"),
+        ({"bootstrap": 10**15}, "it must be a whole number of at least 20, 1e6 at most"),
+        ({"study": "index.html"}, "study is index.html, as is the list of all studies; name it otherwise"),
         ({"weights.tau": 1e-10}, "weights.tau is 1e-10; it must be a number from 1e-9 to 1e9, or auto"),
         ({"weights.power": 1e7}, "weights.power is 10000000.0; it must be a number from 0 to 1e6"),
         ({"weights.surprise": -1}, "weights.surprise is -1; it must be a number from 0 to 1e6, or auto"),
@@ -110,6 +124,7 @@ def test_settings_that_work_are_let_through(changes):
         (b"seeds: 2\nseeds: 3\n", 'params.yaml, line 2: found duplicate key "seeds"'),
         ("study: caf\xe9\n".encode("latin-1"), "params.yaml: unacceptable character #x00e9"),
         (b"", "params.yaml holds no keys"),
+        (b"[" * 3000, "params.yaml: maximum recursion depth exceeded"),
     ],
 )
 def test_a_file_of_parameters_that_is_none_is_named_with_the_line(
@@ -212,6 +227,8 @@ def data_stage(**changes) -> None:
         (8, {"weights__neighbours": 48}, "weights.neighbours is 48, but a training set of bias has 48 images"),
         (8, {"ablations": {"k": {"setting": "weights.neighbours", "values": [5, 90]}}},
          "weights.neighbours is 90, but a training set of ablation has 48 images; take fewer"),
+        (8, {"bias__images_per_identity": 10**9},  # typed by mistake: soon told all the same
+         "bias: 0 of 8 .*with images_per_identity 8 and test_per_class 2: 8 people"),
         (1, {}, "bias: 1 of 1 identities are usable .*at least 2 for training"),
     ],
 )  # fmt: skip
@@ -281,6 +298,45 @@ def test_dvcs_own_words_are_cut_to_what_is_wrong(folder, monkeypatch):
     with pytest.raises(ValueError) as error:
         cost.cost()
     assert str(error.value) == "DVC cannot say what is out of date: Unable to acquire lock."
+
+
+@pytest.mark.parametrize(
+    "command, said",
+    [
+        (lambda: notebook.main(["run", "train"]), "build/data is missing; run `dvc repro train`, which makes it first"),
+        (lambda: notebook.main(["run", "report"]), "build/data is missing; run `dvc repro report`"),
+        (lambda: report.main(["publish"]), "build/report is missing; run `dvc repro`, which builds it"),
+        (lambda: report.main(["headline"]), "virtual-people holds no report yet; run `dvc repro`"),
+        (lambda: kept.main(["photos"]), "card.json is no card of a data set with a name; fetch the data"),
+        (lambda: cost.main([]), "No such file or directory: 'dvc'; dvc is installed with the packages of"),
+    ],
+)  # fmt: skip
+def test_a_command_that_comes_too_early_is_told_what_to_run_first(
+    folder, monkeypatch, capsys, command, said
+):
+    as_git(folder, monkeypatch, None)
+    for name in (".dvc", ".git", "data", "studies"):
+        Path(name).mkdir()
+    Path("data/card.json").write_text("{}")
+    shutil.copy("params.yaml", "studies/photos.yaml")
+    assert command() == 1
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+def test_a_card_without_counts_costs_no_estimate(folder, monkeypatch):
+    Path("data").mkdir()
+    Path("data/card.json").write_text("{}")
+    done = subprocess.CompletedProcess([], 0, json.dumps(lacking()), "")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **how: done)
+    assert "embed, views" in cost.cost() and "faces" not in cost.cost()
+
+
+@pytest.mark.parametrize("text", ["", "stages: [", "stage: {}"])
+def test_a_dvc_yaml_that_holds_no_stages_is_told_how_to_restore_it(folder, text):
+    Path("dvc.yaml").write_text(text)
+    with pytest.raises(ValueError, match="dvc.yaml holds no stages; restore it with `git checkout"):
+        stages.stages()
 
 
 # ---- where a report comes from, and what its reader must know first -----------------------------
