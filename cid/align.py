@@ -178,19 +178,12 @@ def align(
         As :func:`detect` and :func:`similarity`, or if the landmarks are not five an image.
     """
     images, device = _checked(images), pick_device(device)
-    n, size, landmarks = (
-        len(images),
-        number("size", size, COUNT, int),
-        reals("landmarks", landmarks),
-    )
+    n, size = len(images), number("size", size, COUNT, int)
+    landmarks, template = reals("landmarks", landmarks), reals("template", template)
     if landmarks.shape != (n, 5, 2):
         raise ValueError(f"landmarks have shape {landmarks.shape}; {n} images need ({n}, 5, 2)")
-    template = reals("template", template)
-    if (
-        template.shape != (5, 2)
-        or not np.ptp(template, axis=0).all()
-        or not np.isfinite(template).all()
-    ):
+    flat = template.shape != (5, 2) or not np.ptp(template, axis=0).all()
+    if flat or not np.isfinite(template).all():
         raise ValueError(f"template has shape {template.shape}; it must be five points, (5, 2)")
     a, b = similarity(landmarks, template * size - 0.5)
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)

@@ -161,7 +161,7 @@ def inverse_weights(
     Densities (n,) are positive, or with ``log`` their logarithms, which no product of factors can
     underflow. Only ratios within a class count. All else is as in :func:`cid_weights`.
     """
-    if class_prior not in CLASS_PRIORS:
+    if not (isinstance(class_prior, str) and class_prior in CLASS_PRIORS):
         raise ValueError(f"class_prior is {class_prior!r}; it must be one of {CLASS_PRIORS}")
     power, log = number("power", power, EXPONENT), number("log", log, BOOL, bool)
     values = as_tensor(density, "density", 1).double()

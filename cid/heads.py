@@ -74,11 +74,14 @@ class Design:
         labels = labels.astype(np.float64)
         x = features.to(device, torch.float32)
         # Near enough for float32; each head then corrects by its own training images.
-        some = x if rows is None else x[torch.as_tensor(rows, device=device)]
+        try:
+            some = x if rows is None else x[torch.as_tensor(rows, device=device)]
+        except IndexError as error:
+            raise ValueError(f"rows are no rows of {len(x)} features ({error})") from None
         self.centre, self.spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp_min(1e-6)
         if not torch.isfinite(self.centre + self.spread).all():
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
-        self.x = (x - self.centre) / self.spread
+        self.x = (x - self.centre).div_(self.spread)
         self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
         self._grams: dict[bytes, torch.Tensor] = {}
         self._lock = Lock()  # calls of several threads may share a design
@@ -173,10 +176,13 @@ def fit_heads(
         kind = torch.int64 if name == "groups" else torch.float32
         more[name] = torch.as_tensor(values, dtype=kind, device=device)
 
-    fit = (_fit_primal, _fit_dual)[int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]]
+    few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
-    v, bias, steps, relative = fit(design, weights, l2, risk, how, **more)
-    if not (worst := float(relative.max())) <= tolerance:
+    fit = _fit_dual if few else _fit_primal
+    with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
+        v, bias, steps, relative = fit(design, weights, l2, risk, how, **more)
+    worst = float(relative.max())
+    if not worst <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
         left = f"gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted"
         raise ValueError(f"{failed} after {steps} steps ({left}); raise train.l2 or max_iterations")

@@ -16,25 +16,11 @@ from unicodedata import category, normalize
 import numpy as np
 import pandas as pd
 
-MISSING = (
-    -1,
-    -9,
-    -99,
-    -999,
-    -9999,
-    9,
-    88,
-    98,
-    99,
-    888,
-    998,
-    999,
-    9999,
-)  # what tables write where there is no number
+# What tables write where there is no number, an empty cell and no name.
+MISSING = (-1, -9, -99, -999, -9999, 9, 88, 98, 99, 888, 998, 999, 9999)
 EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
-NOBODY = (
-    "unknown unbekannt anonymous nobody none null nan na n/a undefined missing tbd n.n. xxx other others"
-).split()
+NOBODY = ("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a", "undefined",
+          "missing", "tbd", "n.n.", "xxx", "other", "others")  # fmt: skip
 
 
 def read_csv(path) -> pd.DataFrame:

@@ -270,6 +270,8 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
         (lambda: Design(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
         (lambda: Design(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: Design(Z, Y, [N + 59]), r"rows are no rows of 40 features \(index 99 is out of bounds"),
+        (lambda: cid_weights(Z, Y, 0.1, class_prior=np.ones(2)), "class_prior is array"),
         (lambda: fit_heads(Z, WORDS, WEIGHTS, 0.1), r"labels hold \['a', 'b'\]; 0 and 1 are needed"),
         (lambda: fit_heads(Z, Y, WEIGHTS * 3e38, 0.1), "sample weights hold negative, infinite"),
         (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
@@ -291,13 +293,15 @@ def test_what_cannot_be_worked_with_is_one_sentence(call, said):
     sentence(error)
 
 
-def test_heads_are_the_same_whatever_type_torch_makes_by_default():
+def test_heads_are_the_same_whatever_types_torch_is_told_to_compute_in():
     plain = fit_heads(Z, Y, WEIGHTS, 0.1).weight
     torch.set_default_dtype(torch.float64)
     try:
         np.testing.assert_array_equal(fit_heads(Z, Y, WEIGHTS, 0.1).weight, plain)
     finally:
         torch.set_default_dtype(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(fit_heads(Z, Y, WEIGHTS, 0.1).weight, plain)
 
 
 # --- networks, crops ------------------------------------------------------------------------------
