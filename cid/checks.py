@@ -88,7 +88,7 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
 
 def _no_class(value) -> bool:
     try:
-        if isinstance(value, float | np.floating):
+        if hasattr(value, "as_integer_ratio") and not isinstance(value, int):  # decimals, fractions
             return not float(value).is_integer()
         return value is None or bool(value != value)
     except TypeError:  # pandas' NA is neither

@@ -293,3 +293,10 @@ def test_the_benchmark_of_scaling_runs(monkeypatch):
         {"levels": max(scaling.VARIED["levels"])},
     ):
         assert scaling.seconds(**(small | changes)) > 0
+
+
+def test_the_tests_that_the_table_of_inputs_names_exist():
+    named = set(re.findall(r"(tests/[\w/]+\.py)::(\w+)", (ROOT / "tests/inputs.md").read_text()))
+    assert len(named) > 50
+    missing = [f"{f}::{t}" for f, t in named if f"def {t}(" not in (ROOT / f).read_text()]
+    assert not missing

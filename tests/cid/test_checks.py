@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import fractions
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,11 @@ NO_LABELS = {
     "masked": (np.ma.array(Y, mask=THIRD), "hold masked values"),
     "measured": (Y + 0.25, "hold 0.25 in row 0, .* cut what is measured at a threshold"),
     "measured objects": ((Y + 0.25).astype(object), "hold 0.25 in row 0"),
+    "decimals": (
+        [decimal.Decimal(y) + decimal.Decimal("0.5") for y in Y.tolist()],
+        "hold 0.5 in row 0",
+    ),
+    "fractions": ([fractions.Fraction(1 + y, 2) for y in Y.tolist()], "hold 1/2 in row 0"),
     "mixed": (np.array([1, "a"] * 20, object), "mix int and str; let all be of one type"),
     "complex": (Y * 1j, "are complex128; number the classes by integers"),
     "records": (np.zeros(N, [("a", int)]), "are .*; number the classes by integers"),
