@@ -4,7 +4,7 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
 
-.PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse clean-notebooks
+.PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 	dvc repro
@@ -33,6 +33,13 @@ cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, 
 rehearse: NAME ?= celeba-smiling
 rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling
 	python -m study.pipeline.rehearse $(ANNOTATIONS) --study $(NAME)
+
+celeba: NAME ?= celeba-smiling
+celeba: $(VENV)/.study           ## from CelebA on disk to a report: make celeba FOLDER=CelebA NAME=celeba-smiling
+	@test -n "$(FOLDER)" || { echo "error: say where CelebA is: make celeba FOLDER=path/to/CelebA" >&2; exit 1; }
+	@grep -qs '"name": "celeba"' data/card.json || python -m study.faces.importers celeba "$(FOLDER)"
+	dvc add --quiet data
+	python -m study.pipeline.study $(NAME)
 
 check: $(VENV)/.study            ## does the report come from these data, settings and code?
 	python -m study.pipeline.provenance check

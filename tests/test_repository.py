@@ -300,3 +300,16 @@ def test_the_tests_that_the_table_of_inputs_names_exist():
     assert len(named) > 50
     missing = [f"{f}::{t}" for f, t in named if f"def {t}(" not in (ROOT / f).read_text()]
     assert not missing
+
+
+def test_celeba_on_disk_is_one_command_from_a_report():
+    def make(*told):
+        return subprocess.run(
+            ["make", "-n", "celeba", *told], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+
+    lines = make("FOLDER=my CelebA", "NAME=celeba-mouth").splitlines()
+    assert 'importers celeba "my CelebA"' in lines[-3]
+    assert lines[-2:] == ["dvc add --quiet data", "python -m study.pipeline.study celeba-mouth"]
+    assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling")
+    assert "say where CelebA is" in make()
