@@ -375,14 +375,11 @@ def _read_card(folder: Path) -> dict:
     for key in REQUIRED_CARD_KEYS:
         if key not in card:
             raise ValueError(f"{path} lacks the key {key!r}; add it")
+    attributes, demographics = card["attributes"], card["demographics"]
     for key, wanted, right in (
         ("name", "a text", isinstance(card["name"], str)),
-        (
-            "attributes",
-            "a list of one or more columns",
-            card["attributes"] and _columns(card["attributes"]),
-        ),
-        ("demographics", "a list of columns, or []", _columns(card["demographics"])),
+        ("attributes", "a list of one or more columns", attributes and _columns(attributes)),
+        ("demographics", "a list of columns, or []", _columns(demographics)),
         ("counts", "a mapping, as an import writes it", isinstance(card.get("counts", {}), dict)),
         ("show_images", "true or false", isinstance(card.get("show_images", True), bool)),
     ):
@@ -429,10 +426,12 @@ def _read_shard(
             wrong = ~(values.isin((0, 1)) | wrong)
         if wrong.any():
             value = values[wrong.idxmax()]
-            value = repr(value) if isinstance(value, str) else value
-            why = "is empty, has spaces around it or is not NFC"
-            why = f"{value} {why if column == 'identity' else 'is not 0 or 1'}"
-            why = "the value is missing" if pd.isna(value) else why
+            if pd.isna(value):
+                why = "the value is missing"
+            elif column == "identity":
+                why = f"{value!r} is empty, has spaces around it or is not NFC"
+            else:
+                why = f"{repr(value) if isinstance(value, str) else value} is not 0 or 1"
             where = f"{file}, row {wrong.idxmax()}, column {column!r}"
             raise ValueError(f"{where}: {why} ({wrong.sum()} such rows); mend or remove the row")
     for row, struct in enumerate(table.column("image")):
@@ -455,9 +454,14 @@ def _read_shard(
     return table
 
 
+def tidy(name: str) -> str:
+    """A person's name as data sets hold it: in Unicode NFC, without spaces around it."""
+    return normalize("NFC", name.strip())
+
+
 def _untidy(name) -> bool:
     """Whether a name, if it is a text, is none or may be written in two ways that look the same."""
-    return isinstance(name, str) and (not name or normalize("NFC", name.strip()) != name)
+    return isinstance(name, str) and (not name or tidy(name) != name)
 
 
 def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:

@@ -29,7 +29,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -38,7 +37,6 @@ from tqdm import tqdm
 
 from cid.names import suggest
 from study.faces import annotations, dataset
-from study.faces.dataset import RESERVED
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
@@ -67,7 +65,7 @@ class Listing:
 
     def __post_init__(self):
         people = self.table["identity"]
-        people = people.map(lambda name: normalize("NFC", str(name).strip()), na_action="ignore")
+        people = people.map(lambda name: dataset.tidy(str(name)), na_action="ignore")
         self.table = self.table.assign(identity=people)
 
 
@@ -265,7 +263,7 @@ def celeba(folder) -> Listing:
     if not (values <= {-1, 1} or values <= {0, 1}):
         odd = max(values - {-1, 1}, key=abs)
         raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
-    if odd := set(RESERVED) & set(signs):
+    if odd := set(dataset.RESERVED) & set(signs):
         raise ValueError(f"{path} has a column {odd.pop()}, which is no attribute; fetch it again")
     table = (signs > 0).astype(float).reset_index()
     table["identity"] = table["image"].map(people[1])
@@ -374,9 +372,10 @@ def from_table(
 
     The CSV has the columns ``image`` (path below ``folder``), ``identity`` (None: the folder an image
     lies in) and those of the attributes, each given as ``name``, ``name=column`` or
-    ``name=column+column``; several columns must agree, unless one is called so. :func:`study.faces.annotations.votes` says
-    what a column may hold, and when it needs the threshold. ValueError on a missing folder, file or
-    column, a path that leads out of the folder, or a table none of whose images is there.
+    ``name=column+column``; several columns must agree, unless one is called so.
+    :func:`study.faces.annotations.votes` says what a column may hold, and when it needs the threshold.
+    ValueError on a missing folder, file or column, a path that leads out of the folder, or a table none
+    of whose images is there.
     """
     read, present = _files(folder)
     frame = annotations.read_csv(labels)
@@ -402,11 +401,11 @@ def from_table(
     for text in attributes:
         name, _, columns = text.partition("=")
         name = text if text in frame else name  # a column may hold = and + in its own name
-        if not name or {"+", "="} & set(name) or name in RESERVED or name in table:
+        if not name or {"+", "="} & set(name) or name in dataset.RESERVED or name in table:
             raise ValueError(
                 f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
                 "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
-                f"{', '.join(RESERVED)}"
+                f"{', '.join(dataset.RESERVED)}"
             )
         keys = [columns] if columns in frame else (columns or name).split("+")
         first, *others = [annotations.votes(column(key), labels, threshold) for key in keys]

@@ -408,12 +408,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 def remedy(said: str) -> str:
     """What to do where the system refused to write or to run DVC, by the error as text; else nothing."""
-    if said.endswith(
-        "No such file or directory: 'dvc'"
-    ):  # the program, of which no file is called so
-        return (
-            "; dvc is installed with the packages of requirements.lock: activate their environment"
-        )
+    if said.endswith("No such file or directory: 'dvc'"):  # the program: no file is called so
+        where = "with the packages of requirements.lock: activate their environment"
+        return f"; dvc is installed {where}"
     number = re.search(r"\[Errno (\d+)\]", said)
     found = REMEDIES.get(int(number[1])) if number else None
     return f"; {found} and run it again: what is done is kept" if found else ""

@@ -110,9 +110,12 @@ def done_before(stage: str, given: Mapping, work: Callable[[], object]) -> bool:
     DVC compares files, so it starts a stage again after an edit of a comment or docstring in code that
     the stage imports. Here the same code is the same whatever is said about it. ``given`` are the
     stage's parameters. Returns whether it was done before. To compute again, remove ``build/runs``.
+    ValueError where an earlier stage has not made what this one depends on.
     """
     known = {"deps": [], "outs": []} | stages().get(stage, {})
-    if not all(Path(dep).exists() for dep in known["deps"]):
+    if lacking := [dep for dep in known["deps"] if not Path(dep).exists()]:
+        if made := [dep for dep in lacking if dep.startswith("build/")]:
+            raise ValueError(f"{made[0]} is missing; run `dvc repro {stage}`, which makes it first")
         work()  # which says what is missing
         return False
     inputs = [(file, _content(file)) for dep in known["deps"] for file in _under(Path(dep))]

@@ -226,8 +226,9 @@ def audit(people: DataFrame, attribute: str) -> Figure:
     for usable, colour, label in ((True, OTHER, "used"), (False, QUIET, "excluded")):
         part = spots[spots["usable"] == usable]
         if len(part):
+            size = (18 + 5 * part["people"]).clip(upper=250)
             right.scatter(
-                part["class_0"], part["class_1"], s=(18 + 5 * part["people"]).clip(upper=250), color=colour, alpha=0.8,
+                part["class_0"], part["class_1"], s=size, color=colour, alpha=0.8,
                 lw=0, label=f"{label}: {part['people'].sum()} people",
             )  # fmt: skip
     x, y = (f"images with {attribute} = {value}" for value in (0, 1))
