@@ -283,6 +283,8 @@ def fit(
     _check(model, inputs, labels, rows, training, weights, groups, options)
     labels, weights = labels[rows], np.ones(len(rows)) if weights is None else weights
     used, held = _held_out(labels, weights, options.held_out, seed)
+    if training == "group-dro":  # a sampler draws a group, then an image of it
+        weights = 1 / np.bincount(groups[used], minlength=groups.max() + 1).clip(1)[groups]
     start = initialisation(model, options.pretrained)
     statistics = PIXEL_MEAN, PIXEL_SPREAD
     if inputs.ndim == 2:  # of the images used, as for heads
@@ -357,9 +359,9 @@ def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, 
 
         return lff, {}
 
-    sizes = np.bincount(groups[used], minlength=groups.max() + 1)
+    drawn = weights[used] if options.through == "sampler" else None
     codes = torch.tensor(groups, device=device)
-    sizes = torch.as_tensor(sizes, dtype=torch.float32, device=device)
+    sizes = torch.tensor(np.bincount(groups[used], drawn, groups.max() + 1), device=device).float()
     state = {"shares": (sizes > 0) / (sizes > 0).sum()}
 
     def group_dro(losses, at):

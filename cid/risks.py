@@ -124,14 +124,13 @@ def online_group_risk(
 ) -> tuple[Tensor, Tensor]:
     """One online step of group DRO: exponentiated-gradient ascent on the groups, then their loss.
 
-    Sagawa et al. (see :func:`group_risk`), algorithm 1. There a step draws its group uniformly. Here
-    minibatches come in the order shared by all methods, and a group's mean loss is estimated by
-    importance weighting, ``n / (b n_g)`` times the sum of its losses in the batch: the same in
-    expectation, and on the full batch exactly the mean loss.
+    Sagawa et al. (see :func:`group_risk`), algorithm 1. There a step draws one group uniformly. Here a
+    minibatch holds many; a group's mean loss is ``n / (b n_g)`` times the sum of its losses there.
 
     Losses and groups, codes 0 .. G - 1, are (b,), of a minibatch; sizes and shares are float (G,): of
-    every group its training images n_g, and its weight q before the step; q sums to 1. Returns
-    ``sum_g q_g L_g`` with the new weights, and these, which carry no gradient.
+    every group n_g, in proportion to its expected images in a minibatch, and its weight q before the
+    step; n sums the n_g, and q sums to 1. Returns ``sum_g q_g L_g`` with the new weights, and these,
+    which carry no gradient.
     """
     # A product with 0s and 1s, as sums by index have no fixed order on a GPU.
     member = (groups[:, None] == torch.arange(len(sizes), device=groups.device)).to(losses.dtype)

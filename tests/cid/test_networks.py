@@ -281,6 +281,40 @@ def test_retraining_is_the_mean_of_its_heads(features):
     np.testing.assert_allclose(net.logits(x, rows), np.mean(logits, axis=0), atol=2e-2)
 
 
+@pytest.mark.parametrize(("through", "share"), [("sampler", 1 / 3), ("loss", None)])
+def test_group_dro_draws_a_group_then_an_image_of_it(features, through, share, monkeypatch):
+    """Or all images alike, whose groups' mean losses are then made up by their sizes."""
+    x, labels = features
+    groups = np.repeat([0, 1, 3], [80, 15, 5])  # any codes
+    draws, sizes = [], []
+    order, risk = networks._order, networks.risks.online_group_risk
+    monkeypatch.setattr(networks, "_order", lambda *a: draws.append(a[1]) or order(*a))
+
+    def online(losses, codes, n_g, *rest):
+        sizes.append(n_g / n_g.sum())
+        return risk(losses, codes, n_g, *rest)
+
+    monkeypatch.setattr(networks.risks, "online_group_risk", online)
+    options = read_options("mlp", {"epochs": 2, "through": through})
+    fit(
+        "mlp",
+        x,
+        labels,
+        np.arange(100),
+        training="group-dro",
+        groups=groups,
+        options=options,
+        **CPU,
+    )
+    if share is None:
+        assert draws[0] is None
+        np.testing.assert_allclose(sizes[0], [0.8, 0.15, 0.05], rtol=1e-6)
+        return
+    drawn = np.bincount(groups, draws[0] / draws[0].sum())[[0, 1, 3]]
+    np.testing.assert_allclose(drawn, share)
+    np.testing.assert_allclose(sizes[0], drawn, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["weighted", "cvar-dro", "jtt", "lff", "group-dro"])
 def test_the_epoch_of_the_smallest_loss_on_images_kept_from_training_stays(
     features, kind, monkeypatch
