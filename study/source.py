@@ -45,12 +45,10 @@ def code(*names: str) -> str:
         definition = waiting.pop()
         if definition not in found:
             found.add(definition)
-            for part in _statements(*definition):
-                waiting += _uses(definition[0], part)
+            waiting += _read(definition)[1]
     state = hashlib.sha256(versions().encode())
     for definition in sorted(found):
-        for part in _statements(*definition):
-            state.update(f"{definition} {_text(part)}\n".encode())
+        state.update(_read(definition)[0].encode())
     return state.hexdigest()
 
 
@@ -80,7 +78,7 @@ def text(path: str | Path) -> str:
 
 def forget() -> None:
     """Read the sources again at the next call, as they may have been edited."""
-    for cached in (_path, _parsed, _module):
+    for cached in (_path, _parsed, _module, _read):
         cached.cache_clear()
 
 
@@ -109,6 +107,14 @@ def _statements(module: str, name: str) -> list[ast.AST]:
         for known, value in zip(entries.keys, entries.values, strict=True)
         if isinstance(known, ast.Constant) and known.value == key
     ]
+
+
+@cache
+def _read(definition: Definition) -> tuple[str, list[Definition]]:
+    """What a definition says, and the definitions it mentions."""
+    parts = _statements(*definition)
+    uses = [used for part in parts for used in _uses(definition[0], part)]
+    return "".join(f"{definition} {_text(part)}\n" for part in parts), uses
 
 
 def _uses(module: str, node: ast.AST) -> Iterator[Definition]:

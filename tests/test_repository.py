@@ -36,7 +36,7 @@ study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
-study.experiment.methods study.experiment.options study.experiment.design
+study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
@@ -134,8 +134,19 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matpl
             "import " + ", ".join(name for name in ORDER if name.startswith("cid.")),
         ),
         (["torch", "sklearn"], "import study.results.plots, study.results.tables"),
+        (
+            ["torch", "sklearn", "matplotlib", "papermill"],  # each a second or more of a stage
+            "import numpy as np, pandas as pd\n"
+            "from study.results import claims, tables\n"
+            "from study.results.inference import estimate\n"
+            "rows = [(0.5, s, 'seen', r, 0.0, r % 2 - 0.5) for s in (0, 1) for r in range(8)]\n"
+            "table = pd.DataFrame(rows, columns='level seed test row minority erm'.split())\n"
+            "study = estimate(table, ['erm'], np.arange(8) % 2, np.arange(8) // 4, replicates=20)\n"
+            "assert study.point['seen', 'accuracy'] == 1",
+        ),
+        (["torch", "pandas", "papermill"], "from study.pipeline import params; params.read()"),
     ],
-    ids=["weights", "registry", "method", "figures"],
+    ids=["weights", "registry", "method", "figures", "intervals", "parameters"],
 )
 def test_a_part_needs_no_more_than_it_says(libraries, code):
     text = ALONE.replace("{libraries}", repr(set(libraries))).replace("{code}", code)

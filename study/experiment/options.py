@@ -16,6 +16,7 @@ HEADS_ONLY = {
 KINDS = options.KINDS | HEADS_ONLY
 # What a kind works with besides weights, a number an image: codes of groups, or log-odds.
 NEEDS = {"group-dro": "groups", "retrain": "groups", "erase": "groups", "ula": "offset"}
+JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.experiment.design import usable_identities
+from study.experiment.options import JUDGED
 from study.faces import dataset
 from study.pipeline import params, stages
 from study.pipeline.notebook import TIMES, seconds
 from study.results import inference
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
-from study.results.tables import JUDGED
 
 PROFILE = Path("benchmarks/profile.csv")  # seconds of every stage as committed, on two cores
 

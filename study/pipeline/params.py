@@ -25,6 +25,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 import cid
 from cid import options
 from cid.names import find, suggest
+from study.experiment.levels import built_levels
 from study.experiment.methods import METHODS, kind_of
 from study.experiment.options import HEADS_ONLY, HeadOptions
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
@@ -354,8 +355,6 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
 
 def _check_levels(where: str, levels: Sequence[float], bias: Mapping) -> None:
     """Refuse levels that cannot be built, or that build the same sets."""
-    from study.experiment.design import built_levels  # with pandas, whose import takes a while
-
     try:
         built_levels(levels, bias["images_per_identity"], bias["kind"])
     except ValueError as error:

@@ -20,6 +20,7 @@ import pandas as pd
 
 ECE_BINS = 15
 CACHED = 2**18  # numbers that a processor's cache holds
+SOME = 300  # people whose pairs are few
 ENOUGH = (
     10  # test images of a person, below which their accuracy is too coarse to compare people by
 )
@@ -153,10 +154,11 @@ def _ece(run: Run, counts: np.ndarray) -> np.ndarray:
     right. Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599 (2017).
     """
     confidence = _sigmoid(np.abs(run.score))
-    bins = np.ceil(confidence * ECE_BINS).astype(int) - 1
-    apart = run.right - confidence
-    excess = [counts @ run.sums(np.where(bins == b, apart, 0)) for b in range(ECE_BINS)]
-    return ratio(np.abs(excess).sum(axis=0), (counts @ run.size)[:, None])
+    bins, apart = np.ceil(confidence * ECE_BINS).astype(int) - 1, run.right - confidence
+    excess = np.zeros((len(counts), confidence.shape[1]))
+    for inside in (bins == b for b in np.unique(bins)):
+        excess += np.abs(counts @ run.sums(np.where(inside, apart, 0)))
+    return ratio(excess, (counts @ run.size)[:, None])
 
 
 def _sigmoid(scores: np.ndarray) -> np.ndarray:
@@ -171,11 +173,37 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
     """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
     class labels.
 
-    Ties count by half (Mann and Whitney 1947). Images are sorted once a method; a positive's share is
-    then the sum of the counts of the negatives below it, of many resamples side by side. All sums are
-    of whole numbers, so their order does not matter.
+    Ties count by half (Mann and Whitney 1947). The pairs of some people are counted by pair of people,
+    once for all resamples; those of many would be too many, and are counted in each resample by the
+    places of the positives among the sorted negatives. All sums are of whole numbers and halves, so
+    their order does not matter.
     """
-    positive, person = run.label == 1, np.repeat(np.arange(len(run.starts)), run.size.astype(int))
+    positive = run.label == 1
+    pairs = np.prod([counts @ run.sums(side) for side in (positive, ~positive)], axis=0)[:, None]
+    count = _ordered_by_people if len(run.people) <= SOME else _ordered_by_place
+    return ratio(count(run, counts, positive), pairs)
+
+
+def _ordered_by_people(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Pairs of images in the right order, shape (R, m), by way of those of every two people."""
+    person = np.repeat(np.arange(len(run.starts)), run.size.astype(int))
+    (high, first_high), (low, first_low) = (
+        np.unique(person[side], return_index=True) for side in (positive, ~positive)
+    )
+    ordered = np.zeros((len(counts), run.score.shape[1]))
+    for m, score in enumerate(run.score.T if len(high) and len(low) else ()):
+        ours, theirs = score[positive][:, None], score[~positive]
+        pairs = (ours > theirs).astype(np.float32)
+        if (level := ours == theirs).any():
+            pairs += level / np.float32(2)
+        pairs = np.add.reduceat(np.add.reduceat(pairs, first_high), first_low, axis=1, dtype=float)
+        ordered[:, m] = np.einsum("rk,rk->r", counts[:, high] @ pairs, counts[:, low])
+    return ordered
+
+
+def _ordered_by_place(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """As :func:`_ordered_by_people`; images are sorted once a method."""
+    person = np.repeat(np.arange(len(run.starts)), run.size.astype(int))
     positives, negatives = person[positive], person[~positive]
     places = []
     for score in run.score.T:
@@ -183,17 +211,15 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
         rising = score[~positive][order]
         left, right = (np.searchsorted(rising, score[positive], s) for s in ("left", "right"))
         places.append((negatives[order], left, right))
-    ordered, pairs = np.empty((len(counts), len(places))), np.empty((len(counts), 1))
-    step = max(1, CACHED // len(person))
+    ordered, step = np.empty((len(counts), len(places))), max(1, CACHED // len(person))
     for at in (slice(start, start + step) for start in range(0, len(counts), step)):
         many = np.ascontiguousarray(counts[at].T)
         high, below = many[positives], np.zeros((len(negatives) + 1, many.shape[1]))
-        pairs[at, 0] = high.sum(axis=0) * many[negatives].sum(axis=0)
         for m, (sorted_negatives, left, right) in enumerate(places):
             np.cumsum(many[sorted_negatives], axis=0, out=below[1:])
             twice = below[left] + below[right]  # a tie is on one side alone, and counts by half
             ordered[at, m] = np.einsum("ir,ir->r", high, twice) / 2
-    return ratio(ordered, pairs)
+    return ordered
 
 
 def _by_rank(formula: Callable) -> Callable:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from study import store
 from study.experiment.methods import METHODS
+from study.experiment.options import JUDGED
 from study.results.claims import PRIMARY, SMALLEST
 from study.results.inference import Estimates
 from study.results.metrics import METRICS
@@ -22,7 +23,6 @@ from study.results.metrics import METRICS
 Printed = tuple[list[str], list[list[str]]]  # a head and rows of cells, for Markdown and HTML alike
 
 BUILD = Path("build")
-JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
 HEADLINE = ("cid", "surprise", "oracle", "oracle-tempered")
 STRONG = ("erm", "cid", "surprise", "oracle")  # of main figures
 DECIMALS = 4  # of what has no interval

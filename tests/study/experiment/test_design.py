@@ -5,13 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from study.experiment.design import (
-    advice,
-    built_levels,
-    draw_sets,
-    minority_images,
-    usable_identities,
-)
+from study.experiment.design import advice, draw_sets, usable_identities
+from study.experiment.levels import minority_images
 
 SETTINGS = {
     "kind": "correlation",
@@ -45,20 +40,6 @@ def drawn(population, seed=0, level=0.9, **changes):
     return {
         part: own.loc[own["part"] == part, "row"].to_numpy() for part in ("train", "seen", "unseen")
     }, own
-
-
-@pytest.mark.parametrize(
-    ("level", "k", "few"),
-    [(0, 20, 10), (0.5, 20, 5), (0.9, 20, 1), (0.97, 20, 1), (1, 20, 0), (0.5, 6, 2)],
-)
-def test_the_level_fixes_the_images_of_the_minority_class(level, k, few):
-    assert minority_images(level, k) == few
-
-
-def test_levels_are_named_by_what_is_built():
-    assert built_levels([0, 0.5, 0.9], 20, "correlation") == [0.0, 0.5, 0.9]
-    assert built_levels([0, 0.5, 0.9], 18, "correlation") == [0.0, 0.5556, 0.8889]
-    assert built_levels([0, 0.5, 0.9], 17, "longtail") == [0.0, 0.5, 0.9]
 
 
 @pytest.mark.parametrize("level", SETTINGS["levels"])

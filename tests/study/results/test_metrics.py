@@ -80,6 +80,20 @@ def test_overall_metrics_are_sklearns(problem):
         assert found["accuracy"] == pytest.approx(((scores > 0) == labels).mean())
 
 
+def test_pairs_are_counted_alike_by_people_and_by_place(problem, monkeypatch):
+    """In resamples, with ties, and people who have one class only."""
+    labels, scores = problem
+    people = np.where(labels == 1, np.arange(500) % 31, np.arange(500) % 40)
+    run = metrics.Run.of(np.arange(500), labels, np.stack([scores, -scores], axis=1), people)
+    counts = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=30).astype(float)
+    few = metrics.METRICS["auroc"].formula(run, counts)
+    monkeypatch.setattr(metrics, "SOME", 39)
+    many = metrics.METRICS["auroc"].formula(run, counts)
+    assert few.tobytes() == many.tobytes()
+    drawn = np.repeat(np.arange(500), counts[3].astype(int)[people])
+    assert few[3, 0] == pytest.approx(roc_auc_score(labels[drawn], scores[drawn]))
+
+
 def test_calibration_error_bin_by_bin(problem):
     labels, scores = problem
     confidence = np.maximum(expit(scores), 1 - expit(scores))
