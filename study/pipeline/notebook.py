@@ -22,9 +22,10 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,30 +94,52 @@ def handed(stage: str, tree: Mapping) -> dict[str, Any]:
     return given
 
 
-def _kernel(folder: str, one_thread: bool) -> dict[str, Any]:
-    """Settings that start *this* interpreter as the kernel, with its files in ``folder``: ``python3``
-    looked up by name would be a kernel in the user's home, often one of another environment."""
+def _sockets(folder: str) -> dict[str, str]:
+    """How to talk to a kernel, by files in a folder: no ports to race for, nothing listens."""
+    transport = "ipc" if len(os.fsencode(folder)) < 90 else "tcp"  # a path is short, in bytes
+    return {"transport": transport, "connection_file": f"{folder}/k"}
+
+
+@contextmanager
+def started(one_thread: bool = False) -> Iterator[Any]:
+    """A kernel of *this* interpreter in the current folder, which gets ready while the caller goes on:
+    ``python3`` looked up by name would be one in the user's home, often of another environment.
+    """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
+    from jupyter_core.utils import run_sync
     from traitlets.config import Config
 
-    inline = "module://matplotlib_inline.backend_inline"
-    env = {"PYTHONHASHSEED": "0", "MPLBACKEND": inline, "IPYTHONDIR": folder}
-    if one_thread:  # read by torch, and by every BLAS of numpy
-        env |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with tempfile.TemporaryDirectory() as folder:
+        inline = "module://matplotlib_inline.backend_inline"
+        env = {"PYTHONHASHSEED": "0", "MPLBACKEND": inline, "IPYTHONDIR": folder}
+        if one_thread:  # read by torch, and by every BLAS of numpy
+            names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
+            env |= dict.fromkeys(names, "1")
+        clients: list = []
 
-    class ThisInterpreter(AsyncKernelManager):
-        kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
+        class ThisInterpreter(AsyncKernelManager):
+            kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
 
-    # Files as sockets: no ports to race for, nothing listens.  Their paths must be short, in bytes.
-    transport = "ipc" if len(os.fsencode(folder)) < 90 else "tcp"
-    sockets = {"transport": transport, "connection_file": f"{folder}/k"}
-    return {
-        "kernel_manager_class": ThisInterpreter,
-        "config": Config(KernelManager=sockets),
-        "extra_arguments": ["--InteractiveShell.xmode=Plain"],
-    }
+            def client(self, **how):
+                clients.append(super().client(**how))
+                return clients[-1]
+
+            async def empty(self) -> None:
+                """Forget all names and how many cells have run, so that another notebook may."""
+                code = "get_ipython().reset()"
+                await clients[-1].execute(code, silent=True, reply=True, timeout=60)
+
+        kernel = ThisInterpreter(config=Config(KernelManager=_sockets(folder)))
+        told = ["--InteractiveShell.xmode=Plain", "--HistoryManager.hist_file=:memory:"]
+        run_sync(kernel.start_kernel)(extra_arguments=told)
+        try:
+            yield kernel
+        finally:
+            run_sync(kernel.shutdown_kernel)(now=True)
+            for client in clients:
+                client.stop_channels()
 
 
 def headings(cell: Mapping) -> list[str]:
@@ -135,14 +158,17 @@ def _labels(nb: nbformat.NotebookNode) -> dict[str, str]:
     return labels
 
 
-def run(notebook, output, parameters: Mapping | None = None, *, beside_others=False) -> None:
+def run(notebook, output, parameters: Mapping | None = None, *, kernel=None, quiet=False) -> None:
     """Execute a notebook with papermill, with some names defined, and store it normalised.
 
-    The kernel is this interpreter and works in the current folder; beside others it computes with
-    one thread, and does not say on stderr which cell runs.  The output is written once, at the end.
-    If a cell raises, exits, or takes the kernel down, ``CellFailed`` says which, and the
-    half-executed notebook is kept as ``<output stem>.failed.ipynb``.
+    The kernel is one that has :func:`started`, by default one of its own. Unless ``quiet``, it is said
+    on stderr which cell runs. The output is written once, at the end. If a cell raises, exits, or takes
+    the kernel down, ``CellFailed`` says which, and the half-executed notebook is kept as
+    ``<output stem>.failed.ipynb``.
     """
+    if kernel is None:
+        with started() as kernel:
+            return run(notebook, output, parameters, kernel=kernel, quiet=quiet)
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every parameter
@@ -161,7 +187,7 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
 
     def begin(cell, cell_index):
         begun.append(labels.get(cell.id, "the injected parameters"))
-        if not beside_others:
+        if not quiet:
             print(f"{output.stem}: {begun[-1]}", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +195,7 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
         try:
             papermill.execute_notebook(
                 source, executed, parameters or {}, progress_bar=False, stderr_file=sys.stderr,
-                on_cell_execute=begin, **_kernel(folder, beside_others),
+                on_cell_execute=begin, km=kernel,
             )  # fmt: skip
         except papermill.PapermillExecutionError:
             pass  # the cell's output says more
@@ -195,33 +221,50 @@ def run(notebook, output, parameters: Mapping | None = None, *, beside_others=Fa
 def run_stage(stage: str) -> bool:
     """Execute the notebook of a stage with its parameters, into ``build/notebooks/``; returns whether
     that was :func:`study.pipeline.stages.done_before`."""
-    given = handed(stage, params.read())  # which checks the whole file
     output = f"build/notebooks/{stage}.ipynb"
-    return stages.done_before(stage, given, lambda: run(stages.notebook(stage), output, given))
+    with started() as kernel:  # beside the reading of what it is to work on
+        given = handed(stage, params.read())  # which checks the whole file
+        work = partial(run, stages.notebook(stage), output, given, kernel=kernel)
+        return stages.done_before(stage, given, work)
 
 
 def run_paper() -> None:
-    """Execute the section notebooks, as many at a time as there are processors, into
-    ``build/paper/``; every one that failed is named after the others have run."""
-    from jupyter_core.utils import ensure_event_loop
+    """Execute the section notebooks into ``build/paper/``, in as many kernels as there are processors:
+    one runs many, emptied in between, as most of a section's time would be imports. Every section that
+    failed is named after the others have run.
+    """
+    from jupyter_core.utils import ensure_event_loop, run_sync
 
     folder, failed = Path("build/paper"), []
     shutil.rmtree(folder, ignore_errors=True)
+    found = sorted(stages.PAPER.glob("*.ipynb"))
+    left = iter(found)  # shared: each thread takes what is next
 
-    def section(path: Path) -> None:
+    def section(path: Path, kernel) -> bool:
         began = time.monotonic()
         try:
-            run(path, folder / path.name, beside_others=True)
-            print(f"{path.stem}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+            run(path, folder / path.name, kernel=kernel, quiet=True)
         except ValueError as error:
             failed.append(str(error))
+            return False
+        print(f"{path.stem}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+        return True
+
+    def sections(_) -> None:
+        try:
+            while path := next(left, None):
+                with started(one_thread=True) as kernel:  # another one after a failure
+                    while path and section(path, kernel):
+                        run_sync(kernel.empty)()
+                        path = next(left, None)
         finally:
             ensure_event_loop().close()  # this thread's, which Jupyter leaves open
 
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        list(pool.map(section, sorted(stages.PAPER.glob("*.ipynb"))))
+        list(pool.map(sections, found))
     finally:
+        list(left)  # an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
     if failed:
         raise CellFailed("\nerror: ".join(sorted(failed)))

@@ -458,8 +458,7 @@ def test_a_disk_that_is_full_is_what_is_said_and_not_that_the_notebook_was_not_k
     "name, transport", [("k" * 80, "ipc"), ("é" * 80, "tcp"), ("k" * 120, "tcp")]
 )
 def test_sockets_go_where_their_names_fit_in_bytes(name, transport):
-    config = notebook._kernel(f"/{name}", False)["config"]
-    assert config.KernelManager.transport == transport
+    assert notebook._sockets(f"/{name}")["transport"] == transport
 
 
 def test_a_kernel_starts_in_a_temporary_folder_of_a_long_name(folder, monkeypatch):

@@ -199,6 +199,27 @@ def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
 
 
+def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
+    """The second finds what the first imported, and nothing else of it."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    shutil.rmtree("notebooks/paper")
+    Path("notebooks/paper").mkdir()
+    cells = [
+        "import os, sys\nx = 'seen' in globals()\nseen = True",
+        "print(x, 'colorsys' in sys.modules)",
+    ]
+    for name in "abc":
+        code = [*cells, "import colorsys\nopen(f'pid-{os.getpid()}', 'a').close()", "x"]
+        nb = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, code)))
+        Path(f"notebooks/paper/{name}.ipynb").write_text(notebook.dumps(nb))
+    assert main(["paper"]) == 0
+    assert len(list(Path().glob("pid-*"))) == 1
+    first, second, third = (notebook.read(f"build/paper/{name}.ipynb") for name in "abc")
+    assert first.cells[1].outputs[0].text == "False False\n"
+    assert second.cells[1].outputs[0].text == "False True\n"
+    assert second == third and second.cells[3].execution_count == 4
+
+
 @pytest.mark.parametrize(
     "name, message",
     [("exits", "cell 2 of 3 (Leaves early): SystemExit"), ("dies", "the kernel died")],
