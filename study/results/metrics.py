@@ -20,7 +20,7 @@ import pandas as pd
 
 ECE_BINS = 15
 CACHED = 2**18  # numbers that a processor's cache holds
-SOME = 300  # people whose pairs are few
+SOME = 300  # people, at most, whose pairs are quickly counted; beside as many resamples that pays
 ENOUGH = (
     10  # test images of a person, below which their accuracy is too coarse to compare people by
 )
@@ -173,14 +173,14 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
     """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
     class labels.
 
-    Ties count by half (Mann and Whitney 1947). The pairs of some people are counted by pair of people,
-    once for all resamples; those of many would be too many, and are counted in each resample by the
-    places of the positives among the sorted negatives. All sums are of whole numbers and halves, so
-    their order does not matter.
+    Ties count by half (Mann and Whitney 1947). Of few people they are counted by pair of people, once
+    for all resamples; else in each resample, by the places of the positives among the sorted negatives.
+    All sums are of whole numbers and halves, so their order does not matter.
     """
     positive = run.label == 1
     pairs = np.prod([counts @ run.sums(side) for side in (positive, ~positive)], axis=0)[:, None]
-    count = _ordered_by_people if len(run.people) <= SOME else _ordered_by_place
+    few = len(run.people) <= SOME <= len(counts)
+    count = _ordered_by_people if few else _ordered_by_place
     return ratio(count(run, counts, positive), pairs)
 
 

@@ -85,7 +85,8 @@ def test_pairs_are_counted_alike_by_people_and_by_place(problem, monkeypatch):
     labels, scores = problem
     people = np.where(labels == 1, np.arange(500) % 31, np.arange(500) % 40)
     run = metrics.Run.of(np.arange(500), labels, np.stack([scores, -scores], axis=1), people)
-    counts = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=30).astype(float)
+    counts = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=50).astype(float)
+    monkeypatch.setattr(metrics, "SOME", 40)
     few = metrics.METRICS["auroc"].formula(run, counts)
     monkeypatch.setattr(metrics, "SOME", 39)
     many = metrics.METRICS["auroc"].formula(run, counts)
