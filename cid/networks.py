@@ -2,8 +2,8 @@
 
 A run is one network: one method on one biased training set. All its randomness (initial weights, order
 of the images, augmentation) is a function of its seed and of the epoch alone. So every method of a seed
-starts from the same network and sees the same batches, which makes their comparison paired, and an
-interrupted run needs no record of any generator to go on as if nothing had happened.
+starts from the same network and draws batches by the same numbers, which makes their comparison paired,
+and an interrupted run needs no record of any generator to go on as if nothing had happened.
 
 Risks are those of :mod:`cid.risks`, each taken over a minibatch. On a CPU the same seed gives the same
 bytes for the same number of threads; on a GPU, where sums may be taken in another order, the same
@@ -283,7 +283,7 @@ def fit(
     _check(model, inputs, labels, rows, training, weights, groups, options)
     labels, weights = labels[rows], np.ones(len(rows)) if weights is None else weights
     used, held = _held_out(labels, weights, options.held_out, seed)
-    if training == "group-dro":  # a sampler draws a group, then an image of it
+    if training == "group-dro" and options.through == "sampler":  # a group is drawn, then its image
         weights = 1 / np.bincount(groups[used], minlength=groups.max() + 1).clip(1)[groups]
     start = initialisation(model, options.pretrained)
     statistics = PIXEL_MEAN, PIXEL_SPREAD
@@ -359,9 +359,9 @@ def _step(kind: str, options, weights, groups, used, device) -> tuple[Callable, 
 
         return lff, {}
 
-    drawn = weights[used] if options.through == "sampler" else None
     codes = torch.tensor(groups, device=device)
-    sizes = torch.tensor(np.bincount(groups[used], drawn, groups.max() + 1), device=device).float()
+    sizes = torch.from_numpy(np.bincount(groups[used], weights[used], groups.max() + 1))
+    sizes = sizes.float().to(device)
     state = {"shares": (sizes > 0) / (sizes > 0).sum()}
 
     def group_dro(losses, at):

@@ -94,6 +94,11 @@ class Run:
         return self.sums(np.ones(len(self.row)))
 
     @cached_property
+    def person(self) -> np.ndarray:
+        """Who of the k people is in an image, shape (n,)."""
+        return np.repeat(np.arange(len(self.starts)), self.size.astype(int))
+
+    @cached_property
     def rate(self) -> np.ndarray:
         """Accuracy of every person, shape (k, m)."""
         return self.sums(self.right) / self.size[:, None]
@@ -186,9 +191,8 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
 
 def _ordered_by_people(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Pairs of images in the right order, shape (R, m), by way of those of every two people."""
-    person = np.repeat(np.arange(len(run.starts)), run.size.astype(int))
     (high, first_high), (low, first_low) = (
-        np.unique(person[side], return_index=True) for side in (positive, ~positive)
+        np.unique(run.person[side], return_index=True) for side in (positive, ~positive)
     )
     ordered = np.zeros((len(counts), run.score.shape[1]))
     for m, score in enumerate(run.score.T if len(high) and len(low) else ()):
@@ -203,15 +207,14 @@ def _ordered_by_people(run: Run, counts: np.ndarray, positive: np.ndarray) -> np
 
 def _ordered_by_place(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """As :func:`_ordered_by_people`; images are sorted once a method."""
-    person = np.repeat(np.arange(len(run.starts)), run.size.astype(int))
-    positives, negatives = person[positive], person[~positive]
+    positives, negatives = run.person[positive], run.person[~positive]
     places = []
     for score in run.score.T:
         order = np.argsort(score[~positive], kind="stable")
         rising = score[~positive][order]
         left, right = (np.searchsorted(rising, score[positive], s) for s in ("left", "right"))
         places.append((negatives[order], left, right))
-    ordered, step = np.empty((len(counts), len(places))), max(1, CACHED // len(person))
+    ordered, step = np.empty((len(counts), len(places))), max(1, CACHED // len(run.person))
     for at in (slice(start, start + step) for start in range(0, len(counts), step)):
         many = np.ascontiguousarray(counts[at].T)
         high, below = many[positives], np.zeros((len(negatives) + 1, many.shape[1]))
