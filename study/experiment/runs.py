@@ -254,24 +254,27 @@ def train_networks(
     options, device = options or read_options(model), pick_device(device)
     inputs, labels = place(inputs, device), whole(labels)
     predictions = _tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
-    runs = _runs(sets, predictions, methods)
-    # By method, then by set: every process gets its part of the methods that take longest, and if the
-    # sets divide evenly whole sets. What is finished must not matter, as it changes meanwhile.
-    mine = runs[rank :: max(world, 1)]
-    if world > 1 and folder is None or not 0 <= rank < world or not mine and runs:
-        raise ValueError(
-            f"process {rank} of {world} cannot share {len(runs)} runs; give a folder, number the "
-            "processes from 0, and start no more of them than there are runs"
-        )
-    origin = initialisation(model, options.pretrained)
+    runs, origin = _runs(sets, predictions, methods), initialisation(model, options.pretrained)
     if folder is not None:
         shared = store.digest(model, origin, device.type, _code("cid.networks.fit"), inputs)
         for run in runs:
             own = [run.training, of_kind(options, run.training), run.seed, run.rows]
             own += [run.tested.to_numpy(), labels[run.rows]]
             key = store.digest(shared, *own, *run.given.items())
-            run.file = Path(folder) / f"{model}-{run.seed}-{run.method}-{key[:16]}.npz"
+            run.file = Path(folder) / f"{model}-{run.seed}-{run.training}-{key[:16]}.npz"
             run.found = store.read(run.file)
+    # Two methods may weigh a set alike, as erm and balanced where the classes are as many: one run then.
+    alone = {}
+    for run in runs:
+        alone.setdefault(run.file or id(run), run)
+    # By method, then by set: every process gets its part of the methods that take longest, and if the
+    # sets divide evenly whole sets. What is finished must not matter, as it changes meanwhile.
+    mine = list(alone.values())[rank :: max(world, 1)]
+    if world > 1 and folder is None or not 0 <= rank < world or not mine and runs:
+        raise ValueError(
+            f"process {rank} of {world} cannot share {len(alone)} runs; give a folder, number the "
+            "processes from 0, and start no more of them than there are runs"
+        )
     # Set by set, so that whole sets are finished first.
     missing = sorted((run for run in mine if not run.found), key=lambda run: (run.level, run.seed))
     # The bar also moves within a run, so that its estimate holds from the first on.
@@ -279,6 +282,8 @@ def train_networks(
     how |= {"mininterval": 5, "miniters": 0, "smoothing": 0}
     with tqdm(total=len(mine), initial=len(mine) - len(missing), **how) as bar:
         _train(missing, bar, model, inputs, labels, options=options, device=device, save=_save)
+    for run in runs:
+        run.found = run.found or alone[run.file or id(run)].found
     finished = [run for run in runs if run.found]
     for run in finished:
         predictions.loc[run.tested.index, run.method] = run.found["logits"]

@@ -345,6 +345,10 @@ def test_finished_runs_are_kept_until_something_they_depend_on_changes(
     more, trained = ran(methods=("erm", "lff", "cid", "cvar-dro"))
     assert trained == ["lff"] * 2
     pd.testing.assert_frame_equal(first, more[first.columns], check_exact=True)
+    twice = sets.assign(balanced=sets["erm"])  # the same weights: one run a set
+    alike, trained = ran(sets=twice, x=x + 2, methods=("balanced", "erm"))
+    assert trained == ["weighted"] * 2
+    np.testing.assert_array_equal(alike["balanced"], alike["erm"])
     assert ran(dataclasses.replace(options, lff_q=0.5))[1] == []  # of no method here
     assert ran(dataclasses.replace(options, alpha=0.3))[1] == ["cvar-dro"] * 2
     changed = sets.copy()
