@@ -153,7 +153,7 @@ FIGURES = {
 def test_a_figure_is_drawn_on_white(name):
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
-    pixels = plots.plt.imread(io.BytesIO(plots._bytes(figure, "png")))
+    pixels = plots.plt.imread(io.BytesIO(plots._bytes(figure, "png", plots._area(figure))))
     assert (pixels[0, 0] == 1).all() and (pixels < 0.5).any()
 
 
