@@ -72,6 +72,8 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
         wrong = ~np.isfinite(values) | (values != np.trunc(values))
     elif values.dtype.kind == "O":
         wrong = np.fromiter(map(_no_class, values), bool, len(values))
+    elif values.dtype.kind == "U":  # what was missing where an array of texts was made
+        wrong = np.isin(values, ["nan", "NaN", "NaT", "<NA>"])
     else:
         wrong = values != values  # not a time
     if wrong.any():

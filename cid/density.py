@@ -316,7 +316,7 @@ def as_tensor(values, name: str = "embeddings", ndim: int | None = None) -> torc
     A ValueError names what holds none, or is empty or of another shape than ``ndim`` asks for.
     """
     if isinstance(values, torch.Tensor) and values.layout == torch.strided:
-        found = values.detach()
+        found = (values.dequantize() if getattr(values, "is_quantized", 0) else values).detach()
     else:
         found = array(name, values)
         found = reals(name, values) if found.dtype.kind == "O" else found

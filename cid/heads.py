@@ -41,8 +41,7 @@ class Heads:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logit of class 1 under every head, float32 of shape (h, n)."""
         features = as_tensor(features, "features", 2).float()
-        product = torch.from_numpy(self.weight) @ features.T
-        return product.numpy() + self.bias[:, None]
+        return (torch.from_numpy(self.weight) @ features.T).numpy() + self.bias[:, None]
 
     def rows(self, which: slice) -> Heads:
         """Some of the heads."""
@@ -156,8 +155,9 @@ def fit_heads(
         On shapes that disagree, l2 <= 0, a head without both classes, or no convergence.
     """
     sample_weights = as_tensor(sample_weights, "sample weights").cpu().numpy()
-    if sample_weights.ndim != 2 or sample_weights.shape[1:] != np.shape(features)[:1]:
-        given = f"features {np.shape(features)} and sample weights {sample_weights.shape}"
+    shape, of = np.shape(features), design and f", a design of features {tuple(design.x.shape)}"
+    if sample_weights.shape[1:] != shape[:1] or of and shape != design.x.shape:
+        given = f"features {shape} and sample weights {sample_weights.shape}{of or ''}"
         raise ValueError(f"{given} disagree; (n, d) and (heads, n) are needed")
     used = (sample_weights != 0).any(axis=0)
     design = design or Design(features, labels, used if used.any() else None, device)
@@ -301,12 +301,11 @@ def _dual_problem(gram, sides, mass, offset, flipped, l2, risk):
         margin = (((image + b).view(mass.shape) + offset) * sides).flatten(0, 1)
         losses, pull = _losses(margin, flipped)
         value, share = risk(losses, flat)
-        loss = value + 0.5 * l2 * (a * image).sum(1)
         slope = (-share * pull).view(mass.shape) * sides
         product = torch.bmm(slope, gram).flatten(0, 1)
         slope = slope.flatten(0, 1)
         gradient = [slope + l2 * a, product + l2 * image, slope.sum(1, keepdim=True)]
-        return loss, torch.cat(gradient, dim=1)
+        return value + 0.5 * l2 * (a * image).sum(1), torch.cat(gradient, dim=1)
 
     def dot(p, q):
         (a, _, b), (_, image, c) = parts(p), parts(q)
@@ -319,10 +318,9 @@ def _check(design, weights) -> None:
     if not (len(weights) and torch.isfinite(weights.sum(1)).all() and (weights >= 0).all()):
         raise ValueError("sample weights hold negative, infinite or NaN values, or are of no head")
     for name, rows in (("1", design.sign > 0), ("0", design.sign < 0)):
-        empty = (weights[:, rows] > 0).sum(1) == 0
-        if empty.any():
-            head = int(torch.nonzero(empty)[0])
-            raise ValueError(f"head {head} has no training image of class {name}")
+        empty = torch.nonzero((weights[:, rows] > 0).sum(1) == 0)
+        if len(empty):
+            raise ValueError(f"head {int(empty[0])} has no training image of class {name}")
 
 
 def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:

@@ -75,6 +75,7 @@ NO_LABELS = {
     "infinite": (np.where(THIRD, np.inf, Y), "hold inf in row 3"),
     "NaN object": (np.array(with_third(Y, np.nan), object), "hold nan in row 3"),
     "NaN in a list of texts": (with_third(WORDS, np.nan), "hold nan in row 3"),
+    "NaN made a text": (np.array(with_third(WORDS, np.nan)), "hold nan in row 3"),
     "None": (with_third(WORDS, None), "hold None in row 3"),
     "NA": (np.array(with_third(Y, pd.NA), object), "hold <NA> in row 3"),
     "Int64": (pd.Series(with_third(Y, pd.NA)).astype("Int64"), "hold nan in row 3"),
@@ -157,6 +158,12 @@ def test_embeddings_of_any_kind_weigh_the_same(kind):
 
 def weights_of(embeddings):
     return cid_weights(np.asarray(embeddings), Y, 0.05)
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_is_quantised_weighs_as_the_values_that_it_stands_for():
+    given = torch.quantize_per_tensor(torch.tensor(Z), 0.02, 0, torch.qint32)
+    assert cid_weights(given, Y, 0.05).tolist() == weights_of(given.dequantize()).tolist()
 
 
 def test_a_big_endian_array_of_doubles_is_computed_in_doubles():
@@ -283,6 +290,8 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
         (lambda: fit_heads(Z, Y, WEIGHTS.astype(str), 0.1), r"sample weights \(ndarray\) hold no real"),
         (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
+        (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=Design(Z, Y)),
+         r"features \(40, 5\) .*, a design of features \(40, 6\) disagree"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one a head"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=np.ones((2, N))), "offset must be from -1e"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS * np.nan), "offset must be from"),
