@@ -63,10 +63,9 @@ class Run:
     score: np.ndarray  # (n, m)
     people: np.ndarray  # (k,), who they are, sorted
     starts: np.ndarray  # (k,), first image of every person
-    minority: (
-        np.ndarray
-    )  # (n,), 1.0 where the label is the one rare for its person in training, 0.0
-    # where not, NaN where there is no such label
+    # (n,), 1.0 where the label is the one rare for its person in training, 0.0 where not, NaN where
+    # there is no such label
+    minority: np.ndarray
 
     @classmethod
     def of(cls, row, label, score, person, minority=None) -> Run:
@@ -167,9 +166,7 @@ def _ece(run: Run, counts: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid(scores: np.ndarray) -> np.ndarray:
-    from scipy.special import (
-        expit,
-    )  # late: figures and tables read METRICS and compute none of them
+    from scipy.special import expit  # late: figures read METRICS and compute none
 
     return expit(scores)
 

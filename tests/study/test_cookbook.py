@@ -20,6 +20,16 @@ def study(tmp_path_factory):
     return finished_study(tmp_path_factory)
 
 
+# Where an experiment ends in this test, if not where its command does: what follows it is as ever.
+ENDS = {
+    "eyes": "evaluate",
+    "tail": "weights",
+    "levels": "weights",
+    "facenet": "embed",
+    "cohorts": "weights",
+}
+
+
 def recipes() -> list[list[str]]:
     """The commands of every block of COOKBOOK.md."""
     blocks = re.findall(r"```console\n(.*?)```", (ROOT / "COOKBOOK.md").read_text(), re.DOTALL)
@@ -72,12 +82,13 @@ def test_every_recipe_of_the_cookbook_runs(study, photographs, commands):
         call(study, "git", "checkout", "-q", ".")
         call(study, "dvc", "checkout", "--force", "-q")
     for command in commands:
+        name = re.search(r"exp run -n (\w+)", command)
+        if name and name[1] in ENDS:
+            command = f"{command.removesuffix(' evaluate')} {ENDS[name[1]]}"
         words = command.split()
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in lines:
             output = call(study, "bash", "-c", line.strip(), **photographs)
-        if "exp run" in command:
-            stage = words[-1] if words[-1] in STAGES else "evaluate"
-            assert stage in ran(output)
-            (name,) = re.findall(r"-n (\w+)", command)
-            assert name in call(study, "dvc", "exp", "list", "--name-only")
+        if name:
+            assert words[-1] in STAGES and words[-1] in ran(output)
+            assert name[1] in call(study, "dvc", "exp", "list", "--name-only")
