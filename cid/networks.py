@@ -36,7 +36,7 @@ from cid.device import pick_device
 from cid.heads import balanced_subset, fit_heads
 from cid.names import find
 from cid.options import KINDS, SIDES, NetworkOptions, read
-from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
+from cid.recognition import DLIB_MAPS, DlibLastBlock, load_network
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
@@ -110,7 +110,7 @@ def _resnet(title: str, name: str) -> Model:
 def _last_block(dimension: int | None) -> tuple[nn.Module, int]:
     """The last block of dlib's recognition network, with its weights, on what the others make."""
     dlib = load_network("dlib-resnet", torch.device("cpu"))
-    return dlib.tail(DLIB_FROZEN), DLIB_MAPS[0]
+    return DlibLastBlock(dlib.blocks[-1]), DLIB_MAPS[0]
 
 
 MODELS: dict[str, Model] = {

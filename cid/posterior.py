@@ -134,8 +134,7 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     for code in range(int(codes.max()) + 1):
         own, other = unit[codes == code], unit[codes != code]
         own = own[probes(len(own), every=MANY)]  # of many, some tell a mean
-        k = min(neighbours, len(other))
-        apart = torch.zeros(unit.shape[1], dtype=torch.float64, device=unit.device)
+        k, apart = min(neighbours, len(other)), torch.zeros_like(unit[0], dtype=torch.float64)
         for block in own.split(BLOCK):
             near = (block @ other.T).topk(k, dim=1).indices
             apart += (block[:, None] - other[near]).double().sum(dim=(0, 1))
@@ -149,8 +148,7 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
 
 
 def _cosines(unit, rows=None):
-    """The cosines with all samples, block by block of all rows or of those given; that of a sample with
-    itself is below them all."""
+    """Cosines with all samples, block by block of all rows or those given; with itself below all."""
     rows = torch.arange(len(unit)) if rows is None else rows
     for own in rows.split(max(1, min(BLOCK, PAIRS // len(unit)))):
         cosine = unit[own] @ unit.T
@@ -168,9 +166,7 @@ def _neighbour_shares(unit, codes, tried, prior, local_scaling):
         for rows, cosine in _cosines(unit):
             crowding[rows] = cosine.topk(min(HUB, n - 1), dim=1).values.mean(dim=1)
     for rows, cosine in _cosines(unit):
-        if (
-            local_scaling
-        ):  # a sample's own crowding shifts all of its cosines alike: no order changes
+        if local_scaling:  # a sample's own crowding shifts all its cosines alike: no order changes
             cosine -= crowding / 2
         near = cosine.topk(most, dim=1).indices.cpu().numpy()
         counted[rows] = onehot[near].cumsum(axis=1)

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from cid import networks
 from cid.networks import MODELS, fit, read_options
 from cid.options import KINDS
-from cid.recognition import DLIB_FROZEN, DLIB_MAPS, load_network
+from cid.recognition import DLIB_MAPS, DlibLastBlock, load_network
 from cid.risks import (
     cvar_risk,
     generalised_cross_entropy,
@@ -166,7 +166,7 @@ def test_fine_tuning_starts_from_the_recognition_network_and_leaves_it_alone():
         value.clone()
         for value in load_network("dlib-resnet", torch.device("cpu")).state_dict().values()
     ]
-    start = load_network("dlib-resnet", torch.device("cpu")).tail(DLIB_FROZEN)[0].first.weight
+    start = DlibLastBlock(load_network("dlib-resnet", torch.device("cpu")).blocks[-1]).first.weight
     options = read_options("finetune", {"epochs": 4, "batch": 8, "jtt_epochs": 1})
     a, b, other = (
         fit("finetune", maps, labels, rows, options=options, seed=seed, **CPU) for seed in (1, 1, 2)
@@ -175,7 +175,7 @@ def test_fine_tuning_starts_from_the_recognition_network_and_leaves_it_alone():
     assert a.logits(maps, everyone).tobytes() == b.logits(maps, everyone).tobytes()
     assert not np.array_equal(a.logits(maps, everyone), other.logits(maps, everyone))
     assert ((a.logits(maps, rows) > 0) == labels[rows]).mean() > 0.9
-    moved = (a.module.body[0].first.weight - start).abs()
+    moved = (a.module.body.first.weight - start).abs()
     assert 0 < moved.max() < 0.05  # from these weights, and not far
     for value, old in zip(
         load_network("dlib-resnet", torch.device("cpu")).state_dict().values(), before, strict=True

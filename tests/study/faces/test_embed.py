@@ -324,15 +324,18 @@ def test_the_last_block_makes_of_the_activations_what_the_network_makes_of_the_c
     maps = recognition.activations(crops, device="cpu", batch_size=2)
     assert maps.shape == (5, 256, 4, 4) and maps.dtype == torch.float16
     net = recognition.load_dlib()
-    tail = net.tail(recognition.DLIB_FROZEN)
-    vectors = tail(maps.float()) @ net.head
+    block = net.blocks[-1]
+    last = recognition.DlibLastBlock(block)
+    pooled = last(maps.float())
+    torch.testing.assert_close(pooled, block(maps.float()).mean((2, 3)), atol=1e-5, rtol=1e-5)
+    vectors = pooled @ net.head
     unit = vectors / vectors.norm(dim=1, keepdim=True)
     torch.testing.assert_close(unit.detach(), embed(crops).embedding, atol=1e-3, rtol=0)
-    trained = [value for value in tail.parameters() if value.requires_grad]
-    assert sum(value.numel() for value in trained) == 2 * (9 * 256 * 256 + 256)
+    trained = [value for value in last.parameters() if value.requires_grad]
+    assert sum(value.numel() for value in trained) == (9 + 1) * 256 * 256 + 2 * 256
     with torch.no_grad():
         trained[0].zero_()  # of the copy, not of the network
-    assert net.blocks[-1].first.weight.any() and not net.blocks[-1].first.weight.requires_grad
+    assert block.first.weight.any() and not block.first.weight.requires_grad
     with pytest.raises(ValueError, match="dlib-resnet needs uint8"):
         recognition.activations(crops[..., 1:])
 
