@@ -200,7 +200,7 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
     report.build(study)
     report.publish(study)
     Path("README.md").write_text("".join(f"{b}\nold\n{e}\n" for b, e in (
-        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies", "rivals")
+        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies", "rivals", "networks")
     )))  # fmt: skip
     Path("benchmarks").mkdir()
     costs = 'study,method,images,"weights, s","head, s",ratio\nvirtual-people,cid,9,0.02,0.3,1\n'
@@ -213,6 +213,10 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
     assert report.readme(study) == text
     assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \| 0\.32 \|", text)
     assert re.search(r"\| JTT \| none \| .*– \|", text)
+    assert "virtual-people: accuracy − ERM |\n" not in text  # its heads are linear
+    about = Path("reports/virtual-people/about.json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"model": "cnn"}))
+    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \(\d\.\d\) \|", report.readme(study))
     page = Path("reports/index.html").read_text()
     assert "| exploratory |" in text and re.search(r"smiling, correlation 0 to 0\.9 \|", text)
     # A confirmatory one says when its protocol was committed.
