@@ -188,7 +188,7 @@ def _build(model, initialised, seed, stream, statistics, device) -> Net:
         net = Net(body, width, centre, spread)
     if initialised == "imagenet":
         body.load_state_dict(_imagenet(spec.imagenet)[0])
-    layout = torch.channels_last if spec.side or spec.maps else torch.preserve_format
+    layout = torch.channels_last if spec.side else torch.preserve_format
     return net.to(device, memory_format=layout)
 
 

@@ -160,7 +160,6 @@ def _markdown(folder: Path) -> str:
 def studies() -> tuple[list[str], list[list[str]]]:
     """All studies side by side, as a head and rows that begin with the study's name: gains over ERM,
     means over the bias range, and the smallest that would have been detected with probability .8."""
-    columns = [(metric, m) for metric in PRIMARY for m in HEADLINE]
     head = ["study", "data", "people", "task, bias", "model", "seeds", "protocol", "accuracy, ERM"]
     for metric in PRIMARY:
         name = METRICS[metric].title.lower()
@@ -170,7 +169,6 @@ def studies() -> tuple[list[str], list[list[str]]]:
         study, card = file.parent, json.loads(file.read_text(encoding="utf-8"))
         params = YAML(typ="safe").load(study / "params.yaml")
         area, power = _seen(study / "area.csv"), _seen(study / "power.csv")
-        gains = {key: points(*area.loc[key, ENDS]) if key in area.index else "–" for key in columns}
         kind, levels = (
             params["bias"]["kind"],
             json.loads((study / "about.json").read_text())["levels"],
@@ -180,7 +178,7 @@ def studies() -> tuple[list[str], list[list[str]]]:
         for metric in PRIMARY:
             found = power["detectable"].get((metric, "surprise"), math.nan)
             cells.append(f"{100 * found:.2f}" if math.isfinite(found) else "–")
-            cells += [gains[metric, m] for m in HEADLINE]
+            cells += [_gain(area, metric, m) for m in HEADLINE]
         rows.append([
             study.name, card["name"], f"{int(power['people'].max()):,}",
             f"{params['task']}, {kind}{span * (kind != 'natural')}", params["train"]["model"],
@@ -203,9 +201,7 @@ def rivals() -> tuple[list[str], list[list[str]]]:
     for method, spec in METHODS.items():
         row = [spec.title, ", ".join(spec.sees) or "none"]
         for name in names:
-            for metric in PRIMARY:
-                known = (metric, method) in areas[name].index and method != "erm"
-                row.append(points(*areas[name].loc[(metric, method), ENDS]) if known else "–")
+            row += [_gain(areas[name], metric, method) for metric in PRIMARY]
             parts = costs.loc[(name, method)] if (name, method) in costs.index else None
             spent = "–" if parts is None else f"{parts['weights, s'] + parts['head, s']:.2f}"
             row.append(spent)
@@ -223,12 +219,9 @@ def networks() -> tuple[list[str], list[list[str]]]:
             head += [f"{file.parent.name}: {METRICS[m].title.lower()} − ERM" for m in PRIMARY]
     rows = []
     for method, spec in METHODS.items():
-        cells = []
-        for area in areas:
-            found = area.reindex([(metric, method) for metric in PRIMARY])
-            for values, least in zip(found[ENDS].values, found["detectable"], strict=True):
-                known = math.isfinite(least)
-                cells.append(f"{points(*values)} ({100 * least:.1f})" if known else "–")
+        cells = [
+            _gain(area, metric, method, detectable=True) for area in areas for metric in PRIMARY
+        ]
         if {*cells} - {"–"}:
             rows.append([spec.title, ", ".join(spec.sees) or "none", *cells])
     return head, rows
@@ -237,6 +230,15 @@ def networks() -> tuple[list[str], list[list[str]]]:
 def _seen(file: Path) -> pd.DataFrame:
     """A report's table on held-out images of people seen in training, by metric and method."""
     return pd.read_csv(file).query("test == 'seen'").set_index(["metric", "method"])
+
+
+def _gain(area: pd.DataFrame, metric: str, method: str, detectable: bool = False) -> str:
+    """A method's gain over ERM, on demand with the smallest that would have been detected; a dash for ERM
+    and for what the study lacks."""
+    found = area.reindex([(metric, method)]).iloc[0]
+    if not math.isfinite(found[ENDS[0]]):
+        return "–"
+    return points(*found[ENDS]) + (f" ({100 * found['detectable']:.1f})" if detectable else "")
 
 
 def _protocol(made: dict) -> str:
