@@ -23,7 +23,7 @@ from cid.device import pick_device
 from cid.lbfgs import minimise
 from cid.risks import mean_risk
 
-GRAM = 2**27  # entries of the Gram matrices held at once, 512 MiB
+HELD = 2**28  # numbers held at once, of Gram matrices and training sets, 1 GiB
 # Images of a stack are padded to a multiple: a processor takes whole vectors of numbers at once and
 # rounds the rest of a row in another way, so that a head's last bits would depend on its place.
 LANES = 32
@@ -58,9 +58,9 @@ class Heads:
 class Design:
     """Features and labels made ready for many calls of :func:`fit_heads`.
 
-    Keeps the standardised features and, as far as memory goes, the Gram matrix of every training set
-    met, for other methods and settings. ``features`` float32 (n, d) and ``labels`` (n,) of 0 and 1 are
-    those of all images; ``rows`` (numbers or a mask) may be trained on, all by default.
+    Keeps the standardised features and, as far as memory goes, the training sets met with their Gram
+    matrices, for other methods and settings. ``features`` float32 (n, d) and ``labels`` (n,)
+    of 0 and 1 are those of all images; ``rows`` (numbers or a mask) may be trained on, all by default.
     """
 
     def __init__(self, features, labels, rows=None, device: str = "auto"):
@@ -82,7 +82,7 @@ class Design:
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.x = (x - self.centre).div_(self.spread)
         self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
-        self._grams: dict[bytes, torch.Tensor] = {}
+        self._stacks: dict[bytes, tuple[torch.Tensor, list]] = {}
         self._lock = Lock()  # calls of several threads may share a design
 
     def standardised(self, rows: torch.Tensor):
@@ -90,25 +90,30 @@ class Design:
         x = self.x[rows]
         shift = x.mean(dim=0)
         scale = ((x**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
-        return (x - shift) / scale, shift, scale
+        return x.sub_(shift).div_(scale), shift, scale
 
-    def gram(self, rows: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
-        """Inner products (m, m) of the images of a training set, whose standardised ones are ``part``."""
-        key = rows.cpu().numpy().tobytes()
+    def stack(self, sets: list[torch.Tensor], size: int):
+        """Gram matrices (g, size, size) of sets of rows, 0 beyond them; :meth:`standardised` of each."""
+        key = (size, *(rows.cpu().numpy().tobytes() for rows in sets))
         with self._lock:
-            product = self._grams.pop(key, None)
-        if product is None:
-            product = part.new_zeros(len(part), len(part))
-            for start in range(0, len(part), 512):  # the lower triangle, as it is symmetric
-                stop = min(start + 512, len(part))
-                product[start:stop, :stop] = part[start:stop] @ part[:stop].T
-            product = product.tril() + product.tril(-1).T
+            found = self._stacks.pop(key, None)
+        if found is None:
+            grams = self.x.new_zeros(len(sets), size, size)
+            ready = [self.standardised(rows) for rows in sets]
+            for gram, (x, *_) in zip(grams, ready, strict=True):
+                gram[: len(x), : len(x)] = _product(x, x.T)
+            found = grams, ready, grams.numel() + sum(x.numel() for x, *_ in ready)
         with self._lock:
-            held = sum(map(torch.numel, self._grams.values()))
-            while self._grams and held + product.numel() > GRAM:  # the longest unused goes first
-                held -= self._grams.pop(next(iter(self._grams))).numel()
-            self._grams[key] = product
-        return product
+            held = sum(numbers for *_, numbers in self._stacks.values())
+            while self._stacks and held + found[2] > HELD:  # the longest unused goes first
+                held -= self._stacks.pop(next(iter(self._stacks)))[2]
+            self._stacks[key] = found
+        return found[:2]
+
+
+def _product(a, b):
+    """``a @ b``; on a CPU by NumPy, which is faster, and twice where it sees that b is a.T."""
+    return a @ b if a.device.type != "cpu" else torch.from_numpy(a.numpy() @ b.numpy())
 
 
 def fit_heads(
@@ -247,22 +252,17 @@ def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
     members = [np.flatnonzero(place.reshape(-1) == g) for g in range(len(supports))]
     v = weights.new_empty(len(weights), design.x.shape[1])
     bias, relative = weights.new_empty(2, len(weights))
-    steps = 0
-    size = int((weights > 0).sum(dim=1).max())
-    size += -size % LANES
-    together = max(1, GRAM // size**2)
+    steps, size = 0, LANES * -(-int((weights > 0).sum(dim=1).max()) // LANES)
+    together = max(1, HELD // size**2)
     for first in range(0, len(members), together):
         heads = members[first : first + together]
         rows = [torch.nonzero(weights[own[0]] > 0)[:, 0] for own in heads]
-        slots = max(map(len, heads))
-        gram = weights.new_zeros(len(heads), size, size)
+        gram, ready = design.stack(rows, size)
         sides = weights.new_zeros(len(heads), 1, size)
-        mass = weights.new_zeros(len(heads), slots, size)
+        mass = weights.new_zeros(len(heads), max(map(len, heads)), size)
         codes, known = torch.zeros_like(mass, dtype=torch.int64), torch.zeros_like(mass)
         other = None if flipped is None else torch.zeros_like(mass)
-        ready = [design.standardised(row) for row in rows]
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
-            gram[g, : len(row), : len(row)] = design.gram(row, ready[g][0])
             sides[g, 0, : len(row)] = design.sign[row]
             mass[g, : len(own), : len(row)] = weights[own][:, row]
             for into, values in ((codes, groups), (known, offset), (other, flipped)):
@@ -270,11 +270,11 @@ def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
                     into[g, : len(own), : len(row)] = values[own][:, row]
         stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
         objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk)
-        start = weights.new_zeros(len(heads) * slots, 2 * size + 1)
+        start = weights.new_zeros(mass[..., 0].numel(), 2 * size + 1)
         theta, done, left = minimise(objective, dot, start, **how)
         steps = max(steps, done)
-        a, b = theta[:, :size].view(mass.shape), theta[:, -1].view(len(heads), slots)
-        left = left.view(len(heads), slots)
+        a, b = theta[:, :size].view(mass.shape), theta[:, -1].view(mass.shape[:2])
+        left = left.view(mass.shape[:2])
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
             part, shift, scale = ready[g]
             v[own] = a[g, : len(own), : len(row)] @ part / scale
@@ -302,9 +302,9 @@ def _dual_problem(gram, sides, mass, offset, flipped, l2, risk):
         losses, pull = _losses(margin, flipped)
         value, share = risk(losses, flat)
         slope = (-share * pull).view(mass.shape) * sides
-        product = torch.bmm(slope, gram).flatten(0, 1)
+        image_slope = _product(slope, gram).flatten(0, 1)
         slope = slope.flatten(0, 1)
-        gradient = [slope + l2 * a, product + l2 * image, slope.sum(1, keepdim=True)]
+        gradient = [slope + l2 * a, image_slope + l2 * image, slope.sum(1, keepdim=True)]
         return value + 0.5 * l2 * (a * image).sum(1), torch.cat(gradient, dim=1)
 
     def dot(p, q):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import log_softmax
 
 from cid import density as exact
 from cid.checks import COUNT, POSITIVE, class_codes, number
@@ -217,7 +216,7 @@ def _likeliest(shares, prior, codes, slope) -> Posterior:
     """The likeliest of the estimates ``(scale, class shares (n, C))``, with the best slope for "auto"."""
     best = None
     for value, share in shares:
-        given = np.log(prior), np.log(share / prior), codes
+        given = np.log(prior)[:, None], np.log(share / prior).T, codes
         chosen = _likeliest_slope(*given) if slope == "auto" else slope
         probability = np.exp(_log_sharpened(*given, chosen))
         loss = float(-np.log(probability).mean())
@@ -227,8 +226,9 @@ def _likeliest(shares, prior, codes, slope) -> Posterior:
 
 
 def _log_sharpened(prior, odds, codes, slope):
-    """Log probability of the own label with the odds against the prior raised to ``slope``."""
-    return log_softmax(prior + slope * odds, axis=1)[np.arange(len(codes)), codes]
+    """Log probability of the own label with the odds (C, n) against the prior raised to ``slope``."""
+    logs = prior + slope * odds
+    return logs[codes, np.arange(len(codes))] - np.logaddexp.reduce(logs, axis=0)
 
 
 def _likeliest_slope(prior, odds, codes) -> float:

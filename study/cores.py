@@ -6,14 +6,25 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 
-def on_all_cores(work: Callable, items: Iterable, device="auto") -> list:
+def on_all_cores(work: Callable, items: Iterable, device="auto", label: str | None = None) -> list:
     """What ``work`` makes of every item, in order: on a CPU a thread a core, else one after another.
 
     Each thread computes with one thread of its own. That is faster than sharing every small product
-    among all, and no sum depends on how many there are.
+    among all, and no sum depends on how many there are. A ``label`` is that of a progress bar.
     """
+    if label is not None:
+        items = list(items)
+        with tqdm(total=len(items), desc=label, mininterval=5) as bar:
+
+            def counted(item):
+                found = work(item)
+                bar.update()
+                return found
+
+            return on_all_cores(counted, items, device)
     if device != "cpu":
         from cid.device import pick_device
 

@@ -138,28 +138,28 @@ def train_sets(
 
     def fit_block(block: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Heads]]:
         seeds, train = block["seed"].unique(), block[block["part"] == "train"]
-        files, heads = {}, {}
+        table = _tested(block)
+        at = np.searchsorted(seeds, table["seed"]), table["row"].to_numpy()
+        files, found = {}, {}
         if folder is not None:
-            images = store.digest(train["seed"].to_numpy(), train["row"].to_numpy())
+            images = store.digest(train["seed"].to_numpy(), train["row"].to_numpy(), *at)
             for method in methods:
                 own = [train[c].to_numpy() for c in (method, needed_column(method)) if c in train]
                 key = store.digest(keys[method], images, *own)
                 files[method] = Path(folder) / f"heads-{method}-{key[:24]}.npz"
-            found = {method: store.read(file) for method, file in files.items()}
-            heads = {method: Heads(**arrays) for method, arrays in found.items() if arrays}
-        missing = [method for method in methods if method not in heads]
+            read = {method: store.read(file) for method, file in files.items()}
+            found = {method: arrays for method, arrays in read.items() if arrays}
+        missing = [method for method in methods if method not in found]
         if missing:
             ready = design or Design(features, labels, train["row"].unique())
             cell = Cell(seeds, features, labels, ready, l2, options, progress)
-            heads |= _fitted(cell, missing, train)
+            for method, heads in _fitted(cell, missing, train).items():
+                found[method] = vars(heads) | {"scores": heads.logits(features)[at]}
         for method in files.keys() & missing:
-            arrays = vars(heads[method])
+            arrays = found[method]
             store.write(files[method], lambda file, arrays=arrays: np.savez(file, **arrays))
-        table = _tested(block)
-        at = np.searchsorted(seeds, table["seed"]), table["row"]
-        for method in methods:
-            table[method] = heads[method].logits(features)[at]
-        return table, heads
+        scores = {method: found[method].pop("scores") for method in methods}
+        return table.assign(**scores), {method: Heads(**found[method]) for method in methods}
 
     blocks = [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
     tables, fitted = zip(*on_all_cores(fit_block, blocks), strict=True)

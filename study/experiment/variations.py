@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from cid.heads import Design
 from cid.names import find
@@ -76,8 +75,11 @@ def run(
         variations here use, standardises by all rows and then by the training set's own: the same but
         for rounding.
     """
-    sets = weighed(arrays, drawn(arrays, settings, levels), settings, folder)
-    return _trained(arrays, sets, settings, design, folder)
+    return _run(arrays, drawn(arrays, settings, levels), settings, design, folder)
+
+
+def _run(arrays, sets, settings, design, folder) -> pd.DataFrame:
+    return _trained(arrays, weighed(arrays, sets, settings, folder), settings, design, folder)
 
 
 def _trained(arrays, sets, settings, design=None, folder=None) -> pd.DataFrame:
@@ -98,7 +100,7 @@ def vary(
         "all" if value is None else str(value): (arrays, changed(settings, setting, value))
         for value in values
     }
-    return _vary(setting, changes, level, **how)
+    return _vary(changes, level, **how)
 
 
 def vary_proxy(
@@ -106,20 +108,25 @@ def vary_proxy(
 ) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""
     changes = {name: (replace(arrays, proxy=proxy), settings) for name, proxy in proxies.items()}
-    return _vary("proxies", changes, level, **how)
+    return _vary(changes, level, label="proxies", **how)
 
 
-def _vary(label: str, changes: dict[str, tuple], level, design=None, folder=None) -> pd.DataFrame:
+def _vary(changes: dict[str, tuple], level, design=None, folder=None, label=None) -> pd.DataFrame:
     first, _ = next(iter(changes.values()))
     design = design or first.design()
-    with tqdm(total=len(changes), desc=label, mininterval=5) as bar:
+    # Few settings have a say in how sets are drawn, and a proxy has none.
+    ways = {value: digest(own["bias"], own["seeds"]) for value, (_, own) in changes.items()}
+    sets = {}
+    for value, way in ways.items():
+        if way not in sets:
+            sets[way] = drawn(*changes[value], [level])
 
-        def one(value: str) -> pd.DataFrame:
-            table = run(*changes[value], [level], design, folder)
-            bar.update()
-            return table.rename(columns={"level": "value"}).assign(value=value)
+    def one(value: str) -> pd.DataFrame:
+        arrays, settings = changes[value]
+        table = _run(arrays, sets[ways[value]], settings, design, folder)
+        return table.rename(columns={"level": "value"}).assign(value=value)
 
-        return pd.concat(on_all_cores(one, changes), ignore_index=True)
+    return pd.concat(on_all_cores(one, changes, label=label), ignore_index=True)
 
 
 def changed(settings: dict, key: str, value) -> dict:

@@ -101,9 +101,11 @@ def _sockets(folder: str) -> dict[str, str]:
 
 
 @contextmanager
-def started(one_thread: bool = False) -> Iterator[Any]:
+def started(one_thread: bool = False, first: str = "") -> Iterator[Any]:
     """A kernel of *this* interpreter in the current folder, which gets ready while the caller goes on:
     ``python3`` looked up by name would be one in the user's home, often of another environment.
+
+    ``first`` is code, such as imports that take seconds, that it executes meanwhile.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
@@ -133,6 +135,7 @@ def started(one_thread: bool = False) -> Iterator[Any]:
 
         kernel = ThisInterpreter(config=Config(KernelManager=_sockets(folder)))
         told = ["--InteractiveShell.xmode=Plain", "--HistoryManager.hist_file=:memory:"]
+        told += [f"--IPKernelApp.code_to_run={first}"] if first else []
         run_sync(kernel.start_kernel)(extra_arguments=told)
         try:
             yield kernel
@@ -222,9 +225,12 @@ def run_stage(stage: str) -> bool:
     """Execute the notebook of a stage with its parameters, into ``build/notebooks/``; returns whether
     that was :func:`study.pipeline.stages.done_before`."""
     output = f"build/notebooks/{stage}.ipynb"
-    with started() as kernel:  # beside the reading of what it is to work on
+    notebook = stages.notebook(stage)
+    with started(
+        first=stages.imports(notebook)
+    ) as kernel:  # beside the reading of what it works on
         given = handed(stage, params.read())  # which checks the whole file
-        work = partial(run, stages.notebook(stage), output, given, kernel=kernel)
+        work = partial(run, notebook, output, given, kernel=kernel)
         return stages.done_before(stage, given, work)
 
 

@@ -170,6 +170,16 @@ def code(path: Path) -> str:
     return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
 
 
+def imports(path: Path) -> str:
+    """The import statements of a notebook; none of what is no program, as running it will say."""
+    with suppress(OSError, SyntaxError, ValueError, LookupError):
+        nodes = ast.parse(code(path)).body
+        return "\n".join(
+            ast.unparse(n) for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)
+        )
+    return ""
+
+
 def mistakes(path: Path, keys: Iterable[str] = ()) -> list[str]:
     """Parameters that a notebook is handed and does not use, and names it uses that nothing defines."""
     tables = [symtable(code(path), str(path), "exec")]

@@ -144,16 +144,18 @@ def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
 
     def gram(k):
-        return design.gram(sets[k], design.standardised(sets[k])[0])
+        return design.stack(sets[k : k + 1], 32)[0]
 
     part, first = design.standardised(sets[0])[0], gram(0)
-    torch.testing.assert_close(first, part @ part.T, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(first[0, :20, :20], part @ part.T, atol=1e-3, rtol=1e-5)
+    assert not first[0, 20:].any() and not first[0, :, 20:].any()
     assert gram(0) is first
-    monkeypatch.setattr(heads, "GRAM", 2 * 400)
+    monkeypatch.setattr(heads, "HELD", 2 * (32 * 32 + 20 * 60))
     kept = gram(1)
     gram(0), gram(2)  # the longest unused went
     assert gram(0) is first
     assert gram(1) is not kept
+    assert design.stack(sets[:1], 64)[0].shape == (1, 64, 64)
     weights = np.zeros((2, 40))
     weights[0, :20] = weights[1, 10:30] = 1
     shared = fit_heads(x, y, weights, 0.1, design=design)

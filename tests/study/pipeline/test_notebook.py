@@ -199,6 +199,15 @@ def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
 
 
+def test_a_kernel_has_executed_what_it_was_started_with(folder):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [nbformat.v4.new_code_cell("print(first)")]
+    Path("x.ipynb").write_text(nbformat.writes(nb))
+    with notebook.started(first="import os\nfirst = os.sep * 3") as kernel:
+        notebook.run("x.ipynb", "y.ipynb", kernel=kernel, quiet=True)
+    assert notebook.read("y.ipynb").cells[0].outputs[0].text == "///\n"
+
+
 def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
     """The second finds what the first imported, and nothing else of it."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)

@@ -50,13 +50,25 @@ def test_every_key_of_the_parameters_is_read_by_a_stage():
     assert unread == ["study", "protocol.status", "protocol.note", "protocol.detectable"]
 
 
-def test_what_a_notebook_does_not_define_is_named(tmp_path):
-    def notebook(*cells):
+@pytest.fixture
+def notebook(tmp_path):
+    def written(*cells):
         path = tmp_path / "x.ipynb"
         kinds = [{"cell_type": "code", "source": [text]} for text in cells]
         path.write_text(json.dumps({"cells": kinds}))
         return path
 
+    return written
+
+
+def test_the_imports_of_a_notebook_are_those_of_its_cells(notebook, tmp_path):
+    path = notebook("import a.b as c\nx = 1", "from d import (\n    e,\n)\nif x:\n    import f")
+    assert stages.imports(path) == "import a.b as c\nfrom d import e"
+    assert stages.imports(notebook("import a", "def")) == ""
+    assert stages.imports(tmp_path / "none.ipynb") == ""
+
+
+def test_what_a_notebook_does_not_define_is_named(notebook):
     fine = notebook("import numpy as np\nn = len(tau)", "sum(n for n in [np.pi]); display(task)")
     assert stages.mistakes(fine, ["weights.tau", "task"]) == []
     path = notebook("x = [tua for _ in levels]", "def f(a):\n    return a + b")
