@@ -14,7 +14,7 @@ study: $(VENV)/.study            ## run a kept study: make study NAME=lfw-smilin
 	python -m study.pipeline.study $(NAME)
 
 test: $(VENV)/.test data         ## run all tests
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.bench data       ## measure every speed side by side; writes benchmarks/
 	dvc repro embed

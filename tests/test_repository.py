@@ -34,7 +34,7 @@ CONFIRMATORY = [
 ORDER = """
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.tables study.results.claims study.results.inference
+study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
 study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person

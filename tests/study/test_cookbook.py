@@ -26,6 +26,7 @@ ENDS = {
     "tail": "weights",
     "levels": "weights",
     "facenet": "embed",
+    "net": "train",
     "cohorts": "weights",
 }
 

@@ -1,0 +1,73 @@
+"""Many small studies: other tasks and kinds of bias, and every value of many settings.
+
+As many are worked on at once as there are cores, as each has parts that keep only one of them busy.
+``settings`` and ``folder`` are as in :mod:`study.experiment.variations`, ``replicates`` as in
+:func:`study.results.inference.estimate`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pandas as pd
+
+from study.cores import on_all_cores
+from study.experiment import variations
+from study.faces.dataset import FaceSet
+from study.results.inference import Estimates, difference, estimate
+
+
+def breadth(
+    arrays: variations.Arrays,
+    data: FaceSet,
+    settings: dict,
+    tasks: Iterable[str],
+    kinds: Iterable[str],
+    *,
+    metrics,
+    replicates: int,
+    folder=None,
+) -> dict[tuple[str, str], Estimates]:
+    """The study once more for every task and kind of bias, by (task, kind), kind after kind.
+
+    The labels of ``arrays`` are not looked at; ``data`` has those of every task.
+    """
+
+    def one(study: tuple[str, str]) -> Estimates:
+        task, kind = study
+        given = replace(arrays, labels=data.labels(task))
+        own = settings | {"bias": settings["bias"] | {"kind": kind}}
+        predictions = variations.run(given, own, folder=folder)
+        about = own["methods"], given.labels, given.identities
+        how = {"metrics": metrics, "replicates": replicates, "folder": folder}
+        return estimate(predictions, *about, **how)
+
+    studies = [(task, kind) for kind in kinds for task in tasks]
+    return dict(zip(studies, on_all_cores(one, studies, label="breadth"), strict=True))
+
+
+def ablate(
+    arrays: variations.Arrays,
+    settings: dict,
+    ablations: dict[str, dict],
+    level: float,
+    *,
+    metrics,
+    replicates: int,
+    folder=None,
+) -> dict[str, pd.DataFrame]:
+    """Differences to ERM for every value of one setting at a time, by the name of the ablation.
+
+    ``ablations`` holds a ``setting`` and its ``values`` by name; all else is as in
+    :func:`study.experiment.variations.vary`.
+    """
+    design = arrays.design()  # cells share what they have in common
+
+    def one(name: str) -> pd.DataFrame:
+        varied = ablations[name]["setting"], ablations[name]["values"]
+        fit = {"design": design, "folder": folder}
+        predictions = variations.vary(arrays, settings, *varied, level, **fit)
+        about = settings["methods"], arrays.labels, arrays.identities
+        how = {"metrics": metrics, "replicates": replicates, "folder": folder}
+        return difference(estimate(predictions, *about, cell="value", **how))
+
+    return dict(zip(ablations, on_all_cores(one, ablations, label="ablations"), strict=True))

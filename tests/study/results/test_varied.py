@@ -1,0 +1,68 @@
+"""Many small studies beside each other are what each is alone."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from study.experiment import variations
+from study.results import varied
+from study.results.inference import difference, estimate
+
+WEIGHTS = {"tau": 0.05, "class_prior": "balanced", "include_self": True}
+BIAS = {"kind": "correlation", "images_per_identity": 6, "test_per_class": 2, "unseen_share": 0.2,
+        "people": None, "levels": [0.0, 0.8]}  # fmt: skip
+STUDY = {
+    "seeds": 2,
+    "methods": ["erm", "cid"],
+    "bias": BIAS,
+    "weights": WEIGHTS,
+    "train": {"l2": 0.1, "through": "loss", "robust": {}},
+}
+HOW = {"metrics": ["accuracy", "identity_sd"], "replicates": 20}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    """20 people of 16 images, of whom the proxy knows the person, and the features the label too."""
+    rng = np.random.default_rng(0)
+    people, labels = np.repeat(np.arange(20), 16), np.tile([0, 1], 160)
+    proxy = rng.normal(size=(20, 12))[people] + 0.2 * rng.normal(size=(320, 12))
+    features = np.hstack([proxy, labels[:, None] + rng.normal(size=(320, 4))])
+    return variations.Arrays(*(a.astype(np.float32) for a in (proxy, features)), labels, people)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_breadth_of_a_study_is_of_every_task_and_kind(arrays, tmp_path, kept):
+    tasks = {"smiling": arrays.labels, "frowning": 1 - arrays.labels}
+    none = replace(arrays, labels=None)  # those of a task count, not these
+    data = SimpleNamespace(labels=tasks.__getitem__)
+    about = none, data, STUDY, list(tasks), ["correlation", "longtail"]
+    found = varied.breadth(*about, **HOW, folder=tmp_path if kept else None)
+    kinds = ["correlation"] * 2 + ["longtail"] * 2
+    assert list(found) == list(zip(["smiling", "frowning"] * 2, kinds, strict=True))
+    for (task, kind), study in found.items():
+        given = replace(arrays, labels=tasks[task])
+        predictions = variations.run(given, STUDY | {"bias": BIAS | {"kind": kind}})
+        alone = estimate(predictions, STUDY["methods"], given.labels, given.identities, **HOW)
+        pd.testing.assert_frame_equal(study.runs, alone.runs)
+        pd.testing.assert_frame_equal(difference(study), difference(alone))
+
+
+def test_ablations_are_each_what_one_is_alone(arrays, tmp_path):
+    ablations = {
+        "tau": {"setting": "weights.tau", "values": [0.01, 0.2]},
+        "people": {"setting": "bias.people", "values": [10, None]},
+    }
+    found = varied.ablate(arrays, STUDY, ablations, 0.8, **HOW, folder=tmp_path)
+    assert list(found) == ["tau", "people"]
+    for name, own in ablations.items():
+        predictions = variations.vary(arrays, STUDY, own["setting"], own["values"], 0.8)
+        about = STUDY["methods"], arrays.labels, arrays.identities
+        alone = difference(estimate(predictions, *about, cell="value", **HOW))
+        pd.testing.assert_frame_equal(found[name], alone)
+        assert found[name]["value"].unique().tolist() == [
+            "all" if v is None else str(v) for v in own["values"]
+        ]
