@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-
 LONGEST = ("test_cookbook.py", "test_study.py")  # minutes each, where all others take seconds
 
 
