@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-LONGEST = ("test_cookbook.py", "test_study.py")  # minutes each, where all others take seconds
-
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, each on a process: begun last, they would keep one waiting alone."""
-    items.sort(key=lambda item: -(item.path.name in LONGEST))
+    """What takes minutes first, as a process that began it last would be waited for.
+
+    `test_cookbook` makes a study that `test_study` is also about: it has other tests before it.
+    """
+    order = "/test_cookbook.py", "tests/cid/", "tests/study/experiment/", "/test_study.py", "tests/"
+
+    def place(item) -> int:
+        return next(i for i, part in enumerate(order) if part in item.nodeid)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="module")
