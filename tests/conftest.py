@@ -1,4 +1,4 @@
-"""What the tests of networks share, in `cid` and in the study."""
+"""What tests share: their order, and small data."""
 
 import numpy as np
 import pytest
@@ -34,3 +34,22 @@ def features():
     x = rng.normal(size=(160, 12)) * np.geomspace(0.1, 10, 12) + 3
     labels = ((x[:, 6] - 3) / x[:, 6].std() + 0.5 * rng.normal(size=160) > 0).astype(int)
     return x.astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def people():
+    """20 people of 16 images: identities, labels, a proxy, and features that know person and label."""
+    rng = np.random.default_rng(0)
+    identities, labels = np.repeat(np.arange(20), 16), np.tile([0, 1], 160)
+    proxy = rng.normal(size=(20, 12))[identities] + 0.2 * rng.normal(size=(320, 12))
+    features = np.hstack([proxy, labels[:, None] + rng.normal(size=(320, 4))])
+    return identities, labels, proxy.astype(np.float32), features.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def arrays(people):
+    """The same as the variations of a study see them."""
+    from study.experiment.variations import Arrays
+
+    identities, labels, proxy, features = people
+    return Arrays(proxy, features, labels, identities)

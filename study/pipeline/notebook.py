@@ -226,9 +226,8 @@ def run_stage(stage: str) -> bool:
     that was :func:`study.pipeline.stages.done_before`."""
     output = f"build/notebooks/{stage}.ipynb"
     notebook = stages.notebook(stage)
-    with started(
-        first=stages.imports(notebook)
-    ) as kernel:  # beside the reading of what it works on
+    # Beside the reading of what it works on.
+    with started(first=stages.imports(notebook)) as kernel:
         given = handed(stage, params.read())  # which checks the whole file
         work = partial(run, notebook, output, given, kernel=kernel)
         return stages.done_before(stage, given, work)

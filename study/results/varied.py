@@ -1,8 +1,8 @@
 """Many small studies: other tasks and kinds of bias, and every value of many settings.
 
 As many are worked on at once as there are cores, as each has parts that keep only one of them busy.
-``settings`` and ``folder`` are as in :mod:`study.experiment.variations`, ``replicates`` as in
-:func:`study.results.inference.estimate`.
+``settings`` and ``folder`` are as in :mod:`study.experiment.variations`, ``how`` are the metrics and
+replicates of :func:`study.results.inference.estimate`.
 """
 
 from collections.abc import Iterable
@@ -23,9 +23,8 @@ def breadth(
     tasks: Iterable[str],
     kinds: Iterable[str],
     *,
-    metrics,
-    replicates: int,
     folder=None,
+    **how,
 ) -> dict[tuple[str, str], Estimates]:
     """The study once more for every task and kind of bias, by (task, kind), kind after kind.
 
@@ -38,8 +37,7 @@ def breadth(
         own = settings | {"bias": settings["bias"] | {"kind": kind}}
         predictions = variations.run(given, own, folder=folder)
         about = own["methods"], given.labels, given.identities
-        how = {"metrics": metrics, "replicates": replicates, "folder": folder}
-        return estimate(predictions, *about, **how)
+        return estimate(predictions, *about, folder=folder, **how)
 
     studies = [(task, kind) for kind in kinds for task in tasks]
     return dict(zip(studies, on_all_cores(one, studies, label="breadth"), strict=True))
@@ -51,9 +49,8 @@ def ablate(
     ablations: dict[str, dict],
     level: float,
     *,
-    metrics,
-    replicates: int,
     folder=None,
+    **how,
 ) -> dict[str, pd.DataFrame]:
     """Differences to ERM for every value of one setting at a time, by the name of the ablation.
 
@@ -64,10 +61,10 @@ def ablate(
 
     def one(name: str) -> pd.DataFrame:
         varied = ablations[name]["setting"], ablations[name]["values"]
-        fit = {"design": design, "folder": folder}
-        predictions = variations.vary(arrays, settings, *varied, level, **fit)
+        predictions = variations.vary(
+            arrays, settings, *varied, level, design=design, folder=folder
+        )
         about = settings["methods"], arrays.labels, arrays.identities
-        how = {"metrics": metrics, "replicates": replicates, "folder": folder}
-        return difference(estimate(predictions, *about, cell="value", **how))
+        return difference(estimate(predictions, *about, cell="value", folder=folder, **how))
 
     return dict(zip(ablations, on_all_cores(one, ablations, label="ablations"), strict=True))

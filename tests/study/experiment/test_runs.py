@@ -60,16 +60,6 @@ def sets(features):
     return table
 
 
-@pytest.fixture(scope="module")
-def people():
-    """20 people of 16 images: identities, labels, a proxy, and features that know person and label."""
-    rng = np.random.default_rng(0)
-    identities, labels = np.repeat(np.arange(20), 16), np.tile([0, 1], 160)
-    proxy = rng.normal(size=(20, 12))[identities] + 0.2 * rng.normal(size=(320, 12))
-    features = np.hstack([proxy, labels[:, None] + rng.normal(size=(320, 4))])
-    return identities, labels, proxy.astype(np.float32), features.astype(np.float32)
-
-
 # --- weights --------------------------------------------------------------------------------------
 
 

@@ -31,16 +31,6 @@ STUDY = {
 }
 
 
-@pytest.fixture(scope="module")
-def arrays():
-    """20 people of 16 images; a proxy that knows the person, features that know person and label."""
-    rng = np.random.default_rng(0)
-    people, labels = np.repeat(np.arange(20), 16), np.tile([0, 1], 160)
-    proxy = rng.normal(size=(20, 12))[people] + 0.2 * rng.normal(size=(320, 12))
-    features = np.hstack([proxy, labels[:, None] + rng.normal(size=(320, 4))])
-    return variations.Arrays(*(a.astype(np.float32) for a in (proxy, features)), labels, people)
-
-
 def test_a_run_is_its_parts(arrays):
     found = variations.run(arrays, STUDY)
     sets = draw_sets(arrays.identities, arrays.labels, seeds=2, levels=[0.0, 0.8], **BIAS)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -22,16 +21,6 @@ STUDY = {
     "train": {"l2": 0.1, "through": "loss", "robust": {}},
 }
 HOW = {"metrics": ["accuracy", "identity_sd"], "replicates": 20}
-
-
-@pytest.fixture(scope="module")
-def arrays():
-    """20 people of 16 images, of whom the proxy knows the person, and the features the label too."""
-    rng = np.random.default_rng(0)
-    people, labels = np.repeat(np.arange(20), 16), np.tile([0, 1], 160)
-    proxy = rng.normal(size=(20, 12))[people] + 0.2 * rng.normal(size=(320, 12))
-    features = np.hstack([proxy, labels[:, None] + rng.normal(size=(320, 4))])
-    return variations.Arrays(*(a.astype(np.float32) for a in (proxy, features)), labels, people)
 
 
 @pytest.mark.parametrize("kept", [True, False])
