@@ -15,7 +15,7 @@ from threading import Lock
 
 import numpy as np
 import torch
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from cid.checks import COUNT, POSITIVE, array, class_codes, number, reals
 from cid.density import as_tensor
@@ -70,7 +70,6 @@ class Design:
         labels = array("labels", labels)
         if not set(np.unique(labels)) <= {0, 1}:
             raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; 0 and 1 are needed")
-        labels = labels.astype(np.float64)
         x = features.to(device, torch.float32)
         # Near enough for float32; each head then corrects by its own training images.
         try:
@@ -81,8 +80,8 @@ class Design:
         if not torch.isfinite(self.centre + self.spread).all():
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.x = (x - self.centre).div_(self.spread)
-        self.sign = torch.as_tensor(labels * 2.0 - 1.0, dtype=torch.float32, device=device)
-        self._stacks: dict[bytes, tuple[torch.Tensor, list]] = {}
+        self.sign = torch.as_tensor(labels.astype(float) * 2 - 1).to(device, torch.float32)
+        self._stacks: dict[tuple, tuple[torch.Tensor, list, int]] = {}
         self._lock = Lock()  # calls of several threads may share a design
 
     def standardised(self, rows: torch.Tensor):
@@ -116,9 +115,14 @@ def _product(a, b):
     return a @ b if a.device.type != "cpu" else torch.from_numpy(a.numpy() @ b.numpy())
 
 
+def _filled(a, rows: int):
+    """With rows of 0 up to a multiple of so many: with their number a product's last bits change."""
+    return pad(a, (0, 0, 0, -a.shape[-2] % rows))
+
+
 def fit_heads(
     features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
-    offset=None, flipped=None, tolerance: float = 1e-4, max_iterations: int = 500,
+    offset=None, flipped=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
     design: Design | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
@@ -128,8 +132,8 @@ def fit_heads(
     are the features standardised by the head's own training images (those of positive weight, each
     counted once), so that no statistic of a test image enters. Heads are returned in raw units.
 
-    The bytes of a head depend on how many heads are fitted together and on which images any of them
-    trains on, as these decide the shapes of the products; not on the other heads or on its place.
+    The bytes of a head depend on which images any head trains on and, above ``room``, on how many are
+    fitted together, as these decide the shapes of the products; not on the other heads or on its place.
 
     Parameters
     ----------
@@ -147,8 +151,9 @@ def fit_heads(
         model that it corrects, or those it must not learn again.
     flipped : float array, shape (h, n), optional
         The share of an image, in [0, 1], that counts under the other label.
-    tolerance, max_iterations
-        A head has converged when its gradient norm is ``tolerance`` of the initial one.
+    room, tolerance, max_iterations
+        A head has converged when its gradient norm is ``tolerance`` of the initial one. Products are
+        those of ``room`` heads, or a multiple.
     design : Design, optional
         Of these features and labels, to share what other calls have computed.
     progress : str, optional
@@ -170,6 +175,7 @@ def fit_heads(
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
     l2, tolerance = number("train.l2", l2, POSITIVE), number("tolerance", tolerance, POSITIVE)
     max_iterations = number("max_iterations", max_iterations, COUNT, int)
+    room = number("room", room, COUNT, int)
     _check(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
     more = {"groups": groups, "offset": offset, "flipped": flipped}
@@ -185,7 +191,7 @@ def fit_heads(
     how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
     fit = _fit_dual if few else _fit_primal
     with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
-        v, bias, steps, relative = fit(design, weights, l2, risk, how, **more)
+        v, bias, steps, relative = fit(design, weights, l2, risk, room, how, **more)
     worst = float(relative.max())
     if not worst <= tolerance:
         failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
@@ -196,7 +202,7 @@ def fit_heads(
     return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
 
 
-def _fit_primal(design, weights, l2, risk, how, groups, offset, flipped):
+def _fit_primal(design, weights, l2, risk, room, how, groups, offset, flipped):
     """Heads over (w, b), all in one product with the features: for more images than features.
 
     Returns weight (h, d) and bias (h,) in units of ``design.x``, then as :func:`cid.lbfgs.minimise`.
@@ -211,20 +217,22 @@ def _fit_primal(design, weights, l2, risk, how, groups, offset, flipped):
     flipped = None if flipped is None else flipped[:, used]
     member = (weights > 0).float()
     member /= member.sum(dim=1, keepdim=True)
-    shift = member @ x
-    scale = (member @ x**2 - shift**2).clamp_min(1e-6).sqrt()
+    member, count = _filled(member, room), len(weights)
+    shift = (member @ x)[:count]
+    scale = ((member @ x**2)[:count] - shift**2).clamp_min(1e-6).sqrt()
 
     def objective(theta):
         w, b = theta[:, :-1], theta[:, -1:]
         v = w / scale
-        logit = torch.addmm(b - (v * shift).sum(1, keepdim=True), v, x.T)
+        logit = (_filled(v, room) @ x.T)[:count] + (b - (v * shift).sum(1, keepdim=True))
         margin = (logit + offset) * sign
         losses, pull = _losses(margin, flipped)
         value, share = risk(losses, weights)
         loss = value + 0.5 * l2 * (w * w).sum(1)
         slope = -share * pull * sign
         total = slope.sum(1, keepdim=True)
-        gradient = torch.cat([(slope @ x - total * shift) / scale + l2 * w, total], dim=1)
+        pulled = ((_filled(slope, room) @ x)[:count] - total * shift) / scale
+        gradient = torch.cat([pulled + l2 * w, total], dim=1)
         return loss, gradient
 
     start = weights.new_zeros(len(weights), x.shape[1] + 1)
@@ -240,7 +248,7 @@ def _losses(margin, flipped):
     return softplus(-margin) + flipped * margin, torch.sigmoid(-margin) - flipped
 
 
-def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
+def _fit_dual(design, weights, l2, risk, room, how, groups, offset, flipped):
     """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
 
     The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
@@ -253,7 +261,7 @@ def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
     v = weights.new_empty(len(weights), design.x.shape[1])
     bias, relative = weights.new_empty(2, len(weights))
     steps, size = 0, LANES * -(-int((weights > 0).sum(dim=1).max()) // LANES)
-    together = max(1, HELD // size**2)
+    together, places = max(1, HELD // size**2), -(-room // len(members))
     for first in range(0, len(members), together):
         heads = members[first : first + together]
         rows = [torch.nonzero(weights[own[0]] > 0)[:, 0] for own in heads]
@@ -269,7 +277,7 @@ def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
                 if values is not None:
                     into[g, : len(own), : len(row)] = values[own][:, row]
         stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
-        objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk)
+        objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk, places)
         start = weights.new_zeros(mass[..., 0].numel(), 2 * size + 1)
         theta, done, left = minimise(objective, dot, start, **how)
         steps = max(steps, done)
@@ -277,39 +285,34 @@ def _fit_dual(design, weights, l2, risk, how, groups, offset, flipped):
         left = left.view(mass.shape[:2])
         for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
             part, shift, scale = ready[g]
-            v[own] = a[g, : len(own), : len(row)] @ part / scale
+            v[own] = (_filled(a[g, :, : len(row)], places) @ part)[: len(own)] / scale
             bias[own] = b[g, : len(own)] - (v[own] * shift).sum(1)
             relative[own] = left[g, : len(own)]
     return v, bias, steps, relative
 
 
-def _dual_problem(gram, sides, mass, offset, flipped, l2, risk):
+def _dual_problem(gram, sides, mass, offset, flipped, l2, risk, places):
     """Objective and inner product over rows (a, K a, b), one a head.
 
     ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass``, ``offset`` and ``flipped``
-    (g, slots, m) of heads; the last may be None.
+    (g, slots, m) of heads; the last may be None. ``places`` are rows of a product.
     """
-    size = gram.shape[1]
-    flat = mass.flatten(0, 1)
+    size, flat = gram.shape[1], mass.flatten(0, 1)
     flipped = None if flipped is None else flipped.flatten(0, 1)
 
-    def parts(theta):
-        return theta.split([size, size, 1], dim=1)
-
     def objective(theta):
-        a, image, b = parts(theta)
+        a, image, b = theta.split([size, size, 1], dim=1)
         margin = (((image + b).view(mass.shape) + offset) * sides).flatten(0, 1)
         losses, pull = _losses(margin, flipped)
         value, share = risk(losses, flat)
         slope = (-share * pull).view(mass.shape) * sides
-        image_slope = _product(slope, gram).flatten(0, 1)
+        image_slope = _product(_filled(slope, places), gram)[:, : slope.shape[1]].flatten(0, 1)
         slope = slope.flatten(0, 1)
         gradient = [slope + l2 * a, image_slope + l2 * image, slope.sum(1, keepdim=True)]
         return value + 0.5 * l2 * (a * image).sum(1), torch.cat(gradient, dim=1)
 
     def dot(p, q):
-        (a, _, b), (_, image, c) = parts(p), parts(q)
-        return (a * image).sum(1) + (b * c)[:, 0]
+        return (p[:, :size] * q[:, size:-1]).sum(1).addcmul_(p[:, -1], q[:, -1])
 
     return objective, dot
 

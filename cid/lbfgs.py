@@ -18,12 +18,9 @@ def minimise(objective, dot, theta, tolerance: float, max_iterations: int, progr
     Returns theta, the number of steps, and gradient norms (h,) over the initial ones.
     """
 
-    def norm(rows):
-        return dot(rows, rows).clamp_min(0).sqrt()
-
     loss, gradient = objective(theta)
-    initial = norm(gradient).clamp_min(1e-30)
-    relative = norm(gradient) / initial
+    initial = dot(gradient, gradient).clamp_min(1e-30).sqrt()
+    relative = torch.ones_like(loss)
     gamma, step = torch.ones_like(loss), 1 / initial.clamp_min(1)
     pairs, steps = [], 0  # pairs: (step, change of the gradient, rho), the oldest first
     bar = tqdm(total=max_iterations, desc=progress, disable=progress is None, mininterval=5)
@@ -34,7 +31,7 @@ def minimise(objective, dot, theta, tolerance: float, max_iterations: int, progr
         uphill = descent >= 0
         direction = torch.where(uphill[:, None], -gradient, direction)
         descent = torch.where(uphill, -dot(gradient, gradient), descent)
-        trial = theta + step[:, None] * direction
+        trial = torch.addcmul(theta, step[:, None], direction)
         new_loss, new_gradient = objective(trial)
         # The slack is float32 rounding of a loss of order 1. A row whose step was too long tries half
         # of it in the next round, while the others go on: one evaluation a round, whoever fails.
@@ -47,9 +44,9 @@ def minimise(objective, dot, theta, tolerance: float, max_iterations: int, progr
         rho = torch.where(sy > 1e-12, 1 / sy.clamp_min(1e-12), 0)
         gamma = torch.where(rho > 0, sy / dot(change, change).clamp_min(1e-30), gamma)
         pairs = [*pairs, (theta_step, change, rho)][-HISTORY:]
-        theta, gradient = theta + theta_step, gradient + change
+        theta, gradient = theta.add_(theta_step), gradient + change
         loss = torch.where(good, new_loss, loss)
-        relative = norm(gradient) / initial
+        relative = dot(gradient, gradient).clamp_min(0).sqrt() / initial
         steps += 1
         bar.update()
     bar.close()
@@ -60,10 +57,10 @@ def _direction(gradient, pairs, gamma, dot):
     """Two-loop recursion for every row; a pair of rho 0 is skipped by its row."""
     q, taken = -gradient, []
     for s, y, rho in reversed(pairs):
-        alpha = rho * dot(s, q)
-        q = q - alpha[:, None] * y
+        alpha = (rho * dot(s, q))[:, None]
+        q.addcmul_(alpha, y, value=-1)
         taken.append(alpha)
-    q = q * gamma[:, None]
+    q.mul_(gamma[:, None])
     for (s, y, rho), alpha in zip(pairs, reversed(taken), strict=True):
-        q = q + (alpha - rho * dot(y, q))[:, None] * s
+        q.addcmul_(alpha - (rho * dot(y, q))[:, None], s)
     return q

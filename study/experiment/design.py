@@ -185,13 +185,13 @@ def draw_sets(
         if len(plan.seen) < 2:
             raise ValueError(too_few(len(own)))
         plans.append(plan)
-    tables = []
+    found = []
     for level, (seed, plan) in product(wanted, enumerate(plans)):
         sizes = None if kind == "natural" else _sizes(plan, level, images_per_identity, kind)
         where = {"level": built_level(level, images_per_identity, kind), "seed": seed}
-        tables.append(_set(plan, sizes, identities, labels).assign(**where))
-    columns = ["level", "seed", "part", "row", "cell_size", "minority"]
-    return pd.concat(tables, ignore_index=True)[columns]
+        columns = _set(plan, sizes, identities, labels)
+        found.append({k: np.full(len(columns["row"]), v) for k, v in where.items()} | columns)
+    return pd.DataFrame({k: np.concatenate([one[k] for one in found]) for k in found[0]})
 
 
 def check_draws(data, params: dict) -> None:
@@ -280,8 +280,8 @@ def _sizes(plan: _Plan, level: float, k: int, kind: str) -> np.ndarray:
     return np.where(majority == [0, 1], k - few, few)
 
 
-def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> pd.DataFrame:
-    """The images of a set; with ``sizes`` None all that are in no test train."""
+def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str, np.ndarray]:
+    """The images of a set as columns; with ``sizes`` None all that are in no test train."""
     if sizes is None:
         seen_or_untested = ~np.isin(identities, np.delete(plan.names, plan.seen))
         rest = np.flatnonzero(seen_or_untested & pd.notna(labels))
@@ -306,7 +306,7 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> pd.DataFr
         minority = np.where(own == other, np.nan, own < other)
     minority[part == "unseen"] = np.nan
     cell_size = np.where(trains, size[cell], 0)
-    return pd.DataFrame({"row": row, "part": part, "cell_size": cell_size, "minority": minority})
+    return {"part": part, "row": row, "cell_size": cell_size, "minority": minority}
 
 
 def _members(table: pd.DataFrame, seeds, people, cohorts, advise) -> list[pd.DataFrame]:

@@ -38,7 +38,7 @@ from study.source import code
 SEEDS = 10  # heads fitted together: another seed changes no byte of a full block
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} runs [{elapsed}<{remaining}{postfix}]"
 
-_code = cache(code)  # a process runs the code that it has read, whatever is edited meanwhile
+known_code = cache(code)  # a process runs the code that it has read, whatever is edited meanwhile
 
 
 def whole(labels) -> np.ndarray:
@@ -71,7 +71,7 @@ def weigh_sets(
     """
     specs, keys = {method: get_method(method) for method in methods}, {}
     for method, spec in specs.items():
-        made_by = _code(
+        made_by = known_code(
             f"study.experiment.methods.METHODS[{method}]", "study.experiment.methods.Sample"
         )
         keys[method] = store.digest({key: settings[key] for key in spec.settings}, made_by)
@@ -99,6 +99,11 @@ def weigh_sets(
     columns = [*methods, *filter(None, map(needed_column, methods))]
     found = pd.concat(on_all_cores(weigh, each))
     return pd.concat([sets, found.reindex(sets.index)[columns]], axis=1)
+
+
+def blocks(sets: pd.DataFrame) -> list[pd.DataFrame]:
+    """The sets of each level, :data:`SEEDS` seeds at a time."""
+    return [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
 
 
 def train_sets(
@@ -133,12 +138,12 @@ def train_sets(
     data = store.digest(features, labels, design is None, pick_device("auto").type)
     for method in methods:
         kind = kind_of(method)
-        made_by = _code("cid.heads.fit_heads", f"study.experiment.trainers.TRAINERS[{kind}]")
+        made_by = known_code("cid.heads.fit_heads", f"study.experiment.trainers.TRAINERS[{kind}]")
         keys[method] = store.digest(data, kind, l2, of_kind(options, kind), made_by)
 
     def fit_block(block: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Heads]]:
         seeds, train = block["seed"].unique(), block[block["part"] == "train"]
-        table = _tested(block)
+        table = tested(block)
         at = np.searchsorted(seeds, table["seed"]), table["row"].to_numpy()
         files, found = {}, {}
         if folder is not None:
@@ -161,8 +166,7 @@ def train_sets(
         scores = {method: found[method].pop("scores") for method in methods}
         return table.assign(**scores), {method: Heads(**found[method]) for method in methods}
 
-    blocks = [block for _, block in sets.groupby(["level", sets["seed"] // SEEDS], sort=False)]
-    tables, fitted = zip(*on_all_cores(fit_block, blocks), strict=True)
+    tables, fitted = zip(*on_all_cores(fit_block, blocks(sets)), strict=True)
     heads = {method: Heads.joined([found[method] for found in fitted]) for method in methods}
     return pd.concat(tables, ignore_index=True), heads
 
@@ -253,10 +257,10 @@ def train_networks(
     """
     options, device = options or read_options(model), pick_device(device)
     inputs, labels = place(inputs, device), whole(labels)
-    predictions = _tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
+    predictions = tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
     runs, origin = _runs(sets, predictions, methods), initialisation(model, options.pretrained)
     if folder is not None:
-        shared = store.digest(model, origin, device.type, _code("cid.networks.fit"), inputs)
+        shared = store.digest(model, origin, device.type, known_code("cid.networks.fit"), inputs)
         for run in runs:
             own = [run.training, of_kind(options, run.training), run.seed, run.rows]
             own += [run.tested.to_numpy(), labels[run.rows]]
@@ -436,7 +440,7 @@ def head_options(train: dict) -> HeadOptions:
     return read(HeadOptions, train["robust"], "train.robust", {"through": train["through"]})
 
 
-def _tested(sets: pd.DataFrame) -> pd.DataFrame:
-    """The test images of some sets, as predictions begin."""
+def tested(sets: pd.DataFrame) -> pd.DataFrame:
+    """The test images of some sets, as predictions begin: without a score."""
     test = sets.loc[sets["part"] != "train", ["level", "seed", "part", "row", "minority"]]
     return test.rename(columns={"part": "test"}).reset_index(drop=True)

@@ -15,9 +15,10 @@ from cid.heads import Design, Heads, balanced_subset, fit_heads
 from cid.names import find
 from study.experiment.options import NEEDS, HeadOptions
 
-# Methods fitted in one stack. A stack is never smaller, but filled up: with the number of heads the
-# shapes of the products would change, and with them the last bits of every head.
-STACK = 4
+# Methods fitted in one stack. Products have room for as many whatever their number, as with their shape
+# the last bits of every head would change. With fewer images than features what takes time is to go
+# through a Gram matrix, and room costs little; with more than 8 rows NumPy would not treat them alike.
+STACK, GRAM_STACK = 4, 8
 ROWS = 2**14  # of a matrix worked on at once
 HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
 
@@ -98,9 +99,11 @@ def _fit_stacked(cell: Cell, stack: list[np.ndarray]) -> list[Heads]:
     if cell.options.through == "sampler":  # which images are drawn differs, and with it the shapes
         return [cell.fit(weights) for weights in stack]
     found, size = [], len(cell.seeds)
-    for first in range(0, len(stack), STACK):
-        part = stack[first : first + STACK]
-        heads = cell.fit(np.concatenate(part + part[:1] * (STACK - len(part))))
+    few = np.count_nonzero(stack[0], axis=1).max() <= cell.features.shape[1]
+    many = GRAM_STACK if few else STACK
+    for first in range(0, len(stack), many):
+        part = stack[first : first + many]
+        heads = cell.fit(np.concatenate(part), room=many * size)
         found += [heads.rows(slice(k * size, (k + 1) * size)) for k in range(len(part))]
     return found
 

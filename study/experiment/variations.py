@@ -10,22 +10,32 @@ takes from it whatever it would compute in the same way; None keeps nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from cid.device import pick_device
 from cid.heads import Design
 from cid.names import find
 from cid.posterior import label_posterior, without_class_direction
 from study.cores import on_all_cores
 from study.experiment.design import draw_sets
 from study.experiment.methods import Sample, kernel_width, proxy_density, surprise
-from study.experiment.runs import head_options, train_sets, weigh_sets, whole
+from study.experiment.runs import (
+    blocks,
+    head_options,
+    known_code,
+    tested,
+    train_sets,
+    weigh_sets,
+    whole,
+)
 from study.faces.embed import pair_similarities, verification_auc
 from study.source import code
-from study.store import digest, kept
+from study.store import digest, kept, read, write
 
 FEW = 0.002  # share of the training images under which a cell size is left out of the factors
 LABEL, PERSON = "same-label AUC within a person", "verification AUC"  # what a proxy tells
@@ -79,6 +89,36 @@ def run(
 
 
 def _run(arrays, sets, settings, design, folder) -> pd.DataFrame:
+    """As :func:`run`. Scores are kept by block of sets, whose weights need then not even be read."""
+    if folder is None:
+        return _computed(arrays, sets, settings, design, folder)
+    people, methods = np.unique(arrays.identities, return_inverse=True)[1], settings["methods"]
+    given = arrays.proxy, arrays.features, arrays.labels, people, design is None
+    given += methods, settings["weights"], settings["train"], pick_device("auto").type
+    shared, parts = digest(*given, known_code(f"{__name__}._computed")), blocks(sets)
+    files = [Path(folder) / f"scores-{digest(shared, *_columns(part))[:24]}.npz" for part in parts]
+    found = [read(file) for file in files]
+    tables = [tested(part) for part in parts]
+    missing = [place for place, scores in enumerate(found) if scores is None]
+    if missing:
+        some = pd.concat([parts[place] for place in missing])
+        scores, first = _computed(arrays, some, settings, design, folder)[methods], 0
+        for place in missing:
+            own = scores[first : first + len(tables[place])]
+            found[place] = {method: own[method].to_numpy() for method in methods}
+            write(files[place], partial(np.savez, **found[place]))
+            first += len(own)
+    scored = [t.assign(**scores) for t, scores in zip(tables, found, strict=True)]
+    return pd.concat(scored, ignore_index=True)
+
+
+def _columns(sets: pd.DataFrame) -> list[np.ndarray]:
+    """What decides the scores of some sets."""
+    columns = [sets[name].to_numpy() for name in ("level", "seed", "row")]
+    return [*columns, (sets["part"] == "train").to_numpy()]
+
+
+def _computed(arrays, sets, settings, design, folder) -> pd.DataFrame:
     return _trained(arrays, weighed(arrays, sets, settings, folder), settings, design, folder)
 
 

@@ -14,7 +14,7 @@ from cid.risks import generalised_cross_entropy, group_risk
 from study.experiment import trainers
 from study.experiment.options import KINDS, NEEDS, HeadOptions
 from study.experiment.trainers import (
-    STACK,
+    GRAM_STACK,
     TRAINERS,
     Cell,
     balanced_subset,
@@ -271,10 +271,11 @@ def test_a_methods_heads_do_not_depend_on_what_is_fitted_beside_them(seeds, shap
     member = np.zeros((seeds, shape[0]), dtype=np.float32)
     for row in member:
         row[rng.permutation(shape[0])[:201]] = 1
-    others = [member * rng.gamma(2, size=member.shape) for _ in range(STACK)]
+    others = [member * rng.gamma(2, size=member.shape) for _ in range(GRAM_STACK)]
     alone = fit_method(cell, "weighted", member)
-    for place in (0, 1, STACK - 1, STACK):  # in a stack with room, a full one, and one of its own
-        beside = others[: max(STACK - 2, place)]
+    # In stacks with some and all places taken, and in one of its own.
+    for number, place in [(0, 0), (1, 1), (2, 0), (3, 3), (4, 4), (7, 0), (7, 7), (8, 8)]:
+        beside = others[:number]
         found = fit_weighted(cell, [*beside[:place], member, *beside[place:]])
         assert len(found) == len(beside) + 1
         assert found[place].weight.tobytes() == alone.weight.tobytes()
