@@ -28,6 +28,7 @@ ENDS = {
     "facenet": "embed",
     "net": "train",
     "cohorts": "weights",
+    "own": "weights",
 }
 
 

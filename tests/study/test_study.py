@@ -114,10 +114,10 @@ def small_study(folder):
         ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
     )  # fmt: skip
     short = yaml.load(folder / "params.yaml")
-    short["train"] |= {"model": "cnn", "network": {"epochs": 1, "jtt_epochs": 1}}
-    short |= {"methods": ["erm", "cid", "oracle"]}
-    for name in ("virtual-people", "celeba-smiling"):
-        yaml.dump(short | {"study": name}, folder / "studies" / f"{name}.yaml")
+    short["methods"] = ["erm", "cid", "oracle"]
+    network = short["train"] | {"model": "cnn", "network": {"epochs": 1, "jtt_epochs": 1}}
+    for name, train in (("virtual-people", short["train"]), ("celeba-smiling", network)):
+        yaml.dump(short | {"study": name, "train": train}, folder / "studies" / f"{name}.yaml")
     call(folder, "git", "add", "-A")
     call(folder, *GIT, "commit", "-qm", "the code")
 
