@@ -186,38 +186,40 @@ def _auroc(run: Run, counts: np.ndarray) -> np.ndarray:
     return ratio(count(run, counts, positive), pairs)
 
 
+def _places(score: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The order in which negatives rise, and of each positive how many are below it, and not above."""
+    order = np.argsort(score[~positive], kind="stable")
+    rising = score[~positive][order]
+    return order, *(np.searchsorted(rising, score[positive], s) for s in ("left", "right"))
+
+
 def _ordered_by_people(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """Pairs of images in the right order, shape (R, m), by way of those of every two people."""
-    (high, first_high), (low, first_low) = (
-        np.unique(run.person[side], return_index=True) for side in (positive, ~positive)
-    )
-    ordered = np.zeros((len(counts), run.score.shape[1]))
+    high, first = np.unique(run.person[positive], return_index=True)
+    low, whose = np.unique(run.person[~positive], return_inverse=True)
+    ordered, own = np.zeros((len(counts), run.score.shape[1])), np.eye(len(low))[whose]
+    ours, theirs = counts[:, high], counts[:, low]
     for m, score in enumerate(run.score.T if len(high) and len(low) else ()):
-        ours, theirs = score[positive][:, None], score[~positive]
-        pairs = (ours > theirs).astype(np.float32)
-        if (level := ours == theirs).any():
-            pairs += level / np.float32(2)
-        pairs = np.add.reduceat(np.add.reduceat(pairs, first_high), first_low, axis=1, dtype=float)
-        ordered[:, m] = np.einsum("rk,rk->r", counts[:, high] @ pairs, counts[:, low])
+        order, left, right = _places(score, positive)
+        below = np.zeros((len(own) + 1, len(low)))  # negatives of each person
+        np.cumsum(own[order], axis=0, out=below[1:])
+        twice = below[left] + below[right]  # a tie is on one side alone, and counts by half
+        pairs = np.add.reduceat(twice, first) / 2
+        ordered[:, m] = np.einsum("rk,rk->r", ours @ pairs, theirs)
     return ordered
 
 
 def _ordered_by_place(run: Run, counts: np.ndarray, positive: np.ndarray) -> np.ndarray:
     """As :func:`_ordered_by_people`; images are sorted once a method."""
     positives, negatives = run.person[positive], run.person[~positive]
-    places = []
-    for score in run.score.T:
-        order = np.argsort(score[~positive], kind="stable")
-        rising = score[~positive][order]
-        left, right = (np.searchsorted(rising, score[positive], s) for s in ("left", "right"))
-        places.append((negatives[order], left, right))
+    places = [_places(score, positive) for score in run.score.T]
     ordered, step = np.empty((len(counts), len(places))), max(1, CACHED // len(run.person))
     for at in (slice(start, start + step) for start in range(0, len(counts), step)):
         many = np.ascontiguousarray(counts[at].T)
         high, below = many[positives], np.zeros((len(negatives) + 1, many.shape[1]))
-        for m, (sorted_negatives, left, right) in enumerate(places):
-            np.cumsum(many[sorted_negatives], axis=0, out=below[1:])
-            twice = below[left] + below[right]  # a tie is on one side alone, and counts by half
+        for m, (order, left, right) in enumerate(places):
+            np.cumsum(many[negatives[order]], axis=0, out=below[1:])
+            twice = below[left] + below[right]
             ordered[at, m] = np.einsum("ir,ir->r", high, twice) / 2
     return ordered
 
