@@ -33,9 +33,9 @@ def minimise(objective, dot, theta, tolerance: float, max_iterations: int, progr
         descent = torch.where(uphill, -dot(gradient, gradient), descent)
         trial = torch.addcmul(theta, step[:, None], direction)
         new_loss, new_gradient = objective(trial)
-        # The slack is float32 rounding of a loss of order 1. A row whose step was too long tries half
+        # The slack is some float32 roundings of the loss. A row whose step was too long tries half
         # of it in the next round, while the others go on: one evaluation a round, whoever fails.
-        good = new_loss <= loss + 1e-4 * step * descent + 1e-7 * loss.abs()
+        good = new_loss <= loss + 1e-4 * step * descent + 1e-6 * loss.abs()
         good = (relative > tolerance) & (good | (step < 2**-20))
         step = torch.where(good, 1.0, step / 2)
         theta_step = torch.where(good[:, None], trial - theta, 0)

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from cid import heads
 from cid.heads import fit_heads
+from cid.lbfgs import minimise
 from cid.risks import cvar_risk, group_risk, tilted_risk
 
 
@@ -190,3 +191,24 @@ def test_an_offset_is_added_in_training_and_is_no_part_of_the_head(d):
         own = found.weight[h] * x.std(axis=0)
         np.testing.assert_allclose(slope @ z + 0.1 * own, 0, atol=1e-5)
         assert abs(slope.sum()) < 1e-5
+
+
+def test_a_loss_that_was_rounded_down_does_not_hold_a_head_up():
+    """Near its optimum a loss of many images falls by less than it is rounded by."""
+    scale = torch.logspace(0, 2, 40)
+
+    def steps(luck: float) -> int:
+        spot = []
+
+        def objective(theta):
+            gradient = scale * theta
+            if not spot and gradient.norm() < 1e-6 * scale.norm():
+                spot.append(theta.clone())
+            rounded = luck * (bool(spot) and torch.equal(theta, spot[0]))
+            return 0.25 + 0.5 * (gradient * theta).sum(1) - rounded, gradient
+
+        start = torch.full((1, 40), 1e-3)
+        how = {"tolerance": 1e-4, "max_iterations": 300, "progress": None}
+        return minimise(objective, lambda p, q: (p * q).sum(1), start, **how)[1]
+
+    assert steps(1e-7) == steps(0)
