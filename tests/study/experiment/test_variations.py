@@ -97,6 +97,11 @@ def test_another_value_seed_or_level_costs_only_its_own_share(arrays, tmp_path, 
     done.clear()
     variations.run(other, STUDY, folder=tmp_path)
     assert done["heads"] == 2 * 2 * 4
+    for file in [*tmp_path.glob("weights-*"), *tmp_path.glob("heads-*")]:
+        file.unlink()  # which finished blocks of sets need no more
+    again, costs = run(seeds=12)
+    assert costs == (0, 0)
+    pd.testing.assert_frame_equal(again, more, check_exact=True)
 
 
 def test_an_unknown_setting_names_the_nearest(arrays):
