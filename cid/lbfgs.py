@@ -10,8 +10,8 @@ def minimise(objective, dot, theta, tolerance: float, max_iterations: int, progr
     """Minimise many smooth convex functions of equal dimension together by L-BFGS.
 
     Nocedal & Wright, Numerical Optimization, algorithm 7.4, with one history, step length and
-    Armijo backtracking for every row of ``theta`` (h, p), where it starts. No row depends on another,
-    and one that has converged stops moving. ``objective`` maps theta to values (h,) and gradients
+    Armijo backtracking for every row of ``theta`` (h, p), which starts where it is and is moved. No
+    row depends on another, and one that has converged stays. ``objective`` maps theta to values (h,) and gradients
     (h, p), ``dot`` gives the inner products (h,) of two tensors' rows, all else is as in
     :func:`cid.heads.fit_heads`.
 

@@ -15,16 +15,18 @@ def on_all_cores(work: Callable, items: Iterable, device="auto", label: str | No
     Each thread computes with one thread of its own. That is faster than sharing every small product
     among all, and no sum depends on how many there are. A ``label`` is that of a progress bar.
     """
-    if label is not None:
-        items = list(items)
-        with tqdm(total=len(items), desc=label, mininterval=5) as bar:
+    items = list(items)
+    with tqdm(total=len(items), desc=label, disable=label is None, mininterval=5) as bar:
 
-            def counted(item):
-                found = work(item)
-                bar.update()
-                return found
+        def counted(item):
+            found = work(item)
+            bar.update()
+            return found
 
-            return on_all_cores(counted, items, device)
+        return _spread(counted, items, device)
+
+
+def _spread(work: Callable, items: list, device) -> list:
     if device != "cpu":
         from cid.device import pick_device
 

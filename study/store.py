@@ -29,7 +29,7 @@ def kept(folder: str | Path | None, name: str, compute: Callable[[], dict]) -> d
     found = read(path)
     if found is None:
         found = compute()
-        write(path, lambda file: np.savez(file, **found))
+        keep(path, found)
     return found
 
 
@@ -40,6 +40,11 @@ def read(path: str | Path) -> dict | None:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
+
+
+def keep(path: str | Path, arrays: dict) -> None:
+    """Write arrays to an ``.npz`` file, which :func:`read` reads; it appears complete or not at all."""
+    write(path, lambda file: np.savez(file, **arrays))
 
 
 def write(path: str | Path, save: Callable) -> None:

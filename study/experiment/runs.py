@@ -161,8 +161,7 @@ def train_sets(
             for method, heads in _fitted(cell, missing, train).items():
                 found[method] = vars(heads) | {"scores": heads.logits(features)[at]}
         for method in files.keys() & missing:
-            arrays = found[method]
-            store.write(files[method], lambda file, arrays=arrays: np.savez(file, **arrays))
+            store.keep(files[method], found[method])
         scores = {method: found[method].pop("scores") for method in methods}
         return table.assign(**scores), {method: Heads(**found[method]) for method in methods}
 
@@ -343,7 +342,7 @@ def _train(missing: list[Run], bar: tqdm, model: str, inputs, labels, **how) -> 
             run.found |= {"loss": fitted.loss, "epoch": fitted.epoch}
             run.found["seconds"] = time.monotonic() - began
             if file:
-                store.write(file, lambda stream, run=run: np.savez(stream, **run.found))
+                store.keep(file, run.found)
                 file.with_suffix(".pt").unlink(missing_ok=True)
             with lock:
                 bar.update(1 - told)  # a run may go by without an epoch

@@ -10,7 +10,6 @@ takes from it whatever it would compute in the same way; None keeps nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,7 @@ from study.experiment.runs import (
     whole,
 )
 from study.faces.embed import pair_similarities, verification_auc
-from study.source import code
-from study.store import digest, kept, read, write
+from study.store import digest, keep, kept, read
 
 FEW = 0.002  # share of the training images under which a cell size is left out of the factors
 LABEL, PERSON = "same-label AUC within a person", "verification AUC"  # what a proxy tells
@@ -106,7 +104,7 @@ def _run(arrays, sets, settings, design, folder) -> pd.DataFrame:
         for place in missing:
             own = scores[first : first + len(tables[place])]
             found[place] = {method: own[method].to_numpy() for method in methods}
-            write(files[place], partial(np.savez, **found[place]))
+            keep(files[place], found[place])
             first += len(own)
     scored = [t.assign(**scores) for t, scores in zip(tables, found, strict=True)]
     return pd.concat(scored, ignore_index=True)
@@ -310,7 +308,7 @@ def _kept(folder, work: Callable[..., pd.DataFrame], arrays, settings, level) ->
     people = np.unique(arrays.identities, return_inverse=True)[1]
     given = arrays.proxy, arrays.labels, people, settings["seeds"]
     given += settings["bias"], settings["weights"], level
-    key = digest(*given, code(f"{__name__}.{work.__name__}"))
+    key = digest(*given, known_code(f"{__name__}.{work.__name__}"))
     return pd.DataFrame(kept(folder, f"{work.__name__[1:]}-{key[:24]}", compute))
 
 
@@ -371,7 +369,7 @@ def leaks_of(arrays: Arrays, proxies: dict[str, np.ndarray], folder=None) -> pd.
     their names, as label surprise sees it by default.
     """
     people = np.unique(arrays.identities, return_inverse=True)[1]
-    about = arrays.labels, people, code(f"{__name__}.leaks")
+    about = arrays.labels, people, known_code(f"{__name__}.leaks")
     columns = [PERSON, LABEL]
 
     def one(name: str) -> np.ndarray:
