@@ -2,7 +2,8 @@
 
 Every face is found, cut and embedded (:mod:`cid.align`, :mod:`cid.recognition`) in chunks of photos.
 A finished chunk is kept (:mod:`study.store`) under its encoded photos, the settings and the code, so
-that an interrupted run goes on where it stopped and a finished one decodes nothing.
+that an interrupted run goes on where it stopped and a finished one decodes nothing. What was found in
+the photos is kept by itself: another network embeds, and does not look for faces again.
 """
 
 import json
@@ -186,13 +187,21 @@ def _embedded(
 ) -> dict[str, np.ndarray]:
     """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
     networks = {name: get_network(name, onnx) for name in (network, trunk)}
+    folder, detector = how.get("folder", store.KEPT), code("cid.align.detect")
+
+    def find(photos, device) -> Detection:
+        def once() -> dict:
+            return vars(find_faces(photos, device=device, progress=False))
+
+        name = f"faces-{store.digest(detector, device.type, *photos)[:24]}"
+        return Detection(**store.kept(folder, name, once))
 
     def compute(photos, points, device) -> dict:
         # Missing weights should stop the run before minutes of detection, not after.
         for spec in networks.values():
             load_network(spec, device)
         if points is None:
-            found = find_faces(photos, device=device, progress=False)
+            found = find(photos, device)
         else:
             n = len(photos)
             found = Detection(points, np.ones(n, np.float32), np.ones(n, int), np.ones(n, bool))

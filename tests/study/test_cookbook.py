@@ -27,6 +27,7 @@ ENDS = {
     "levels": "weights",
     "facenet": "embed",
     "net": "train",
+    "cnn": "train",
     "cohorts": "weights",
     "own": "weights",
 }

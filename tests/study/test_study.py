@@ -24,7 +24,7 @@ from study.pipeline import notebook, report
 from study.results import tables
 
 ROOT = Path(__file__).parents[2]
-PEOPLE, IMAGES = 12, 12  # and so many images of either class
+PEOPLE, IMAGES = 12, 10  # and so many images of either class
 STAGES = ["data", "embed", "views", "weights", "train", "evaluate", "factors", "proxies", "breadth",
           "ablate", "paper", "report", "publish"]  # fmt: skip
 METHODS = ["erm", "cid", "cid-power", "cid-knn", "surprise", "jtt", "cluster-dro", "xrm", "oracle",
@@ -108,7 +108,7 @@ def small_study(folder):
     call(folder, "dvc", "add", "-q", "data")
     edit(
         folder, study="tiny", methods=METHODS, bias__levels=[0.0, 0.8],
-        bias__images_per_identity=10, bias__test_per_class=2, seeds=2, bootstrap=100,
+        bias__images_per_identity=10, bias__test_per_class=1, seeds=2, bootstrap=100,
         ablation__seeds=2, ablation__level=0.8, breadth__tasks=["smiling"], breadth__kinds=["longtail"],
         proxies__noise=[0.4], proxies__zooms=[1.1], proxies__level=0.8,
         ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
@@ -204,7 +204,7 @@ def test_a_forced_run_gives_the_same_bytes(study):
     before = locked(study)
     runs, aside = study / "build/runs", study / "build/aside"
     runs.rename(aside)  # nothing kept: everything is computed again
-    stages = ["embed", "weights", "train", "evaluate", "paper", "report"]
+    stages = ["embed", "weights", "train", "evaluate", "report"]
     output = call(study, "dvc", "repro", "--force", "--single-item", *stages)
     assert ran(output) == stages
     assert locked(study) == before
@@ -234,20 +234,28 @@ def kept(folder) -> dict[str, int]:
 
 
 def test_a_figures_code_is_drawn_again_and_nothing_else(study):
+    before = locked(study)
     with open(study / "study/results/plots.py", "a") as file:
         file.write("\nEDITED = 1\n")
     assert ran(call(study, "dvc", "repro")) == DRAWN
+    after = locked(study)
+    assert after["build/paper"] == before["build/paper"]  # drawn again to the byte
 
 
 def test_a_docstring_computes_nothing(study):
     before, numbers = kept(study), locked(study)
-    for name in ("heads", "align"):
-        path = study / f"cid/{name}.py"
-        path.write_text(path.read_text().replace('"""', '"""Edited. ', 1))
-    assert {"embed", "train", "breadth"} <= set(ran(call(study, "dvc", "repro")))
-    assert kept(study) == before
-    same = [path for path in numbers if "report" not in path and "published" not in path]
-    assert {path: locked(study)[path] for path in same} == {path: numbers[path] for path in same}
+    paths = [study / "cid/heads.py", study / "cid/align.py", study / "dvc.lock"]
+    contents = [path.read_text() for path in paths]
+    for path, content in zip(paths[:2], contents, strict=False):
+        path.write_text(content.replace('"""', '"""Edited. ', 1))
+    assert {"embed", "train", "breadth"} <= set(
+        ran(call(study, "dvc", "repro", "train", "breadth"))
+    )
+    assert kept(study) == before and locked(study) == numbers
+    for path, content in zip(
+        paths, contents, strict=True
+    ):  # the tests below begin where this one did
+        path.write_text(content)
 
 
 def test_an_edit_runs_only_what_depends_on_it(study):

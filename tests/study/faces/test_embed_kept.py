@@ -80,6 +80,14 @@ def test_a_disk_that_fills_while_chunks_are_kept_keeps_those_that_are_done(
     assert len(calls) == 3 - done
 
 
+def test_another_network_does_not_look_for_faces_again(data, tmp_path, monkeypatch):
+    first = embed_faces(data, "pixels", "pixels", folder=tmp_path)
+    monkeypatch.setattr(faces, "find_faces", None)
+    second = embed_faces(data, "untrained", "untrained", folder=tmp_path)
+    np.testing.assert_array_equal(second.detection.landmarks, first.detection.landmarks)
+    assert second.embedding.shape != first.embedding.shape
+
+
 @pytest.mark.parametrize("share, warned", [(0.85, True), (0.9, False), (1.0, False)])
 def test_few_faces_found_are_a_warning_in_the_metrics_and_on_the_screen(
     tmp_path, capsys, share, warned
