@@ -101,6 +101,10 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     found = shift(1)  # out of its interval
     assert not found.within and found.sentence.startswith("Not reproduced: 1 of ")
     subprocess.run(["git", "checkout", "-q", "."], check=True)
+    before = pd.DataFrame({"method": ["cid"], "mean": 0.0, "low": 0.0, "high": 0.0})
+    texts = [before.assign(mean=mean).to_csv(index=False) for mean in (0.0, 0.0001, 0.01)]
+    moved = [provenance._compare("a.csv", texts[0], text)[1].item() for text in texts]
+    assert moved[0] == 0 and moved[1] < 1 < moved[2]  # an image of ten thousand; a hundred of them
     found = shift(0.2, rows=10**6)  # all of them, so no tie
     assert not found.within and re.match(r"Not reproduced: ([\d,]+) of \1 means", found.sentence)
     pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
