@@ -18,7 +18,7 @@ test: $(VENV)/.test data         ## run all tests
 
 bench: $(VENV)/.bench data       ## measure every speed side by side; writes benchmarks/
 	dvc repro embed
-	python benchmarks/run.py
+	python -m benchmarks.run
 
 html: $(VENV)/.study             ## every executed notebook as a page in build/html/
 	python -m study.pipeline.report pages

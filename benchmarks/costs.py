@@ -1,6 +1,6 @@
 """What every method costs: seconds for one training set, weights and head apart, on one thread.
 
-    python benchmarks/costs.py        adds the study whose embedding is in build/ to benchmarks/costs.csv
+    python -m benchmarks.costs        adds the study whose embedding is in build/ to benchmarks/costs.csv
 
 Methods are timed in turn on the same sets, each alone, so that nothing is shared: neighbours, Gram
 matrices and first heads are computed anew for every method. ``ratio`` is the sum over ERM's.

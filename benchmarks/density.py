@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import row, side_by_side
 from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.neighbors import KernelDensity
 
+from benchmarks.common import row, side_by_side
 from cid import density
 from cid.density import class_density, inverse_weights, unit_vectors
 from cid.posterior import label_posterior

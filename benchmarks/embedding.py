@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import torch
-from common import row, side_by_side
 from facenet_pytorch import MTCNN, InceptionResnetV1
 from PIL import Image
 
+from benchmarks.common import row, side_by_side
 from cid import align, recognition
+from study.cores import on_all_cores
+from study.faces import embed as faces
 from study.faces.dataset import FaceSet, read_faces
 from study.faces.embed import embed_faces
 
-IMAGES = 64
+IMAGES = 128
 
 
 @contextmanager
@@ -32,6 +36,17 @@ def random_facenet():
         recognition._loaded.cache_clear()
 
 
+@contextmanager
+def a_chunk_a_core():
+    """As a study of thousands of photos is embedded, whose chunks are larger."""
+    usual, faces.CHUNK = faces.CHUNK, -(-IMAGES // os.cpu_count())
+    try:
+        yield
+    finally:
+        faces.CHUNK = usual
+
+
+@a_chunk_a_core()
 def measure(rounds: int) -> list[dict]:
     data = read_faces("data", check_images=False)
     data = FaceSet(data.card, data.frame[:IMAGES], data.encoded[:IMAGES])
@@ -53,15 +68,20 @@ def measure(rounds: int) -> list[dict]:
             row("embedding", f"{IMAGES} photos of 112 px, Inception-ResNet v1, with detection",
                 "facenet-pytorch, one at a time", found, "at least 3 x", lambda r: r >= 3)
         )  # fmt: skip
-    photos = list(data.images())
-    found_faces = align.detect(photos, progress=False)
-    crops = align.align(photos, found_faces.landmarks)
+    photos, size = list(data.images()), faces.CHUNK
+    photos = [photos[start : start + size] for start in range(0, IMAGES, size)]
+    landmarks = [align.detect(chunk, progress=False).landmarks for chunk in photos]
+    crops = list(map(align.align, photos, landmarks))
     parts = side_by_side(
         lambda: embed_faces(data, **how),
         {
-            "of which detection (MTCNN)": lambda: align.detect(photos, progress=False),
-            "of which alignment": lambda: align.align(photos, found_faces.landmarks),
-            "of which the network": lambda: recognition.embed(crops),
+            "of which detection (MTCNN)": lambda: on_all_cores(
+                partial(align.detect, progress=False), photos
+            ),
+            "of which alignment": lambda: on_all_cores(
+                lambda pair: align.align(*pair), zip(photos, landmarks, strict=True)
+            ),
+            "of which the network": lambda: on_all_cores(recognition.embed, crops),
         },
         rounds,
     )

@@ -6,10 +6,10 @@ from itertools import islice
 
 import numpy as np
 import torch
-from common import row, side_by_side
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks.common import row, side_by_side
 from cid import networks
 from study.faces.dataset import read_faces
 

@@ -13,18 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-import density
-import embedding
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
-import networks
 import pandas as pd
-import scaling
-import tables
 import torch
-import training
+
+from benchmarks import density, embedding, networks, scaling, tables, training
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "facenet-pytorch", "faiss-cpu", "pykeops")

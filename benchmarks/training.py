@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from common import row, side_by_side
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.common import row, side_by_side
 from cid.heads import fit_heads
 from study.experiment import variations
 from study.experiment.methods import METHODS

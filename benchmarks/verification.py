@@ -1,6 +1,6 @@
 """How well networks tell people apart: verification AUC on data sets, as a table in Markdown.
 
-    python benchmarks/verification.py NETWORK,NETWORK,... FOLDER FOLDER ...
+    python -m benchmarks.verification NETWORK,NETWORK,... FOLDER FOLDER ...
 
 A network is what `embed.network` of params.yaml may be; a folder holds a data set (study/faces/dataset.py).
 Every face is kept, found by MTCNN or not, as in a study; the last columns are of those found alone. What is
