@@ -1,9 +1,10 @@
 """What every method costs: seconds for one training set, weights and head apart, on one thread.
 
-    python -m benchmarks.costs        adds the study whose embedding is in build/ to benchmarks/costs.csv
+    python -m benchmarks.costs        adds the study in build/, by `dvc repro data embed`, to benchmarks/costs.csv
 
 Methods are timed in turn on the same sets, each alone, so that nothing is shared: neighbours, Gram
-matrices and first heads are computed anew for every method. ``ratio`` is the sum over ERM's.
+matrices and first heads are computed anew for every method; every other set from the last method to the
+first, as a machine that slows down would favour the first. ``ratio`` is the sum over ERM's.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from study.faces import dataset
 from study.pipeline import params
 
 TABLE = Path(__file__).with_name("costs.csv")
-SETS = 3
+SETS = 4
 
 
 def costs(arrays: variations.Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFrame:
@@ -37,7 +38,7 @@ def costs(arrays: variations.Arrays, settings: dict, methods=tuple(METHODS)) -> 
     options = runs.head_options(train)
     rows = []
     for seed, own in sets.groupby("seed"):
-        for method in tqdm(methods, desc=f"set {seed}"):
+        for method in tqdm(methods[:: -1 if seed % 2 else 1], desc=f"set {seed}"):
             start = time.perf_counter()
             weighed = variations.weighed(arrays, own, settings | {"methods": [method]})
             middle = time.perf_counter()
