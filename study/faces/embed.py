@@ -288,7 +288,7 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
     for name, array in arrays.items():
         if array is not None:
             store.write(out / name, lambda file, array=array: np.save(file, array))
-    store.write(out / "detection.npz", lambda file: np.savez(file, **vars(found)))
+    store.keep(out / "detection.npz", vars(found))
     same, different = pair_similarities(result.embedding, data.identities())
     summary = {name: settings[name] for name in ("network", "trunk", "precision")}
     names = dict.fromkeys(filter(is_file, (summary["network"], summary["trunk"])))
