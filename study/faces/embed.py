@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cid.align import Detection, align
 from cid.align import detect as find_faces
-from cid.device import pick_device
+from cid.arrays import pick_device
 from cid.options import SIDES
 from cid.recognition import activations, embed, load_network
 from study import store
