@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cid.names import suggest
-from study.experiment import runs, variations
+from study.experiment import proxies, runs, variations
 from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
 from study.pipeline.study import kept
@@ -166,10 +166,10 @@ def _vary(frame, own: dict, arrays: variations.Arrays, steps: Steps, many: dict)
         for task in own["breadth"]["tasks"]:
             steps(f"breadth: {task}, {kind}", lambda kind=kind, task=task: study(kind, task))
     settings["methods"], level = own["proxies"]["methods"], own["proxies"]["level"]
-    proxies = variations.degraded(arrays.proxy, arrays.identities, own["proxies"]["noise"])
+    versions = proxies.degraded(arrays.proxy, arrays.identities, own["proxies"]["noise"])
 
     def compare():
-        found = variations.vary_proxy(arrays, settings, proxies, level)
+        found = variations.vary_proxy(arrays, settings, versions, level)
         return judged(found, arrays.labels, settings["methods"], "value")
 
     steps("proxies", compare)
