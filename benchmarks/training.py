@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.common import row, side_by_side
 from cid.heads import fit_heads
 from study.experiment import variations
-from study.experiment.methods import METHODS
 from study.faces.dataset import read_faces
+from study.methods.registry import METHODS
 from study.pipeline.params import read
 
 L2 = 0.1

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from cid.density import CLASS_PRIORS
 from cid.distributed import distributed_cid_weights
-from study.experiment.runs import train_model
+from study.experiment.train import train_model
 from study.faces.dataset import read_faces, read_images, read_labels
 from study.faces.embed import embed_share
 from study.pipeline import params

@@ -118,10 +118,14 @@ def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
     weights = pd.concat(on_all_cores(weigh, each)).reindex(sets.index)
-    names, train = list(weights), settings["train"]
-    data = arrays.features, arrays.labels, names, train["l2"]
     found, _ = runs.train_sets(
-        pd.concat([sets, weights], axis=1), *data, design=design, folder=folder
+        pd.concat([sets, weights], axis=1),
+        arrays.features,
+        arrays.labels,
+        list(weights),
+        settings["train"],
+        design=design,
+        folder=folder,
     )
     return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
 

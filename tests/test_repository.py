@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.pipeline import params, report
 from study.results import plots
 
@@ -36,7 +36,7 @@ study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
-study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
+study.methods.registry study.experiment.options study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
@@ -128,7 +128,7 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matpl
             "assert time.process_time() - began < 10\n"  # 3 s where nothing else runs
             "assert len(cid_weights(np.eye(4), [0, 0, 1, 1], 0.1)) == 4",
         ),
-        (["torch", "sklearn", "scipy", *STUDY], "import study.experiment.methods"),
+        (["torch", "sklearn", "scipy", *STUDY], "import study.methods.registry"),
         (
             [*STUDY, "sklearn"],
             "import " + ", ".join(name for name in ORDER if name.startswith("cid.")),

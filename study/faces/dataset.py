@@ -18,7 +18,7 @@ people out of notebooks and reports.
 
 Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities
 are stored as an identity-robust evaluation needs them. Nothing that trains a model without identity
-labels may read that column; see :mod:`study.experiment.methods`.
+labels may read that column; see :mod:`study.methods.registry`.
 """
 
 import fcntl

@@ -187,14 +187,14 @@ def _embedded(
 ) -> dict[str, np.ndarray]:
     """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
     networks = {name: get_network(name, onnx) for name in (network, trunk)}
-    folder, detector = how.get("folder", store.KEPT), code("cid.align.detect")
+    folder = how.get("folder", store.KEPT)
 
     def find(photos, device) -> Detection:
         def once() -> dict:
             return vars(find_faces(photos, device=device, progress=False))
 
-        name = f"faces-{store.digest(detector, device.type, *photos)[:24]}"
-        return Detection(**store.kept(folder, name, once))
+        inputs = [device.type, *photos]
+        return Detection(**store.kept(folder, "faces", inputs, ["cid.align.detect"], once))
 
     def compute(photos, points, device) -> dict:
         # Missing weights should stop the run before minutes of detection, not after.
@@ -260,8 +260,8 @@ def _by_chunk(
     def chunk(start: int) -> dict:
         encoded = data.encoded[start : start + CHUNK].to_pylist()
         place = None if points is None else np.float32(points[rows(start)])
-        name = f"{label}-{store.digest(about, device.type, encoded, place)[:24]}"
-        found = store.kept(folder, name, lambda: compute(photos(start), place, device))
+        inputs = [about, device.type, encoded, place]  # the code is in ``about``
+        found = store.kept(folder, label, inputs, [], lambda: compute(photos(start), place, device))
         bar.update(len(encoded))
         return found
 

@@ -13,8 +13,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.experiment.design import usable_identities
-from study.experiment.options import JUDGED
 from study.faces import dataset
+from study.methods.registry import JUDGED
 from study.pipeline import params, stages
 from study.pipeline.notebook import TIMES, seconds
 from study.results import inference

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from cid.names import suggest
-from study.experiment import runs, variations
+from study.experiment import proxies, runs, variations
 from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
 from study.pipeline.study import kept
@@ -135,9 +135,8 @@ def rehearse(frame: pd.DataFrame, own: dict, varied: bool = False, show=print) -
         given = sets, *data, [method], own["weights"]
         found = steps(f"weigh: {method}", lambda given=given: runs.weigh_sets(*given))
         sets = sets.join(found[found.columns.difference(sets.columns)])
-    train = own["train"]  # linear heads, as networks need faces
-    fitted = sets, arrays.features, arrays.labels, own["methods"], train["l2"]
-    fitted += (runs.head_options(train),)
+    # Linear heads, because networks need faces.
+    fitted = sets, arrays.features, arrays.labels, own["methods"], own["train"]
     predictions, _ = steps("train", lambda: runs.train_sets(*fitted))
     given, many = (arrays.labels, people), {"replicates": own["bootstrap"]}
     evaluated = predictions, own["methods"], *given
@@ -166,10 +165,10 @@ def _vary(frame, own: dict, arrays: variations.Arrays, steps: Steps, many: dict)
         for task in own["breadth"]["tasks"]:
             steps(f"breadth: {task}, {kind}", lambda kind=kind, task=task: study(kind, task))
     settings["methods"], level = own["proxies"]["methods"], own["proxies"]["level"]
-    proxies = variations.degraded(arrays.proxy, arrays.identities, own["proxies"]["noise"])
+    versions = proxies.degraded(arrays.proxy, arrays.identities, own["proxies"]["noise"])
 
     def compare():
-        found = variations.vary_proxy(arrays, settings, proxies, level)
+        found = variations.vary_proxy(arrays, settings, versions, level)
         return judged(found, arrays.labels, settings["methods"], "value")
 
     steps("proxies", compare)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from ruamel.yaml import YAML
 
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.pipeline import pages, provenance
 from study.pipeline.params import PARAMS, command, read
 from study.results.claims import PRIMARY
@@ -199,7 +199,7 @@ def rivals() -> tuple[list[str], list[list[str]]]:
         head += [f"{name}: {what}" for what in (*gained, "seconds")]
     rows = []
     for method, spec in METHODS.items():
-        row = [spec.title, ", ".join(spec.sees) or "none"]
+        row = [spec.title, ", ".join(spec.uses) or "none"]
         for name in names:
             row += [_gain(areas[name], metric, method) for metric in PRIMARY]
             parts = costs.loc[(name, method)] if (name, method) in costs.index else None
@@ -223,7 +223,7 @@ def networks() -> tuple[list[str], list[list[str]]]:
             _gain(area, metric, method, detectable=True) for area in areas for metric in PRIMARY
         ]
         if {*cells} - {"–"}:
-            rows.append([spec.title, ", ".join(spec.sees) or "none", *cells])
+            rows.append([spec.title, ", ".join(spec.uses) or "none", *cells])
     return head, rows
 
 

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 
 from cid.names import find
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.results import inference
 from study.results.inference import BASELINE, ORACLE, Estimates, holm
 from study.results.metrics import METRICS, TOO_FEW
@@ -141,7 +141,7 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
     estimates : Estimates
         With the metrics of :data:`ENDPOINTS`.
     method : str
-        A key of :data:`study.experiment.methods.METHODS`.
+        A key of :data:`study.methods.registry.METHODS`.
     task, kind : str
         Attribute predicted and kind of bias, for the record.
 
@@ -271,7 +271,7 @@ def _numbers(table: pd.DataFrame, test: str, method: str, metric: str) -> dict[s
 
 
 def _labels_used(method: str) -> dict[str, list[str]]:
-    sees = list(find("method", method, METHODS).sees)
+    sees = list(find("method", method, METHODS).uses)
     return {"training": sees, "evaluation": ["class", "identity"]}
 
 

@@ -134,7 +134,7 @@ def estimate(
         return {"/".join(key): values for key, (_, values) in found.items()}
 
     key = None if folder is None else _key(*about, metrics, replicates, seed, cell)
-    kept = store.kept(folder, f"covariances-{key}", compute)
+    kept = store.kept(folder, "covariances", key, [], compute)
     covariance = {tuple(k.split("/")): v for k, v in kept.items()}
     table, levels = evaluate(*about, metrics, cell), cells(predictions, cell)
     means = table.groupby(["test", cell, "method"])[metrics].mean()

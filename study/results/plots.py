@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from pandas import DataFrame
 
 from study import store
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.results.metrics import METRICS
 from study.results.tables import STRONG, network, untold
 
@@ -723,7 +723,7 @@ def _but_erm(methods) -> list[str]:
 
 def _told(method: str) -> bool:
     """Whether a method is told the true identities."""
-    return "identity" in METHODS[method].sees
+    return "identity" in METHODS[method].uses
 
 
 def _words(name: str) -> str:

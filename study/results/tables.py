@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from study import store
-from study.experiment.methods import METHODS
-from study.experiment.options import JUDGED
+from study.methods.registry import JUDGED, METHODS
 from study.results.claims import PRIMARY, SMALLEST
 from study.results.inference import Estimates
 from study.results.metrics import METRICS
@@ -169,7 +168,7 @@ def verdicts(entries: list[dict]) -> Printed:
 def methods_table(methods: Sequence[str]) -> Printed:
     """What each method does and which labels of the training set it sees."""
     specs = [METHODS[method] for method in methods]
-    rows = [[s.title, s.summary, ", ".join(s.sees) or "none beyond the task's"] for s in specs]
+    rows = [[s.title, s.description, ", ".join(s.uses) or "none beyond the task's"] for s in specs]
     return ["method", "how it weighs or trains", "labels it is made of"], rows
 
 
@@ -208,13 +207,13 @@ def rivals(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> Printe
     ahead = lead[lead["test"] == test].set_index(["metric", "method"])[_INTERVAL]
     metrics = [m for m in MAIN if np.isfinite(gain.loc[m, "mean"]).any()]
     names = gain.loc[MAIN[0]].drop(index="erm", errors="ignore").index
-    told = {m: m in METHODS and "identity" in METHODS[m].sees for m in names}
+    told = {m: m in METHODS and "identity" in METHODS[m].uses for m in names}
     names = sorted(names, key=lambda m: (told[m], -gain.loc[(MAIN[0], m), "mean"]))
     head, rows = ["method", "labels"], []
     for metric in metrics:
         head += [f"{METRICS[metric].title.lower()}, − ERM", f"{title('surprise')} − it"]
     for m in names:
-        cells = [title(m), ", ".join(METHODS[m].sees) or "none" if m in METHODS else "class"]
+        cells = [title(m), ", ".join(METHODS[m].uses) or "none" if m in METHODS else "class"]
         for metric in metrics:
             cells.append(points(**gain.loc[(metric, m)]))
             cells.append("–" if m == "surprise" else points(**ahead.loc[(metric, m)]))
@@ -230,7 +229,7 @@ def lead_sentence(lead: pd.DataFrame, test: str = "seen") -> str:
     """
     rows = lead[(lead["test"] == test) & (lead["metric"] == MAIN[0])]
     family = [m for m in METHODS if m.startswith("cid")]
-    free = [m for m, spec in METHODS.items() if "identity" not in spec.sees and m not in family]
+    free = [m for m, spec in METHODS.items() if "identity" not in spec.uses and m not in family]
     rows = rows[rows["method"].isin(free)]
     clear = rows["p_holm"] < 0.05
     groups = {
@@ -374,7 +373,7 @@ def controls_sentence(gains: pd.DataFrame, apart: pd.DataFrame, own: str) -> str
 
 def untold(methods: Iterable[str]) -> list[str]:
     """Those methods but ERM, each once, that are not told identities, and so can need a proxy."""
-    return [m for m in dict.fromkeys(methods) if m != "erm" and "identity" not in METHODS[m].sees]
+    return [m for m in dict.fromkeys(methods) if m != "erm" and not METHODS[m].uses_identities]
 
 
 def _faceless(known: Iterable[tuple[str, str]], trunk: str) -> list[str]:

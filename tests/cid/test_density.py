@@ -211,7 +211,7 @@ def test_kind_type_and_labels_of_any_type_are_kept():
         ({"tau": 0}, "tau is 0"),
         ({"tau": -1.0}, "tau is -1.0"),
         ({"tau": float("nan")}, "tau is nan"),
-        ({"tau": "auto"}, "tau is 'auto'"),
+        ({"tau": "aut"}, "tau is 'aut'; it must be a number from 1e-9 to 1e9, or auto"),
         ({"labels": np.zeros(9)}, r"labels have shape \(9,\) but there are 10"),
         ({"labels": np.full(10, np.nan)}, "labels hold nan in row 0"),
         ({"embeddings": np.zeros((10, 4))}, "row 0 has norm 0"),

@@ -15,7 +15,8 @@ from ruamel.yaml import YAML
 from cid.weights import cid_weights
 from study import distributed
 from study.distributed import main
-from study.experiment import runs
+from study.experiment import network_runs
+from study.experiment.train import train_model
 
 TAU = 0.02
 SECONDS = 50  # after which processes count as stuck
@@ -131,8 +132,8 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
 
     # As in notebooks/compute/train.ipynb.
     train = {"model": "mlp", "network": {"epochs": 2, "jtt_epochs": 1}}
-    monkeypatch.setattr(runs, "fit", None)
-    predictions, about = runs.train_model(
+    monkeypatch.setattr(network_runs, "fit", None)
+    predictions, about = train_model(
         sets, features, None, Labels().labels("smiling"), ["erm", "cid"], train, folder="build/runs"
     )
     assert predictions.notna().all(axis=None) and about.startswith("12 networks")
