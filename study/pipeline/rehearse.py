@@ -22,6 +22,7 @@ from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
 from study.pipeline.study import kept
 from study.results import inference, tables
+from study.results.claims import PRIMARY
 
 PROXY, TRUNK = 128, 2048  # numbers a face, as dlib-resnet has
 FACES = 100  # found, aligned and embedded in a second, on 2 cores
@@ -152,8 +153,8 @@ def _vary(frame, own: dict, arrays: variations.Arrays, steps: Steps, many: dict)
     keys = ("seeds", "bias", "weights", "train")
     settings = {key: own[key] for key in keys} | {"methods": own["breadth"]["methods"]}
 
-    def judged(predictions, labels, methods, cell="level"):
-        more = many | {"metrics": tables.MAIN, "cell": cell}
+    def judged(predictions, labels, methods, condition="level"):
+        more = many | {"metrics": PRIMARY, "condition": condition}
         return inference.estimate(predictions, methods, labels, arrays.identities, **more)
 
     def study(kind, task):
