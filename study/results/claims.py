@@ -16,7 +16,7 @@ tasks or kinds of bias show.
 1. clear of 0 in the claimed direction after Holm: *supported*; or, if the whole interval lies below
    the smallest effect of interest, *supported, but too small to matter*, which counts as no support;
 2. as clear in the other direction: *not supported*;
-3. the oracles' own gain is not clear of 0, so that there is nothing to find, or the smallest effect that
+3. the oracles' gain is not clear of 0, so that there is nothing to find, or the smallest effect that
    the study would detect with probability .8 exceeds the smallest of interest: *not testable*;
 4. the whole interval lies below the smallest effect of interest: *not supported*;
 5. else *inconclusive*.
@@ -225,8 +225,8 @@ def identity_free(
 ) -> dict:
     """Verdict on claim 4, that training needs no identity annotation: an exact comparison.
 
-    Both sides are the same named arrays (weights, logits), computed with the true identities handed
-    to the method and withheld from it. The entry is as in :func:`claims`, without numbers, but with
+    Both sides are the same named arrays (weights, logits), computed once with the true identities
+    available to the method and once with them withheld. The entry is as in :func:`claims`, without numbers, but with
     ``sha256`` of both sides and ``differing``: names of arrays whose type, shape or bytes differ.
 
     Raises
@@ -235,7 +235,7 @@ def identity_free(
         If there is nothing to compare, or an array holds Python objects.
     """
     if not with_identities or not without:
-        raise ValueError("nothing to compare: name at least one array on either side")
+        raise ValueError("nothing to compare: name at least one array on each side")
     names = sorted(with_identities.keys() | without.keys())
     digests_with = {name: _digest(with_identities, name) for name in names}
     digests_without = {name: _digest(without, name) for name in names}

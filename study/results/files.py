@@ -77,7 +77,7 @@ def _write_json(path: Path, content: dict) -> None:
 
 def _claimed_metrics(summary: pd.DataFrame, difference: pd.DataFrame) -> dict[str, dict]:
     """The metrics that claims are about, by test set, bias level and metric."""
-    found = {}
+    numbers = {}
     for test, rows in summary.groupby("test"):
         gains = difference[difference["test"] == test]
         by_level = {}
@@ -89,8 +89,8 @@ def _claimed_metrics(summary: pd.DataFrame, difference: pd.DataFrame) -> dict[st
                     minus_erm = _columns_by_method(gains, metric, level, INTERVAL)
                     by_metric[metric] = means | {"minus ERM": minus_erm}
             by_level[f"bias {level:g}"] = by_metric
-        found[test] = by_level
-    return found
+        numbers[test] = by_level
+    return numbers
 
 
 def _columns_by_method(

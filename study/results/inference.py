@@ -3,12 +3,12 @@
 The numbers of a study vary for two reasons: other training sets would have been drawn (seeds), and
 other people would have been photographed (identities). Every seed tests many identities and every
 identity is tested under many seeds, so the two are crossed and neither alone gives an honest interval.
-The two-way clustered variance adds the variance between seeds to that between people and takes off
-what both of them hold, the noise of single (seed, person) pairs: A. C. Cameron, J. B. Gelbach, D. L.
-Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29 (2011);
-as there, it is never taken to be less than either alone. (Resampling seeds and people together, A. B.
-Owen's pigeonhole bootstrap, counts the pairs' noise up to three times: intervals a third to a half too
-wide in studies like these.)
+The two-way clustered variance adds the variance between seeds to that between people and subtracts
+what both of them contain, the noise of single (seed, person) pairs: A. C. Cameron, J. B. Gelbach, D. L.
+Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29 (2011).
+As in that paper, it is never taken to be less than either of the two. (Resampling seeds and people
+together, A. B. Owen's pigeonhole bootstrap, counts the pairs' noise up to three times: intervals would be
+a third to a half too wide in studies like these.)
 
 Every number is a mean over seeds of a metric of a test set, and :func:`estimate` finds the three
 covariances of these means, over all levels and methods at once:
@@ -17,21 +17,21 @@ covariances of these means, over all levels and methods at once:
 - *person*: between resamples of people, the same for all test sets (a bootstrap, because most metrics are
   not means);
 - *pair*: in the same resamples, of each test set's deviation from the mean over seeds. For a metric that
-  is a mean this is the variance of the pairs' own noise alone; that of the people, which a bootstrap of
-  single pairs would hold as well, drops out.
+  is a mean this is the variance of the pairs' noise alone; that of the people, which a bootstrap of
+  single pairs would include, drops out.
 
-All else is a linear function of the means, or a ratio of two, and follows from the covariances. All
+Everything else is a linear function of the means, or a ratio of two, and follows from the covariances. All
 methods and levels share the resamples, so every comparison is paired:
 
 - an interval is ``point +- t * se``, at 95 %, where t is Student's quantile with one degree of freedom
-  less than there are seeds or identities, whichever are fewer;
+  less than the number of seeds or of identities, whichever is smaller;
 - a p value is two-sided and from the same t: below .05 exactly where the interval leaves out 0;
 - with one seed or one identity the interval is unbounded (infinite) and p is 1.
 
-``tests/study/results/test_coverage.py`` holds the coverage on simulated studies of known truth. An
-interval speaks of redraws of the training sets *and* of the people, from the population that these people
-were drawn from. It does not speak of another population, and where a metric is a maximum or minimum over
-people (the gaps, the worst identity) it is a rough guide only: a resample cannot hold anyone worse than
+``tests/study/results/test_coverage.py`` checks the coverage on simulated studies whose truth is known. An
+interval is about redrawing the training sets *and* the people, from the population that these people
+were drawn from. It says nothing about another population, and where a metric is a maximum or minimum over
+people (the gaps, the worst identity) it is a rough guide only: a resample cannot contain anyone worse than
 the worst.
 """
 
@@ -79,12 +79,12 @@ class Estimates:
     point : dict of float arrays, shape (L, M)
         By (test, metric): mean of the metric over seeds.
     covariance : dict of float arrays, shape (3, L, M, L, M)
-        By (test, metric): of these means, by seed, by person and by pair.
+        By (test, metric): covariances of these means by seed, by person and by pair.
     seeds : int
     people : dict of int
         By (test, metric): how many people are tested, over all seeds.
     pairs : dict of int
-        By (test, metric): how many pairs of a seed and a person that it tests.
+        By (test, metric): how many pairs there are of a seed and a person that it tests.
     condition : str
         What ``levels`` are: the column of that name in every table.
     """
@@ -140,10 +140,10 @@ def estimate(
     _check_predictions(predictions, methods, replicates, condition)
 
     def compute() -> dict[str, np.ndarray]:
-        found = _means_and_covariances(
+        estimated = _estimate_measures(
             predictions, methods, labels, identities, measures, replicates, seed, condition
         )
-        return {"/".join(key): covariance for key, (_, covariance) in found.items()}
+        return {"/".join(key): covariance for key, (_, covariance) in estimated.items()}
 
     key = None
     if folder is not None:
@@ -180,7 +180,7 @@ def estimate(
     )
 
 
-def _means_and_covariances(
+def _estimate_measures(
     predictions, methods, labels, identities, measures, replicates, seed, condition="level"
 ) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
     """Means, shape (L, M), and their covariances, (3, L, M, L, M), by (test, name of the measure).
@@ -199,7 +199,7 @@ def _means_and_covariances(
     names = np.unique(persons)
     counts = _resampled_counts(len(names), replicates, seed)
     shape = (len(counts), len(seeds), len(levels), len(methods))
-    found = {}
+    estimated = {}
     bar = tqdm(
         total=len(levels) * len(seeds) * tests.nunique(), desc="resample", mininterval=5, delay=2
     )
@@ -219,9 +219,9 @@ def _means_and_covariances(
         on_all_cores(resample, test_sets, "cpu")
         people = persons[part.index].nunique()
         for name in measures:
-            found[test, name] = _mean_and_covariances(values[name], people)
+            estimated[test, name] = _mean_and_covariances(values[name], people)
     bar.close()
-    return found
+    return estimated
 
 
 def _resampled_counts(people: int, replicates: int, seed: int) -> np.ndarray:
@@ -304,7 +304,7 @@ def _covariances_key(
 ) -> str:
     """Digest of all that covariances depend on."""
     code = source.code(
-        "study.results.inference._means_and_covariances",
+        "study.results.inference._estimate_measures",
         *(f"study.results.metrics.METRICS[{metric}]" for metric in metrics),
     )
     columns = (condition, "seed", "test", "row", "minority", *methods)
@@ -415,10 +415,10 @@ def difference(estimates: Estimates) -> pd.DataFrame:
 
 
 def difference_of_gains(estimates: Estimates, reference) -> pd.DataFrame:
-    """As :func:`difference`, for how much more a method gains under other conditions than under one.
+    """How much more each method gains over ERM under other conditions than under ``reference``.
 
-    Each row is a method's gain over ERM under a condition minus its gain under ``reference``, paired.
-    Conditions are bias levels, or the values of whatever else :attr:`Estimates.condition` names.
+    Columns as in :func:`difference`. Each row is a method's gain under a condition minus its gain under
+    ``reference``, paired. A condition is a bias level, or a value of what :attr:`Estimates.condition` names.
     ``p_holm`` is adjusted over the methods and conditions of a metric and test.
     """
     at = list(estimates.levels).index(reference)
@@ -468,11 +468,11 @@ def power(estimates: Estimates) -> pd.DataFrame:
         for m, method in enumerate(gains.methods):
             variances = covariance[:, 0, m, 0, m]
             se = float(np.sqrt(variance(variances)))
-            found = interval(
+            of_no_effect = interval(
                 0.0 if np.isfinite(se) else np.nan, se, gains.degrees_of_freedom((test, metric))
             )
             seed_variance, person_variance, pair_variance = variances
-            # So that the three parts add up to the variance, which is no less than either of two.
+            # The three parts must add up to the variance, which is no less than either of the first two.
             pair_variance = min(pair_variance, max(seed_variance, person_variance))
             people = gains.people[test, metric]
             pairs = gains.pairs[test, metric]
@@ -487,7 +487,7 @@ def power(estimates: Estimates) -> pd.DataFrame:
                     "person_sd": _root((person_variance - pair_variance) * people),
                     "pair_sd": _root(pair_variance * pairs),
                     "se": se,
-                    "detectable": float(found["detectable"]),
+                    "detectable": float(of_no_effect["detectable"]),
                 }
             )
     return pd.DataFrame(rows)
@@ -536,8 +536,8 @@ def accuracy_by_group(
 ) -> pd.DataFrame:
     """Accuracy by demographic group, and the gap between the best-served group and the worst.
 
-    A gap is a maximum minus a minimum, so it is above 0 by chance alone, the more so the smaller the
-    groups; look at its difference between two methods, or at the groups themselves.
+    A gap is a maximum minus a minimum, so chance alone makes it positive, and more so in small groups. Look
+    at its difference between two methods, or at the groups themselves.
 
     Parameters
     ----------
@@ -553,7 +553,7 @@ def accuracy_by_group(
         One row per test, column, group, level and method: ``people`` of the group in the test set,
         and the columns of :func:`sensitivity`, with ``p_holm`` over methods and levels. The row of
         the gap has the group ``gap`` and the people of the smallest group. Degrees of freedom follow
-        the seeds or the people of the group, whichever are fewer. Empty without columns.
+        the number of seeds or of people in the group, whichever is smaller. Empty without columns.
     """
     methods = list(methods)
     identities = np.asarray(identities)
@@ -576,15 +576,15 @@ def accuracy_by_group(
     if not measures:
         return pd.DataFrame(columns=columns)
     _check_predictions(predictions, methods, replicates, "level")
-    found = _means_and_covariances(
+    estimated = _estimate_measures(
         predictions, methods, labels, identities, measures, replicates, seed=0
     )
     estimates = Estimates(
         levels=conditions(predictions, "level"),
         methods=methods,
         runs=pd.DataFrame(),
-        point={key: point for key, (point, _) in found.items()},
-        covariance={key: covariance for key, (_, covariance) in found.items()},
+        point={key: point for key, (point, _) in estimated.items()},
+        covariance={key: covariance for key, (_, covariance) in estimated.items()},
         seeds=predictions["seed"].nunique(),
         people=people,
         pairs=people,  # not read: power is of whole test sets
@@ -722,16 +722,16 @@ def _share_of_oracle_gain(estimates: Estimates) -> pd.DataFrame:
             for m, method in enumerate(gains.methods):
                 if method == ORACLE:
                     continue
-                found = _UNDEFINED
+                share = _UNDEFINED
                 if sign * point[k, oracle] > 0:
                     pair = [m, oracle]
-                    found = fieller(
+                    share = fieller(
                         numerator=point[k, m],
                         denominator=point[k, oracle],
                         covariance=covariance[:, k][:, pair, k][:, :, pair],
                         degrees_of_freedom=degrees_of_freedom,
                     )
-                rows.append([test, metric, level, method, *(found[name] for name in INTERVAL)])
+                rows.append([test, metric, level, method, *(share[name] for name in INTERVAL)])
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -743,14 +743,14 @@ def _interval_table(estimates: Estimates) -> pd.DataFrame:
     for (test, metric), point in estimates.point.items():
         variances = np.einsum("xlmlm->xlm", estimates.covariance[test, metric])
         se = np.sqrt(variance(variances))
-        found = interval(point, se, estimates.degrees_of_freedom((test, metric)))
+        intervals = interval(point, se, estimates.degrees_of_freedom((test, metric)))
         columns = {
             "test": test,
             "metric": [metric] * point.size,
             estimates.condition: np.repeat(levels, len(methods)),
             "method": methods * len(levels),
         }
-        for name, values in found.items():
+        for name, values in intervals.items():
             columns[name] = values.ravel()
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)

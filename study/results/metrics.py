@@ -22,9 +22,8 @@ from study.results.rounding import INTERVAL
 
 ECE_BINS = 15
 CACHE_NUMBERS = 2**18  # floats that fit into a processor's cache
-FEW_PEOPLE = (
-    300  # at most, AUROC is counted by pairs of people; faster with as many resamples or more
-)
+# Of at most this many people AUROC is counted by pairs of people, given at least as many resamples.
+FEW_PEOPLE = 300
 MIN_IMAGES = 10  # test images of a person, below which their accuracy is too coarse for comparisons
 TOO_FEW = "too few images a person"
 
@@ -193,9 +192,9 @@ def _auroc(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
     class labels.
 
-    Ties count by half (Mann and Whitney 1947). Of few people they are counted by pair of people, once
-    for all resamples; else in each resample, by the places of the positives among the sorted negatives.
-    All sums are of whole numbers and halves, so their order does not matter.
+    Ties count by half (Mann and Whitney 1947). With few people, pairs of images are counted for each pair
+    of people, once for all resamples; with many, in each resample, by the places of the positives among
+    the sorted negatives. All sums are of whole numbers and halves, so their order does not matter.
     """
     positive = test_set.labels == 1
     positives = counts @ test_set.sum_by_person(positive)
@@ -284,9 +283,9 @@ def _worst_decile(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     and true identities.
     """
     values = np.empty((len(counts), test_set.person_accuracy.shape[1]))
-    for m, (accuracy, own, cumulative) in enumerate(_worst_first(test_set, counts)):
+    for m, (accuracy, sorted_counts, cumulative) in enumerate(_worst_first(test_set, counts)):
         needed = np.ceil(cumulative[:, -1:] / 10)
-        taken = np.clip(needed - (cumulative - own), 0, own)
+        taken = np.clip(needed - (cumulative - sorted_counts), 0, sorted_counts)
         values[:, m] = ratio(taken @ accuracy, needed[:, 0])
     return values
 
@@ -295,16 +294,16 @@ def _identity_gini(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     """Mean distance between the accuracies of two identities over twice the mean accuracy; uses class
     labels and true identities.
 
-    The two are drawn with replacement. 0 where all are alike, towards 1 where few people have all
-    that is right; 0 too where nothing is right. C. Gini, "Variabilita e mutabilita" (1912).
+    The two are drawn with replacement. It is 0 where all are alike or nothing is right, and near 1 where a
+    few people have all the correct images. C. Gini, "Variabilita e mutabilita" (1912).
     """
     values = np.empty((len(counts), test_set.person_accuracy.shape[1]))
-    for m, (accuracy, own, cumulative) in enumerate(_worst_first(test_set, counts)):
+    for m, (accuracy, sorted_counts, cumulative) in enumerate(_worst_first(test_set, counts)):
         n = cumulative[:, -1]
-        total = own @ accuracy
+        total = sorted_counts @ accuracy
         # How many people are worse off than a person, minus how many are better off.
-        rank = 2 * cumulative - own - n[:, None]
-        distance = np.einsum("k,rk,rk->r", accuracy, own, rank)
+        rank = 2 * cumulative - sorted_counts - n[:, None]
+        distance = np.einsum("k,rk,rk->r", accuracy, sorted_counts, rank)
         values[:, m] = np.where((n > 0) & (total == 0), 0.0, ratio(distance, n * total))
     return values
 

@@ -26,7 +26,7 @@ _NOT_SHOWN = "is not shown to change"
 def result_sentence(
     area: pd.DataFrame, task: str, levels: Sequence[float], test: str = "seen"
 ) -> str:
-    """What the study found.
+    """What the study found about the first of :data:`JUDGED` that was run, and about the oracle.
 
     A change is stated where its 95 % interval is clear of 0, and is otherwise "not shown".
     """
@@ -58,7 +58,7 @@ def result_sentence(
     text = f"Compared with plain training{where}, {method_title(judged)} {changes}"
     if "oracle" in gains_of and judged != "oracle":
         changes = _changes(gains_of["oracle"], ("the former", "the latter"))
-        text += f"; the oracle, which is told the true identities, {changes}"
+        text += f"; the oracle, which knows the true identities, {changes}"
     return text + "."
 
 
@@ -93,7 +93,7 @@ def lead_sentence(lead: pd.DataFrame, test: str = "seen") -> str:
     groups = {
         "is ahead of": rows[clear & (rows["mean"] > 0)],
         "is behind": rows[clear & (rows["mean"] < 0)],
-        "is not told apart from": rows[~clear],
+        "cannot be told apart from": rows[~clear],
     }
     parts = [f"{verb} {_listed(part['method'])}" for verb, part in groups.items() if len(part)]
     images = "held-out images of seen people" if test == "seen" else "people never seen in training"
@@ -125,9 +125,9 @@ def controls_sentence(gains: pd.DataFrame, changes: pd.DataFrame, network: str) 
     if OWN_TRUNK not in faceless:
         heads = f"the features that the heads are trained on, of `{network_title(first)}`"
         parts.append(_compared(change, first, [OWN_TRUNK]).replace(OWN_TRUNK, heads))
-    for found in dict.fromkeys(verdicts[trunk] for trunk in others):
-        trunks = [f"`{network_title(trunk)}`" for trunk in others if verdicts[trunk] == found]
-        parts.append(f"with heads on {' and '.join(trunks)}, {found[0].lower()}{found[1:]}")
+    for verdict in dict.fromkeys(verdicts[trunk] for trunk in others):
+        trunks = [f"`{network_title(trunk)}`" for trunk in others if verdicts[trunk] == verdict]
+        parts.append(f"with heads on {' and '.join(trunks)}, {verdict[0].lower()}{verdict[1:]}")
     accuracy = _changes([gain[first, network]], ["accuracy"])
     return (
         f"**{verdicts[first]}** on these faces: with `{network_title(network)}` as the proxy, "

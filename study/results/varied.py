@@ -46,8 +46,8 @@ def breadth(
         )
 
     studies = [(task, kind) for kind in kinds for task in tasks]
-    found = on_all_cores(lambda study: study_of(*study), studies, label="breadth")
-    return dict(zip(studies, found, strict=True))
+    estimates = on_all_cores(lambda study: study_of(*study), studies, label="breadth")
+    return dict(zip(studies, estimates, strict=True))
 
 
 def ablate(
@@ -89,8 +89,8 @@ def ablate(
         )
         return difference(estimates)
 
-    found = on_all_cores(differences_of, ablations, label="ablations")
-    return dict(zip(ablations, found, strict=True))
+    tables = on_all_cores(differences_of, ablations, label="ablations")
+    return dict(zip(ablations, tables, strict=True))
 
 
 def join_studies(

@@ -149,7 +149,7 @@ def test_kept_covariances_are_not_computed_again(
         return inference.estimate(predictions, METHODS, labels, identities, **options)
 
     first = drawn()
-    monkeypatch.setattr(inference, "_means_and_covariances", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(inference, "_estimate_measures", lambda *_: pytest.fail("drawn again"))
     again = drawn()
     for key in again.covariance:
         assert again.covariance[key].tobytes() == estimates.covariance[key].tobytes()

@@ -54,7 +54,7 @@ def test_the_sentence_names_the_oracle_and_one_level():
         ]
     )
     assert sentences.result_sentence(table, "smiling", [0.0, 0.9]).endswith(
-        "; the oracle, which is told the true identities, raises the former (+0.99 [+0.60, +1.40] "
+        "; the oracle, which knows the true identities, raises the former (+0.99 [+0.60, +1.40] "
         "points) but lowers the latter (−0.50 [−0.90, −0.10] points)."
     )
     assert sentences.result_sentence(table, "smiling", [0.9]).startswith(
@@ -85,7 +85,7 @@ def test_the_lead_is_said_as_holms_correction_leaves_it():
                  cid=(0.5, 0.001), oracle=(-0.1, 0.001))  # fmt: skip
     assert sentences.lead_sentence(lead) == (
         "In accuracy on held-out images of seen people, at 5 % after Holm's correction, label surprise "
-        "is ahead of ERM and JTT; it is behind AFR; it is not told apart from uLA."
+        "is ahead of ERM and JTT; it is behind AFR; it cannot be told apart from uLA."
     )
 
 
