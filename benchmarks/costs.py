@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from study.experiment import runs, variations
+from study.experiment.arrays import Arrays
 from study.faces import dataset
 from study.methods.registry import METHODS
 from study.pipeline import params
@@ -30,7 +31,7 @@ TABLE = Path(__file__).with_name("costs.csv")
 SETS = 4
 
 
-def costs(arrays: variations.Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFrame:
+def costs(arrays: Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFrame:
     """Seconds of ``weights`` and ``head``, medians over training sets of the strongest bias."""
     level = max(settings["bias"]["levels"])
     sets = variations.drawn(arrays, settings | {"seeds": SETS}, [level])
@@ -54,7 +55,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = params.read()
     data = dataset.read_labels()
-    arrays = variations.Arrays(
+    arrays = Arrays(
         np.load("build/embed/proxy.npy"),
         np.load("build/embed/trunk.npy"),
         data.labels(settings["task"]),

@@ -17,14 +17,7 @@ import torch
 from annotated_types import Ge, Le
 
 from cid.arrays import BLOCK, class_codes, like, unit_vectors
-from cid.density import (
-    MANY,
-    add_kernel_sums,
-    farthest,
-    half_squares,
-    precise_enough,
-    probes,
-)
+from cid.density import MANY, add_kernel_sums, farthest, half_squares, precise_enough, probes
 from cid.names import moved
 from cid.settings import Count, CountOrAuto, PositiveOrAuto, Truth, checked, one_of, or_auto
 

@@ -42,7 +42,7 @@ def on_all_cores(work: Callable, items: Iterable, device="auto", label: str | No
 def _is_cpu(device) -> bool:
     if device == "cpu":
         return True
-    from cid.arrays import and that takes seconds, pick_device  # which imports torch
+    from cid.arrays import pick_device  # which imports torch, and that takes seconds
 
     return pick_device(device).type == "cpu"
 

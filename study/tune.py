@@ -33,6 +33,7 @@ from cid.weights import cid_weights
 from study import store
 from study.cores import on_all_cores
 from study.experiment import runs, variations
+from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
 from study.methods.registry import METHODS
 
@@ -60,7 +61,7 @@ def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]
     return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
 
 
-def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
+def tuned(arrays: Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
     """The table: one row a method, setting and value, of some methods or all; see this module's head.
 
     ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
-    arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
+    arrays = Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
     table = tuned(arrays, settings, store.KEPT, given.methods)

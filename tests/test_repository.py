@@ -34,8 +34,8 @@ CONFIRMATORY = [
 ORDER = """
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
-study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
+study.results.plots study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
+study.results.varied study.results.inference study.results.metrics study.results.rounding study.experiment.variations study.experiment.runs study.experiment.trainers
 study.methods.registry study.experiment.options study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
@@ -133,7 +133,10 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matpl
             [*STUDY, "sklearn"],
             "import " + ", ".join(name for name in ORDER if name.startswith("cid.")),
         ),
-        (["torch", "sklearn"], "import study.results.plots, study.results.tables"),
+        (
+            ["torch", "sklearn"],
+            "import study.results.plots, study.results.sentences, study.results.files",
+        ),
         (
             ["torch", "sklearn", "matplotlib", "papermill"],  # each a second or more of a stage
             "import numpy as np, pandas as pd\n"

@@ -94,7 +94,9 @@ def check_fit_settings(section: Mapping[str, Any]) -> None:
     known = all_fit_settings()
     for key in section:
         if key not in known:
-            raise ValueError(f"train.robust.{key} is unknown{suggest(key, known)}; delete or rename it")
+            raise ValueError(
+                f"train.robust.{key} is unknown{suggest(key, known)}; delete or rename it"
+            )
 
 
 def _own_settings(cls: type[Options], section: Mapping[str, Any]) -> Options:

@@ -18,10 +18,12 @@ import pandas as pd
 
 from cid.names import suggest
 from study.experiment import proxies, runs, variations
+from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets, usable_identities
 from study.pipeline import params
 from study.pipeline.study import kept
 from study.results import inference, tables
+from study.results.claims import PRIMARY
 
 PROXY, TRUNK = 128, 2048  # numbers a face, as dlib-resnet has
 FACES = 100  # found, aligned and embedded in a second, on 2 cores
@@ -52,7 +54,7 @@ def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
     return frame
 
 
-def made_up(identities, labels) -> variations.Arrays:
+def made_up(identities, labels) -> Arrays:
     """Proxies and features of images that nobody has: the same for the same people and labels.
 
     A person is a cluster, as near to others as in face embeddings; a label moves an image a little in
@@ -70,7 +72,7 @@ def made_up(identities, labels) -> variations.Arrays:
     trunk = normal(n, TRUNK)
     trunk[:, :PROXY] += proxy
     trunk += 0.05 * side * normal(TRUNK)
-    return variations.Arrays(proxy, trunk, np.asarray(labels, dtype=float), np.asarray(identities))
+    return Arrays(proxy, trunk, np.asarray(labels, dtype=float), np.asarray(identities))
 
 
 def as_found(own: dict, seeds: int = NATURAL_SEEDS) -> dict:
@@ -146,18 +148,18 @@ def rehearse(frame: pd.DataFrame, own: dict, varied: bool = False, show=print) -
     return pd.DataFrame(steps.rows)
 
 
-def _vary(frame, own: dict, arrays: variations.Arrays, steps: Steps, many: dict) -> None:
+def _vary(frame, own: dict, arrays: Arrays, steps: Steps, many: dict) -> None:
     """What varies the study, as the stages breadth, proxies and ablate do it."""
     keys = ("seeds", "bias", "weights", "train")
     settings = {key: own[key] for key in keys} | {"methods": own["breadth"]["methods"]}
 
-    def judged(predictions, labels, methods, cell="level"):
-        more = many | {"metrics": tables.MAIN, "cell": cell}
+    def judged(predictions, labels, methods, condition="level"):
+        more = many | {"metrics": PRIMARY, "condition": condition}
         return inference.estimate(predictions, methods, labels, arrays.identities, **more)
 
     def study(kind, task):
         labels = frame[task].to_numpy(dtype=float)
-        other = variations.Arrays(arrays.proxy, arrays.features, labels, arrays.identities)
+        other = Arrays(arrays.proxy, arrays.features, labels, arrays.identities)
         changed = settings | {"bias": own["bias"] | {"kind": kind}}
         return judged(variations.run(other, changed), labels, settings["methods"])
 

@@ -25,7 +25,7 @@ from study.pipeline import pages, provenance
 from study.pipeline.params import PARAMS, command, read
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
-from study.results.tables import HEADLINE, headline_cells, markdown_table, points
+from study.results.tables import HEADLINE, headline_table, markdown_table, points
 from study.store import digest, write_text
 
 BUILD, REPORTS = Path("build"), Path("reports")
@@ -154,7 +154,7 @@ def headline(params: dict) -> str:
 
 def _markdown(folder: Path) -> str:
     tables = (pd.read_csv(folder / f"{name}.csv") for name in ("difference", "summary"))
-    return markdown_table(*headline_cells(*tables))
+    return markdown_table(*headline_table(*tables))
 
 
 def studies() -> tuple[list[str], list[list[str]]]:

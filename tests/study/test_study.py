@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from study.faces.dataset import read_faces, write_faces
 from study.pipeline import notebook, report
-from study.results import tables
+from study.results import rounding
 
 ROOT = Path(__file__).parents[2]
 PEOPLE, IMAGES = 12, 10  # and so many images of either class
@@ -176,7 +176,7 @@ def test_the_numbers_are_those_of_the_predictions(study):
     for method in ("erm", "cid", "cid-knn", "last-layer", "oracle"):
         by_seed = ((seen[method] > 0) == truth).groupby(seen["seed"]).mean()
         mean = numbers["seen"]["bias 0.8"]["accuracy"]["mean"][method]
-        digits = int(tables.decimals(*summary.loc[method, ["low", "high"]]))
+        digits = int(rounding.decimals(*summary.loc[method, ["low", "high"]]))
         assert mean == pytest.approx(by_seed.mean(), abs=0.501 * 10**-digits)
 
 
