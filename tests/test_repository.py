@@ -37,8 +37,8 @@ study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
 study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
-study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.faces.importers study.faces.annotations study.faces.people people.__main__ study.faces.render people.records people.image people.person people.head people.raster
+study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
 cid.posterior cid.density cid.recognition cid.align cid.options cid.checks cid.names cid.device
 """.split()
@@ -82,7 +82,7 @@ def test_conda_users_get_the_same_list():
 
 
 def test_modules_import_only_modules_below_them():
-    files = [*(ROOT / "cid").rglob("*.py"), *(ROOT / "study").rglob("*.py")]
+    files = [path for name in ("cid", "people", "study") for path in (ROOT / name).rglob("*.py")]
     modules = {module_name(path): path for path in files if path.stem != "__init__"}
     assert sorted(modules) == sorted(ORDER)
     for position, module in enumerate(ORDER):
@@ -92,6 +92,19 @@ def test_modules_import_only_modules_below_them():
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             for name in {node.module, *names} & set(ORDER):
                 assert ORDER.index(name) > position, f"{module} imports {name}"
+
+
+def test_the_renderer_stands_alone():
+    """Only its command needs the experiment, and of the experiment only two places need it."""
+    allowed = ("people", "study.faces.render", "study.tune")
+    for path in [*ROOT.glob("cid/*.py"), *ROOT.glob("people/*.py"), *ROOT.glob("study/**/*.py")]:
+        module = module_name(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = (getattr(node, "module", None) or "") if isinstance(node, ast.ImportFrom) else ""
+            top = name.partition(".")[0]
+            assert top != "people" or module.startswith(allowed), f"{module} imports {name}"
+            if module.startswith("people.") and module != "people.__main__":
+                assert top not in ("cid", "study"), f"{module} imports {name}"
 
 
 def test_the_method_stays_small():

@@ -32,7 +32,7 @@ from study.experiment.runs import (
     weigh_sets,
     whole,
 )
-from study.faces.embed import pair_similarities, verification_auc
+from study.faces.verification import pair_similarities, verification_auc
 from study.store import digest, keep, kept, read
 
 FEW = 0.002  # share of the training images under which a cell size is left out of the factors

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from cid.align import Detection, align
@@ -27,11 +26,15 @@ from study.cores import on_all_cores
 from study.faces.dataset import ACTIVATIONS, CROPS, FaceSet
 from study.faces.network_files import is_file
 from study.faces.onnx import get_network
+from study.faces.verification import (
+    pair_similarities,
+    roc_curve,
+    similarity_densities,
+    verification_auc,
+)
 from study.source import code
 
 CHUNK = 512  # photos decoded at once, and kept together
-SIMILARITIES = 2_000_000  # bins of the cosines of pairs, on [-1, 1]
-BLOCK = 256  # images compared at once with all others
 SHOWN_SIDE = 96  # px of crops that are for figures alone
 USUAL = 0.9  # share of faces found, of upright photographs; of those turned by 90 degrees far fewer
 
@@ -271,7 +274,9 @@ def _by_chunk(
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
 
 
-def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict) -> dict:
+def write_embeddings(
+    out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
+) -> dict:
     """Write what a study knows of its faces; identities measure the proxy and change nothing else.
 
     ``out`` gets ``proxy.npy``, ``trunk.npy``, ``detection.npz``, ``crops.npy`` and ``activations.npy`` if there are such,
@@ -308,59 +313,10 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
         )
         print(f"warning: {summary['warning']}", file=sys.stderr)
     store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    tables = {"similarity": _densities(same, different), "roc": _roc(same, different)}
+    tables = {
+        "similarity": similarity_densities(same, different),
+        "roc": roc_curve(same, different),
+    }
     for name, table in tables.items():
         store.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     return summary
-
-
-def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
-    """How many pairs of images have which cosine, of the same person and of different people.
-
-    Pairs of n unit rows, embeddings (n, d), with n identities, counted in :data:`SIMILARITIES` bins of
-    equal width on [-1, 1] as there are n² / 2 of them. ValueError if one kind of pair is missing.
-    """
-    embeddings = np.asarray(embeddings, dtype=np.float32)
-    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
-    n, counts = len(codes), np.zeros((2, SIMILARITIES), np.int64)
-    for start in range(0, n, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, n))
-        cosines = embeddings[rows] @ embeddings[start:].T
-        bins = ((cosines + 1) * (SIMILARITIES / 2)).astype(np.int64).clip(0, SIMILARITIES - 1)
-        later = np.arange(start, n) > rows[:, None]
-        alike = codes[start:] == codes[rows, None]
-        for kind, pairs in enumerate((later & alike, later & ~alike)):
-            counts[kind] += np.bincount(bins[pairs], minlength=SIMILARITIES)
-    if not counts.any(axis=1).all():
-        raise ValueError("a proxy is measured by two images of one person, and two people")
-    return counts[0], counts[1]
-
-
-def verification_auc(same: np.ndarray, different: np.ndarray) -> float:
-    """Area under the ROC curve of telling the same person's pairs of :func:`pair_similarities`.
-
-    The share of (same, different) couples of pairs in the right order, ties by half.
-    """
-    below = np.cumsum(different) - different / 2
-    return float((same * below).sum() / (same.sum() * different.sum()))
-
-
-def _densities(same: np.ndarray, different: np.ndarray, bins: int = 120) -> pd.DataFrame:
-    """The two distributions of cosines from the smallest that occurs up to 1, in coarse bins."""
-    width = -(-(SIMILARITIES - int(np.argmax(same + different > 0))) // bins)
-    start = max(SIMILARITIES - bins * width, 0)
-    edges = np.arange(start, SIMILARITIES, width)
-    ends = np.append(edges[1:], SIMILARITIES)
-    table = {"left": edges / SIMILARITIES * 2 - 1, "right": ends / SIMILARITIES * 2 - 1}
-    for name, counts in (("same", same), ("different", different)):
-        share = np.add.reduceat(counts, edges) / counts.sum()
-        table[name] = share / (table["right"] - table["left"])
-    return pd.DataFrame(table)
-
-
-def _roc(same: np.ndarray, different: np.ndarray, points: int = 400) -> pd.DataFrame:
-    """The ROC curve at no more than so many false match rates, as far apart on a logarithmic scale."""
-    false, true = (np.cumsum(counts[::-1]) / counts.sum() for counts in (different, same))
-    smallest = false[false > 0][0]
-    at = np.unique(np.searchsorted(false, np.geomspace(smallest, 1, points).clip(smallest, 1)))
-    return pd.DataFrame({"false_match_rate": false[at], "true_match_rate": true[at]})
