@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch.nn.functional import pad, softplus
 
-from cid.checks import COUNT, POSITIVE, array, class_codes, number, reals
-from cid.density import as_tensor
-from cid.device import pick_device
+from cid.arrays import array, as_tensor, class_codes, pick_device, reals
 from cid.lbfgs import minimise
 from cid.risks import mean_risk
+from cid.settings import Count, Positive, checked
 
 HELD = 2**28  # numbers held at once, of Gram matrices and training sets, 1 GiB
 # Images of a stack are padded to a multiple: a processor takes whole vectors of numbers at once and
@@ -173,9 +172,10 @@ def fit_heads(
     design = design or Design(features, labels, used if used.any() else None, device)
     device = design.x.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
-    l2, tolerance = number("train.l2", l2, POSITIVE), number("tolerance", tolerance, POSITIVE)
-    max_iterations = number("max_iterations", max_iterations, COUNT, int)
-    room = number("room", room, COUNT, int)
+    l2 = checked("train.l2", l2, Positive)
+    tolerance = checked("tolerance", tolerance, Positive)
+    max_iterations = checked("max_iterations", max_iterations, Count)
+    room = checked("room", room, Count)
     _check(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
     more = {"groups": groups, "offset": offset, "flipped": flipped}

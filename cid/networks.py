@@ -30,13 +30,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from cid import risks
-from cid.checks import WHOLE, array, class_codes, number, reals
-from cid.density import as_tensor
-from cid.device import pick_device
+from cid.arrays import array, as_tensor, class_codes, pick_device, reals
 from cid.heads import balanced_subset, fit_heads
 from cid.names import find
-from cid.options import KINDS, SIDES, NetworkOptions, read
+from cid.options import KINDS, SIDES, NetworkOptions
 from cid.recognition import DLIB_MAPS, DlibLastBlock, load_network
+from cid.settings import Whole, checked, read
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises before its cosine decay
 SHIFT = 1 / 16  # of a face's side: the largest random shift of a training image either way
@@ -277,7 +276,7 @@ def fit(
     options = options or read_options(model)
     device = pick_device(device)
     inputs, labels = place(inputs, device), array("labels", labels)
-    seed = number("seed", seed, WHOLE, int)
+    seed = checked("seed", seed, Whole)
     rows, weights = _rows(rows, len(inputs)), None if weights is None else reals("weights", weights)
     groups = None if groups is None else class_codes(groups, len(rows), "groups")[0]
     _check(model, inputs, labels, rows, training, weights, groups, options)

@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE, exact, in_batches
-from cid.checks import array
-from cid.device import pick_device
+from cid.arrays import array, pick_device
 from cid.names import find
 
 PRECISIONS = ("single", "half")

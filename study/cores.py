@@ -28,7 +28,7 @@ def on_all_cores(work: Callable, items: Iterable, device="auto", label: str | No
 
 def _spread(work: Callable, items: list, device) -> list:
     if device != "cpu":
-        from cid.device import pick_device
+        from cid.arrays import pick_device
 
         if pick_device(device).type != "cpu":
             return [work(item) for item in items]

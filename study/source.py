@@ -67,7 +67,18 @@ def files(trees: Iterable[ast.AST]) -> set[Path]:
             found[name] = path
             waiting += [name.rpartition(".")[0]] if "." in name else []  # its package runs, too
             waiting += [module for module, _ in _imports(_parsed(path)).values()]
+            waiting += _discovered(name, path)
     return set(found.values())
+
+
+def _discovered(package: str, path: Path) -> list[str]:
+    """All modules of a package that looks for them when it is imported, as study.methods does."""
+    if path.name != "__init__.py":
+        return []
+    calls = (node for node in ast.walk(_parsed(path)) if isinstance(node, ast.Attribute))
+    if not any(call.attr == "iter_modules" for call in calls):
+        return []
+    return [f"{package}.{file.stem}" for file in sorted(path.parent.glob("[!_]*.py"))]
 
 
 def text(path: str | Path) -> str:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cid.checks import COUNT, EXPONENT, array, class_codes, number
+from cid.arrays import array, class_codes
+from cid.settings import Count, Exponent, checked
 from cid.names import find
 from study.experiment.options import NEEDS
 
@@ -113,7 +114,7 @@ def get_method(name: str) -> Method:
 
 
 def _inverse(density, sample: Sample, settings: dict, **more) -> np.ndarray:
-    from cid.density import inverse_weights
+    from cid.weights import inverse_weights
 
     return inverse_weights(density, sample.labels, class_prior=settings["class_prior"], **more)
 
@@ -148,7 +149,7 @@ def _inverse_density(sample: Sample, settings: dict) -> np.ndarray:
 
 def _cid(sample: Sample, settings: dict) -> np.ndarray:
     """As published where no ``power`` is handed over, else sharpened by it."""
-    from cid.density import cid_weights
+    from cid.weights import cid_weights
 
     how = {
         key: settings[key] for key in ("class_prior", "power", "include_self") if key in settings
@@ -183,7 +184,7 @@ def _two_factors(estimator: str, rare: bool = True):
         logs = b * np.log(surprise(sample, settings, estimator).probability)
         if rare:
             density = array("density", proxy_density(sample, settings)).astype(np.float64)
-            logs = logs + number("rarity", settings["rarity"], EXPONENT) * np.log(density)
+            logs = logs + checked("rarity", settings["rarity"], Exponent) * np.log(density)
         return _inverse(logs, sample, settings, log=True)
 
     return weigh
@@ -203,7 +204,8 @@ def _grouped(sample: Sample, classes, key: str, settings: dict) -> np.ndarray:
     from sklearn.cluster import KMeans
     from sklearn.metrics import pairwise_distances, silhouette_score
 
-    from cid.density import MANY, probes, unit_vectors
+    from cid.arrays import unit_vectors
+    from cid.density import MANY, probes
 
     wanted = number(key, settings[key], COUNT, int, auto=True)
     tried = CLUSTERS if wanted == "auto" else (wanted,)
@@ -237,7 +239,7 @@ def _log_odds(sample: Sample, settings: dict) -> np.ndarray:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    from cid.density import unit_vectors
+    from cid.arrays import unit_vectors
 
     x = StandardScaler().fit_transform(unit_vectors(sample.embeddings).double().cpu().numpy())
     strength = 1 / (settings["bias_l2"] * len(x))  # the same penalty as of cid.heads

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from cid.device import pick_device
+from cid.arrays import pick_device
 from cid.heads import Design, Heads
 from cid.networks import fit, get_model, initialisation, place, read_options
 from cid.options import NetworkOptions, read

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cid.device import pick_device
+from cid.arrays import pick_device
 from cid.heads import Design
 from cid.names import find
 from cid.posterior import label_posterior, without_class_direction

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cid.align import Detection, align
 from cid.align import detect as find_faces
-from cid.device import pick_device
+from cid.arrays import pick_device
 from cid.options import SIDES
 from cid.recognition import Network, activations, embed, load_network
 from study import store

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cid.options import Options, at_least, one_of, setting
+from annotated_types import Ge
+
+from cid.settings import Options, one_of, rule, satisfying
 
 DIGITS = 12  # of a SHA-256, at least, that pin a file
 TEMPLATES = ("arcface", "dlib", "facenet")  # of :mod:`cid.align`
@@ -63,24 +65,37 @@ def _numbers(value, count: int) -> bool:
     return real and all(type(v) in (int, float) and math.isfinite(v) for v in value)
 
 
-def _a_channel(low: float) -> dict:
-    """Of a setting that is one finite number above ``low``, or three."""
-    be = "a number" if low < 0 else "a number greater than 0"
+def _per_channel(values, low: float) -> bool:
+    """Whether a value is one finite number above ``low``, or three."""
+    values = values if isinstance(values, list | tuple) else [values] * 3
+    return _numbers(values, 3) and min(values) > low
 
-    def holds(value):
-        values = value if isinstance(value, list | tuple) else [value] * 3
-        return _numbers(values, 3) and min(values) > low
 
-    wanted = f"{be}, or a list of three, one a channel", holds
-    return {"may_hold": wanted, "types": (float, list, tuple)}
+def _is_mean(value) -> bool:
+    return _per_channel(value, -math.inf)
+
+
+def _is_scale(value) -> bool:
+    return _per_channel(value, 0)
 
 
 def _is_template(value) -> bool:
     if isinstance(value, str):
         return value in TEMPLATES
-    if len(value) != 5 or not all(_numbers(point, 2) for point in value):
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 5
+        or not all(_numbers(point, 2) for point in value)
+    ):
         return False
     return all(max(side) - min(side) > 2 for side in zip(*value, strict=True))  # so not in sides
+
+
+Template = satisfying(
+    f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template
+)
+Mean = satisfying("a number, or a list of three, one a channel", _is_mean)
+Scale = satisfying("a number greater than 0, or a list of three, one a channel", _is_scale)
 
 
 @dataclass(frozen=True)
@@ -88,16 +103,12 @@ class OnnxOptions(Options):
     """What a network in an ONNX file takes; ``embed.onnx`` of params.yaml. ArcFace's by default."""
 
     # Where the landmarks go: left eye, right eye, nose and the mouth's corners, as seen in the picture.
-    template: str | tuple = setting(
-        "arcface",
-        (f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template),
-        types=(str, list, tuple),
-    )
-    size: int = setting(112, at_least(8))  # px: side of the crop
-    channels: str = setting("rgb", one_of("rgb", "bgr"))  # their order
+    template: Template = "arcface"
+    size: rule("a whole number of at least 8", int, Ge(8)) = 112  # px: side of the crop
+    channels: one_of("rgb", "bgr") = "rgb"  # their order
     # What is subtracted from values in 0..255, and by what the difference is divided; in that order.
-    mean: float | tuple = setting(127.5, **_a_channel(-math.inf))
-    scale: float | tuple = setting(127.5, **_a_channel(0))
+    mean: Mean = 127.5
+    scale: Scale = 127.5
 
     def __post_init__(self):
         super().__post_init__()

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from cid import recognition
 from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE
-from cid.options import read
 from cid.recognition import Network
+from cid.settings import read
 from study.faces.network_files import TEMPLATES, OnnxOptions, is_file, pinned
 
 # ArcFace's (Deng et al. 2019, arXiv 1801.07698), as published: pixels of a 112 px crop.

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KernelDensity
 
 from cid import density
-from cid.density import cid_weights, class_density, effective_sample_size, inverse_weights
+from cid.density import class_density
+from cid.weights import cid_weights, effective_sample_size, inverse_weights
 
 
 def people(n=600, d=32, n_people=25, seed=0, common=2):

@@ -14,8 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cid import density
-from cid.density import cid_weights
 from cid.distributed import distributed_cid_weights
+from cid.weights import cid_weights
 
 TAU = 0.02
 WORLDS = [2, 3, 4]  # processes in a group

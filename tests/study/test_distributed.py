@@ -12,7 +12,7 @@ import pytest
 import torch.distributed as dist
 from ruamel.yaml import YAML
 
-from cid.density import cid_weights
+from cid.weights import cid_weights
 from study import distributed
 from study.distributed import main
 from study.experiment import runs

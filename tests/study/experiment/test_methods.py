@@ -7,7 +7,8 @@ import pytest
 import sklearn.metrics
 
 from cid import density, posterior
-from cid.density import cid_weights, class_density, neighbour_width
+from cid.density import class_density, neighbour_width
+from cid.weights import cid_weights
 from cid.posterior import label_posterior
 from study.experiment import methods
 from study.experiment.methods import METHODS, training_needs, training_weights

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from cid import networks
-from cid.density import cid_weights
+from cid.weights import cid_weights
 from cid.heads import fit_heads
 from cid.networks import fit, read_options
 from study.experiment import runs

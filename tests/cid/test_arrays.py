@@ -12,11 +12,11 @@ import scipy.sparse
 import torch
 
 from cid import align, networks, recognition
-from cid.checks import class_codes
-from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
-from cid.device import pick_device
+from cid.arrays import class_codes, pick_device
+from cid.density import neighbour_width
 from cid.heads import Design, fit_heads
 from cid.posterior import label_posterior, without_class_direction
+from cid.weights import cid_weights, effective_sample_size, inverse_weights
 from study.experiment.methods import METHODS, training_needs, training_weights
 
 N = 40
