@@ -58,7 +58,7 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 	dvc pull --quiet data.dvc
 
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
-	python -m study.faces.people data --seed 0
+	python -m people data --seed 0
 
 networks: $(VENV)/.networks      ## a second recognition network, MobileFaceNet; says what to write into params.yaml
 	python -m study.faces.mobilefacenet

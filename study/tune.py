@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = given.folder
     params = YAML(typ="safe").load(Path("params.yaml"))
     if not (folder / dataset.CARD).exists():
-        from study.faces.people.records import card, records
+        from people.records import card, records
 
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)

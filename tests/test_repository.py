@@ -35,12 +35,14 @@ ORDER = """
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
-study.results.varied study.results.inference study.results.metrics study.results.rounding study.experiment.variations study.experiment.runs study.experiment.trainers
-study.methods.registry study.experiment.options study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
-study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.results.varied study.results.inference study.results.metrics study.results.rounding
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
+study.methods.registry study.methods study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
+study.experiment.design study.experiment.levels
+study.faces.importers study.faces.annotations study.faces.people people.__main__ study.faces.render people.records people.image people.person people.head people.raster
+study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
-cid.posterior cid.density cid.recognition cid.align cid.options cid.checks cid.names cid.device
+cid.weights cid.posterior cid.density cid.recognition cid.align cid.arrays cid.options cid.settings cid.reference cid.names
 """.split()
 
 
@@ -82,7 +84,7 @@ def test_conda_users_get_the_same_list():
 
 
 def test_modules_import_only_modules_below_them():
-    files = [*(ROOT / "cid").rglob("*.py"), *(ROOT / "study").rglob("*.py")]
+    files = [path for name in ("cid", "people", "study") for path in (ROOT / name).rglob("*.py")]
     modules = {module_name(path): path for path in files if path.stem != "__init__"}
     assert sorted(modules) == sorted(ORDER)
     for position, module in enumerate(ORDER):
@@ -92,6 +94,19 @@ def test_modules_import_only_modules_below_them():
             names = [f"{node.module}.{alias.name}" for alias in node.names]
             for name in {node.module, *names} & set(ORDER):
                 assert ORDER.index(name) > position, f"{module} imports {name}"
+
+
+def test_the_renderer_stands_alone():
+    """Only its command needs the experiment, and of the experiment only two places need it."""
+    allowed = ("people", "study.faces.render", "study.tune")
+    for path in [*ROOT.glob("cid/*.py"), *ROOT.glob("people/*.py"), *ROOT.glob("study/**/*.py")]:
+        module = module_name(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = (getattr(node, "module", None) or "") if isinstance(node, ast.ImportFrom) else ""
+            top = name.partition(".")[0]
+            assert top != "people" or module.startswith(allowed), f"{module} imports {name}"
+            if module.startswith("people.") and module != "people.__main__":
+                assert top not in ("cid", "study"), f"{module} imports {name}"
 
 
 def test_the_method_stays_small():

@@ -12,7 +12,7 @@ from cid.posterior import without_class_direction
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import Arrays, whole
-from study.faces.embed import pair_similarities, verification_auc
+from study.faces.verification import pair_similarities, verification_auc
 
 # What a proxy tells.
 LABEL = "same-label AUC within a person"

@@ -21,7 +21,7 @@ def repository(tmp_path, monkeypatch):
     """The committed report, settings and code in a repository of their own."""
     for name in ("params.yaml", "dvc.yaml", "dvc.lock", "data.dvc", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
-    for name in ("cid", "study", "notebooks"):
+    for name in ("cid", "study", "people", "notebooks"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     report = tmp_path / "reports" / "virtual-people"
     shutil.copytree(
@@ -42,7 +42,7 @@ def test_the_committed_report_comes_from_the_committed_files(repository):
 def test_what_differs_is_named(repository, capsys):
     (repository / provenance.FILE).write_text(json.dumps(provenance.record()))
     Path("cid/density.py").write_text("# another\n")
-    Path("study/faces/people/person.py").write_text("# no stage of a study uses it\n")
+    Path("people/person.py").write_text("# no stage of a study uses it\n")
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text("# a comment\n" + text)
     assert provenance.check(repository) == ["cid/density.py: edited since, or new, or gone"]

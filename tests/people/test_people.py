@@ -7,7 +7,6 @@ and the labels do not. About 30 s, and minutes more the first time anny ever loa
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 from itertools import combinations
 
@@ -15,10 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from study.faces.dataset import read_faces
-from study.faces.people import __main__, image, person, raster
-from study.faces.people import records as made
-from study.faces.people.head import load_head
+from people import image, person, raster
+from people import records as made
+from people.head import load_head
 
 # --- rasteriser ----------------------------------------------------------------------------------
 
@@ -176,15 +174,11 @@ def test_bad_arguments_are_refused_at_once(arguments, message):
         made.records(**arguments)
 
 
-def test_missing_package_says_what_to_install(monkeypatch, tmp_path, capsys):
+def test_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "anny", None)
     monkeypatch.setattr(made, "load_head", load_head.__wrapped__)
     with pytest.raises(ImportError, match=r"pip install '\.\[people\]'"):
         made.records(1, 2)
-    with pytest.raises(SystemExit) as stop:
-        __main__.main([str(tmp_path / "set"), "--identities", "1", "--images", "2"])
-    assert stop.value.code == 2 and "pip install" in capsys.readouterr().err
-    assert not (tmp_path / "set").exists()
 
 
 # --- images --------------------------------------------------------------------------------------
@@ -278,26 +272,3 @@ def test_smile_lifts_the_corners_of_the_mouth(head):
 
     assert height(0.0) < height(0.5) < height(1.0)
     assert height(1.0) - height(0.0) > 0.004  # metres
-
-
-def test_command_writes_a_valid_data_set_the_same_for_any_number_of_workers(head, tmp_path):
-    folder = tmp_path / "set"
-    # As a command, with workers: they cannot import what stands in the __main__ of a package.
-    options = "--seed 5 --identities 2 --images 2 --size 64 --workers 2".split()
-    command = [sys.executable, "-m", "study.faces.people", str(folder), *options]
-    told = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert told.stdout == ""
-    faces = read_faces(folder)
-    assert len(faces) == 4 and faces.image(3).shape == (64, 64, 3)
-    alone = [record["image"]["bytes"] for record in made.records(2, 2, seed=5, size=64)]
-    assert faces.encoded.to_pylist() == alone
-    assert faces.card["attributes"] == list(made.ATTRIBUTES)
-    assert faces.card["demographics"] == list(made.DEMOGRAPHICS)
-    assert faces.card["seed"] == 5 and faces.card["counts"]["identities"] == 2
-
-
-def test_command_reports_bad_arguments_in_one_line(head, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        __main__.main([str(tmp_path / "set"), "--images", "3"])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and "odd" in error and error.count("\n") == 1

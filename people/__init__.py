@@ -7,7 +7,7 @@ Which of these are drawn per person and which per image is the whole point of th
 make the identity, the second the nuisance.
 
 Labels. Each attribute has a 0/1 column and a ``<name>_strength`` column in [0, 1]. The label says
-from **which of two distributions the strength was drawn** (``STRENGTHS`` in ``__main__``); half of
+from **which of two distributions the strength was drawn** (``STRENGTHS`` in :mod:`people.records`); half of
 everybody's images have label 1, shuffled independently for every attribute. For ``smiling`` the two
 overlap, and what a strength looks like is the person's own: a mixture of smile muscles, an
 intensity, and resting mouth corners that may already point up or down. A smile of one person can

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.sparse.csgraph import connected_components
 
-from study.faces.people.raster import incidence, rasterise, stacked
+from people.raster import incidence, rasterise, stacked
 
 EYES_AT = np.array((0.0, -0.088, 0.0195))  # the mean eyeball vertex of everybody, by definition
 HAIR_CENTRE = np.array((0.0, 0.0, 0.04), np.float32)

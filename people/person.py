@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, sparse
 
-from study.faces.people.head import ATLAS, AZIMUTH, HAIR_CENTRE, POLAR, Head, Part, directions
-from study.faces.people.raster import ambient_light, bump, incidence, linear, stacked, step, unit
+from people.head import ATLAS, AZIMUTH, HAIR_CENTRE, POLAR, Head, Part, directions
+from people.raster import ambient_light, bump, incidence, linear, stacked, step, unit
 
 SKIN_TONES = ("I", "II", "III", "IV", "V", "VI")
 # sRGB albedo at the centre of each skin tone class, light to dark.

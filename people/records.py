@@ -12,9 +12,9 @@ import PIL
 from PIL import Image
 from tqdm import tqdm
 
-from study.faces.people.head import load_head
-from study.faces.people.image import render
-from study.faces.people.person import make_person
+from people.head import load_head
+from people.image import render
+from people.person import make_person
 
 ATTRIBUTES = ("smiling", "mouth_open", "brows_raised", "eyes_closed")
 DEMOGRAPHICS = ("age_group", "gender", "ancestry", "skin_tone")

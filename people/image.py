@@ -3,9 +3,9 @@
 import numpy as np
 from scipy import ndimage
 
-from study.faces.people.head import Head, Part, atlas_coordinates
-from study.faces.people.person import Person, draw_actions
-from study.faces.people.raster import bump, linear, rasterise, step, sunlit, unit, vertex_normals
+from people.head import Head, Part, atlas_coordinates
+from people.person import Person, draw_actions
+from people.raster import bump, linear, rasterise, step, sunlit, unit, vertex_normals
 
 PIVOT = np.array((0.0, 0.03, -0.09), np.float32)  # the head turns about the upper neck
 SUPERSAMPLE = 2

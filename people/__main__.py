@@ -1,0 +1,9 @@
+"""Render the data set of virtual people: ``python -m people FOLDER --seed 0``.
+
+The only file here that needs the experiment: :mod:`study.faces.render` writes what is rendered.
+"""
+
+from study.faces.render import main
+
+if __name__ == "__main__":
+    main()
