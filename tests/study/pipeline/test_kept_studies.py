@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,16 @@ train: {robust: {alpha: 0.5}}
 ablations:
   tau: {setting: weights.tau, values: [0.01, auto]}
 """
+
+
+@cache
+def _resolved(name: str) -> dict:
+    return kept.resolve(name, ROOT / "studies")
+
+
+def resolved(name: str) -> dict:
+    """The parameters of a committed study."""
+    return copy.deepcopy(_resolved(name))
 
 
 @pytest.fixture
@@ -231,26 +243,26 @@ UNSAID_SECTIONS = {("embed", "onnx"): {}, ("proxies", "controls"): [], ("proxies
 @pytest.mark.parametrize("name", [n for n in STUDIES if (ROOT / "reports" / n).exists()])
 def test_a_resolved_study_is_what_its_report_was_made_with(name):
     """Every value of the report's parameters is the same, and what they lack was not read, or was so."""
-    tree = kept.resolve(name, ROOT / "studies")
+    tree = resolved(name)
     report = yaml.load(ROOT / "reports" / name / "params.yaml")
-    resolved = leaves(tree)
+    values = leaves(tree)
     for key, value in leaves(report).items():
-        assert resolved[key] == value, key
+        assert values[key] == value, key
     assert tree["ablations"] == report["ablations"]
     assert tree["train"]["network"] == report["train"]["network"]
     filled = settings(tree).keys() - settings(report).keys()
     for key in filled & read_settings(tree):
         assert settings(tree)[key] == UNSAID[key]
-    more = resolved.keys() - leaves(report).keys()
+    more = values.keys() - leaves(report).keys()
     for key in more:
         if key[0] != "weights" and key[:2] != ("train", "robust"):
-            assert resolved[key] == UNSAID_SECTIONS[key]
+            assert values[key] == UNSAID_SECTIONS[key]
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_committed_study_is_valid_with_every_method_added(name):
     """Every setting that a method needs has a value, and reaches the stages that use it."""
-    tree = kept.resolve(name, ROOT / "studies")
+    tree = resolved(name)
     assert yaml.load(kept.text(name, ROOT / "studies")) == tree
     if tree["train"]["model"] != "linear":
         return  # networks take some of the methods
@@ -264,7 +276,7 @@ def test_a_committed_study_is_valid_with_every_method_added(name):
 
 def test_every_method_computes_with_the_settings_of_every_study_of_heads(people):
     identities, labels, proxy, _ = people
-    trees = [kept.resolve(name, ROOT / "studies") for name in STUDIES]
+    trees = [resolved(name) for name in STUDIES]
     of_heads = [tree for tree in trees if tree["train"]["model"] == "linear"]
     distinct = {json.dumps(tree["weights"]): tree["weights"] for tree in of_heads}
     for weights in distinct.values():
@@ -298,10 +310,9 @@ def test_every_study_is_short_and_over_a_base():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_content_of_a_kept_study_is_that_of_the_table(name):
-    """Add a study by `python -m study.pipeline.protocols`, after its commit."""
-    tree = kept.resolve(name, ROOT / "studies")
-    row = protocols.read(ROOT / protocols.TABLE)[name]
-    assert protocols.content_digest(tree, ROOT / "studies") == row.digest
+    rows = protocols.read(ROOT / protocols.TABLE)
+    assert name in rows, "commit the study, then run `python -m study.pipeline.protocols`"
+    assert protocols.content_digest(resolved(name), ROOT / "studies") == rows[name].digest
 
 
 @pytest.mark.parametrize("name", STUDIES)
