@@ -114,7 +114,7 @@ def update() -> list[str]:
                 )
         if row:
             rows[name] = row
-    lines += [f"{name}: gone" for name in known.keys() - set(kept.names())]
+    lines += [f"{name}: gone" for name in sorted(known.keys() - set(kept.names()))]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["study", *Fixed._fields])
