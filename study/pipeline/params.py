@@ -283,8 +283,16 @@ class Params(Section):
 
 
 def read(path: str | Path = PARAMS) -> dict:
-    """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
-    key, what it holds, and what it may hold or the nearest name."""
+    """Read the parameters of a study; settings of methods that the file leaves out have their defaults.
+
+    A ``ValueError`` says in one line the file, the key, what it holds, and what it may hold or the
+    nearest name.
+    """
+    return filled(load(path))
+
+
+def load(path: str | Path = PARAMS) -> dict:
+    """As :func:`read`, with nothing but what the file says; by the parser that DVC uses."""
     if not Path(path).is_file():
         raise ValueError(
             f"{path} is missing in {Path.cwd()}; run this in the root of the repository, or restore "
@@ -297,11 +305,11 @@ def read(path: str | Path = PARAMS) -> dict:
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise ValueError(f"{where}: {_problem(error)}; mend it") from None
     check(tree, path)
-    return filled(tree)
+    return tree
 
 
 def filled(tree: Mapping) -> dict:
-    """Parameters in which every setting of a method that the file leaves out has its default."""
+    """Add the default of every setting of a method that parameters leave out."""
     weights = {name: default for name, (_, default) in all_weigh_settings().items()}
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}

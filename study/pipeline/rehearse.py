@@ -20,8 +20,7 @@ from cid.names import suggest
 from study.experiment import proxies, runs, variations
 from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets, usable_identities
-from study.pipeline import params
-from study.pipeline.study import kept
+from study.pipeline import kept, params
 from study.results import inference, tables
 from study.results.claims import PRIMARY
 
@@ -222,7 +221,7 @@ def main(argv: list[str] | None) -> None:
     parser.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
     parser.add_argument("--varied", action="store_true", help="breadth, proxies, ablations as well")
     args = parser.parse_args(argv)
-    own = params.read(kept(args.study))
+    own = kept.resolve(args.study)
     own = as_found(own) if args.natural else own
     seeds = args.seeds or own["seeds"]
     if not 2 <= seeds <= own["seeds"]:

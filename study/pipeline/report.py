@@ -116,8 +116,8 @@ def _figure(name: str, data: dict) -> str:
 
 
 def publish(params: dict) -> Path:
-    """Copy ``build/report/`` to ``reports/<study>/``, in the place of the report that stands there;
-    ``ValueError`` if it is none."""
+    """Copy ``build/report/`` to ``reports/<study>/``, in place of the report there, unless the two
+    differ by rounding alone; ``ValueError`` if it is none."""
     if not REPORT.is_dir():
         raise ValueError(f"{REPORT} is missing; run `dvc repro`, which builds it")
     target, draft = REPORTS / params["study"], REPORTS / f".{params['study']}.partial"
@@ -126,9 +126,12 @@ def publish(params: dict) -> Path:
     if target.exists() and not (target / provenance.FILE).exists():
         raise ValueError(f"{target} is no report, and would be lost; move it away")
     shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(REPORT, draft)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
+    if reason := provenance.in_place_of(REPORT, target):
+        print(reason)
+    else:
+        shutil.copytree(REPORT, draft)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
     files = sorted(file for file in target.rglob("*") if file.is_file())
     copied = {str(f.relative_to(target)): digest(f.read_bytes())[:16] for f in files}
     write_text(BUILD / "published.json", json.dumps({str(target): copied}, indent=1) + "\n")
