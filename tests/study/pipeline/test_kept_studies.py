@@ -290,10 +290,8 @@ def test_the_stages_that_weigh_and_train_get_all_settings(monkeypatch):
 
 def test_the_first_base_names_every_setting():
     base = yaml.load(ROOT / "studies/base-1.yaml")
-    weights = {key for method in METHODS.values() for key in method.settings}
-    heads = {key for method in METHODS.values() for key in head_settings(method.training)}
-    assert weights <= base["weights"].keys()
-    assert heads == base["train"]["robust"].keys()
+    assert all_weigh_settings().keys() <= base["weights"].keys()
+    assert all_fit_settings().keys() <= base["train"]["robust"].keys()
 
 
 def test_every_study_is_short_and_over_a_base():
