@@ -4,7 +4,7 @@ A method acts through the weights of the training images, through groups of them
 training, or several of these. It is handed the class labels, the proxy embeddings and the settings
 that it declares; identities reach only a method that declares that it needs them, so "without identity
 labels" is a property of the code and not a promise. How each way of training works is said in
-:mod:`study.experiment.trainers` (heads) and :mod:`cid.networks` (networks).
+:mod:`study.experiment.trainers` (heads) and :mod:`cid.training` (networks).
 
 Importing this module is cheap, as whoever checks a parameter file or draws a figure reads the names
 and facts in it; torch and scikit-learn are imported by the functions that compute.

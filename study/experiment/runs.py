@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from cid.device import pick_device
 from cid.heads import Design, Heads
-from cid.networks import fit, get_model, initialisation, place, read_options
+from cid.models import get_model, initialisation, read_options
 from cid.options import NetworkOptions, read
+from cid.training import fit, place
 from study import store
 from study.cores import on_all_cores
 from study.experiment.methods import (
@@ -232,7 +233,7 @@ def train_networks(
     sets, methods, progress
         As in :func:`train_sets`.
     inputs, labels, model, options, device
-        As in :func:`cid.networks.fit`.
+        As in :func:`cid.training.fit`.
     folder
         As in :func:`weigh_sets`; also goes on with a run that was interrupted.
     rank, world : int
@@ -252,14 +253,14 @@ def train_networks(
     Raises
     ------
     ValueError
-        As :func:`cid.networks.fit`, or on a missing column of ``sets``, or processes that cannot share.
+        As :func:`cid.training.fit`, or on a missing column of ``sets``, or processes that cannot share.
     """
     options, device = options or read_options(model), pick_device(device)
     inputs, labels = place(inputs, device), whole(labels)
     predictions = tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
     runs, origin = _runs(sets, predictions, methods), initialisation(model, options.pretrained)
     if folder is not None:
-        shared = store.digest(model, origin, device.type, known_code("cid.networks.fit"), inputs)
+        shared = store.digest(model, origin, device.type, known_code("cid.training.fit"), inputs)
         for run in runs:
             own = [run.training, of_kind(options, run.training), run.seed, run.rows]
             own += [run.tested.to_numpy(), labels[run.rows]]

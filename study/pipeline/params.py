@@ -210,7 +210,7 @@ class Weights(Section):
 
 
 class Train(Section):
-    model: _one_of("linear", *_registered("networks", "MODELS"))
+    model: _one_of("linear", *_registered("models", "MODELS"))
     l2: Positive
     through: _one_of("loss", "sampler")
     robust: dict[str, Any]  # these two are checked by cid.options

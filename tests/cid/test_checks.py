@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from cid import align, networks, recognition
+from cid import align, models, recognition, training
 from cid.checks import class_codes
 from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
 from cid.device import pick_device
@@ -322,7 +322,7 @@ def test_heads_are_the_same_whatever_types_torch_is_told_to_compute_in():
 # --- networks, crops ------------------------------------------------------------------------------
 
 ROWS, GROUPS, SIDE = np.arange(30), np.arange(30) % 4, np.ones(30)
-EPOCH = networks.read_options("mlp", {"epochs": 1, "jtt_epochs": 1})
+EPOCH = models.read_options("mlp", {"epochs": 1, "jtt_epochs": 1})
 TAKEN = {
     "inputs": [np.asfortranarray(Z), Z[:, ::-1][:, ::-1], Z.astype(">f4"), pd.DataFrame(Z), torch.tensor(Z),
                torch.tensor(Z, requires_grad=True), np.ma.array(Z, mask=False)],
@@ -369,7 +369,7 @@ def trained(**given):
     how = {"inputs": Z, "labels": Y, "rows": ROWS, "options": EPOCH, "device": "cpu"}
     how |= {"groups": GROUPS, "training": "group-dro"} if "groups" in given else {}
     how |= given
-    fitted = networks.fit("mlp", *(how.pop(name) for name in ("inputs", "labels", "rows")), **how)
+    fitted = training.fit("mlp", *(how.pop(name) for name in ("inputs", "labels", "rows")), **how)
     return fitted.logits(Z, np.arange(N))
 
 
