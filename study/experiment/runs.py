@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from cid.device import pick_device
-from cid.heads import Design, Heads
+from cid.heads import Heads, StandardisedFeatures
 from cid.models import get_model, initialisation, read_options
 from cid.options import NetworkOptions, read
 from cid.training import fit, place
@@ -157,7 +157,7 @@ def train_sets(
             found = {method: arrays for method, arrays in read.items() if arrays}
         missing = [method for method in methods if method not in found]
         if missing:
-            ready = design or Design(features, labels, train["row"].unique())
+            ready = design or StandardisedFeatures(features, labels, train["row"].unique())
             cell = Cell(seeds, features, labels, ready, l2, options, progress)
             for method, heads in _fitted(cell, missing, train).items():
                 found[method] = vars(heads) | {"scores": heads.logits(features)[at]}

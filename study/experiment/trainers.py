@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from cid import risks
-from cid.heads import Design, Heads, balanced_subset, fit_heads
+from cid.heads import Heads, StandardisedFeatures, balanced_subset, fit_heads
 from cid.names import find
 from study.experiment.options import NEEDS, HeadOptions
 
@@ -34,7 +34,7 @@ class Cell:
     seeds: np.ndarray  # (seeds,); whatever is drawn at random is a function of them
     features: np.ndarray  # these four are of all images, and as in fit_heads
     labels: np.ndarray
-    design: Design
+    design: StandardisedFeatures
     l2: float
     options: HeadOptions
     progress: str | None = None

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from cid.device import pick_device
-from cid.heads import Design
+from cid.heads import StandardisedFeatures
 from cid.names import find
 from cid.posterior import label_posterior, without_class_direction
 from study.cores import on_all_cores
@@ -52,9 +52,9 @@ class Arrays:
     labels: np.ndarray
     identities: np.ndarray
 
-    def design(self) -> Design:
+    def design(self) -> StandardisedFeatures:
         """The features and labels made ready for many calls of :func:`run`."""
-        return Design(self.features, whole(self.labels))
+        return StandardisedFeatures(self.features, whole(self.labels))
 
 
 def drawn(arrays: Arrays, settings: dict, levels: Iterable[float] | None = None) -> pd.DataFrame:
@@ -78,7 +78,7 @@ def run(
     ----------
     levels : iterable of float, optional
         Instead of ``bias.levels``.
-    design : Design, optional
+    design : StandardisedFeatures, optional
         Of the features and labels, for calls that have training sets in common. One of all rows, as the
         variations here use, standardises by all rows and then by the training set's own: the same but
         for rounding.

@@ -15,7 +15,7 @@ from cid import align, models, recognition, training
 from cid.checks import class_codes
 from cid.density import cid_weights, effective_sample_size, inverse_weights, neighbour_width
 from cid.device import pick_device
-from cid.heads import Design, fit_heads
+from cid.heads import StandardisedFeatures, fit_heads
 from cid.posterior import label_posterior, without_class_direction
 from study.experiment.methods import METHODS, training_needs, training_weights
 
@@ -281,16 +281,16 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
         (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
-        (lambda: Design(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
-        (lambda: Design(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
-        (lambda: Design(Z, Y, [N + 59]), r"rows are no rows of 40 features \(index 99 is out of bounds"),
+        (lambda: StandardisedFeatures(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: StandardisedFeatures(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: StandardisedFeatures(Z, Y, [N + 59]), r"rows are no rows of 40 features \(index 99 is out of bounds"),
         (lambda: cid_weights(Z, Y, 0.1, class_prior=np.ones(2)), "class_prior is array"),
         (lambda: fit_heads(Z, WORDS, WEIGHTS, 0.1), r"labels hold \['a', 'b'\]; 0 and 1 are needed"),
         (lambda: fit_heads(Z, Y, WEIGHTS * 3e38, 0.1), "sample weights hold negative, infinite"),
         (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
         (lambda: fit_heads(Z, Y, WEIGHTS.astype(str), 0.1), r"sample weights \(ndarray\) hold no real"),
         (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
-        (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=Design(Z, Y)),
+        (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=StandardisedFeatures(Z, Y)),
          r"features \(40, 5\) .*, a design of features \(40, 6\) disagree"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one a head"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=np.ones((2, N))), "offset must be from -1e"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from cid.heads import Design, fit_heads
+from cid.heads import StandardisedFeatures, fit_heads
 from cid.risks import generalised_cross_entropy, group_risk
 from study.experiment import trainers
 from study.experiment.options import KINDS, NEEDS, HeadOptions
@@ -32,7 +32,7 @@ def cell_of(shape, seeds=1, **options):
     odds = 2 * (features[:, 30] - features[:, 30].mean()) / features[:, 30].std()
     labels = (odds + rng.normal(size=len(features)) > 0).astype(int)
     features = features.astype(np.float32)
-    design, options = Design(features, labels), HeadOptions(**options)
+    design, options = StandardisedFeatures(features, labels), HeadOptions(**options)
     return Cell(np.arange(seeds), features, labels, design, 0.1, options)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cid.density import neighbour_width
-from cid.heads import Design
+from cid.heads import StandardisedFeatures
 from study.experiment import runs, variations
 from study.experiment.design import draw_sets
 from study.experiment.runs import train_sets, weigh_sets
@@ -49,7 +49,7 @@ def test_varying_a_setting_changes_what_depends_on_it_and_nothing_else(arrays):
     found = variations.vary(arrays, STUDY, "weights.tau", [0.01, 0.2], 0.8)
     assert list(found)[:4] == ["value", "seed", "test", "row"]
     first, second = (found[found["value"] == v].reset_index(drop=True) for v in ("0.01", "0.2"))
-    design = Design(arrays.features, arrays.labels)
+    design = StandardisedFeatures(arrays.features, arrays.labels)
     same = variations.run(arrays, variations.changed(STUDY, "weights.tau", 0.2), [0.8], design)
     pd.testing.assert_series_equal(second["cid"], same["cid"])
     assert (first["cid"] != second["cid"]).any()
