@@ -54,7 +54,7 @@ def test_imagenet_weights_are_tried_once_and_their_lack_is_said(tmp_path, monkey
             assert models.initialisation("resnet18", "auto") == "scratch"
         assert caplog.text.count("resnet18 starts from scratch") == 1
         assert "no route" in caplog.text
-        with pytest.raises(ValueError, match="ImageNet weights of resnet18 are not to be had"):
+        with pytest.raises(ValueError, match="ImageNet weights of resnet18 are not available"):
             models.initialisation("resnet18", "imagenet")
         assert len(tries) == 1
         assert models.initialisation("resnet18", "none") == "scratch"
@@ -72,8 +72,15 @@ def test_imagenet_weights_in_the_cache_are_the_start(monkeypatch):
     models._imagenet.cache_clear()
     try:
         assert models.initialisation("resnet18", "imagenet") == "imagenet"
-        statistics = models.PIXEL_MEAN, models.PIXEL_SPREAD
-        net = models.build_network("resnet18", "imagenet", 0, 0, statistics, torch.device("cpu"))
+        net = models.build_network(
+            "resnet18",
+            initialised="imagenet",
+            seed=0,
+            stream=0,
+            centre=models.PIXEL_MEAN,
+            spread=models.PIXEL_SPREAD,
+            device=torch.device("cpu"),
+        )
         assert torch.equal(net.body.conv1.weight, torch_state["conv1.weight"])
     finally:
         models._imagenet.cache_clear()

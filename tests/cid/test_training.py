@@ -128,8 +128,8 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
     seen = {}
     build, take = training.build_network, training._take
 
-    def record_build(model, initialised, seed, stream, *rest):
-        net = build(model, initialised, seed, stream, *rest)
+    def record_build(model, *, stream, **more):
+        net = build(model, stream=stream, **more)
         if stream == 0:
             seen[kind]["start"].append(net.head.weight.detach().clone())
         return net
@@ -263,7 +263,9 @@ def test_the_epoch_of_the_smallest_loss_on_images_kept_from_training_stays(
     values = {"epochs": 20, "jtt_epochs": 2, "learning_rate": 0.1, "weight_decay": 0}
     options = read_options("mlp", values | {"held_out": 0.3})
     build = training.build_network
-    monkeypatch.setattr(training, "build_network", lambda *a: nets.append(build(*a)) or nets[-1])
+    monkeypatch.setattr(
+        training, "build_network", lambda *a, **more: nets.append(build(*a, **more)) or nets[-1]
+    )
     used = fit("mlp", x, labels, rows, options=options, **CPU).rows
     held = np.setdiff1d(rows, used)
     assert len(held) == 30
