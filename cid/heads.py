@@ -54,7 +54,7 @@ class Heads:
         return Heads(**whole, iterations=max(int(heads.iterations) for heads in parts))
 
 
-class Design:
+class StandardisedFeatures:
     """Features and labels made ready for many calls of :func:`fit_heads`.
 
     Keeps the standardised features and, as far as memory goes, the training sets met with their Gram
@@ -122,7 +122,7 @@ def _filled(a, rows: int):
 def fit_heads(
     features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
     offset=None, flipped=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
-    design: Design | None = None, device: str = "auto", progress: str | None = None,
+    design: StandardisedFeatures | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
 
@@ -137,7 +137,7 @@ def fit_heads(
     Parameters
     ----------
     features, labels
-        As in :class:`Design`.
+        As in :class:`StandardisedFeatures`.
     sample_weights : array, shape (h, n)
         Non-negative; 0 keeps an image out of the head's training set.
     l2 : float
@@ -153,7 +153,7 @@ def fit_heads(
     room, tolerance, max_iterations
         A head has converged when its gradient norm is ``tolerance`` of the initial one. Products are
         those of ``room`` heads, or a multiple.
-    design : Design, optional
+    design : StandardisedFeatures, optional
         Of these features and labels, to share what other calls have computed.
     progress : str, optional
         Label of a progress bar.
@@ -169,7 +169,7 @@ def fit_heads(
         given = f"features {shape} and sample weights {sample_weights.shape}{of or ''}"
         raise ValueError(f"{given} disagree; (n, d) and (heads, n) are needed")
     used = (sample_weights != 0).any(axis=0)
-    design = design or Design(features, labels, used if used.any() else None, device)
+    design = design or StandardisedFeatures(features, labels, used if used.any() else None, device)
     device = design.x.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
     l2 = checked("train.l2", l2, Positive)

@@ -41,8 +41,8 @@ study.methods.registry study.methods study.methods.erase study.methods.ula study
 study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people people.__main__ study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
-study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
-cid.weights cid.posterior cid.density cid.recognition cid.align cid.arrays cid.options cid.settings cid.reference cid.names
+study.source cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
+cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 

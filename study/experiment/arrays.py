@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cid.heads import Design
+from cid.heads import StandardisedFeatures
 from study.faces.dataset import read_labels
 
 
@@ -30,9 +30,9 @@ class Arrays:
     labels: np.ndarray
     identities: np.ndarray
 
-    def design(self) -> Design:
+    def design(self) -> StandardisedFeatures:
         """Prepare the features and labels for many fits of heads on the same data set."""
-        return Design(self.features, whole(self.labels))
+        return StandardisedFeatures(self.features, whole(self.labels))
 
     def people(self) -> np.ndarray:
         """Return the identities as whole numbers from 0, in the order of their names."""

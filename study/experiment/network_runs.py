@@ -14,8 +14,9 @@ import torch
 from tqdm import tqdm
 
 from cid.arrays import pick_device
-from cid.networks import Fitted, fit, initialisation, place, read_options
+from cid.models import initialisation, read_options
 from cid.options import NetworkOptions, of_kind
+from cid.training import Fitted, fit, place
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
@@ -69,7 +70,7 @@ def train_networks(
     sets, methods, progress
         As in :func:`study.experiment.runs.train_sets`.
     inputs, labels, model, options, device
-        As in :func:`cid.networks.fit`.
+        As in :func:`cid.training.fit`.
     folder
         As in :func:`study.experiment.runs.weigh_sets`; an interrupted run goes on from there, too.
     rank, world : int
@@ -89,7 +90,7 @@ def train_networks(
     Raises
     ------
     ValueError
-        As :func:`cid.networks.fit`, or on a missing column of ``sets``, or processes that cannot share.
+        As :func:`cid.training.fit`, or on a missing column of ``sets``, or processes that cannot share.
     """
     options = options or read_options(model)
     device = pick_device(device)
@@ -173,7 +174,7 @@ def _file(run: NetworkRun, folder, model: str, labels, options, shared: str) -> 
         "tested": run.tested.to_numpy(),
     }
     label = f"{model}-{run.seed}-{run.training}"
-    return store.kept_path(folder, label, inputs, code=["cid.networks.fit"])
+    return store.kept_path(folder, label, inputs, code=["cid.training.fit"])
 
 
 def _share(runs: list[NetworkRun], folder, rank: int, world: int) -> list[NetworkRun]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cid.arrays import pick_device
-from cid.heads import Design, Heads
+from cid.heads import Heads, StandardisedFeatures
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
@@ -138,7 +138,7 @@ def train_sets(
     methods: list[str],
     train: dict,
     *,
-    design: Design | None = None,
+    design: StandardisedFeatures | None = None,
     folder: str | Path | None = None,
     progress: str | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Heads]]:
@@ -197,7 +197,7 @@ class _HeadFits:
     l2: float
     through: str
     robust: dict
-    design: Design | None
+    design: StandardisedFeatures | None
     folder: str | Path | None
     progress: str | None
 
@@ -250,7 +250,9 @@ class _HeadFits:
 
     def _fit(self, methods: list[str], train: pd.DataFrame, seeds) -> dict[str, Heads]:
         """Heads of some methods, one for each of the training sets of a block."""
-        design = self.design or Design(self.features, self.labels, train["row"].unique())
+        design = self.design or StandardisedFeatures(
+            self.features, self.labels, train["row"].unique()
+        )
         stack = TrainingStack(
             seeds=seeds,
             features=self.features,

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from cid.heads import Heads
-from cid.networks import get_model, read_options
+from cid.models import get_model, read_options
 from cid.options import NetworkOptions
 from study.experiment.network_runs import train_networks
 from study.experiment.runs import train_sets

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from cid.arrays import pick_device
-from cid.heads import Design
+from cid.heads import StandardisedFeatures
 from cid.names import find
 from study import store
 from study.cores import on_all_cores
@@ -57,7 +57,7 @@ def run(
     arrays: Arrays,
     settings: dict,
     levels: Iterable[float] | None = None,
-    design: Design | None = None,
+    design: StandardisedFeatures | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predict by linear heads on every set: as :func:`study.experiment.runs.train_sets`.
@@ -66,7 +66,7 @@ def run(
     ----------
     levels : iterable of float, optional
         Instead of ``bias.levels``.
-    design : Design, optional
+    design : StandardisedFeatures, optional
         Of the features and labels, for calls that have training sets in common. One of all rows, as the
         variations here use, standardises by all rows and then by the training set's own: the same but
         for rounding.
@@ -153,7 +153,7 @@ def vary(
     values: Sequence,
     level: float,
     *,
-    design: Design | None = None,
+    design: StandardisedFeatures | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """Predict at one bias level under several values of one setting, such as ``weights.tau``.
@@ -174,7 +174,7 @@ def vary_proxy(
     proxies: dict[str, np.ndarray],
     level: float,
     *,
-    design: Design | None = None,
+    design: StandardisedFeatures | None = None,
     folder: str | Path | None = None,
 ) -> pd.DataFrame:
     """As :func:`vary`, for proxy embeddings ``{name: (n, d) array}`` in the place of values."""

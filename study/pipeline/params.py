@@ -192,7 +192,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 
 class Train(Section):
-    model: one_of("linear", *_registered("networks", "MODELS"))
+    model: one_of("linear", *_registered("models", "MODELS"))
     l2: Positive
     through: one_of("loss", "sampler")
     robust: Robust

@@ -11,10 +11,10 @@ import pytest
 import scipy.sparse
 import torch
 
-from cid import align, networks, recognition
+from cid import align, models, recognition, training
 from cid.arrays import class_codes, pick_device
 from cid.density import neighbour_width
-from cid.heads import Design, fit_heads
+from cid.heads import StandardisedFeatures, fit_heads
 from cid.posterior import label_posterior, without_class_direction
 from cid.weights import cid_weights, effective_sample_size, inverse_weights
 from study.methods.registry import METHODS, training_needs, training_weights
@@ -278,16 +278,16 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: training_weights(["cid"], Z, Y, None, SETTINGS), r"method \['cid'\] is unknown"),
         (lambda: training_weights("cid", Z, Y[:-1], None, SETTINGS), "but there are 40 samples"),
         (lambda: training_weights("oracle", Z, Y, Y[:-1], SETTINGS), r"identities have shape \(39,\)"),
-        (lambda: Design(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
-        (lambda: Design(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
-        (lambda: Design(Z, Y, [N + 59]), r"rows are no rows of 40 features \(index 99 is out of bounds"),
+        (lambda: StandardisedFeatures(replaced(np.nan), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: StandardisedFeatures(replaced(1e300), Y), "features hold NaN, infinite or far too large values"),
+        (lambda: StandardisedFeatures(Z, Y, [N + 59]), r"rows are no rows of 40 features \(index 99 is out of bounds"),
         (lambda: cid_weights(Z, Y, 0.1, class_prior=np.ones(2)), "class_prior is array"),
         (lambda: fit_heads(Z, WORDS, WEIGHTS, 0.1), r"labels hold \['a', 'b'\]; 0 and 1 are needed"),
         (lambda: fit_heads(Z, Y, WEIGHTS * 3e38, 0.1), "sample weights hold negative, infinite"),
         (lambda: fit_heads(Z, Y, WEIGHTS[:0], 0.1), "sample weights .* of no head"),
         (lambda: fit_heads(Z, Y, WEIGHTS.astype(str), 0.1), r"sample weights \(ndarray\) hold no real"),
         (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
-        (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=Design(Z, Y)),
+        (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=StandardisedFeatures(Z, Y)),
          r"features \(40, 5\) .*, a design of features \(40, 6\) disagree"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one a head"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=np.ones((2, N))), "offset must be from -1e"),
@@ -319,7 +319,7 @@ def test_heads_are_the_same_whatever_types_torch_is_told_to_compute_in():
 # --- networks, crops ------------------------------------------------------------------------------
 
 ROWS, GROUPS, SIDE = np.arange(30), np.arange(30) % 4, np.ones(30)
-EPOCH = networks.read_options("mlp", {"epochs": 1, "jtt_epochs": 1})
+EPOCH = models.read_options("mlp", {"epochs": 1, "jtt_epochs": 1})
 TAKEN = {
     "inputs": [np.asfortranarray(Z), Z[:, ::-1][:, ::-1], Z.astype(">f4"), pd.DataFrame(Z), torch.tensor(Z),
                torch.tensor(Z, requires_grad=True), np.ma.array(Z, mask=False)],
@@ -366,7 +366,7 @@ def trained(**given):
     how = {"inputs": Z, "labels": Y, "rows": ROWS, "options": EPOCH, "device": "cpu"}
     how |= {"groups": GROUPS, "training": "group-dro"} if "groups" in given else {}
     how |= given
-    fitted = networks.fit("mlp", *(how.pop(name) for name in ("inputs", "labels", "rows")), **how)
+    fitted = training.fit("mlp", *(how.pop(name) for name in ("inputs", "labels", "rows")), **how)
     return fitted.logits(Z, np.arange(N))
 
 

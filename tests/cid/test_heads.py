@@ -141,7 +141,7 @@ def test_heads_over_images_and_over_features_are_the_same(monkeypatch, risk):
 def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(40, 60)), np.arange(40) % 2
-    design = heads.Design(x, y)
+    design = heads.StandardisedFeatures(x, y)
     sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
 
     def gram(k):
@@ -161,7 +161,7 @@ def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     weights[0, :20] = weights[1, 10:30] = 1
     shared = fit_heads(x, y, weights, 0.1, design=design)
     np.testing.assert_array_equal(
-        shared.weight, fit_heads(x, y, weights, 0.1, design=heads.Design(x, y)).weight
+        shared.weight, fit_heads(x, y, weights, 0.1, design=heads.StandardisedFeatures(x, y)).weight
     )
 
 

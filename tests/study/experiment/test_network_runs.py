@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid import networks
-from cid.networks import fit, read_options
+from cid import training
+from cid.models import read_options
+from cid.training import fit
 from study.experiment import network_runs
 from study.experiment.network_runs import train_networks
 
@@ -102,12 +103,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
     features, sets, method, tmp_path, monkeypatch
 ):
     x, labels = features
-    monkeypatch.setattr(networks, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     options = read_options("mlp", {"epochs": 5, "jtt_epochs": 2})
     arguments = sets[sets["seed"] == 0], x, labels, [method], "mlp", options
     whole, _ = train_networks(*arguments, **CPU)
 
-    steps, schedule = [], networks._schedule
+    steps, schedule = [], training._schedule
 
     def interrupt(step, total):
         steps.append(step)
@@ -115,12 +116,12 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
             raise Stop
         return schedule(step, total)
 
-    monkeypatch.setattr(networks, "_schedule", interrupt)
+    monkeypatch.setattr(training, "_schedule", interrupt)
     with pytest.raises(Stop):
         train_networks(*arguments, folder=tmp_path, **CPU)
     assert [path.suffix for path in tmp_path.iterdir()] == [".pt"]
     steps.clear()
-    monkeypatch.setattr(networks, "_schedule", lambda *at: steps.append(at) or schedule(*at))
+    monkeypatch.setattr(training, "_schedule", lambda *at: steps.append(at) or schedule(*at))
     resumed, _ = train_networks(*arguments, folder=tmp_path, **CPU)
     assert len(steps) == 2 + 4 * (method == "jtt")  # the last epoch, and jtt's first network
     pd.testing.assert_frame_equal(resumed, whole, check_exact=True)

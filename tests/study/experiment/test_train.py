@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid.networks import fit, read_options
+from cid.models import read_options
+from cid.training import fit
 from study.experiment import train
 from study.experiment.network_runs import train_networks
 from study.experiment.runs import train_sets

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid.heads import Design
+from cid.heads import StandardisedFeatures
 from study.experiment import proxies, runs, variations
 from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets
@@ -34,7 +34,7 @@ def test_varying_a_setting_changes_what_depends_on_it_and_nothing_else(arrays, s
     found = variations.vary(arrays, settings, "weights.tau", [0.01, 0.2], 0.8)
     assert list(found)[:4] == ["value", "seed", "test", "row"]
     first, second = (found[found["value"] == v].reset_index(drop=True) for v in ("0.01", "0.2"))
-    design = Design(arrays.features, arrays.labels)
+    design = StandardisedFeatures(arrays.features, arrays.labels)
     same = variations.run(arrays, variations.changed(settings, "weights.tau", 0.2), [0.8], design)
     pd.testing.assert_series_equal(second["cid"], same["cid"])
     assert (first["cid"] != second["cid"]).any()

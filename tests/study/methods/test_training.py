@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from cid.heads import Design, balanced_subset, fit_heads
+from cid.heads import StandardisedFeatures, balanced_subset, fit_heads
 from cid.risks import generalised_cross_entropy, group_risk
 from study.methods import erase
 from study.methods.base import GRAM_STACK, TrainingStack
@@ -25,7 +25,7 @@ def stack_of(shape, seeds=1, through="loss"):
     odds = 2 * (features[:, 30] - features[:, 30].mean()) / features[:, 30].std()
     labels = (odds + rng.normal(size=len(features)) > 0).astype(int)
     features = features.astype(np.float32)
-    design = Design(features, labels)
+    design = StandardisedFeatures(features, labels)
     return TrainingStack(np.arange(seeds), features, labels, design, 0.1, through)
 
 
