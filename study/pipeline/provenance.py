@@ -1,7 +1,7 @@
 """What a report was made of, and whether it still is.
 
-python -m study.pipeline.provenance check     does the report come from these data, settings and code?
-python -m study.pipeline.provenance verify    are the numbers those that were committed?
+python -m study provenance check     does the report come from these data, settings and code?
+python -m study provenance verify    are the numbers those that were committed?
 """
 
 import io
@@ -9,8 +9,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
-from argparse import ArgumentParser
 from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
@@ -20,6 +18,7 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from study.commands import parser, run_renamed
 from study.faces.network_files import is_file
 from study.pipeline import params, stages
 from study.store import digest
@@ -59,7 +58,7 @@ def _short(value) -> str:
 
 def code_files() -> list[Path]:
     """The modules, notebooks and templates that dvc.yaml names as dependencies, sorted."""
-    deps = {dep for stage in stages.stages().values() for dep in stage.get("deps", [])}
+    deps = {dep for stage in stages.read_stages().values() for dep in stage.get("deps", [])}
     named = [Path(dep) for dep in deps if stages.is_code(dep) and dep != stages.PINS]
     return sorted(f for path in named for f in ([path] if path.is_file() else path.glob("[!.]*.*")))
 
@@ -213,12 +212,11 @@ def _compare(name: str, before: str, after: str | None) -> tuple[str, pd.Series 
     return f"means move by at most {largest:.2g} of half their interval", moved
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.provenance", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["check", "verify"])
-    parser.add_argument("--commit", default="HEAD", help="whose numbers `verify` compares with")
-    args = parser.parse_args(argv)
+def main(arguments: list[str]) -> int:
+    options = parser("provenance")
+    options.add_argument("command", choices=["check", "verify"])
+    options.add_argument("--commit", default="HEAD", help="whose numbers `verify` compares with")
+    args = options.parse_args(arguments)
     folder = Path("reports", params.read()["study"])
     if args.command == "check":
         differing = check(folder)
@@ -230,4 +228,4 @@ def main(argv: list[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,6 +1,6 @@
 """Run a study that is kept in studies/, and leave params.yaml as it was.
 
-python -m study.pipeline.study lfw-smiling
+python -m study run lfw-smiling
 """
 
 import json
@@ -9,10 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
 from cid.names import suggest
+from study.commands import parser, run_renamed
+from study.errors import check_repository
 from study.pipeline import params
 from study.store import write_text
 
@@ -41,7 +42,7 @@ def check(name: str) -> Path:
     if wanted not in (None, there):
         raise ValueError(
             f"{path} is of the data set {wanted!r}, but data/ holds {repr(there) if there else 'none'};"
-            " import it first (python -m study.faces.importers --help)"
+            " import it first (python -m study import --help)"
         )
     return path
 
@@ -49,7 +50,7 @@ def check(name: str) -> Path:
 def run(name: str) -> int:
     """Run a kept study by ``dvc repro``, whose exit status it returns."""
     restore()
-    params.check_repository()
+    check_repository()
     path = check(name)
     write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
     stopped = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -73,16 +74,20 @@ def restore() -> None:
         os.replace(ASIDE, params.PARAMS)
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.study", description=__doc__.split("\n")[0])
-    parser.add_argument("name", help="of a file in studies/")
+def main(arguments: list[str]) -> int:
+    options = parser("run")
+    options.add_argument("name", nargs="?", help="of a file in studies/; default: params.yaml")
+    name = options.parse_args(arguments).name
+    if name is None:
+        restore()
+        check_repository()
+        params.read()
+        return subprocess.run(["dvc", "repro"]).returncode
     try:
-        return run(parser.parse_args(argv).name)
+        return run(name)
     except KeyboardInterrupt:
-        print("interrupted; params.yaml is as it was", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("params.yaml is as it was") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

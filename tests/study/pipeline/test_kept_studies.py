@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from study import cli
 from study.pipeline import study
 
 ROOT = Path(__file__).parents[3]
@@ -47,7 +48,7 @@ def mine() -> bool:
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     monkeypatch.setenv("STATUS", str(status))
-    assert study.main(["fewer"]) == status
+    assert cli.main(["run", "fewer"]) == status
     assert Path("found").read_text() == Path("studies/fewer.yaml").read_text()
     assert mine()
 
@@ -62,7 +63,7 @@ def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     ],
 )
 def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, said):
-    assert study.main([name]) == 1
+    assert cli.main(["run", name]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
     assert mine() and not Path("found").exists()
@@ -71,7 +72,7 @@ def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, sai
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_parameters_are_put_back_whatever_happens(folder, kill):
     process = subprocess.Popen(
-        [sys.executable, "-m", "study.pipeline.study", "fewer"],
+        [sys.executable, "-m", "study", "run", "fewer"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "60"},
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -84,7 +85,7 @@ def test_parameters_are_put_back_whatever_happens(folder, kill):
     if kill == signal.SIGKILL:  # nothing can be done then; the next run does it
         os.kill(int(Path("pid").read_text()), signal.SIGKILL)
         assert not mine()
-        assert study.main(["fewer"]) == 0
+        assert cli.main(["run", "fewer"]) == 0
     else:
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[kill]
         with pytest.raises(ProcessLookupError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from study import cli
 from study.pipeline import provenance
 
 ROOT = Path(__file__).parents[3]
@@ -49,9 +50,9 @@ def test_what_differs_is_named(repository, capsys):
     Path("params.yaml").write_text(text.replace("tau: auto", "tau: 0.02", 1))
     parameters, code = provenance.check(repository)
     assert parameters.startswith("parameters: ") and code.startswith("cid/density.py")
-    assert provenance.main(["check"]) == 1 and "cid/density.py" in capsys.readouterr().out
+    assert cli.main(["provenance", "check"]) == 1 and "cid/density.py" in capsys.readouterr().out
     (repository / provenance.FILE).unlink()
-    assert provenance.main(["check"]) == 1
+    assert cli.main(["provenance", "check"]) == 1
     assert "run `dvc repro`, which writes it" in capsys.readouterr().err
 
 
@@ -76,7 +77,7 @@ def test_all_code_and_templates_are_of_the_record(repository):
 
 
 def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
-    assert provenance.main(["verify"]) == 0
+    assert cli.main(["provenance", "verify"]) == 0
     assert re.fullmatch(r"Reproduced: \d+ files identical to the byte\.\n", capsys.readouterr().out)
 
     def shift(part, rows=1):
@@ -121,7 +122,7 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     found = provenance.verify(repository)
     assert found.lines == ["claims.json: 1 other verdicts"] and not found.within
     subprocess.run(["git", "checkout", "-q", "."], check=True)
-    assert provenance.main(["verify", "--commit", "nowhere"]) == 1
+    assert cli.main(["provenance", "verify", "--commit", "nowhere"]) == 1
     assert "nowhere holds no numbers" in capsys.readouterr().err
 
 
