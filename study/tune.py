@@ -1,8 +1,8 @@
 """How the settings of every method were chosen: on development people, under one criterion.
 
-    python -m study.tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
+    python -m study tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
                                        studies/settings.csv; needs the package anny, takes minutes
-    python -m study.tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
+    python -m study tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
 
 Development people are rendered from another seed than those of any study, so nobody who was looked at
 while choosing is in a result. Every method with a setting of its own gets a small grid, one setting at a
@@ -19,8 +19,6 @@ them. A grid holds values at which a method is itself: AFR with gamma 0, and SEL
 held out, would be the same class-balanced refit, which was a little better than either.
 """
 
-import argparse
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from tqdm import tqdm
 from cid.density import neighbour_width
 from cid.weights import cid_weights
 from study import store
+from study.commands import parser, run_renamed
 from study.cores import on_all_cores
 from study.experiment import runs, variations
 from study.experiment.arrays import Arrays
@@ -131,15 +130,12 @@ def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
     return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.tune``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.tune", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("folder", type=Path, help="where the development people are or will be")
+def main(arguments: list[str]) -> None:
+    options = parser("tune")
+    options.add_argument("folder", type=Path, help="where the development people are or will be")
     tunable = sorted({method for method, _ in GRID})
-    parser.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
-    given = parser.parse_args(arguments)
+    options.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
+    given = options.parse_args(arguments)
     folder = given.folder
     params = YAML(typ="safe").load(Path("params.yaml"))
     if not (folder / dataset.CARD).exists():
@@ -160,8 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = pd.concat([known[~known["method"].isin(given.methods)], table], ignore_index=True)
     store.write_text(TABLE, table.to_csv(index=False))
     print(table.to_string(index=False))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -32,6 +32,7 @@ CONFIRMATORY = [
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
+study.__main__ study.cli
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
 study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
@@ -39,9 +40,9 @@ study.results.varied study.results.inference study.results.metrics study.results
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
 study.methods.registry study.methods study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations study.faces.people people.__main__ study.faces.render people.records people.image people.person people.head people.raster
+study.faces.importers study.faces.annotations people.__main__ study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
-study.source cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
+study.source study.errors study.commands cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
 cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
@@ -198,7 +199,7 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    assert report.readme(params.read()) == text, "run `python -m study.pipeline.report readme`"
+    assert report.readme(params.read()) == text, "run `python -m study report readme`"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
@@ -350,7 +351,7 @@ def test_celeba_on_disk_is_one_command_from_a_report():
         ).stdout
 
     lines = make("FOLDER=my CelebA", "NAME=celeba-mouth").splitlines()
-    assert 'importers celeba "my CelebA"' in lines[-3]
-    assert lines[-2:] == ["dvc add --quiet data", "python -m study.pipeline.study celeba-mouth"]
+    assert 'study import celeba "my CelebA"' in lines[-3]
+    assert lines[-2:] == ["dvc add --quiet data", "python -m study run celeba-mouth"]
     assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling")
     assert "say where CelebA is" in make()

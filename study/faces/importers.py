@@ -1,9 +1,9 @@
 """Bring photographs into the data-set format of :mod:`study.faces.dataset`, one command a source.
 
-    python -m study.faces.importers celeba    FOLDER
-    python -m study.faces.importers lfw       FOLDER --labels labels.csv --attribute smiling
-    python -m study.faces.importers cmu_faces FOLDER
-    python -m study.faces.importers folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
+    python -m study import celeba    FOLDER
+    python -m study import lfw       FOLDER --labels labels.csv --attribute smiling
+    python -m study import cmu_faces FOLDER
+    python -m study import folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
 
 A source is read into a :class:`Listing`. :func:`import_faces` then takes every image that can be
 used, shard by shard, and lists the others with a reason in ``excluded.csv``, which the report shows:
@@ -12,7 +12,6 @@ is but strange, as two names that may be of one person, is said in a line. An im
 is interrupted leaves what was there before.
 """
 
-import argparse
 import errno
 import io
 import json
@@ -20,7 +19,6 @@ import lzma
 import os
 import posixpath
 import re
-import sys
 import zipfile
 import zlib
 from collections import Counter
@@ -36,6 +34,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
+from study.commands import parser, run_renamed
 from study.faces import annotations, dataset
 from study.store import digest
 
@@ -496,11 +495,9 @@ def download(source: str, folder) -> Path:
         raise ConnectionError(what) from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.faces.importers``; the exit status."""
-    what = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m study.faces.importers", description=what)
-    commands = parser.add_subparsers(dest="source", required=True)
+def main(arguments: list[str]) -> None:
+    command = parser("import")
+    commands = command.add_subparsers(dest="source", required=True)
     for source, read in SOURCES.items():
         add = commands.add_parser(source, help=f"import {source}").add_argument
         add("folder", help="where the source lies")
@@ -513,7 +510,7 @@ def main(arguments: list[str] | None = None) -> int:
             add("--labels", required=True, help="CSV keyed by image")
             add("--attribute", action="append", required=True, metavar="NAME[=COLUMN[+COLUMN]]")
             add("--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score")
-    options = parser.parse_args(arguments)
+    options = command.parse_args(arguments)
     try:
         dataset.check_replaceable(options.out)  # before a download, or hours of reading
         folder, labels = options.folder, ()
@@ -524,11 +521,7 @@ def main(arguments: list[str] | None = None) -> int:
         listing = SOURCES[options.source](folder, *labels)
         out = import_faces(listing, options.out, options.keep_names, options.show_images)
     except KeyboardInterrupt:
-        print(f"interrupted; {options.out} is as it was", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise KeyboardInterrupt(f"{options.out} is as it was") from None
     card = json.loads((out / dataset.CARD).read_text(encoding="utf-8"))
     print(f"{out}: {card['counts']['images']} images of {card['counts']['identities']} people")
     for reason, count in card["excluded"].items():
@@ -545,8 +538,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"next: dvc add {out}, set data in params.yaml to {card['name']} and task to one of "
         f"{', '.join(card['attributes'])}, dvc repro"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

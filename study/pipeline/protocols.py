@@ -18,6 +18,7 @@ from typing import NamedTuple
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from study.commands import parser
 from study.pipeline import kept
 from study.store import write_text
 
@@ -171,9 +172,6 @@ def git(*arguments: str) -> str:
     return done.stdout
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
+    parser("protocols").parse_args(arguments)
     print("\n".join(update()))
-
-
-if __name__ == "__main__":
-    main()

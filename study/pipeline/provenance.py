@@ -1,7 +1,7 @@
 """What a report was made of, and whether it still is.
 
-python -m study.pipeline.provenance check            does the report come from these data, settings and code?
-python -m study.pipeline.provenance verify [NAME]    are the numbers those that were committed?
+python -m study provenance check            does the report come from these data, settings and code?
+python -m study provenance verify [NAME]    are the numbers those that were committed?
 """
 
 import io
@@ -9,8 +9,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
-from argparse import ArgumentParser
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from cid.names import suggest
+from study.commands import parser, run_renamed
 from study.faces.network_files import is_file
 from study.pipeline import params, protocols, stages
 from study.pipeline.protocols import git
@@ -68,7 +67,7 @@ def _short(value) -> str:
 
 def code_files() -> list[Path]:
     """The modules, notebooks and templates that dvc.yaml names as dependencies, sorted."""
-    deps = {dep for stage in stages.stages().values() for dep in stage.get("deps", [])}
+    deps = {dep for stage in stages.read_stages().values() for dep in stage.get("deps", [])}
     files = []
     for dep in deps:
         if stages.is_code(dep) and dep != stages.PINS:
@@ -327,15 +326,14 @@ def _same_files(run: Path, folder: Path) -> bool:
     return contents[0] == contents[1]
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.provenance", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+def main(arguments: list[str]) -> int:
+    options = parser("provenance")
+    commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("check")
     verifying = commands.add_parser("verify")
     verifying.add_argument("name", nargs="?", help="of a kept study; else that of params.yaml")
     verifying.add_argument("--commit", default="HEAD", help="whose numbers to compare with")
-    args = parser.parse_args(argv)
+    args = options.parse_args(arguments)
     if args.command == "check":
         folder = REPORTS / params.read()["study"]
         lines = check(folder)
@@ -357,4 +355,4 @@ def _reported(name: str) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

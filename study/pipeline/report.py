@@ -1,11 +1,11 @@
 """Collect what a reader opens: one page of the study, with its tables, figures and provenance.
 
-python -m study.pipeline.report build      build/report/, from what the stages found
-python -m study.pipeline.report publish    copy it to reports/<study>/
-python -m study.pipeline.report headline   where it is, its main numbers, and whether they are reproduced
-python -m study.pipeline.report readme     the main numbers, and all studies side by side, into README.md
-                                           and reports/index.html
-python -m study.pipeline.report pages      every executed notebook as a page of its own, in build/html/
+python -m study report build      build/report/, from what the stages found
+python -m study report publish    copy it to reports/<study>/
+python -m study report headline   where it is, its main numbers, and whether they are reproduced
+python -m study report readme     the main numbers, and all studies side by side, into README.md
+                                  and reports/index.html
+python -m study report pages      every executed notebook as a page of its own, in build/html/
 """
 
 import json
@@ -13,16 +13,16 @@ import math
 import re
 import shutil
 import sys
-from argparse import ArgumentParser
 from itertools import count
 from pathlib import Path
 
 import pandas as pd
 from ruamel.yaml import YAML
 
+from study.commands import parser, run_renamed
 from study.methods.registry import METHODS
 from study.pipeline import pages, provenance
-from study.pipeline.params import PARAMS, command, read
+from study.pipeline.params import PARAMS, read
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
 from study.results.tables import HEADLINE, headline_table, markdown_table, points
@@ -287,12 +287,12 @@ def readme(params: dict) -> str:
     return text
 
 
-@command
-def main(argv: list[str] | None) -> None:
+def main(arguments: list[str]) -> None:
     commands = {"build": build, "publish": publish, "headline": headline}
-    parser = ArgumentParser("study.pipeline.report", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=[*commands, "readme", "pages"])
-    chosen, params = parser.parse_args(argv).command, read()
+    options = parser("report")
+    options.add_argument("command", choices=[*commands, "readme", "pages"])
+    chosen = options.parse_args(arguments).command
+    params = read()
     if chosen == "readme":
         write_text(Path("README.md"), readme(params))
         print(studies_page())
@@ -305,4 +305,4 @@ def main(argv: list[str] | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

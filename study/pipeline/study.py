@@ -1,6 +1,6 @@
 """Run a study that is kept in studies/, and leave params.yaml as it was.
 
-python -m study.pipeline.study lfw-mouth
+python -m study run lfw-mouth
 """
 
 import json
@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser
 from contextlib import suppress
 from pathlib import Path
 
+from study.commands import parser, run_renamed
+from study.errors import check_repository
 from study.pipeline import kept, params
 from study.store import write_text
 
@@ -28,7 +29,7 @@ def check(name: str) -> dict:
         raise ValueError(
             f"{kept.find(name)} is of the data set {wanted!r}, but data/ holds "
             f"{repr(there) if there else 'none'}; "
-            "import it first (python -m study.faces.importers --help)"
+            "import it first (python -m study import --help)"
         )
     return tree
 
@@ -47,10 +48,9 @@ def _data_set() -> str | None:
 def run(name: str) -> int:
     """Run a kept study by ``dvc repro`` and return its exit status."""
     restore()
-    params.check_repository()
+    check_repository()
     tree = check(name)
-    own = params.PARAMS.read_text(encoding="utf-8")
-    write_text(ASIDE, own)
+    write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
     default_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         if not _holds(tree):
@@ -80,16 +80,20 @@ def restore() -> None:
         os.replace(ASIDE, params.PARAMS)
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.study", description=__doc__.split("\n")[0])
-    parser.add_argument("name", help="of a file in studies/")
+def main(arguments: list[str]) -> int:
+    options = parser("run")
+    options.add_argument("name", nargs="?", help="of a file in studies/; default: params.yaml")
+    name = options.parse_args(arguments).name
+    if name is None:
+        restore()
+        check_repository()
+        params.read()
+        return subprocess.run(["dvc", "repro"]).returncode
     try:
-        return run(parser.parse_args(argv).name)
+        return run(name)
     except KeyboardInterrupt:
-        print("interrupted; params.yaml is as it was", file=sys.stderr)
-        return 130
+        raise KeyboardInterrupt("params.yaml is as it was") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

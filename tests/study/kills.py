@@ -107,7 +107,7 @@ def trial(folder: Path) -> dict[str, str]:
 WORK = {
     "repro": Work(["dvc", "repro"]),
     "import": Work(
-        [sys.executable, "-m", "study.faces.importers", "folder", "PHOTOS", "--out", "imported",
+        [sys.executable, "-m", "study", "import", "folder", "PHOTOS", "--out", "imported",
          "--labels", "labels.csv", "--attribute", "smiling"],
         photographs, hashes, an_old_or_a_new_data_set, 0.95,
     ),

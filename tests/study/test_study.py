@@ -19,8 +19,9 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
+from study import cli
 from study.faces.dataset import read_faces, write_faces
-from study.pipeline import notebook, report
+from study.pipeline import notebook
 from study.results import rounding
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +214,7 @@ def test_a_forced_run_gives_the_same_bytes(study):
 
 
 def test_notebooks_run_by_hand_show_what_the_pipeline_shows(study, tmp_path):
-    made = call(study, sys.executable, "-m", "study.pipeline.notebook", "lab").split()
+    made = call(study, sys.executable, "-m", "study", "lab").split()
     assert all((study / path).exists() for path in made)
     for stem, folder in (("weights", "notebooks"), ("04_results", "paper")):
         call(
@@ -222,7 +223,7 @@ def test_notebooks_run_by_hand_show_what_the_pipeline_shows(study, tmp_path):
         )  # fmt: skip
         shown = []
         for path in (tmp_path / f"{stem}.ipynb", study / "build" / folder / f"{stem}.ipynb"):
-            nb = notebook.read(path)
+            nb = notebook.read_notebook(path)
             notebook.normalise(nb)
             shown.append([cell.outputs for cell in nb.cells if cell.cell_type == "code"])
         assert shown[0] == shown[1]
@@ -290,7 +291,7 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
     monkeypatch.chdir(study)
     for name in ("", ".", "..", "../notes", "/tmp/notes", "a/b", "tiny/../../notes"):
         edit(study, study=name)
-        said = [(report.main(["publish"]), capsys.readouterr().err)]
+        said = [(cli.main(["report", "publish"]), capsys.readouterr().err)]
         # Also through DVC: of all reports, and of a folder outside.
         if name in ("", "../notes"):
             said.append(call(study, "dvc", "repro", check=False))

@@ -17,7 +17,14 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from study.methods.registry import METHODS, training_needs, training_weights
+from study import cli
+from study.methods.registry import (
+    METHODS,
+    all_fit_settings,
+    all_weigh_settings,
+    training_needs,
+    training_weights,
+)
 from study.pipeline import kept, params, protocols, stages, study
 
 ROOT = Path(__file__).parents[3]
@@ -89,14 +96,14 @@ def mine() -> bool:
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     monkeypatch.setenv("STATUS", str(status))
-    assert study.main(["fewer"]) == status
+    assert cli.main(["run", "fewer"]) == status
     assert Path("found").read_text() == Path("studies/fewer.yaml").read_text()
     assert mine()
 
 
 def test_a_study_over_a_base_runs_with_all_parameters_and_their_comments(overlay):
     tree = overlay()
-    assert study.main(["new"]) == 0
+    assert cli.main(["run", "new"]) == 0
     found = Path("found").read_text()
     assert yaml.load(found) == tree and mine()
     assert found.startswith("# What this study is about.\n\nstudy: new")
@@ -106,7 +113,7 @@ def test_a_study_over_a_base_runs_with_all_parameters_and_their_comments(overlay
 
 def test_a_study_of_the_values_of_params_yaml_keeps_its_comments(folder):
     Path("studies/same.yaml").write_text(OWN)
-    assert study.main(["same"]) == 0
+    assert cli.main(["run", "same"]) == 0
     assert Path("found").read_text() == "# mine\n" + OWN and mine()
 
 
@@ -120,7 +127,7 @@ def test_a_study_of_the_values_of_params_yaml_keeps_its_comments(folder):
     ],
 )
 def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, said):
-    assert study.main([name]) == 1
+    assert cli.main(["run", name]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
     assert mine() and not Path("found").exists()
@@ -129,7 +136,7 @@ def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, sai
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_parameters_are_put_back_whatever_happens(folder, kill):
     process = subprocess.Popen(
-        [sys.executable, "-m", "study.pipeline.study", "fewer"],
+        [sys.executable, "-m", "study", "run", "fewer"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "60"},
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -142,7 +149,7 @@ def test_parameters_are_put_back_whatever_happens(folder, kill):
     if kill == signal.SIGKILL:  # nothing can be done then; the next run does it
         os.kill(int(Path("pid").read_text()), signal.SIGKILL)
         assert not mine()
-        assert study.main(["fewer"]) == 0
+        assert cli.main(["run", "fewer"]) == 0
     else:
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[kill]
         with pytest.raises(ProcessLookupError):
@@ -303,7 +310,7 @@ def test_every_study_is_short_and_over_a_base():
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_content_of_a_kept_study_is_that_of_the_table(name):
     rows = protocols.read(ROOT / protocols.TABLE)
-    assert name in rows, "commit the study, then run `python -m study.pipeline.protocols`"
+    assert name in rows, "commit the study, then run `python -m study protocols`"
     assert protocols.content_digest(resolved(name), ROOT / "studies") == rows[name].digest
 
 

@@ -235,9 +235,9 @@ def test_a_slip_is_said_before_anything_runs(tmp_path):
     (tmp_path / "params.yaml").write_text(
         (ROOT / "params.yaml").read_text().replace("rarity:", "rarety:", 1)
     )
-    for command in (["study.pipeline.params"], ["study.pipeline.notebook", "run", "data"]):
+    for command in (["params"], ["stage", "data"]):
         done = subprocess.run(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-m", "study", *command],
             cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
         )  # fmt: skip
         assert done.returncode == 1 and list(tmp_path.iterdir()) == [tmp_path / "params.yaml"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from study import cli
 from study.pipeline import protocols, provenance, report
 
 ROOT = Path(__file__).parents[3]
@@ -54,9 +55,9 @@ def test_what_differs_is_named(repository, capsys):
     Path("params.yaml").write_text(text.replace("tau: auto", "tau: 0.02", 1))
     parameters, code = provenance.check(repository)
     assert parameters.startswith("parameters: ") and code.startswith("cid/density.py")
-    assert provenance.main(["check"]) == 1 and "cid/density.py" in capsys.readouterr().out
+    assert cli.main(["provenance", "check"]) == 1 and "cid/density.py" in capsys.readouterr().out
     (repository / provenance.FILE).unlink()
-    assert provenance.main(["check"]) == 1
+    assert cli.main(["provenance", "check"]) == 1
     assert "run `dvc repro`, which writes it" in capsys.readouterr().err
 
 
@@ -81,7 +82,7 @@ def test_all_code_and_templates_are_of_the_record(repository):
 
 
 def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
-    assert provenance.main(["verify"]) == 0
+    assert cli.main(["provenance", "verify"]) == 0
     assert re.fullmatch(r"Reproduced: \d+ files identical to the byte\.\n", capsys.readouterr().out)
 
     def shift(part, rows=1):
@@ -126,7 +127,7 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     found = provenance.verify(repository)
     assert found.lines == ["claims.json: 1 other verdicts"] and not found.within
     subprocess.run(["git", "checkout", "-q", "."], check=True)
-    assert provenance.main(["verify", "--commit", "nowhere"]) == 1
+    assert cli.main(["provenance", "verify", "--commit", "nowhere"]) == 1
     assert "nowhere holds no numbers" in capsys.readouterr().err
 
 
@@ -168,16 +169,16 @@ def test_a_record_names_the_protocol_of_the_table_without_a_history(repository):
 
 def test_the_report_of_any_study_is_verified_by_name(repository, capsys):
     shutil.copytree(repository, repository.with_name("other"))
-    assert provenance.main(["verify", "other"]) == 1
+    assert cli.main(["provenance", "verify", "other"]) == 1
     assert "HEAD holds no numbers in reports/other" in capsys.readouterr().err
     commit_all()
-    assert provenance.main(["verify", "other"]) == 0
+    assert cli.main(["provenance", "verify", "other"]) == 0
     assert "identical to the byte" in capsys.readouterr().out
     (repository.with_name("other") / "area.csv").unlink()
-    assert provenance.main(["verify", "other"]) == 1
+    assert cli.main(["provenance", "verify", "other"]) == 1
     assert "Not reproduced: area.csv: missing here." in capsys.readouterr().out
-    assert provenance.main(["verify"]) == 0
-    assert provenance.main(["verify", "othr"]) == 1
+    assert cli.main(["provenance", "verify"]) == 0
+    assert cli.main(["provenance", "verify", "othr"]) == 1
     error = capsys.readouterr().err
     assert "reports/othr holds no report (did you mean 'other'?); there are other, virt" in error
 
