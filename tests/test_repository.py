@@ -139,9 +139,10 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "pydantic", "matpl
     [
         (
             [*STUDY, "scipy", "sklearn", "torchvision", "facenet_pytorch", "tqdm"],
-            "import numpy as np\n"
+            "import numpy as np, torch\n"
+            "libraries = time.process_time() - began\n"
             "from cid.density import cid_weights\n"
-            "assert time.process_time() - began < 10\n"  # 3 s where nothing else runs
+            "assert time.process_time() - began < 2 * libraries\n"
             "assert len(cid_weights(np.eye(4), [0, 0, 1, 1], 0.1)) == 4",
         ),
         (["torch", "sklearn", "scipy", *STUDY], "import study.methods.registry"),

@@ -18,7 +18,7 @@ from study.experiment import network_runs
 from study.experiment.train import train_model
 
 TAU = 0.02
-SECONDS = 50  # after which processes count as stuck
+SECONDS = 600  # after which processes count as stuck: far more than on a busy machine
 
 
 def people(n=500, d=24):

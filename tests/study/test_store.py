@@ -94,7 +94,7 @@ def test_threads_that_write_the_same_file_do_not_mix_their_bytes(tmp_path):
     def save(text: bytes):
         def slowly(file):
             file.write(text)
-            together.wait(timeout=10)  # both drafts are open
+            together.wait(timeout=600)  # both drafts are open
             file.write(text)
 
         store.write(tmp_path / "a", slowly)

@@ -69,7 +69,7 @@ def test_networks_are_trained_at_once_to_the_bytes_of_one_after_the_other(
     def together(*given, training, base, **how):
         begun[training, base is not None] += 1
         if begun.total() <= 4:
-            four.wait(timeout=30)  # fails if runs wait for each other
+            four.wait(timeout=600)  # fails if runs wait for each other
         return fit(*given, training=training, base=base, **how)
 
     monkeypatch.setattr(network_runs, "fit", together)
