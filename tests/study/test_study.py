@@ -11,6 +11,7 @@ import sys
 import pandas as pd
 import pytest
 
+from study import cli
 from study.faces.dataset import read_faces
 from study.pipeline import notebook, stages
 from study.results import rounding
