@@ -491,14 +491,14 @@ def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.Data
         under .2 % of a level's images are left out. ``effective`` has one row per level and method, Kish's
         effective sample size as a share of n: ``mean``, ``low`` and ``high`` over seeds.
     """
+    from cid.density import effective_sample_size  # late: torch takes seconds to import
+
     train = sets[sets["part"] == "train"]
     images_of_size = train.groupby(["level", "cell_size"])["row"].transform("size")
     images_of_level = train.groupby("level")["row"].transform("size")
     common = train[images_of_size >= 0.002 * images_of_level]
 
-    mean = train.groupby(["level", "seed"])[methods].mean()
-    mean_square = (train[methods] ** 2).groupby([train["level"], train["seed"]]).mean()
-    effective = (mean**2 / mean_square).reset_index()
+    effective = train.groupby(["level", "seed"])[methods].agg(effective_sample_size).reset_index()
     return {
         "weights": _mean_and_quantiles(common, ["level", "cell_size"], methods),
         "effective": _mean_and_quantiles(effective, ["level"], methods),
