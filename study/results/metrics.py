@@ -231,16 +231,13 @@ def _ordered_pairs_by_people(
         return ordered
     positive_counts = counts[:, with_positives]
     negative_counts = counts[:, with_negatives]
-    owned = np.eye(len(with_negatives))[owner]  # (negatives, people): 1 where the image is theirs
-    below = np.zeros(
-        (len(owned) + 1, len(with_negatives))
-    )  # negatives of each person, up to a place
+    # (negatives, people with negatives), 1 where the image is theirs, and its sum up to every place.
+    owned = np.eye(len(with_negatives))[owner]
+    below = np.zeros((len(owned) + 1, len(with_negatives)))
     for m, scores in enumerate(test_set.scores.T):
         order, lower, lower_or_equal = _places(scores, positive)
         np.cumsum(owned[order], axis=0, out=below[1:])
-        twice = (
-            below[lower] + below[lower_or_equal]
-        )  # a tie is in one of them only: it counts by half
+        twice = below[lower] + below[lower_or_equal]  # a tie is in one only, so it counts by half
         pairs = np.add.reduceat(twice, first) / 2  # (people with positives, people with negatives)
         ordered[:, m] = np.einsum("rk,rk->r", positive_counts @ pairs, negative_counts)
     return ordered
