@@ -48,10 +48,7 @@ SECONDARY = ("worst_decile", "identity_sd")
 ENDPOINTS = (*PRIMARY, *SECONDARY)
 ORACLES = (ORACLE, "oracle-tempered")  # a study can show an effect where one of them has one
 TESTS = ("seen", "unseen")
-FACELESS = (
-    "untrained",
-    "pixels",
-)  # of cid.recognition.NETWORKS, those that no face was used to train
+FACELESS = ("untrained", "pixels")  # networks of cid.recognition that were not trained on faces
 OWN_TRUNK = "own trunk"  # of study.experiment.variations.controls
 
 # Smallest effects of interest: about a tenth of what the strongest bias cost ERM in the runs that

@@ -231,16 +231,13 @@ def _ordered_pairs_by_people(
         return ordered
     positive_counts = counts[:, with_positives]
     negative_counts = counts[:, with_negatives]
-    owned = np.eye(len(with_negatives))[owner]  # (negatives, people): 1 where the image is theirs
-    below = np.zeros(
-        (len(owned) + 1, len(with_negatives))
-    )  # negatives of each person, up to a place
+    # (negatives, people with negatives), 1 where the image is theirs, and its sum up to every place.
+    owned = np.eye(len(with_negatives))[owner]
+    below = np.zeros((len(owned) + 1, len(with_negatives)))
     for m, scores in enumerate(test_set.scores.T):
         order, lower, lower_or_equal = _places(scores, positive)
         np.cumsum(owned[order], axis=0, out=below[1:])
-        twice = (
-            below[lower] + below[lower_or_equal]
-        )  # a tie is in one of them only: it counts by half
+        twice = below[lower] + below[lower_or_equal]  # a tie is in one only, so it counts by half
         pairs = np.add.reduceat(twice, first) / 2  # (people with positives, people with negatives)
         ordered[:, m] = np.einsum("rk,rk->r", positive_counts @ pairs, negative_counts)
     return ordered
@@ -491,14 +488,14 @@ def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.Data
         under .2 % of a level's images are left out. ``effective`` has one row per level and method, Kish's
         effective sample size as a share of n: ``mean``, ``low`` and ``high`` over seeds.
     """
+    from cid.density import effective_sample_size  # late: torch takes seconds to import
+
     train = sets[sets["part"] == "train"]
     images_of_size = train.groupby(["level", "cell_size"])["row"].transform("size")
     images_of_level = train.groupby("level")["row"].transform("size")
     common = train[images_of_size >= 0.002 * images_of_level]
 
-    mean = train.groupby(["level", "seed"])[methods].mean()
-    mean_square = (train[methods] ** 2).groupby([train["level"], train["seed"]]).mean()
-    effective = (mean**2 / mean_square).reset_index()
+    effective = train.groupby(["level", "seed"])[methods].agg(effective_sample_size).reset_index()
     return {
         "weights": _mean_and_quantiles(common, ["level", "cell_size"], methods),
         "effective": _mean_and_quantiles(effective, ["level"], methods),
