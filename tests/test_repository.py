@@ -35,8 +35,9 @@ ORDER = """
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
-study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
-study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
+study.results.metrics study.experiment.factors study.experiment.variations study.experiment.proxies
+study.experiment.train study.experiment.network_runs study.experiment.runs study.experiment.trainers
+study.experiment.methods study.experiment.options study.experiment.arrays study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
 study.faces.people.head study.faces.people.raster study.faces.mobilefacenet study.faces.embed study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source cid.distributed cid.networks cid.heads cid.lbfgs cid.risks
