@@ -229,9 +229,9 @@ def fit_heads(
     >>> labels = [0, 0, 1, 1]
     >>> weights = [[1, 1, 1, 1], [0, 1, 1, 1]]  # two heads; the second leaves out an image
     >>> heads = fit_heads(features, labels, weights, l2=0.1)
-    >>> heads.logits(features).round(1) + 0.0
-    array([[-2.2, -0.7,  0.7,  2.2],
-           [-1.9, -0.7,  0.6,  1.8]], dtype=float32)
+    >>> (heads.logits(features) > 0).astype(int)
+    array([[0, 0, 1, 1],
+           [0, 0, 1, 1]])
     """
     sample_weights = as_tensor(sample_weights, "sample weights").cpu().numpy()
     shape = np.shape(features)
