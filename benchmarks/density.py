@@ -17,8 +17,8 @@ from benchmarks.common import row, side_by_side
 from cid import density
 from cid.arrays import unit_vectors
 from cid.density import class_density
-from cid.weights import inverse_weights
 from cid.posterior import label_posterior
+from cid.weights import inverse_weights
 
 TAU = 0.01
 

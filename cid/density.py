@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from cid.arrays import BLOCK, as_tensor, class_codes, like, unit_vectors, warn_of_many_classes
-from cid.names import moved
+from cid.moved import forwarder
 from cid.settings import Count, Positive, Truth, WidthOrAuto, checked, one_of
 
 Precision = one_of("single", "half")
@@ -33,14 +33,12 @@ GPU_BLOCK = 8192  # a GPU wants few and large products; 256 MiB
 # exponent. What reaches farther is computed in the next better type.
 REACH = {torch.float16: 64, torch.float32: 128}
 
-__getattr__ = moved(
-    __name__,
-    {
-        "cid_weights": "cid.weights",
-        "inverse_weights": "cid.weights",
-        "effective_sample_size": "cid.weights",
-    },
-)
+MOVED = {
+    "cid_weights": "cid.weights.cid_weights",
+    "inverse_weights": "cid.weights.inverse_weights",
+    "effective_sample_size": "cid.weights.effective_sample_size",
+}
+__getattr__ = forwarder(__name__, MOVED)
 
 
 def class_density(

@@ -17,15 +17,8 @@ import torch
 from annotated_types import Ge, Le
 
 from cid.arrays import BLOCK, class_codes, like, unit_vectors
-from cid.density import (
-    MANY,
-    add_kernel_sums,
-    farthest,
-    half_squares,
-    precise_enough,
-    probes,
-)
-from cid.names import moved
+from cid.density import MANY, add_kernel_sums, farthest, half_squares, precise_enough, probes
+from cid.moved import forwarder
 from cid.settings import Count, CountOrAuto, PositiveOrAuto, Truth, checked, one_of, or_auto
 
 Estimator = one_of("knn", "kernel")
@@ -37,7 +30,8 @@ HUB = 10  # neighbours whose mean cosine tells how crowded a place is
 MAX_SLOPE = 4.0
 Slope = or_auto("a number from 0 to 20", float, Ge(0), Le(20))  # exp() ends beyond
 
-__getattr__ = moved(__name__, {"surprise_weights": "cid.weights"})
+MOVED = {"surprise_weights": "cid.weights.surprise_weights"}
+__getattr__ = forwarder(__name__, MOVED)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ params.yaml (:mod:`study.pipeline.params`). So one slip gets one sentence, where
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -95,6 +96,9 @@ def checked(name: str, value: Any, kind: Any) -> Any:
     try:
         return _adapter(kind).validate_python(plain)
     except ValidationError as error:
+        if isinstance(plain, float) and plain.is_integer():  # an array of floats can hold a count
+            with suppress(ValidationError):
+                return _adapter(kind).validate_python(int(plain))
         raise ValueError(f"{name} {error.errors()[0]['msg']}") from None
 
 

@@ -3,7 +3,9 @@
 The only file here that needs the experiment: :mod:`study.faces.render` writes what is rendered.
 """
 
-from study.faces.render import main
+import sys
+
+from study.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(["people", *sys.argv[1:]]))

@@ -1,8 +1,8 @@
 """How the settings of every method were chosen: on development people, under one criterion.
 
-    python -m study.tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
+    python -m study tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
                                        studies/settings.csv; needs the package anny, takes minutes
-    python -m study.tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
+    python -m study tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
 
 Development people are rendered from another seed than those of any study, so nobody who was looked at
 while choosing is in a result. Every method with a setting of its own gets a small grid, one setting at a
@@ -19,8 +19,6 @@ them. A grid holds values at which a method is itself: AFR with gamma 0, and SEL
 held out, would be the same class-balanced refit, which was a little better than either.
 """
 
-import argparse
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -31,8 +29,10 @@ from tqdm import tqdm
 from cid.density import neighbour_width
 from cid.weights import cid_weights
 from study import store
+from study.commands import parser, run_renamed
 from study.cores import on_all_cores
 from study.experiment import runs, variations
+from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
 from study.methods.registry import METHODS
 
@@ -60,7 +60,7 @@ def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]
     return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
 
 
-def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
+def tuned(arrays: Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
     """The table: one row a method, setting and value, of some methods or all; see this module's head.
 
     ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
@@ -118,23 +118,24 @@ def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
     weights = pd.concat(on_all_cores(weigh, each)).reindex(sets.index)
-    names, train = list(weights), settings["train"]
-    data = arrays.features, arrays.labels, names, train["l2"]
     found, _ = runs.train_sets(
-        pd.concat([sets, weights], axis=1), *data, design=design, folder=folder
+        pd.concat([sets, weights], axis=1),
+        arrays.features,
+        arrays.labels,
+        list(weights),
+        settings["train"],
+        design=design,
+        folder=folder,
     )
     return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.tune``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.tune", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("folder", type=Path, help="where the development people are or will be")
+def main(arguments: list[str]) -> None:
+    options = parser("tune")
+    options.add_argument("folder", type=Path, help="where the development people are or will be")
     tunable = sorted({method for method, _ in GRID})
-    parser.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
-    given = parser.parse_args(arguments)
+    options.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
+    given = options.parse_args(arguments)
     folder = given.folder
     params = YAML(typ="safe").load(Path("params.yaml"))
     if not (folder / dataset.CARD).exists():
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
-    arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
+    arrays = Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
     table = tuned(arrays, settings, store.KEPT, given.methods)
@@ -155,8 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = pd.concat([known[~known["method"].isin(given.methods)], table], ignore_index=True)
     store.write_text(TABLE, table.to_csv(index=False))
     print(table.to_string(index=False))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

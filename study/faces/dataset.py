@@ -378,7 +378,7 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     if name is not None and card["name"] != name:
         raise ValueError(
             f"params.yaml: data is {name!r}, but {folder}/ holds {card['name']!r}; import it first "
-            "(python -m study.faces.importers ...) or set data"
+            "(python -m study import ...) or set data"
         )
     files = sorted(folder.glob("faces-*.parquet"))
     if not files:

@@ -8,7 +8,7 @@ another network does not look for the faces again.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +34,6 @@ from study.faces.verification import (
     similarity_densities,
     verification_auc,
 )
-from study.source import code
 
 CHUNK = 512  # photos that are decoded at once, and kept together
 SHOWN_SIDE = 96  # side in pixels of crops that only figures need
@@ -131,12 +130,12 @@ def embed_faces(
     )
     crops = None
     if side is not None:
-        inputs = (side, code("cid.align.align"))
-        crops = in_chunks("crops", inputs, partial(_cut_faces, side=side))["crops"]
+        cut = partial(_cut_faces, side=side)
+        crops = in_chunks("crops", side, ["cid.align.align"], cut)["crops"]
     maps = None
     if finetune:
-        inputs = code("cid.align.align", "cid.recognition.activations")
-        maps = in_chunks("maps", inputs, _activate)["maps"]
+        code = ["cid.align.align", "cid.recognition.activations"]
+        maps = in_chunks("maps", None, code, _activate)["maps"]
     return FaceEmbeddings(detection, embedding, features, crops, maps)
 
 
@@ -202,11 +201,11 @@ def embed_views(
     views = {"mirrored": 1.0}
     for zoom in zooms:
         views[f"zoom {zoom:g}"] = zoom
-    inputs = (network, spec.key, precision, views, code("study.faces.embed.embed_views"))
     return _by_chunk(
         data,
         "views",
-        inputs,
+        (network, spec.key, precision, views),
+        ["study.faces.embed.embed_views"],
         partial(_embed_views_of, network=spec, views=views, precision=precision),
         points=landmarks,
         device=device,
@@ -252,11 +251,11 @@ def embed_networks(
             outputs.append("proxy")
         if name in trunks:
             outputs.append("trunk")
-        inputs = (name, spec.key, precision, outputs, code("study.faces.embed.embed_networks"))
         arrays = _by_chunk(
             data,
             "network",
-            inputs,
+            (name, spec.key, precision, outputs),
+            ["study.faces.embed.embed_networks"],
             partial(_embed_outputs, network=spec, outputs=outputs, precision=precision),
             points=landmarks,
             device=device,
@@ -331,14 +330,14 @@ def _detect_and_embed(
     return vars(detection) | arrays
 
 
-def _detect_once(photos, device, *, detector: str, folder) -> Detection:
-    """Find the faces of a chunk, or take them from the folder; ``detector`` is a digest of the code."""
+def _detect_once(photos, device, *, folder) -> Detection:
+    """Find the faces of a chunk, or take them from the folder."""
 
     def find() -> dict:
         return vars(find_faces(photos, device=device, progress=False))
 
-    name = f"faces-{store.digest(detector, device.type, *photos)[:24]}"
-    return Detection(**store.kept(folder, name, find))
+    inputs = {"device": device.type, "photos": list(photos)}
+    return Detection(**store.kept(folder, "faces", inputs, ["cid.align.detect"], find))
 
 
 def _embedded(
@@ -360,8 +359,7 @@ def _embedded(
     keys = [proxy_spec.key]
     if trunk != network:
         keys.append(trunk_spec.key)
-    inputs = (network, trunk, keys, precision, code("study.faces.embed._embedded"))
-    detect_once = partial(_detect_once, detector=code("cid.align.detect"), folder=folder)
+    detect_once = partial(_detect_once, folder=folder)
     compute = partial(
         _detect_and_embed,
         proxy=proxy_spec,
@@ -372,7 +370,8 @@ def _embedded(
     return _by_chunk(
         data,
         "embedding",
-        inputs,
+        (network, trunk, keys, precision),
+        ["study.faces.embed._embedded"],
         compute,
         points=None if detect else data.landmarks(),
         device=device,
@@ -413,6 +412,7 @@ def _by_chunk(
     data: FaceSet,
     label: str,
     inputs,
+    code: Sequence[str],
     compute: Callable[..., dict],
     *,
     points: np.ndarray | None,
@@ -429,6 +429,8 @@ def _by_chunk(
         Names the progress bar and begins the names of the kept files.
     inputs
         Everything that the arrays depend on besides the photos, their points and the kind of device.
+    code : sequence of str
+        Dotted names of the definitions that compute them.
     points : array (n, 5, 2), optional
     share : (first, step)
         Take only every ``step``-th chunk, from the one numbered ``first`` on.
@@ -448,9 +450,18 @@ def _by_chunk(
         rows = _rows(data, start)
         encoded = data.encoded[start : start + CHUNK].to_pylist()
         chunk_points = None if points is None else np.float32(points[rows])
-        name = f"{label}-{store.digest(inputs, device.type, encoded, chunk_points)[:24]}"
+        chunk_inputs = {
+            "inputs": inputs,
+            "device": device.type,
+            "photos": encoded,
+            "points": chunk_points,
+        }
         arrays = store.kept(
-            folder, name, lambda: compute(photos.of_chunk(start), chunk_points, device)
+            folder,
+            label,
+            chunk_inputs,
+            code,
+            lambda: compute(photos.of_chunk(start), chunk_points, device),
         )
         bar.update(len(rows))
         return arrays

@@ -1,9 +1,9 @@
 """Import photographs into the data-set format of :mod:`study.faces.dataset`, one command per source.
 
-    python -m study.faces.importers celeba    FOLDER
-    python -m study.faces.importers lfw       FOLDER --labels labels.csv --attribute smiling
-    python -m study.faces.importers cmu_faces FOLDER
-    python -m study.faces.importers folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
+    python -m study import celeba    FOLDER
+    python -m study import lfw       FOLDER --labels labels.csv --attribute smiling
+    python -m study import cmu_faces FOLDER
+    python -m study import folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
 
 A source is read into a :class:`Listing`. :func:`import_faces` then takes every usable image, shard by
 shard, and lists the others with a reason in ``excluded.csv``, which the report shows. A picture that came
@@ -12,7 +12,6 @@ Suspicious but usable input, such as two names that may belong to one person, pr
 An import that fails or is interrupted leaves the old data set in place.
 """
 
-import argparse
 import errno
 import io
 import json
@@ -20,9 +19,9 @@ import lzma
 import os
 import posixpath
 import re
-import sys
 import zipfile
 import zlib
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
+from study.commands import parser, run_renamed
 from study.faces import annotations, dataset
 from study.store import digest
 
@@ -641,9 +641,8 @@ def download(source: str, folder) -> Path:
         ) from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.faces.importers``; return the exit status."""
-    options = _parser().parse_args(arguments)
+def main(arguments: list[str]) -> None:
+    options = _options(arguments)
     try:
         dataset.check_replaceable(options.out)  # before a download, or hours of reading
         folder = options.folder
@@ -656,20 +655,13 @@ def main(arguments: list[str] | None = None) -> int:
             listing = read(folder)
         out = import_faces(listing, options.out, options.keep_names, options.show_images)
     except KeyboardInterrupt:
-        print(f"interrupted; {options.out} is as it was", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise KeyboardInterrupt(f"{options.out} is as it was") from None
     _print_result(listing, out)
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m study.faces.importers", description=__doc__.split("\n")[0]
-    )
-    commands = parser.add_subparsers(dest="source", required=True)
+def _options(arguments: list[str]) -> Namespace:
+    import_parser = parser("import")
+    commands = import_parser.add_subparsers(dest="source", required=True)
     for source in SOURCES:
         command = commands.add_parser(source, help=f"import {source}")
         command.add_argument("folder", help="where the source lies")
@@ -690,7 +682,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score"
             )
-    return parser
+    return import_parser.parse_args(arguments)
 
 
 def _print_result(listing: Listing, out: Path) -> None:
@@ -713,4 +705,4 @@ def _print_result(listing: Listing, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

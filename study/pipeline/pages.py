@@ -17,7 +17,7 @@ from latex2mathml.converter import convert
 from markupsafe import Markup
 from mistune import create_markdown
 
-from study.pipeline.notebook import headings, read
+from study.pipeline.notebook import headings, read_notebook
 from study.store import write_text
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
@@ -50,7 +50,7 @@ def blocks(path: Path, source: Callable, numbers=None, *, level: int = 1, code: 
     among the headings of the page.
     """
     numbers, found, heading = numbers or count(1), [], path.stem
-    for cell in read(path).cells:
+    for cell in read_notebook(path).cells:
         heading = ([heading] + headings(cell))[-1]
         if cell.cell_type == "markdown":
             found.append(Block("prose", markdown(cell.source, level)))
@@ -164,6 +164,6 @@ def embedded(name: str, data: dict) -> str:
 
 def single(path: Path, folder: Path) -> Path:
     """One executed notebook as one file, with its code folded away."""
-    title = next((text for cell in read(path).cells for text in headings(cell)), path.stem)
+    title = next((text for cell in read_notebook(path).cells for text in headings(cell)), path.stem)
     body, target = blocks(path, embedded, code=True), folder / f"{path.stem}.html"
     return page("notebook", target, alone=True, title=title, blocks=body)

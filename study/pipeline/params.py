@@ -1,6 +1,6 @@
 """What may stand in params.yaml, checked before anything runs.
 
-    python -m study.pipeline.params        check params.yaml; one line names the first thing that is wrong
+    python -m study params        check params.yaml; one line names the first thing that is wrong
 
 Every command of the pipeline checks the whole file before it starts, so that a slip in the settings of
 the last stage does not cost the hours of those before it. What depends on the data (does this attribute
@@ -8,12 +8,8 @@ exist?) is checked by the stage ``data``, before anything is embedded.
 """
 
 import ast
-import errno
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +40,8 @@ from cid.settings import (
     rule,
 )
 from cid.settings import read as read_options
+from study.commands import parser, run_renamed
+from study.errors import check_repository
 from study.experiment.levels import KINDS, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
@@ -53,13 +51,6 @@ FIXED = {  # what an ablation cannot vary, and why
     "bias.levels": "an ablation has one level, ablation.level",
     "train.model": "an ablation is of linear heads",
     "train.network": "an ablation is of linear heads",
-}
-REMEDIES = {  # by what the system says when it refuses to write
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "work in a folder that can be written to",
-    errno.EACCES: "work in a folder that can be written to",
-    errno.EPERM: "work in a folder that can be written to",
 }
 
 
@@ -192,7 +183,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 
 class Train(Section):
-    model: one_of("linear", *_registered("networks", "MODELS"))
+    model: one_of("linear", *_registered("models", "MODELS"))
     l2: Positive
     through: one_of("loss", "sampler")
     robust: Robust
@@ -283,8 +274,16 @@ class Params(Section):
 
 
 def read(path: str | Path = PARAMS) -> dict:
-    """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
-    key, what it holds, and what it may hold or the nearest name."""
+    """Read the parameters of a study; settings of methods that the file leaves out have their defaults.
+
+    A ``ValueError`` says in one line the file, the key, what it holds, and what it may hold or the
+    nearest name.
+    """
+    return filled(load(path))
+
+
+def load(path: str | Path = PARAMS) -> dict:
+    """As :func:`read`, with nothing but what the file says; by the parser that DVC uses."""
     if not Path(path).is_file():
         raise ValueError(
             f"{path} is missing in {Path.cwd()}; run this in the root of the repository, or restore "
@@ -297,11 +296,11 @@ def read(path: str | Path = PARAMS) -> dict:
         where = f"{path}, line {mark.line + 1}" if mark else path
         raise ValueError(f"{where}: {_problem(error)}; mend it") from None
     check(tree, path)
-    return filled(tree)
+    return tree
 
 
 def filled(tree: Mapping) -> dict:
-    """Parameters in which every setting of a method that the file leaves out has its default."""
+    """Add the default of every setting of a method that parameters leave out."""
     weights = {name: default for name, (_, default) in all_weigh_settings().items()}
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
@@ -377,52 +376,11 @@ def _sentence(error: Mapping) -> str:
     return f"{key}{between}{text}" if key else text
 
 
-def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """An entry point, which returns the exit status: 1 after one sentence on what is wrong, 130 after
-    Ctrl-C."""
-
-    @wraps(main)
-    def told(argv: list[str] | None = None) -> int:
-        try:
-            return main(argv) or 0
-        except (ValueError, OSError, SyntaxError, YAMLError) as error:
-            print(f"error: {error}{remedy(str(error))}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted; what is done is kept", file=sys.stderr)
-            return 130
-
-    return told
-
-
-def remedy(said: str) -> str:
-    """What to do where the system refused to write or to run DVC, by the error as text; else nothing."""
-    if said.endswith("No such file or directory: 'dvc'"):  # the program: no file is called so
-        where = "with the packages of requirements.lock: activate their environment"
-        return f"; dvc is installed {where}"
-    number = re.search(r"\[Errno (\d+)\]", said)
-    found = REMEDIES.get(int(number[1])) if number else None
-    return f"; {found} and run it again: what is done is kept" if found else ""
-
-
-def check_repository() -> None:
-    """Refuse a folder in which DVC cannot work, as a download without history, with the remedy."""
-    here = Path.cwd()
-    if not (here / ".dvc").is_dir():
-        raise ValueError(f"{here} has no folder .dvc; run this in the root of the repository")
-    alone = any("no_scm" in f.read_text() for f in (here / ".dvc").glob("config*") if f.is_file())
-    if not alone and not any((folder / ".git").exists() for folder in (here, *here.parents)):
-        raise ValueError(
-            f"{here} is no git repository, which DVC asks for: clone it, or, if the report need not "
-            "name its commit, run `dvc config --local core.no_scm true`"
-        )
-
-
-@command
-def main(argv: list[str] | None) -> None:
+def main(arguments: list[str]) -> None:
+    parser("params").parse_args(arguments)
     read()
     check_repository()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

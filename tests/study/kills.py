@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from test_study import GIT, call, edit, environment, locked, small_study
+from small import GIT, call, edit, environment, locked, small_study
 
 from study.faces.dataset import read_faces
 from study.pipeline import params
@@ -107,7 +107,7 @@ def trial(folder: Path) -> dict[str, str]:
 WORK = {
     "repro": Work(["dvc", "repro"]),
     "import": Work(
-        [sys.executable, "-m", "study.faces.importers", "folder", "PHOTOS", "--out", "imported",
+        [sys.executable, "-m", "study", "import", "folder", "PHOTOS", "--out", "imported",
          "--labels", "labels.csv", "--attribute", "smiling"],
         photographs, hashes, an_old_or_a_new_data_set, 0.95,
     ),

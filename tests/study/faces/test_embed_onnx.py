@@ -105,7 +105,7 @@ def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path,
     given = {"embed": settings, "model": "linear", "proxies": {"zooms": [1.0]}}
     for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "proxies"])):
         used = {name: given[name] for name in names}
-        notebook.run(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
+        notebook.run_notebook(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
     summary = json.loads(Path("build/embed/summary.json").read_text())
     assert summary["files"].startswith("ONNX file mean.onnx, SHA-256 ")
     views, proxy = np.load("build/views/views.npz"), np.load("build/embed/proxy.npy")

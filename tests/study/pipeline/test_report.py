@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from study import cli
 from study.pipeline import params, report
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
@@ -205,7 +206,7 @@ def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
     Path("benchmarks").mkdir()
     costs = 'study,method,images,"weights, s","head, s",ratio\nvirtual-people,cid,9,0.02,0.3,1\n'
     Path("benchmarks/costs.csv").write_text(costs)
-    assert report.main(["readme"]) == 0
+    assert cli.main(["report", "readme"]) == 0
     text = Path("README.md").read_text()
     assert "old" not in text
     for target in ("notebooks/00_abstract.ipynb", "index.html"):
@@ -244,11 +245,11 @@ def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
     report.publish(study)
     for command in (["init", "-q"], ["add", "reports"]):
         subprocess.run(["git", *command], check=True)
-    assert report.main(["headline"]) == 0
+    assert cli.main(["report", "headline"]) == 0
     assert capsys.readouterr().out.endswith("no committed report of this study to compare with.\n")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
-    assert report.main(["headline"]) == 0
+    assert cli.main(["report", "headline"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"\nReproduced: \d files identical to the byte\.\n$", said)
     assert "| 0.9 |" in said and str(Path("reports/virtual-people/index.html").resolve()) in said
@@ -256,5 +257,5 @@ def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
 
 def test_what_is_missing_is_said(study, capsys):
     shutil.rmtree("build/paper")
-    assert report.main(["build"]) == 1
+    assert cli.main(["report", "build"]) == 1
     assert "build/paper holds no sections; run `dvc repro`" in capsys.readouterr().err

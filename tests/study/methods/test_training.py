@@ -9,56 +9,49 @@ import numpy as np
 import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
 
-from cid.heads import Design, fit_heads
+from cid.heads import StandardisedFeatures, balanced_subset, fit_heads
 from cid.risks import generalised_cross_entropy, group_risk
-from study.experiment import trainers
-from study.experiment.options import KINDS, NEEDS, HeadOptions
-from study.experiment.trainers import (
-    GRAM_STACK,
-    TRAINERS,
-    Cell,
-    balanced_subset,
-    erasure,
-    fit_method,
-    fit_weighted,
-)
+from study.methods import erase
+from study.methods.base import GRAM_STACK, TrainingStack
+from study.methods.erase import erasure
+from study.methods.registry import METHODS, fit_method, fit_weighted_methods
 
 PEOPLE = np.arange(400) % 10
 
 
-def cell_of(shape, seeds=1, **options):
+def stack_of(shape, seeds=1, through="loss"):
     rng = np.random.default_rng(0)
     features = rng.normal(size=shape) * np.geomspace(0.1, 10, shape[1]) + 5
     odds = 2 * (features[:, 30] - features[:, 30].mean()) / features[:, 30].std()
     labels = (odds + rng.normal(size=len(features)) > 0).astype(int)
     features = features.astype(np.float32)
-    design, options = Design(features, labels), HeadOptions(**options)
-    return Cell(np.arange(seeds), features, labels, design, 0.1, options)
+    design = StandardisedFeatures(features, labels)
+    return TrainingStack(np.arange(seeds), features, labels, design, 0.1, through)
 
 
 @pytest.fixture(scope="module")
-def cell():
+def stack():
     """One seed, which trains on the first 300 of 400 images."""
-    return cell_of((400, 60))
+    return stack_of((400, 60))
 
 
 ONES = (np.arange(400) < 300).astype(np.float32)[None]
 
 
-def test_just_train_twice_upweights_the_first_heads_errors(cell):
-    cell = replace(cell, options=HeadOptions(jtt_l2=1.0, jtt_upweight=5.0))
-    found = fit_method(cell, "jtt", ONES).logits(cell.features)
+def test_just_train_twice_upweights_the_first_heads_errors(stack):
+    settings = dict(jtt_l2=1.0, jtt_upweight=5.0)
+    found = fit_method(stack, "jtt", ONES, settings=settings).logits(stack.features)
     weights = ONES.copy()
-    first = fit_heads(cell.features, cell.labels, weights, 1.0).logits(cell.features)
-    weights[(first > 0) != cell.labels] *= 5
-    second = fit_heads(cell.features, cell.labels, weights, 0.1).logits(cell.features)
+    first = fit_heads(stack.features, stack.labels, weights, 1.0).logits(stack.features)
+    weights[(first > 0) != stack.labels] *= 5
+    second = fit_heads(stack.features, stack.labels, weights, 0.1).logits(stack.features)
     np.testing.assert_allclose(found, second, atol=1e-3 * second.std())
 
 
-def test_learning_from_failure_trusts_the_difficulty_relative_to_a_biased_head(cell):
-    cell = replace(cell, options=HeadOptions(lff_q=0.7, lff_rounds=2, lff_l2=0.4))
-    features, labels = cell.features, cell.labels
-    found = fit_method(cell, "lff", ONES).logits(features)
+def test_learning_from_failure_trusts_the_difficulty_relative_to_a_biased_head(stack):
+    settings = dict(lff_q=0.7, lff_rounds=2, lff_l2=0.4)
+    features, labels = stack.features, stack.labels
+    found = fit_method(stack, "lff", ONES, settings=settings).logits(features)
     sign = np.where(labels == 1, 1, -1)
 
     def loss(heads):
@@ -73,73 +66,73 @@ def test_learning_from_failure_trusts_the_difficulty_relative_to_a_biased_head(c
     np.testing.assert_allclose(found, logits, atol=1e-3 * logits.std())
 
 
-def test_retraining_averages_the_heads_of_balanced_subsets(cell):
-    cell = replace(cell, options=HeadOptions(draws=3))
-    found = fit_method(cell, "retrain", ONES, PEOPLE[None])
+def test_retraining_averages_the_heads_of_balanced_subsets(stack):
+    settings = dict(draws=3)
+    found = fit_method(stack, "last-layer", ONES, PEOPLE[None], settings)
     draws = []
     for draw in range(3):
-        chosen = balanced_subset(PEOPLE, cell.labels, ONES[0] > 0, np.random.default_rng([0, draw]))
-        draws.append(fit_heads(cell.features, cell.labels, ONES * chosen, 0.1).weight[0])
+        chosen = balanced_subset(
+            PEOPLE, stack.labels, ONES[0] > 0, np.random.default_rng([0, draw])
+        )
+        draws.append(fit_heads(stack.features, stack.labels, ONES * chosen, 0.1).weight[0])
     np.testing.assert_allclose(found.weight[0], np.mean(draws, axis=0), atol=2e-3)
 
 
-def split(cell):
+def split(stack):
     """The images that are fitted first, and those held out, a fifth of either class."""
-    held = cell.part(ONES, 0.2)
+    held = stack.part(ONES, 0.2)
     for label in (0, 1):
-        own = held[0] & (cell.labels == label)
-        assert own.sum() == round(0.2 * ((cell.labels == label) & (ONES[0] > 0)).sum())
+        own = held[0] & (stack.labels == label)
+        assert own.sum() == round(0.2 * ((stack.labels == label) & (ONES[0] > 0)).sum())
     assert not held[0, 300:].any()
-    first = fit_heads(cell.features, cell.labels, ONES * ~held, 0.1)
+    first = fit_heads(stack.features, stack.labels, ONES * ~held, 0.1)
     return (
         held,
         first,
-        1 / (1 + np.exp(-np.where(cell.labels == 1, 1, -1) * first.logits(cell.features))),
+        1 / (1 + np.exp(-np.where(stack.labels == 1, 1, -1) * first.logits(stack.features))),
     )
 
 
-def test_afr_corrects_a_head_on_held_out_images_that_it_finds_hard(cell):
-    cell = replace(cell, options=HeadOptions(afr_gamma=3.0, afr_l2=0.5))
-    held, first, right = split(cell)
+def test_afr_corrects_a_head_on_held_out_images_that_it_finds_hard(stack):
+    settings = dict(afr_gamma=3.0, afr_l2=0.5)
+    held, first, right = split(stack)
     weights = held * np.exp(-3 * right)
     for label in (0, 1):
-        own = cell.labels == label
+        own = stack.labels == label
         weights[0, own] /= (held[0] & own).sum()
-    logits = first.logits(cell.features)
-    change = fit_heads(cell.features, cell.labels, weights, 0.5, offset=logits)
-    expected = logits + change.logits(cell.features)
-    found = fit_method(cell, "afr", ONES).logits(cell.features)
+    logits = first.logits(stack.features)
+    change = fit_heads(stack.features, stack.labels, weights, 0.5, offset=logits)
+    expected = logits + change.logits(stack.features)
+    found = fit_method(stack, "afr", ONES, settings=settings).logits(stack.features)
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
     # A pull without end leaves the first head's direction as it was.
-    tied = fit_method(replace(cell, options=HeadOptions(afr_l2=1e6)), "afr", ONES)
-    np.testing.assert_allclose(tied.weight, cell.fit(ONES * ~held).weight, atol=1e-5)
+    tied = fit_method(stack, "afr", ONES, settings={"afr_l2": 1e6})
+    np.testing.assert_allclose(tied.weight, stack.fit(ONES * ~held).weight, atol=1e-5)
 
 
-def test_self_corrects_a_head_where_a_second_one_disagrees_most(cell):
-    cell = replace(
-        cell, options=HeadOptions(selective_stop_l2=5.0, selective_share=0.3, selective_l2=0.5)
-    )
-    held, first, p = split(cell)
-    stopped = fit_heads(cell.features, cell.labels, ONES * ~held, 5.0)
-    q = 1 / (1 + np.exp(-np.where(cell.labels == 1, 1, -1) * stopped.logits(cell.features)))
+def test_self_corrects_a_head_where_a_second_one_disagrees_most(stack):
+    settings = dict(selective_stop_l2=5.0, selective_share=0.3, selective_l2=0.5)
+    held, first, p = split(stack)
+    stopped = fit_heads(stack.features, stack.labels, ONES * ~held, 5.0)
+    q = 1 / (1 + np.exp(-np.where(stack.labels == 1, 1, -1) * stopped.logits(stack.features)))
     divergence = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))[0]
-    classes = [np.flatnonzero(held[0] & (cell.labels == label)) for label in (0, 1)]
+    classes = [np.flatnonzero(held[0] & (stack.labels == label)) for label in (0, 1)]
     count = round(0.3 * min(map(len, classes)))
     chosen = np.zeros_like(ONES)
     for own in classes:
         chosen[0, sorted(own, key=lambda i: -divergence[i])[:count]] = 1
-    logits = first.logits(cell.features)
-    change = fit_heads(cell.features, cell.labels, chosen, 0.5, offset=logits)
-    expected = logits + change.logits(cell.features)
-    found = fit_method(cell, "selective", ONES).logits(cell.features)
+    logits = first.logits(stack.features)
+    change = fit_heads(stack.features, stack.labels, chosen, 0.5, offset=logits)
+    expected = logits + change.logits(stack.features)
+    found = fit_method(stack, "selective", ONES, settings=settings).logits(stack.features)
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(cell, rounds):
-    cell = replace(cell, options=HeadOptions(xrm_rounds=rounds, xrm_tilt=2.0))
-    features, labels = cell.features, cell.labels
-    half, p = cell.part(ONES, 0.5), np.full((2, 400), 1.0)
+def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(stack, rounds):
+    settings = dict(xrm_rounds=rounds, xrm_tilt=2.0)
+    features, labels = stack.features, stack.labels
+    half, p = stack.part(ONES, 0.5), np.full((2, 400), 1.0)
     for _ in range(rounds):
         # Of an image, by what the other head thinks of its label; above 0, so that both copies count in
         # the statistics that features are standardised by.
@@ -155,19 +148,19 @@ def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(cell, rounds)
     wrong = np.where(half[0], p[1], p[0]) < 0.5
     risk = partial(group_risk, 2.0)
     expected = fit_heads(features, labels, ONES, 0.1, risk=risk, groups=(2 * labels + wrong)[None])
-    found = fit_method(cell, "xrm", ONES).logits(features)
+    found = fit_method(stack, "xrm", ONES, settings=settings).logits(features)
     expected = expected.logits(features)
     np.testing.assert_allclose(found, expected, atol=5e-3 * expected.std())
     assert 10 < wrong[:300].sum() < 150
 
 
-def test_ula_does_not_learn_what_the_proxy_explains(cell):
-    log_odds = 0.8 * (cell.features[None, :, 30] - 5)
-    cell = replace(cell, options=HeadOptions(ula_strength=0.5))
-    found = fit_method(cell, "ula", ONES, log_odds)
-    expected = fit_heads(cell.features, cell.labels, ONES, 0.1, offset=0.5 * log_odds)
+def test_ula_does_not_learn_what_the_proxy_explains(stack):
+    log_odds = 0.8 * (stack.features[None, :, 30] - 5)
+    settings = dict(ula_strength=0.5)
+    found = fit_method(stack, "ula", ONES, log_odds, settings)
+    expected = fit_heads(stack.features, stack.labels, ONES, 0.1, offset=0.5 * log_odds)
     np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
-    plain = fit_heads(cell.features, cell.labels, ONES, 0.1)
+    plain = fit_heads(stack.features, stack.labels, ONES, 0.1)
     assert abs(found.weight[0, 30]) < 0.9 * abs(plain.weight[0, 30])
 
 
@@ -210,52 +203,55 @@ def test_the_covariance_is_shrunk_as_ledoit_and_wolf_do(d):
     np.testing.assert_allclose(erasure(x, groups)[0], tell, atol=1e-9)
 
 
-def test_features_are_erased_in_parts(cell, monkeypatch):
-    whole = fit_method(cell, "erase", ONES, PEOPLE[None]).logits(cell.features)
-    monkeypatch.setattr(trainers, "ROWS", 70)
-    parts = fit_method(cell, "erase", ONES, PEOPLE[None]).logits(cell.features)
+def test_features_are_erased_in_parts(stack, monkeypatch):
+    whole = fit_method(stack, "erase", ONES, PEOPLE[None]).logits(stack.features)
+    monkeypatch.setattr(erase, "ROWS", 70)
+    parts = fit_method(stack, "erase", ONES, PEOPLE[None]).logits(stack.features)
     np.testing.assert_allclose(parts, whole, atol=1e-4 * whole.std())
 
 
-def test_a_head_on_erased_features_is_in_raw_units(cell):
-    found = fit_method(cell, "erase", ONES, PEOPLE[None])
-    x = cell.features[:300].astype(float)
+def test_a_head_on_erased_features_is_in_raw_units(stack):
+    found = fit_method(stack, "erase", ONES, PEOPLE[None])
+    x = stack.features[:300].astype(float)
     centre, spread = x.mean(axis=0), x.std(axis=0)
     z = (x - centre) / spread
     tell, shift = erasure(z, PEOPLE[:300])
     clean = z - z @ tell @ shift
-    expected = fit_heads(clean, cell.labels[:300], ONES[:, :300], 0.1).logits(clean.astype("f4"))
-    found = found.logits(cell.features[:300])
+    expected = fit_heads(clean, stack.labels[:300], ONES[:, :300], 0.1).logits(clean.astype("f4"))
+    found = found.logits(stack.features[:300])
     np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
 
 
-def test_every_way_of_training_gives_a_head_of_its_own(cell):
-    needed = {"group-dro": (2 * PEOPLE + cell.labels)[None], "ula": cell.features[None, :, 0] - 5}
-    needed |= dict.fromkeys(("retrain", "erase"), PEOPLE[None])
-    found = [fit_method(cell, kind, ONES, needed.get(kind)) for kind in TRAINERS]
-    logits = np.concatenate([heads.logits(cell.features) for heads in found])[:, 300:]
-    assert (((logits > 0) == cell.labels[300:]).mean(axis=1) > 0.6).all()
-    assert np.linalg.matrix_rank(logits) == len(TRAINERS) == len(KINDS)
-    assert set(TRAINERS) == set(KINDS)
+# One method for each way of training linear heads.
+WAYS = {method.fit: method.name for method in METHODS.values()}.values()
 
 
-def test_unknown_kinds_and_missing_groups_are_named(cell):
-    with pytest.raises(ValueError, match=r"kind 'jt' is unknown \(did you mean 'jtt'\?\)"):
-        fit_method(cell, "jt", ONES)
-    for kind, name in NEEDS.items():
-        with pytest.raises(ValueError, match=f"kind {kind} needs {name} and none were given"):
-            fit_method(cell, kind, ONES)
+def test_every_way_of_training_gives_a_head_of_its_own(stack):
+    needed = {"group-dro": (2 * PEOPLE + stack.labels)[None], "ula": stack.features[None, :, 0] - 5}
+    needed |= dict.fromkeys(("last-layer", "erase"), PEOPLE[None])
+    fitted = [fit_method(stack, method, ONES, needed.get(method)) for method in WAYS]
+    logits = np.concatenate([heads.logits(stack.features) for heads in fitted])[:, 300:]
+    assert (((logits > 0) == stack.labels[300:]).mean(axis=1) > 0.6).all()
+    assert np.linalg.matrix_rank(logits) == len(WAYS) == 12
 
 
-def test_a_sampler_draws_in_proportion_to_the_weights(cell):
+def test_what_a_method_needs_and_lacks_is_named(stack):
+    needy = [method for method in METHODS.values() if method.needs]
+    assert {method.needs for method in needy} == {"groups", "offset"}
+    for method in needy:
+        with pytest.raises(ValueError, match=f"{method.name} needs {method.needs} and none were"):
+            fit_method(stack, method.name, ONES)
+
+
+def test_a_sampler_draws_in_proportion_to_the_weights(stack):
     heavy = ONES * (np.arange(400) % 3)
-    drawn = replace(cell, options=HeadOptions(through="sampler"))
+    drawn = replace(stack, through="sampler")
     counts = drawn.sampled(heavy)
     assert counts.sum() == (heavy > 0).sum() and not counts[heavy == 0].any()
     assert counts[heavy == 2].sum() > 1.5 * counts[heavy == 1].sum()
-    np.testing.assert_array_equal(cell.sampled(heavy), heavy)
+    np.testing.assert_array_equal(stack.sampled(heavy), heavy)
     by_loss, sampled, again = (
-        fit_method(one, "weighted", heavy).logits(cell.features) for one in (cell, drawn, drawn)
+        fit_method(one, "erm", heavy).logits(stack.features) for one in (stack, drawn, drawn)
     )
     np.testing.assert_array_equal(sampled, again)
     assert 0.8 < np.corrcoef(by_loss[0], sampled[0])[0, 1] < 0.9999
@@ -266,17 +262,17 @@ def test_a_sampler_draws_in_proportion_to_the_weights(cell):
 @pytest.mark.parametrize("shape", [(300, 250), (401, 60)], ids=["dual", "primal"])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_a_methods_heads_do_not_depend_on_what_is_fitted_beside_them(seeds, shape, through):
-    cell = cell_of(shape, seeds, through=through)
+    stack = stack_of(shape, seeds, through=through)
     rng = np.random.default_rng(1)
     member = np.zeros((seeds, shape[0]), dtype=np.float32)
     for row in member:
         row[rng.permutation(shape[0])[:201]] = 1
     others = [member * rng.gamma(2, size=member.shape) for _ in range(GRAM_STACK)]
-    alone = fit_method(cell, "weighted", member)
+    alone = fit_method(stack, "erm", member)
     # In stacks with some and all places taken, and in one of its own.
     for number, place in [(0, 0), (1, 1), (2, 0), (3, 3), (4, 4), (7, 0), (7, 7), (8, 8)]:
         beside = others[:number]
-        found = fit_weighted(cell, [*beside[:place], member, *beside[place:]])
+        found = fit_weighted_methods(stack, [*beside[:place], member, *beside[place:]])
         assert len(found) == len(beside) + 1
         assert found[place].weight.tobytes() == alone.weight.tobytes()
         assert found[place].bias.tobytes() == alone.bias.tobytes()

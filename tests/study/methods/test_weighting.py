@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.metrics
 
 from cid import density, posterior
 from cid.density import class_density, neighbour_width
-from cid.weights import cid_weights
+from cid.options import KINDS
 from cid.posterior import label_posterior
-from study.experiment import methods
-from study.experiment.methods import METHODS, training_needs, training_weights
-from study.experiment.options import KINDS
+from cid.settings import Exponent, Options
+from cid.weights import cid_weights, surprise_weights
+from study.methods.base import Method
+from study.methods.registry import (
+    METHODS,
+    all_fit_settings,
+    all_weigh_settings,
+    training_needs,
+    training_weights,
+)
 
+ROOT = Path(__file__).parents[3]
 pairwise = sklearn.metrics.pairwise_distances
 SETTINGS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
@@ -66,9 +78,7 @@ def test_every_method_gives_positive_weights_of_mean_one(method, embeddings):
     )
 
 
-@pytest.mark.parametrize(
-    "method", [m for m, spec in METHODS.items() if "identity" not in spec.sees]
-)
+@pytest.mark.parametrize("method", [m for m, spec in METHODS.items() if not spec.uses_identities])
 def test_a_method_without_identity_labels_never_receives_them(method, embeddings):
     class Untouchable:
         def __getattribute__(self, name):
@@ -191,22 +201,32 @@ def test_a_method_is_handed_the_settings_that_it_declares_and_no_other(method, a
         "erase_clusters": 2,
     }
     settings = SETTINGS | ({} if auto else fixed)
-    own = {key: settings[key] for key in METHODS[method].settings}
+    declared = fields(METHODS[method].weigh_settings)
+    own = {field.name: settings[field.name] for field in declared}
     given = method, embeddings, LABELS, PEOPLE
     np.testing.assert_array_equal(training_weights(*given, own), training_weights(*given, settings))
     np.testing.assert_array_equal(training_needs(*given, own), training_needs(*given, settings))
-    weigh = training_weights if METHODS[method].needed is None else training_needs
-    for key in own:
-        with pytest.raises(KeyError, match=key):
-            weigh(*given, {k: v for k, v in own.items() if k != key})
 
 
-def test_a_setting_that_is_not_declared_is_a_key_error(embeddings, monkeypatch):
+def test_a_setting_that_is_left_out_has_its_default(embeddings):
+    plain = training_weights("oracle-tempered", embeddings, LABELS, PEOPLE, {})
+    by_default = training_weights("oracle-tempered", embeddings, LABELS, PEOPLE, {"temper": 1.25})
+    np.testing.assert_array_equal(plain, by_default)
+    other = training_weights("oracle-tempered", embeddings, LABELS, PEOPLE, {"temper": 2.0})
+    assert (plain != other).any()
+
+
+def test_a_setting_that_is_not_declared_is_an_error(embeddings, monkeypatch):
+    @dataclass(frozen=True)
+    class PowerAlone(Options):
+        power: Exponent = 1.0
+
     def weigh(sample, settings):
-        return np.full(len(sample.labels), settings["tau"])
+        return np.full(len(sample.labels), settings.tau)
 
-    monkeypatch.setitem(METHODS, "sly", methods.Method("Sly", (), "", weigh, ("power",)))
-    with pytest.raises(KeyError, match="tau"):
+    sly = Method("sly", "Sly", "#000000", (), "", weigh=weigh, weigh_settings=PowerAlone)
+    monkeypatch.setitem(METHODS, "sly", sly)
+    with pytest.raises(AttributeError, match="tau"):
         training_weights("sly", embeddings, LABELS, None, SETTINGS)
 
 
@@ -219,7 +239,7 @@ def test_factors_beyond_the_range_of_a_float_still_make_weights(embeddings):
 
 
 def test_every_way_of_training_is_known():
-    assert {spec.training for spec in METHODS.values()} == set(KINDS)
+    assert {spec.network for spec in METHODS.values()} == {*KINDS, None}
 
 
 def test_the_oracle_says_that_it_needs_identities(embeddings):
@@ -256,6 +276,24 @@ def test_the_library_gives_the_studys_label_surprise():
     settings = {"class_prior": "empirical", "surprise": "auto", "neighbours": "auto"}
     settings |= {"keep_class_direction": False, "local_scaling": False}
     expected = training_weights("surprise", z, y, None, settings)
-    found = posterior.surprise_weights(z, y, class_prior="empirical", device="cpu")
+    found = surprise_weights(z, y, class_prior="empirical", device="cpu")
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert np.ptp(found) > 0.5
+
+
+def test_the_default_of_every_setting_is_the_value_that_is_used():
+    """One default, in one place: studies/settings.csv says which value is used, and which was chosen."""
+    table = pd.read_csv(ROOT / "studies" / "settings.csv", dtype={"value": str})
+    defaults = {f"weights.{name}": default for name, (_, default) in all_weigh_settings().items()}
+    defaults |= {f"train.robust.{name}": value for name, (_, value) in all_fit_settings().items()}
+    used = table[table["used"]].set_index("setting")["value"]
+    compared = [setting for setting in defaults if setting in used.index]
+    assert len(compared) > 20
+    for setting in compared:
+        assert str(defaults[setting]) == used[setting], setting
+
+
+def test_every_method_has_facts_of_its_own():
+    for field in ("title", "colour", "summary"):
+        values = [getattr(method, field) for method in METHODS.values()]
+        assert all(values) and len(set(values)) == len(values)

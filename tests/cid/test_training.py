@@ -1,4 +1,4 @@
-"""Networks: the risks against hand-worked cases, runs against each other. No network is fetched."""
+"""Networks: runs against each other. No network is fetched."""
 
 from __future__ import annotations
 
@@ -7,20 +7,12 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from cid import networks
-from cid.networks import MODELS, fit, read_options
+from cid import training
+from cid.dlib import DLIB_MAPS, DlibLastBlock
+from cid.models import read_options
 from cid.options import KINDS
-from cid.recognition import DLIB_MAPS, DlibLastBlock, load_network
-from cid.risks import (
-    cvar_risk,
-    generalised_cross_entropy,
-    jtt_weights,
-    minibatch_risk,
-    online_group_risk,
-    relative_difficulty,
-    tilted_risk,
-    weighted_risk,
-)
+from cid.recognition import load_network
+from cid.training import fit
 
 CPU = {"device": "cpu"}
 
@@ -39,62 +31,6 @@ def faces():
 
 
 QUICK = {"epochs": 3, "jtt_epochs": 1}
-
-
-# --- risks ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("risk", [cvar_risk(0.4), tilted_risk(2.0), generalised_cross_entropy(0.7)])
-def test_a_minibatch_has_the_risk_of_the_heads_and_its_gradient(risk):
-    losses = torch.tensor([1.0, 4.0, 2.0, 3.0], requires_grad=True)
-    value, slope = risk(losses.detach()[None], torch.full((1, 4), 0.25))
-    found = minibatch_risk(risk, losses)
-    assert found.item() == pytest.approx(value.item())
-    found.backward()
-    torch.testing.assert_close(losses.grad, slope[0])
-
-
-def test_group_step_by_hand():
-    losses = torch.tensor([1.0, 3.0, 2.0, 0.0], requires_grad=True)
-    groups = torch.tensor([0, 0, 1, 2])
-    sizes = torch.tensor([2.0, 1.0, 1.0])
-    shares = torch.tensor([0.5, 0.25, 0.25])
-    risk, new = online_group_risk(losses, groups, sizes, shares, step=0.1)
-    # The batch is the training set, so the groups' mean losses are 2, 2 and 0.
-    raw = np.array([0.5, 0.25, 0.25]) * np.exp(0.1 * np.array([2.0, 2.0, 0.0]))
-    wanted = raw / raw.sum()
-    np.testing.assert_allclose(new.numpy(), wanted, rtol=1e-6)
-    assert risk.item() == pytest.approx(wanted @ [2, 2, 0], rel=1e-6)
-    risk.backward()  # the shares are constants of the descent step
-    np.testing.assert_allclose(
-        losses.grad, [wanted[0] / 2, wanted[0] / 2, wanted[1], wanted[2]], rtol=1e-6
-    )
-
-
-def test_group_means_are_right_on_average_over_the_batches_of_an_epoch():
-    losses = torch.tensor([1.0, 3.0, 2.0, 0.5, 1.5, 7.0])
-    groups = torch.tensor([0, 0, 1, 1, 1, 2])
-    sizes = torch.tensor([2.0, 3.0, 1.0])
-    shares = torch.tensor([0.2, 0.5, 0.3])
-    batches = [[0, 2, 5], [1, 3, 4]]
-    risks = [online_group_risk(losses[b], groups[b], sizes, shares, 0.0)[0] for b in batches]
-    assert np.mean(risks) == pytest.approx(0.2 * 2 + 0.5 * 4 / 3 + 0.3 * 7, rel=1e-6)
-
-
-def test_relative_difficulty_by_hand():
-    weight = relative_difficulty(torch.tensor([3.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]))
-    assert weight.tolist() == [0.75, 0, 0]
-
-
-def test_jtt_weights_errors_and_keeps_the_mean():
-    weights = jtt_weights([True, False, False, True], 4)
-    assert weights.tolist() == [1.6, 0.4, 0.4, 1.6]
-
-
-def test_weights_are_copies():
-    losses = torch.tensor([0.5, 2.0, 1.0])
-    weights = torch.tensor([2.0, 0.0, 1.0])
-    assert weighted_risk(losses, weights) == losses[[0, 0, 2]].mean()
 
 
 # --- runs -----------------------------------------------------------------------------------------
@@ -116,7 +52,7 @@ def test_integer_weights_equal_copies(features):
 def test_the_sampler_draws_in_proportion():
     weights = np.array([0.0, 1.0, 2.0, 5.0])
     counts = sum(
-        np.bincount(networks._order(4, weights, seed).numpy(), minlength=4) for seed in range(2000)
+        np.bincount(training._order(4, weights, seed).numpy(), minlength=4) for seed in range(2000)
     )
     assert counts[0] == 0
     assert chisquare(counts[1:], 8000 * weights[1:] / 8).pvalue > 0.001
@@ -190,10 +126,10 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
     x, labels = features
     rows = np.arange(100)
     seen = {}
-    build, take = networks._build, networks._take
+    build, take = training.build_network, training._take
 
-    def record_build(model, initialised, seed, stream, *rest):
-        net = build(model, initialised, seed, stream, *rest)
+    def record_build(model, *, stream, **more):
+        net = build(model, stream=stream, **more)
         if stream == 0:
             seen[kind]["start"].append(net.head.weight.detach().clone())
         return net
@@ -202,8 +138,8 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
         seen[kind]["batches"].append(where.tolist())
         return take(inputs, where, generator)
 
-    monkeypatch.setattr(networks, "_build", record_build)
-    monkeypatch.setattr(networks, "_take", record_take)
+    monkeypatch.setattr(training, "build_network", record_build)
+    monkeypatch.setattr(training, "_take", record_take)
     groups = rows % 10
     for kind in KINDS:
         seen[kind] = {"start": [], "batches": []}
@@ -222,7 +158,7 @@ def test_faces_are_flipped_and_shifted_whole():
     image[0, :, 30, 20], image[0, :, 33, 30] = 100, 200
     generator = torch.Generator().manual_seed(0)
     rows = torch.zeros(200, dtype=torch.int64)
-    batch = networks._take(image, rows, generator)
+    batch = training._take(image, rows, generator)
     assert batch.shape == (200, 3, 64, 64)
     offsets, places = set(), set()
     for picture in batch[:, 0]:
@@ -244,8 +180,8 @@ def test_retraining_balances_classes_within_identities(features, monkeypatch):
         members.append(weights.copy())
         return fit_heads(features, labels, weights, l2, **more)
 
-    fit_heads = networks.fit_heads
-    monkeypatch.setattr(networks, "fit_heads", record)
+    fit_heads = training.fit_heads
+    monkeypatch.setattr(training, "fit_heads", record)
     options = read_options("mlp", {"epochs": 3, "draws": 4})
     erm = fit("mlp", x, labels, rows, options=options, **CPU)
     before = erm.logits(x, rows)
@@ -271,12 +207,12 @@ def test_retraining_is_the_mean_of_its_heads(features):
     erm = fit("mlp", x, labels, rows, options=options, **CPU)
     how = {"training": "retrain", "groups": people, "options": options, "base": erm, **CPU}
     net = fit("mlp", x, labels, rows, **how)
-    rng = np.random.default_rng(networks._seed(0, "subset", 0))
+    rng = np.random.default_rng(training.seed_for(0, "subset", 0))
     hidden = erm.penultimate(x, rows)
     logits = []
     for _ in range(3):
-        keep = networks.balanced_subset(people, labels[rows], np.ones(150, bool), rng)
-        heads = networks.fit_heads(hidden, labels[rows], keep[None], 0.1, device="cpu")
+        keep = training.balanced_subset(people, labels[rows], np.ones(150, bool), rng)
+        heads = training.fit_heads(hidden, labels[rows], keep[None], 0.1, device="cpu")
         logits.append(heads.logits(hidden)[0])
     np.testing.assert_allclose(net.logits(x, rows), np.mean(logits, axis=0), atol=2e-2)
 
@@ -287,14 +223,14 @@ def test_group_dro_draws_a_group_then_an_image_of_it(features, through, share, m
     x, labels = features
     groups = np.repeat([0, 1, 3], [80, 15, 5])  # any codes
     draws, sizes = [], []
-    order, risk = networks._order, networks.risks.online_group_risk
-    monkeypatch.setattr(networks, "_order", lambda *a: draws.append(a[1]) or order(*a))
+    order, risk = training._order, training.risks.online_group_risk
+    monkeypatch.setattr(training, "_order", lambda *a: draws.append(a[1]) or order(*a))
 
     def online(losses, codes, n_g, *rest):
         sizes.append(n_g / n_g.sum())
         return risk(losses, codes, n_g, *rest)
 
-    monkeypatch.setattr(networks.risks, "online_group_risk", online)
+    monkeypatch.setattr(training.risks, "online_group_risk", online)
     options = read_options("mlp", {"epochs": 2, "through": through})
     fit(
         "mlp",
@@ -326,8 +262,10 @@ def test_the_epoch_of_the_smallest_loss_on_images_kept_from_training_stays(
     given |= {"groups": rows % 7} if kind == "group-dro" else {}
     values = {"epochs": 20, "jtt_epochs": 2, "learning_rate": 0.1, "weight_decay": 0}
     options = read_options("mlp", values | {"held_out": 0.3})
-    build = networks._build
-    monkeypatch.setattr(networks, "_build", lambda *a: nets.append(build(*a)) or nets[-1])
+    build = training.build_network
+    monkeypatch.setattr(
+        training, "build_network", lambda *a, **more: nets.append(build(*a, **more)) or nets[-1]
+    )
     used = fit("mlp", x, labels, rows, options=options, **CPU).rows
     held = np.setdiff1d(rows, used)
     assert len(held) == 30
@@ -374,7 +312,7 @@ def test_a_resumed_cnn_keeps_its_normalisation_augmentation_and_best_epoch(
     faces, held_out, tmp_path, monkeypatch
 ):
     images, labels = faces
-    monkeypatch.setattr(networks, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     options = read_options("cnn", {"epochs": 3, "held_out": held_out})
     arguments = {"options": options, "training": "lff", **CPU}
     rows, test = np.arange(90), np.arange(90, 120)
@@ -394,37 +332,7 @@ def test_a_resumed_cnn_keeps_its_normalisation_augmentation_and_best_epoch(
     assert resumed.logits(images, test).tobytes() == whole.tobytes()
 
 
-# --- settings and errors --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"epoch": 3}, r"train.network.epoch is unknown \(did you mean 'epochs'\?\)"),
-        ({"epochs": 0}, "epochs is 0; it must be a whole number of at least 1"),
-        ({"epochs": 2.5}, "epochs is 2.5"),
-        ({"epochs": True}, "epochs is True"),
-        ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
-        ({"through": "both"}, "it must be sampler or loss"),
-        ({"alpha": 1.5}, r"a number in \(0, 1\]"),
-        ({"held_out": 1}, "held_out is 1.0; it must be a number of at least 0 and below 1"),
-        ({"pretrained": True}, "auto, imagenet or none"),
-        ({"jtt_epochs": 5, "epochs": 4}, "jtt_epochs is 5, more than the 4"),
-    ],
-)
-def test_options_are_checked(params, message):
-    with pytest.raises(ValueError, match=message):
-        read_options("cnn", params)
-
-
-def test_options_start_from_the_models_own():
-    for name, model in MODELS.items():
-        options = read_options(name, {"weight_decay": 1})
-        assert options.weight_decay == 1.0
-        for key, value in model.defaults.items():
-            assert getattr(options, key) == value
-    with pytest.raises(ValueError, match=r"'ccn' is unknown \(did you mean 'cnn'\?\)"):
-        read_options("ccn")
+# --- errors --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -481,43 +389,3 @@ def test_one_class_an_identity_leaves_nothing_to_retrain_on(features):
     with pytest.raises(ValueError, match="no identity of a training set has images of both"):
         options = read_options("mlp", QUICK)
         fit("mlp", x, labels, rows, training="retrain", groups=people, options=options, **CPU)
-
-
-def test_imagenet_weights_are_tried_once_and_their_lack_is_said(tmp_path, monkeypatch, caplog):
-    tries = []
-
-    def fetch(*args, **kwargs):
-        tries.append(args)
-        raise OSError("no route")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    networks._imagenet.cache_clear()
-    try:
-        for _ in range(2):
-            assert networks.initialisation("resnet18", "auto") == "scratch"
-        assert caplog.text.count("resnet18 starts from scratch") == 1
-        assert "no route" in caplog.text
-        with pytest.raises(ValueError, match="ImageNet weights of resnet18 are not to be had"):
-            networks.initialisation("resnet18", "imagenet")
-        assert len(tries) == 1
-        assert networks.initialisation("resnet18", "none") == "scratch"
-    finally:
-        networks._imagenet.cache_clear()
-
-
-def test_imagenet_weights_in_the_cache_are_the_start(monkeypatch):
-    import torchvision
-
-    torch_state = torchvision.models.resnet18(weights=None).state_dict()
-    monkeypatch.setattr(
-        torchvision.models.ResNet18_Weights, "get_state_dict", lambda *a, **k: torch_state
-    )
-    networks._imagenet.cache_clear()
-    try:
-        assert networks.initialisation("resnet18", "imagenet") == "imagenet"
-        statistics = networks.PIXEL_MEAN, networks.PIXEL_SPREAD
-        net = networks._build("resnet18", "imagenet", 0, 0, statistics, torch.device("cpu"))
-        assert torch.equal(net.body.conv1.weight, torch_state["conv1.weight"])
-    finally:
-        networks._imagenet.cache_clear()
