@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cid.names import suggest
@@ -53,19 +55,33 @@ def run(name: str) -> int:
     check_repository()
     path = check(name)
     write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
-    stopped = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with sigterm_exits():
+        try:
+            shutil.copy(path, params.PARAMS)
+            return repro()
+        finally:
+            restore()
+
+
+def repro() -> int:
+    """Run ``dvc repro`` and return its exit status; an interrupt ends DVC first."""
+    with subprocess.Popen(["dvc", "repro"], process_group=0) as process:
+        try:
+            return process.wait()
+        except BaseException:  # DVC and its stage must end before their parameters go
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that what has to be put back is put back."""
+    default_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        shutil.copy(path, params.PARAMS)
-        with subprocess.Popen(["dvc", "repro"], process_group=0) as repro:
-            try:
-                return repro.wait()
-            except BaseException:  # DVC and its stage must end before their parameters go
-                os.killpg(repro.pid, signal.SIGINT)
-                repro.wait()
-                raise
+        yield
     finally:
-        signal.signal(signal.SIGTERM, stopped)
-        restore()
+        signal.signal(signal.SIGTERM, default_handler)
 
 
 def restore() -> None:
@@ -82,7 +98,8 @@ def main(arguments: list[str]) -> int:
         restore()
         check_repository()
         params.read()
-        return subprocess.run(["dvc", "repro"]).returncode
+        with sigterm_exits():
+            return repro()
     try:
         return run(name)
     except KeyboardInterrupt:

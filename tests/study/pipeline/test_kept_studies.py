@@ -53,6 +53,12 @@ def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     assert mine()
 
 
+def test_without_a_name_it_runs_the_parameters_at_hand(folder, monkeypatch):
+    monkeypatch.setenv("STATUS", "3")
+    assert cli.main(["run"]) == 3
+    assert Path("found").read_text() == Path("params.yaml").read_text() and mine()
+
+
 @pytest.mark.parametrize(
     "name, said",
     [
