@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cid.checks import COUNT, number, reals
-from cid.device import pick_device
+from cid.arrays import pick_device, reals
+from cid.settings import Count, checked
 
 # Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
 # side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.
@@ -178,7 +178,7 @@ def align(
         As :func:`detect` and :func:`similarity`, or if the landmarks are not five an image.
     """
     images, device = _checked(images), pick_device(device)
-    n, size = len(images), number("size", size, COUNT, int)
+    n, size = len(images), checked("size", size, Count)
     landmarks, template = reals("landmarks", landmarks), reals("template", template)
     if landmarks.shape != (n, 5, 2):
         raise ValueError(f"landmarks have shape {landmarks.shape}; {n} images need ({n}, 5, 2)")
@@ -233,7 +233,7 @@ def in_batches(
     Once a batch has been halved, so are those after it. A bar is shown if it has a ``label``.
     """
     if batch_size is not None:
-        batch_size = number("batch_size", batch_size, COUNT, int)
+        batch_size = checked("batch_size", batch_size, Count)
     groups: dict[tuple, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(row)

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from cid import density as exact
-from cid.checks import array, class_codes
+from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
+from cid.weights import cid_weights, class_weights
 
 
 def distributed_cid_weights(
@@ -30,7 +31,7 @@ def distributed_cid_weights(
     labels : integer array or tensor, shape (n_r,)
         Their classes. A rank may lack some of the classes.
     tau, class_prior, power, include_self
-        As in :func:`cid.density.cid_weights`.
+        As in :func:`cid.weights.cid_weights`.
     device : str
         Where the kernel is computed, "auto" as there. What the ranks exchange goes through the
         current GPU under NCCL and through the CPU otherwise.
@@ -45,7 +46,7 @@ def distributed_cid_weights(
     RuntimeError
         Without an initialised process group.
     ValueError
-        On every rank alike, if :func:`cid.density.cid_weights` would refuse the input of one, or
+        On every rank alike, if :func:`cid.weights.cid_weights` would refuse the input of one, or
         settings differ between ranks.
     """
     if not (dist.is_available() and dist.is_initialized()):
@@ -56,7 +57,7 @@ def distributed_cid_weights(
     settings = dict(tau=tau, class_prior=class_prior, power=power, include_self=include_self)
     failure = message = None
     try:  # whatever fails here must reach the other ranks, which would wait for this one
-        exact.cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the settings
+        cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the settings
         vectors, unit, own = _prepare(embeddings, labels, include_self, device)
         settings |= {"d": unit.shape[1], "dtype": str(unit.dtype)}
         message = np.unique(own, return_counts=True)
@@ -81,7 +82,7 @@ def distributed_cid_weights(
     given = counts, float(tau), include_self
     total = _kernel_sums(unit[order], *given)
     if total is None:
-        total = _kernel_sums(exact.unit_vectors(vectors.double(), device)[order], *given)
+        total = _kernel_sums(unit_vectors(vectors.double(), device)[order], *given)
 
     count = torch.from_numpy(counts.sum(axis=0)).to(total)
     density = (total / (count if include_self else count - 1)[codes]).clamp_(max=1.0)
@@ -89,15 +90,15 @@ def distributed_cid_weights(
     exact.refuse_strays(int(_all_reduce((density <= 0).sum())), tau)
     weights = torch.empty_like(density)
     given = density.log(), codes, count, class_prior, power
-    weights[order] = exact.class_weights(*given, _all_reduce)
-    return exact.like(weights, embeddings)
+    weights[order] = class_weights(*given, _all_reduce)
+    return like(weights, embeddings)
 
 
 def _prepare(embeddings, labels, include_self: bool, device):
     """Vectors, unit vectors and labels of this rank, checked."""
-    vectors = exact.as_tensor(embeddings)
+    vectors = as_tensor(embeddings)
     vectors = vectors if include_self else vectors.double()  # see class_density
-    unit = exact.unit_vectors(vectors, device)
+    unit = unit_vectors(vectors, device)
     class_codes(labels, len(unit))  # its checks
     labels = array("labels", labels)
     if labels.dtype.kind not in "biu":

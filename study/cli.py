@@ -71,11 +71,14 @@ def unknown_command(name: str) -> str:
 
 
 def print_methods(arguments: list[str]) -> None:
-    """Print every method: its name, its title, the labels it uses, and what it does."""
-    from study.experiment.methods import METHODS
+    """Print every method: name, title, summary, the labels it uses, and its settings with defaults."""
+    from study.methods.registry import METHODS
 
     parser("methods").parse_args(arguments)
-    for name, method in METHODS.items():
-        labels = ", ".join(method.sees) or "none"
-        print(f"{name}: {method.title}. {method.summary}.")
-        print(f"    labels: {labels}")
+    for method in METHODS.values():
+        print(f"{method.name} ({method.title}): {method.description}")
+        print(f"    labels: {', '.join(method.uses) or 'none beyond the task'}")
+        sections = {"weights": method.weigh_settings, "train.robust": method.fit_settings}
+        for section, settings in sections.items():
+            for name, value in vars(settings()).items():
+                print(f"    {section}.{name}: {value}")

@@ -23,7 +23,9 @@ NOTEBOOK = "study.pipeline.notebook"
 GROUPS = {  # in the order in which a newcomer needs them
     "Start": {
         "params": Command("study.pipeline.params", "", "check params.yaml before anything runs"),
-        "methods": Command("study.cli", "", "list every method and its labels", "print_methods"),
+        "methods": Command(
+            "study.cli", "", "list every method, its labels and its settings", "print_methods"
+        ),
         "cost": Command("study.pipeline.cost", "", "what a run takes, and what it would detect"),
         "run": Command("study.pipeline.study", "[NAME]", "run params.yaml, or a study of studies/"),
     },
@@ -43,7 +45,7 @@ GROUPS = {  # in the order in which a newcomer needs them
     "Bring photographs and networks": {
         "import": Command("study.faces.importers", "SOURCE FOLDER", "photographs into data/"),
         "rehearse": Command("study.pipeline.rehearse", "TABLE", "time and memory without images"),
-        "people": Command("study.faces.people.__main__", "FOLDER", "render the virtual people"),
+        "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
     },
     "Share the work": {
@@ -59,6 +61,9 @@ GROUPS = {  # in the order in which a newcomer needs them
         "stages": Command("study.pipeline.stages", "check|write", "compare dvc.yaml with the code"),
         "notebooks": Command(
             NOTEBOOK, "clean|check FILES", "strip outputs from notebooks", "main_notebooks"
+        ),
+        "protocols": Command(
+            "study.pipeline.protocols", "", "note since when the content of every study stands"
         ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },

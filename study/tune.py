@@ -26,44 +26,23 @@ import pandas as pd
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from cid.density import cid_weights, neighbour_width
+from cid.density import neighbour_width
+from cid.weights import cid_weights
 from study import store
 from study.commands import parser, run_renamed
 from study.cores import on_all_cores
 from study.experiment import runs, variations
+from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
+from study.methods.registry import METHODS
 
 SEED, PEOPLE = 1, 100
 LEVELS, SEEDS = [0.0, 0.5, 0.8, 0.9], 10
 TABLE = Path("studies/settings.csv")
-GRID = {  # method, setting, values
-    ("erm", "train.l2"): [0.03, 0.1, 0.3, 1.0],
-    ("cid", "weights.tau"): [0.003, 0.005, 0.01, 0.02, 0.05, "auto"],
-    ("cid-power", "weights.power"): [0.5, 1.0, 1.5, 2.0, 3.0, 4.0],
-    ("cid-knn", "weights.rarity"): [0.0, 0.5, 1.0, 2.0],
-    ("surprise", "weights.neighbours"): [3, 5, 10, 20, "auto"],
-    ("surprise", "weights.surprise"): [0.5, 1.0, 2.0, 4.0, "auto"],
-    ("surprise", "weights.keep_class_direction"): [False, True],
-    ("cid-kernel", "weights.posterior_tau"): [0.005, 0.01, 0.02, "auto"],
-    ("oracle-tempered", "weights.temper"): [0.5, 0.75, 1.0, 1.25, 1.5, 2.0],
-    ("cvar-dro", "train.robust.alpha"): [0.1, 0.2, 0.5, 0.8],
-    ("kl-dro", "train.robust.tilt"): [0.3, 1.0, 3.0, 10.0],
-    ("jtt", "train.robust.jtt_l2"): [1.0, 10.0, 100.0],
-    ("jtt", "train.robust.jtt_upweight"): [2.0, 5.0, 20.0],
-    ("lff", "train.robust.lff_q"): [0.3, 0.5, 0.7, 0.9],
-    ("lff", "train.robust.lff_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
-    ("cluster-dro", "weights.clusters"): [10, 40, 80, "auto"],
-    ("afr", "train.robust.afr_gamma"): [0.5, 1.0, 2.0, 4.0, 8.0],
-    ("afr", "train.robust.afr_l2"): [0.3, 1.0, 3.0, 10.0, 30.0],
-    ("selective", "train.robust.selective_stop_l2"): [1.0, 10.0, 100.0],
-    ("selective", "train.robust.selective_share"): [0.1, 0.25, 0.5],
-    ("selective", "train.robust.selective_l2"): [0.3, 1.0, 3.0, 10.0, 30.0],
-    ("xrm", "train.robust.xrm_rounds"): [2, 5, 10],
-    ("xrm", "train.robust.xrm_tilt"): [3.0, 10.0, 30.0, 100.0],
-    ("ula", "weights.bias_l2"): [0.1, 0.3, 1.0, 3.0, 10.0],
-    ("ula", "train.robust.ula_strength"): [0.25, 0.5, 1.0, 2.0],
-    ("erase", "weights.erase_clusters"): [2, 5, 10, 20, 40],
-    ("group-dro", "train.robust.group_tilt"): [3.0, 10.0, 30.0],
+GRID = {  # (method, setting): values; declared where the methods are, in study/methods/
+    (method.name, setting): values
+    for method in METHODS.values()
+    for setting, values in method.tried.items()
 }
 ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
 DEFINED = ("weights.rarity",)
@@ -81,7 +60,7 @@ def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]
     return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
 
 
-def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
+def tuned(arrays: Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
     """The table: one row a method, setting and value, of some methods or all; see this module's head.
 
     ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
@@ -139,10 +118,14 @@ def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
     weights = pd.concat(on_all_cores(weigh, each)).reindex(sets.index)
-    names, train = list(weights), settings["train"]
-    data = arrays.features, arrays.labels, names, train["l2"]
     found, _ = runs.train_sets(
-        pd.concat([sets, weights], axis=1), *data, design=design, folder=folder
+        pd.concat([sets, weights], axis=1),
+        arrays.features,
+        arrays.labels,
+        list(weights),
+        settings["train"],
+        design=design,
+        folder=folder,
     )
     return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
 
@@ -156,7 +139,7 @@ def main(arguments: list[str]) -> None:
     folder = given.folder
     params = YAML(typ="safe").load(Path("params.yaml"))
     if not (folder / dataset.CARD).exists():
-        from study.faces.people.records import card, records
+        from people.records import card, records
 
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
@@ -164,7 +147,7 @@ def main(arguments: list[str]) -> None:
     how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
-    arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
+    arrays = Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
     table = tuned(arrays, settings, store.KEPT, given.methods)

@@ -15,8 +15,8 @@ from ruamel.yaml import YAML
 from study.commands import parser, run_renamed
 from study.errors import check_repository
 from study.experiment.design import usable_identities
-from study.experiment.options import JUDGED
 from study.faces import dataset
+from study.methods.registry import JUDGED
 from study.pipeline import params, stages
 from study.pipeline.notebook import TIMES, read_times
 from study.results import inference

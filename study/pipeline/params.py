@@ -11,22 +11,40 @@ import ast
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
+from annotated_types import Ge, Gt, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    StringConstraints,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 import cid
-from cid import options
 from cid.names import find, suggest
+from cid.options import NetworkOptions
+from cid.settings import (
+    Count,
+    CountFrom2,
+    Positive,
+    ShareBelow1,
+    Text,
+    Truth,
+    one_of,
+    rule,
+)
+from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.levels import built_levels
-from study.experiment.methods import METHODS, kind_of
-from study.experiment.options import HEADS_ONLY, HeadOptions
+from study.experiment.levels import KINDS, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
+from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -45,36 +63,17 @@ def _registered(module: str, name: str) -> tuple[str, ...]:
     raise LookupError(f"cid.{module} has no registry {name}")
 
 
-def _a(be: str, kind: Any, names: Sequence[str] = (), **bounds) -> Any:
-    """A kind of value within bounds; whatever is wrong with one, it is told what it must be."""
-
-    def checked(value, handler):
-        try:
-            return handler(value)
-        except ValidationError:
-            near = suggest(value, names) if isinstance(value, str) else ""
-            raise PydanticCustomError("must", f"is {value!r}; it must be {be}{near}") from None
-
-    return Annotated[kind, Field(**bounds), WrapValidator(checked)]
-
-
-def _one_of(*names: str) -> Any:
-    said = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    return _a(said, Literal[names], names)
-
-
-def _or_auto(be: str, kind: type, **bounds) -> Any:
-    return _a(f"{be}, or auto", Annotated[kind, Field(**bounds)] | Literal["auto"], ["auto"])
-
-
 def _some(kind: Any) -> Any:
+    """A list of at least one."""
     return Annotated[list[kind], Field(min_length=1)]
 
 
 def _each_once(what: str) -> AfterValidator:
+    """Refuse a list that holds a value twice."""
+
     def checked(values: list) -> list:
         if len({f"{v:g}" if isinstance(v, float) else v for v in values}) < len(values):
-            raise PydanticCustomError("must", "{said}", {"said": f"names {what} twice"})
+            raise PydanticCustomError("must", "{sentence}", {"sentence": f"names {what} twice"})
         return values
 
     return AfterValidator(checked)
@@ -100,30 +99,24 @@ def _with_baseline(methods: list[str]) -> list[str]:
     return methods
 
 
-Positive = _a("a number above 0, 1e30 at most", float, gt=0, le=1e30)
-Noise = _a("a number above 0, 1e6 at most", float, gt=0, le=1e6)
-Zoom = _a("a number from 0.1 to 10", float, ge=0.1, le=10)
-Exponent = _a("a number from 0 to 1e6", float, ge=0, le=1e6)
-Level = _a("a number from 0 to 1", float, ge=0, le=1)
-AtLeast2 = _a("a whole number of at least 2", int, ge=2)
-Seeds = _a("a whole number of at least 2, 10,000 at most", int, ge=2, le=10_000)
-Truth = _a("true or false", bool)
-Text = _a("a text", str)
-PositiveOrAuto = _or_auto("a number above 0", float, gt=0)
-CountOrAuto = _or_auto("a whole number of at least 1", int, ge=1)
+Noise = rule("a number above 0, 1e6 at most", float, Gt(0), Le(1e6))
+Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
+Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
+Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
+People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
-Kind = _one_of("correlation", "longtail", "natural")
+Kind = one_of(*KINDS)
 NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
-Network = Annotated[_a(NETWORK, str), AfterValidator(_network)]
+Network = Annotated[rule(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], _each_once("a network")]
-Methods = Annotated[
-    _some(_one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")
-]
-Name = _a(
+Methods = Annotated[_some(one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")]
+Name = rule(
     "letters, digits, -, _ and dots inside, 60 at most",
-    str, pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60,
-)  # fmt: skip
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60),
+)
 
 
 class Section(BaseModel):
@@ -148,7 +141,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: _one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory")
     note: Text
     detectable: Detectable | None
 
@@ -156,18 +149,18 @@ class Protocol(Section):
 class Embed(Section):
     network: Network
     trunk: Network
-    precision: _one_of("single", "half")
+    precision: one_of("single", "half")
     detect: Truth
-    onnx: dict[str, Any] = {}  # checked by cid.options
+    onnx: dict[str, Any] = {}  # checked by study.faces.network_files.OnnxOptions
 
 
 class Bias(Section):
     kind: Kind
     levels: _some(Level)
-    images_per_identity: AtLeast2
-    test_per_class: _a("a whole number of at least 1", int, ge=1)
-    unseen_share: _a("a number of at least 0 and below 1", float, ge=0, lt=1)
-    people: _a("a whole number of at least 2, or null", int | None, ge=2)
+    images_per_identity: CountFrom2
+    test_per_class: Count
+    unseen_share: ShareBelow1
+    people: People
     cohorts: Truth
 
     @model_validator(mode="after")
@@ -183,29 +176,18 @@ class Bias(Section):
         return self
 
 
-class Weights(Section):
-    tau: _or_auto("a number from 1e-9 to 1e9", float, ge=1e-9, le=1e9)
-    power: Exponent
-    temper: Exponent
-    class_prior: _one_of("balanced", "empirical")
-    include_self: Truth
-    rarity: Exponent
-    surprise: _or_auto("a number from 0 to 1e6", float, ge=0, le=1e6)
-    neighbours: CountOrAuto
-    posterior_tau: PositiveOrAuto
-    keep_class_direction: Truth
-    local_scaling: Truth
-    clusters: CountOrAuto
-    bias_l2: Positive = 1.0
-    erase_clusters: CountOrAuto = 2
+# The settings of all methods that weigh, and of all that train linear heads in a way of their own. They
+# are declared, with their defaults, where the methods are: in study/methods/.
+Weights = create_model("Weights", __base__=Section, **all_weigh_settings())
+Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 
 class Train(Section):
-    model: _one_of("linear", *_registered("networks", "MODELS"))
+    model: one_of("linear", *_registered("models", "MODELS"))
     l2: Positive
-    through: _one_of("loss", "sampler")
-    robust: dict[str, Any]  # these two are checked by cid.options
-    network: dict[str, Any]
+    through: one_of("loss", "sampler")
+    robust: Robust
+    network: dict[str, Any]  # checked by cid.options.NetworkOptions
 
     @model_validator(mode="after")
     def _fits(self):
@@ -244,13 +226,13 @@ class Params(Section):
     """The whole of params.yaml."""
 
     study: Name
-    data: _a("the name of a data set, or null", str | None)
+    data: rule("the name of a data set, or null", str | None)
     task: Text
     protocol: Protocol
     embed: Embed
     bias: Bias
     seeds: Seeds
-    bootstrap: _a("a whole number of at least 20, 1e6 at most", int, ge=20, le=10**6)
+    bootstrap: Bootstrap
     methods: Methods
     weights: Weights
     train: Train
@@ -270,11 +252,11 @@ class Params(Section):
                 f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
                 f"is {self.embed.trunk}; write trunk: dlib-resnet"
             )
-        only = [m for m in self.methods if kind_of(m) in HEADS_ONLY]
-        if only and self.train.model != "linear":
+        heads_only = [name for name in self.methods if kind_of(name) is None]
+        if heads_only and self.train.model != "linear":
             raise ValueError(
-                f"methods has {only[0]}, which trains linear heads only, but train.model is "
-                f"{self.train.model}; drop {', '.join(only)}, or write model: linear"
+                f"methods has {heads_only[0]}, which trains linear heads only, but train.model is "
+                f"{self.train.model}; drop {', '.join(heads_only)}, or write model: linear"
             )
         networks = [
             self.embed.network,
@@ -292,8 +274,16 @@ class Params(Section):
 
 
 def read(path: str | Path = PARAMS) -> dict:
-    """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
-    key, what it holds, and what it may hold or the nearest name."""
+    """Read the parameters of a study; settings of methods that the file leaves out have their defaults.
+
+    A ``ValueError`` says in one line the file, the key, what it holds, and what it may hold or the
+    nearest name.
+    """
+    return filled(load(path))
+
+
+def load(path: str | Path = PARAMS) -> dict:
+    """As :func:`read`, with nothing but what the file says; by the parser that DVC uses."""
     if not Path(path).is_file():
         raise ValueError(
             f"{path} is missing in {Path.cwd()}; run this in the root of the repository, or restore "
@@ -309,6 +299,14 @@ def read(path: str | Path = PARAMS) -> dict:
     return tree
 
 
+def filled(tree: Mapping) -> dict:
+    """Add the default of every setting of a method that parameters leave out."""
+    weights = {name: default for name, (_, default) in all_weigh_settings().items()}
+    robust = {name: default for name, (_, default) in all_fit_settings().items()}
+    train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
+    return {**tree, "weights": weights | tree["weights"], "train": train}
+
+
 def _problem(error: YAMLError | RecursionError) -> str:
     """What the YAML parser found, on one line."""
     return " ".join(str(getattr(error, "problem", None) or error).split())
@@ -319,8 +317,9 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds no keys; start again from the committed one")
     _check(tree, f"{path}: ")
-    bias, kinds = tree["bias"], dict.fromkeys([tree["bias"]["kind"], *tree["breadth"]["kinds"]])
-    for kind in kinds:
+    tree = filled(tree)
+    bias = tree["bias"]
+    for kind in dict.fromkeys([bias["kind"], *tree["breadth"]["kinds"]]):
         _check_levels(f"{path}: bias.levels", bias["levels"], bias | {"kind": kind})
     _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
     _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
@@ -357,9 +356,8 @@ def _check(tree: Mapping, where: str) -> None:
         Params.model_validate(tree)
     except ValidationError as error:
         raise ValueError(where + _sentence(error.errors()[0])) from None
-    options.read(OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
-    options.read(HeadOptions, tree["train"]["robust"], f"{where}train.robust")
-    options.read(options.NetworkOptions, tree["train"]["network"], f"{where}train.network")
+    read_options(OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
+    read_options(NetworkOptions, tree["train"]["network"], f"{where}train.network")
 
 
 def _sentence(error: Mapping) -> str:

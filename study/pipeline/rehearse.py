@@ -19,11 +19,12 @@ import pandas as pd
 
 from cid.names import suggest
 from study.commands import parser, run_renamed
-from study.experiment import runs, variations
+from study.experiment import proxies, runs, variations
+from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets, usable_identities
-from study.pipeline import params
-from study.pipeline.study import kept
+from study.pipeline import kept, params
 from study.results import inference, tables
+from study.results.claims import PRIMARY
 
 PROXY = 128  # numbers a face, as dlib-resnet has
 TRUNK = 2048
@@ -55,7 +56,7 @@ def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
     return frame
 
 
-def make_up(identities, labels) -> variations.Arrays:
+def make_up(identities, labels) -> Arrays:
     """Make up proxies and features; the same people and labels always give the same arrays.
 
     A person is a cluster, about as near to others as in face embeddings. A label moves an image a little
@@ -76,7 +77,7 @@ def make_up(identities, labels) -> variations.Arrays:
     features = normal(n, TRUNK)
     features[:, :PROXY] += proxy
     features += 0.05 * side * normal(TRUNK)
-    return variations.Arrays(
+    return Arrays(
         proxy=proxy,
         features=features,
         labels=np.asarray(labels, dtype=float),
@@ -190,8 +191,7 @@ class Rehearsal:
                 arrays.features,
                 arrays.labels,
                 study["methods"],
-                study["train"]["l2"],
-                runs.head_options(study["train"]),
+                study["train"],
             ),
         )
         self.watch.measure(
@@ -212,8 +212,8 @@ class Rehearsal:
             for task in breadth["tasks"]:
                 self.watch.measure(f"breadth: {task}, {kind}", partial(self._breadth, kind, task))
         noise = self.study["proxies"]["noise"]
-        proxies = variations.degraded(self.arrays.proxy, self.arrays.identities, noise)
-        self.watch.measure("proxies", lambda: self._proxies(proxies))
+        versions = proxies.degraded(self.arrays.proxy, self.arrays.identities, noise)
+        self.watch.measure("proxies", lambda: self._proxies(versions))
         design = self.arrays.design()
         for name, ablation in self.study["ablations"].items():
             self.watch.measure(f"ablation: {name}", partial(self._ablation, ablation, design))
@@ -223,15 +223,15 @@ class Rehearsal:
         keys = ("seeds", "bias", "weights", "train")
         return {key: self.study[key] for key in keys} | {"methods": methods}
 
-    def _evaluate(self, predictions, labels, methods, cell: str):
+    def _evaluate(self, predictions, labels, methods, condition: str):
         return inference.estimate(
             predictions,
             methods,
             labels,
             self.arrays.identities,
             replicates=self.study["bootstrap"],
-            metrics=tables.MAIN,
-            cell=cell,
+            metrics=PRIMARY,
+            condition=condition,
         )
 
     def _breadth(self, kind: str, task: str):
@@ -239,7 +239,7 @@ class Rehearsal:
         settings = self._settings(methods)
         settings["bias"] = settings["bias"] | {"kind": kind}
         labels = self.frame[task].to_numpy(dtype=float)
-        arrays = variations.Arrays(
+        arrays = Arrays(
             proxy=self.arrays.proxy,
             features=self.arrays.features,
             labels=labels,
@@ -336,7 +336,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--varied", action="store_true", help="also breadth, proxies, ablations")
     args = options.parse_args(arguments)
 
-    study = params.read(kept(args.study))
+    study = params.filled(kept.resolve(args.study))
     if args.natural:
         study = as_natural(study)
     seeds = args.seeds or study["seeds"]

@@ -20,12 +20,12 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.commands import parser, run_renamed
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.pipeline import pages, provenance
 from study.pipeline.params import PARAMS, read
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
-from study.results.tables import HEADLINE, headline_cells, markdown_table, points
+from study.results.tables import HEADLINE, headline_table, markdown_table, points
 from study.store import digest, write_text
 
 BUILD, REPORTS = Path("build"), Path("reports")
@@ -116,8 +116,8 @@ def _figure(name: str, data: dict) -> str:
 
 
 def publish(params: dict) -> Path:
-    """Copy ``build/report/`` to ``reports/<study>/``, in the place of the report that stands there;
-    ``ValueError`` if it is none."""
+    """Copy ``build/report/`` to ``reports/<study>/``, in place of the report there, unless the two
+    differ by rounding alone; ``ValueError`` if it is none."""
     if not REPORT.is_dir():
         raise ValueError(f"{REPORT} is missing; run `dvc repro`, which builds it")
     target, draft = REPORTS / params["study"], REPORTS / f".{params['study']}.partial"
@@ -126,9 +126,12 @@ def publish(params: dict) -> Path:
     if target.exists() and not (target / provenance.FILE).exists():
         raise ValueError(f"{target} is no report, and would be lost; move it away")
     shutil.rmtree(draft, ignore_errors=True)
-    shutil.copytree(REPORT, draft)
-    shutil.rmtree(target, ignore_errors=True)
-    draft.rename(target)
+    if reason := provenance.in_place_of(REPORT, target):
+        print(reason)
+    else:
+        shutil.copytree(REPORT, draft)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
     files = sorted(file for file in target.rglob("*") if file.is_file())
     copied = {str(f.relative_to(target)): digest(f.read_bytes())[:16] for f in files}
     write_text(BUILD / "published.json", json.dumps({str(target): copied}, indent=1) + "\n")
@@ -154,7 +157,7 @@ def headline(params: dict) -> str:
 
 def _markdown(folder: Path) -> str:
     tables = (pd.read_csv(folder / f"{name}.csv") for name in ("difference", "summary"))
-    return markdown_table(*headline_cells(*tables))
+    return markdown_table(*headline_table(*tables))
 
 
 def studies() -> tuple[list[str], list[list[str]]]:
@@ -199,7 +202,7 @@ def rivals() -> tuple[list[str], list[list[str]]]:
         head += [f"{name}: {what}" for what in (*gained, "seconds")]
     rows = []
     for method, spec in METHODS.items():
-        row = [spec.title, ", ".join(spec.sees) or "none"]
+        row = [spec.title, ", ".join(spec.uses) or "none"]
         for name in names:
             row += [_gain(areas[name], metric, method) for metric in PRIMARY]
             parts = costs.loc[(name, method)] if (name, method) in costs.index else None
@@ -223,7 +226,7 @@ def networks() -> tuple[list[str], list[list[str]]]:
             _gain(area, metric, method, detectable=True) for area in areas for metric in PRIMARY
         ]
         if {*cells} - {"–"}:
-            rows.append([spec.title, ", ".join(spec.sees) or "none", *cells])
+            rows.append([spec.title, ", ".join(spec.uses) or "none", *cells])
     return head, rows
 
 

@@ -22,9 +22,10 @@ from matplotlib.transforms import Bbox
 from pandas import DataFrame
 
 from study import store
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.results.metrics import METRICS
-from study.results.tables import STRONG, network, untold
+from study.results.tables import STRONG
+from study.results.titles import network_title, without_identities
 
 Drawn = Figure | Markdown  # a sentence where there is nothing to draw
 
@@ -309,7 +310,7 @@ def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
 
 
 def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
-    """Weight of an image by the true size of its (person, class) cell (`tables.weights_summary`).
+    """Weight of an image by the true size of its (person, class) cell (`metrics.weights_summary`).
 
     Methods that weigh all images by 1 are left out.
     """
@@ -332,7 +333,7 @@ def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
 
 
 def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
-    """Effective sample size of uneven weights, as a share of n (`tables.weights_summary`)."""
+    """Effective sample size of uneven weights, as a share of n (`metrics.weights_summary`)."""
     figure, axis = plt.subplots(figsize=(7, 3.6))
     uneven = set(table.loc[table["mean"] < 0.9995, "method"]) | {"erm"}
     ends = [_line(axis, table, m) for m in _present(table, methods) if m in uneven]
@@ -594,7 +595,7 @@ def controls(table: DataFrame, told: DataFrame, metric: str, methods: list[str])
     a column ``trunk``. Narrow, with panels below each other, to be read in a column of text.
     """
     rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
-    shown = untold(_present(rows, methods))
+    shown = without_identities(_present(rows, methods))
     if not shown:
         return Markdown("*No method was run that needs a proxy.*")
     trunks = rows["trunk"].unique()
@@ -613,12 +614,12 @@ def controls(table: DataFrame, told: DataFrame, metric: str, methods: list[str])
             line = {"color": COLOURS["oracle"], "lw": 1.6, "ls": "--", "label": title("oracle")}
             axis.axvline(100 * best["mean"], **line)
         _beside(axis, at, 0.26, part, names, shown, size=5.5)
-        _listed(axis, [network(name) for name in names])
+        _listed(axis, [network_title(name) for name in names])
         for y, name in zip(at, names, strict=True):
             axis.annotate(f"{auc[trunk, name]:.2f}", (1.02, y), xycoords=("axes fraction", "data"),
                           va="center", fontsize=9, color=TEXT, annotation_clip=False)  # fmt: skip
         axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", fontsize=9, color=TEXT)
-        axis.set_title(f"Heads on {network(trunk)}")
+        axis.set_title(f"Heads on {network_title(trunk)}")
     axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
     return _done(_legend(figure))
 
@@ -723,7 +724,7 @@ def _but_erm(methods) -> list[str]:
 
 def _told(method: str) -> bool:
     """Whether a method is told the true identities."""
-    return "identity" in METHODS[method].sees
+    return "identity" in METHODS[method].uses
 
 
 def _words(name: str) -> str:

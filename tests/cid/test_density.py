@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn.neighbors import KernelDensity
 
 from cid import density
-from cid.density import cid_weights, class_density, effective_sample_size, inverse_weights
+from cid.density import class_density
+from cid.weights import cid_weights, effective_sample_size, inverse_weights
 
 
 def people(n=600, d=32, n_people=25, seed=0, common=2):
@@ -210,7 +211,7 @@ def test_kind_type_and_labels_of_any_type_are_kept():
         ({"tau": 0}, "tau is 0"),
         ({"tau": -1.0}, "tau is -1.0"),
         ({"tau": float("nan")}, "tau is nan"),
-        ({"tau": "auto"}, "tau is 'auto'"),
+        ({"tau": "aut"}, "tau is 'aut'; it must be a number from 1e-9 to 1e9, or auto"),
         ({"labels": np.zeros(9)}, r"labels have shape \(9,\) but there are 10"),
         ({"labels": np.full(10, np.nan)}, "labels hold nan in row 0"),
         ({"embeddings": np.zeros((10, 4))}, "row 0 has norm 0"),

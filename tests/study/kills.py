@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from test_study import GIT, call, edit, environment, locked, small_study
+from small import GIT, call, edit, environment, locked, small_study
 
 from study.faces.dataset import read_faces
 from study.pipeline import params

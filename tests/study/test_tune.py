@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from study import tune
-from study.experiment import variations
+from study.experiment.arrays import Arrays
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def test_every_setting_of_the_grid_is_tried_and_the_best_is_marked(monkeypatch):
     rng = np.random.default_rng(0)
     people, labels = np.repeat(np.arange(12), 20), np.tile([0, 1], 120)
     proxy = np.eye(12)[people] + 0.1 * rng.normal(size=(240, 12))
-    arrays = variations.Arrays(
+    arrays = Arrays(
         proxy.astype(np.float32),
         np.c_[proxy, labels + rng.normal(size=240)].astype(np.float32), labels, people,
     )  # fmt: skip

@@ -62,7 +62,7 @@ def test_faces_are_cut_and_embedded_as_the_parameters_say(data, settings, tmp_pa
         data, landmarks, settings["network"], onnx=settings["onnx"], folder=None, **HOW
     )
     np.testing.assert_allclose(views["mirrored"], expected, atol=1e-6)  # a mean has no sides
-    summary = faces.write(tmp_path / "out", found, data, settings)
+    summary = faces.write_embeddings(tmp_path / "out", found, data, settings)
     source = r"ONNX file {}.onnx, SHA-256 [0-9a-f]{{64}}, licence: see where it came from"
     both = "; ".join(source.format(name) for name in ("mean", "map"))
     assert re.fullmatch(both, summary["files"])

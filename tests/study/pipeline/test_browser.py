@@ -1,11 +1,16 @@
-"""The pages of the reports in a real browser: no message on the console, no request, at two widths."""
+"""The pages of the reports in a real browser: no message on the console, no request, at two widths.
+
+A browser takes seconds to start, so it opens all pages at once, each in a frame of the width of a screen.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,68 +24,118 @@ PAGES = [
     "reports/index.html",
     *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("reports/*/index.html")),
 ]
+STUCK = 600  # seconds, far more than a busy machine takes
+SCREENS = {1280: "light", 420: "dark"}  # width in pixels, and what its reader prefers
+# What a page measures of itself once it is loaded, and sends to the page that frames it.
 PROBE = """
 <script>
-addEventListener("load", () => document.title = JSON.stringify([
-  document.documentElement.scrollWidth, window.innerWidth,
-  getComputedStyle(document.body).backgroundColor, [...document.images].every(i => i.naturalWidth > 0),
-  [...document.querySelectorAll(".wide")].every(w => w.scrollWidth <= w.clientWidth + 1
-    || (getComputedStyle(w).overflowX == "auto" && getComputedStyle(w).backgroundImage != "none")),
-  [...document.querySelectorAll(".wide")].filter(w => w.scrollWidth > w.clientWidth + 1).length
-]));
+addEventListener("load", () => {
+  const wide = [...document.querySelectorAll(".wide")];
+  const cut = wide.filter(w => w.scrollWidth > w.clientWidth + 1);
+  const scrolls = w => getComputedStyle(w).overflowX == "auto";
+  const shadowed = w => getComputedStyle(w).backgroundImage != "none";
+  parent.postMessage({
+    page: new URLSearchParams(location.search).get("page"),
+    needed: document.documentElement.scrollWidth,
+    width: window.innerWidth,
+    background: getComputedStyle(document.body).backgroundColor,
+    drawn: [...document.images].every(i => i.naturalWidth > 0),
+    shadowed: cut.every(w => scrolls(w) && shadowed(w)),
+    cut: cut.length,
+  }, "*");
+});
 </script>
+"""
+FRAMES = """
+<html><head><title></title><script>
+const found = [];
+addEventListener("message", event => {
+  found.push(event.data);
+  document.title = JSON.stringify(found);
+});
+</script></head><body>%s</body></html>
 """
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
 
 
-def browse(page: Path, folder: Path, width: int, *options: str) -> tuple[str, str, list[str]]:
-    """The page after it ran, what was said on stderr, and the addresses it asked for."""
+@dataclass
+class Visit:
+    """What pages measured of themselves, what was said on stderr, and the addresses they asked for."""
+
+    measured: dict[str, dict]
+    said: str
+    asked: list[str]
+
+
+def browse(pages: dict[str, Path], folder: Path, width: int, *options: str) -> Visit:
+    """Open pages that hold the probe, by name, in frames of one width."""
+    frames = [
+        f'<iframe src="{html.escape(page.as_uri())}?page={name}" width="{width}" height="900"></iframe>'
+        for name, page in pages.items()
+    ]
+    (folder / "frames.html").write_text(FRAMES % "\n".join(frames))
     log = folder / "net.json"
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run", "--enable-logging=stderr",
-         f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", f"--window-size={width},900",
-         "--virtual-time-budget=3000", *options, "--dump-dom", page.as_uri()],
-        capture_output=True, text=True, timeout=120,
+         f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--window-size=1400,1000",
+         "--virtual-time-budget=3000", *options, "--dump-dom", (folder / "frames.html").as_uri()],
+        capture_output=True, text=True, timeout=STUCK,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
+    measured = {found.pop("page"): found for found in json.loads(html.unescape(title) or "[]")}
     events = json.loads(log.read_text())["events"]
     # A browser asks for updates of its own; what a page asks for has the page as its initiator.
     asked = [e["params"] for e in events if "initiator" in e.get("params", {})]
     own = ("file:", "data:", "blob:", "about:", "chrome")
     asked = [p["url"] for p in asked if p["initiator"] != "not an origin"]
-    return done.stdout, done.stderr, [url for url in asked if not url.startswith(own)]
+    return Visit(measured, done.stderr, [url for url in asked if not url.startswith(own)])
 
 
-def probed(page: Path) -> Path:
-    """A copy of a page beside it in a copy of its folder, with a probe that measures it."""
-    page.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
-    return page
+@pytest.fixture(scope="module")
+def visits(tmp_path_factory) -> dict[int, Visit]:
+    """All pages at every width, each in a copy of its folder, where nothing else is."""
+    folder = tmp_path_factory.mktemp("pages")
+    copies = {}
+    for number, page in enumerate(PAGES):
+        shutil.copytree((ROOT / page).parent, folder / str(number) / "report")
+        copies[page] = folder / str(number) / "report" / "index.html"
+        text = copies[page].read_text()
+        copies[page].write_text(text.replace("</body>", PROBE + "</body>"))
+    return {
+        width: browse(
+            copies, folder, width, f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+        )
+        for width, scheme in SCREENS.items()
+    }
+
+
+@needs_browser
+def test_no_page_makes_a_request_or_a_complaint(visits):
+    for visit in visits.values():
+        assert "CONSOLE" not in visit.said, visit.said
+        assert visit.asked == []
 
 
 @needs_browser
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_opens_from_disk_without_a_request_or_a_complaint(page, tmp_path):
-    """The page in a copy of its folder, where nothing else is."""
-    shutil.copytree((ROOT / page).parent, tmp_path / "report")
-    copy = probed(tmp_path / "report" / "index.html")
-    papers = set()
-    for width, scheme in ((1280, "light"), (420, "dark")):
-        options = ["--blink-settings=preferredColorScheme=" + ("0" if scheme == "dark" else "1")]
-        dom, said, asked = browse(copy, tmp_path, width, *options)
-        assert "CONSOLE" not in said, said
-        assert asked == []
-        needed, there, paper, drawn, shadowed, cut = json.loads(
-            re.search(r"<title>(\[.*?\])</title>", dom)[1]
-        )
-        assert needed <= there, f"{page} needs {needed} px at a width of {there}"
-        assert drawn, f"{page} lacks a picture"
-        assert shadowed, f"{page} has a table that is cut off unseen"
+def test_a_page_opens_from_disk_whole(visits, page):
+    backgrounds = set()
+    for width, visit in visits.items():
+        assert page in visit.measured, f"{page} did not load"
+        found = visit.measured[page]
+        assert found["width"] == width
+        assert found["needed"] <= width, f"{page} needs {found['needed']} px at a width of {width}"
+        assert found["drawn"], f"{page} lacks a picture"
+        assert found["shadowed"], f"{page} has a table that is cut off unseen"
         if width == 1280:
-            assert not cut, f"{page} has {cut} tables that a desktop does not show whole"
-        papers.add(paper)
-    assert len(papers) == 2, "light and dark look alike"
+            assert not found["cut"], (
+                f"{page} has {found['cut']} tables that a desktop does not show whole"
+            )
+        backgrounds.add(found["background"])
+    assert len(backgrounds) == 2, "light and dark look alike"
 
 
 @needs_browser
@@ -91,10 +146,8 @@ def test_the_probe_sees_what_it_is_there_for(tmp_path):
         "<div class='wide' style='overflow: hidden'><p style='width:3000px'>cut off</p></div>"
         f"<p style='width:3000px'>wide</p>{PROBE}</body></html>"
     )
-    dom, said, asked = browse(page, tmp_path, 500)
-    assert "undefinedFunction" in said and "CONSOLE" in said
-    assert asked == ["http://127.0.0.1:9/x.png"]
-    needed, there, _, drawn, shadowed, _ = json.loads(
-        re.search(r"<title>(\[.*?\])</title>", dom)[1]
-    )
-    assert needed > there and not drawn and not shadowed
+    visit = browse({"bad": page}, tmp_path, 500)
+    assert "undefinedFunction" in visit.said and "CONSOLE" in visit.said
+    assert visit.asked == ["http://127.0.0.1:9/x.png"]
+    found = visit.measured["bad"]
+    assert found["needed"] > found["width"] and not found["drawn"] and not found["shadowed"]

@@ -163,7 +163,7 @@ def test_the_long_tail_takes_an_odd_number_of_images_and_cohorts_take_people(tre
 
 
 @pytest.mark.parametrize(
-    "path", [ROOT / "params.yaml", *sorted(ROOT.glob("studies/*.yaml"))], ids=str
+    "path", [ROOT / "params.yaml", *sorted(ROOT.glob("studies/base-*.yaml"))], ids=str
 )
 def test_committed_files_are_valid(path):
     params.read(path)
@@ -203,12 +203,12 @@ def test_methods_of_heads_alone_are_refused_for_networks_before_anything_runs(tr
 
 
 def test_the_names_are_those_of_the_registries():
-    from cid import networks, recognition
+    from cid import models, recognition
 
     assert params._registered("recognition", "NETWORKS") == tuple(recognition.NETWORKS)
-    assert params._registered("networks", "MODELS") == tuple(networks.MODELS)
+    assert params._registered("models", "MODELS") == tuple(models.MODELS)
     with pytest.raises(LookupError):
-        params._registered("networks", "MODLES")
+        params._registered("models", "MODLES")
     assert set(params.Embed.model_fields["precision"].annotation.__args__) == set(
         recognition.PRECISIONS
     )

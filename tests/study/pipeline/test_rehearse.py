@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import rehearse
+from study.pipeline import kept, rehearse
 
 ROOT = Path(__file__).parents[3]
 METHODS = ["erm", "cid", "cid-kernel", "cluster-dro", "oracle"]
@@ -29,8 +27,11 @@ def annotations(people=24, images=16) -> pd.DataFrame:
 
 
 def small() -> dict:
-    own = YAML(typ="safe").load(ROOT / "studies/celeba-smiling.yaml")
-    own = copy.deepcopy(own) | {"seeds": 2, "bootstrap": 20, "methods": METHODS}
+    own = kept.resolve("celeba-smiling", ROOT / "studies") | {
+        "seeds": 2,
+        "bootstrap": 20,
+        "methods": METHODS,
+    }
     own["bias"] |= {"images_per_identity": 8, "people": 10}
     own["weights"]["clusters"] = 2
     own["breadth"] = {

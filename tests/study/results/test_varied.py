@@ -50,7 +50,7 @@ def test_ablations_are_each_what_one_is_alone(arrays, tmp_path):
     for name, own in ablations.items():
         predictions = variations.vary(arrays, STUDY, own["setting"], own["values"], 0.8)
         about = STUDY["methods"], arrays.labels, arrays.identities
-        alone = difference(estimate(predictions, *about, cell="value", **HOW))
+        alone = difference(estimate(predictions, *about, condition="value", **HOW))
         pd.testing.assert_frame_equal(found[name], alone)
         assert found[name]["value"].unique().tolist() == [
             "all" if v is None else str(v) for v in own["values"]

@@ -1,0 +1,177 @@
+"""A tiny study in a copy of the repository, for the tests that need a finished one.
+
+The data are a dozen people of the embedded data set, so detection, alignment and embedding are real.
+One finished study is made per test run; every test file that asks for one gets a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jupyter_core.utils import run_sync
+from ruamel.yaml import YAML
+
+from study.faces.dataset import read_faces, write_faces
+from study.pipeline import notebook, params, stages
+
+ROOT = Path(__file__).parents[2]
+PEOPLE = 12
+IMAGES = 10  # of each class of a person
+STAGES = ["data", "embed", "views", "weights", "train", "evaluate", "factors", "proxies", "breadth",
+          "ablate", "paper", "report", "publish"]  # fmt: skip
+DRAWN = ["paper", "report", "publish"]
+COMPUTING = [stage for stage in STAGES if stage not in DRAWN]
+METHODS = ["erm", "cid", "cid-power", "cid-knn", "surprise", "jtt", "cluster-dro", "xrm", "oracle",
+           "group-dro", "last-layer"]  # fmt: skip
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+COMMAND = [sys.executable, "-m", "study"]
+BUILD_REPORT = [sys.executable, "-m", "study", "report", "build"]
+yaml = YAML()
+
+needs_data = pytest.mark.skipif(
+    not (ROOT / "data" / "card.json").exists(), reason="needs the data set: run `make data`"
+)
+
+
+def environment(folder) -> dict[str, str]:
+    """Variables of a process that finds this interpreter's programs and the folder's own packages."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
+
+
+def call(folder, *command, check=True, **variables):
+    """Run a command of this environment in a folder; returns what it wrote."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder) | variables,
+        capture_output=True,
+        text=True,
+    )
+    output = done.stdout + done.stderr
+    assert not check or done.returncode == 0, output
+    return output if check else (done.returncode, output)
+
+
+def edit(folder, **values):
+    """Set dotted keys of params.yaml, keeping the rest as it is."""
+    tree = yaml.load(folder / "params.yaml")
+    for key, value in values.items():
+        *sections, last = key.split("__")
+        section = tree
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    yaml.dump(tree, folder / "params.yaml")
+
+
+def locked(folder) -> dict[str, str]:
+    """Hash of every output that dvc.lock records."""
+    recorded = YAML(typ="safe").load(folder / "dvc.lock")["stages"]
+    return {out["path"]: out["md5"] for stage in recorded.values() for out in stage["outs"]}
+
+
+def ran(output: str) -> list[str]:
+    """The stages that DVC says it ran."""
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def parameters(stage: str) -> dict:
+    """What the notebook of a stage gets from params.yaml, in the current folder."""
+    return notebook.stage_parameters(stage, params.read())
+
+
+def execute(folder, *names: str) -> None:
+    """Execute the notebooks of stages one after another in one kernel, without DVC.
+
+    The kernel finds the folder's own packages, as a stage's does, and is emptied in between. Most of
+    what a stage takes in a tiny study is the start of its processes.
+    """
+    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        with notebook.start_kernel() as kernel:
+            for name in names:
+                source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
+                notebook.run_notebook(source, output, parameters(name), kernel=kernel, quiet=True)
+                run_sync(kernel.empty)()
+
+
+def execute_here(folder, *names: str) -> None:
+    """Execute the code of stages' notebooks in this process, with its packages and without DVC."""
+    with contextlib.chdir(folder):
+        for name in names:
+            exec(stages.code_of(stages.notebook_of(name)), parameters(name))
+
+
+def small_study(folder):
+    """Make a folder a fresh repository with the working tree's files and a tiny data set."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, tracked):
+        if (
+            not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock"))
+            and (ROOT / name).exists()
+        ):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    call(folder, "git", "init", "-q")
+
+    faces = read_faces(ROOT / "data")
+    few = faces.frame["identity"].unique()[:PEOPLE]
+    place = faces.frame.groupby(["identity", "smiling"]).cumcount()
+    rows = np.flatnonzero(faces.frame["identity"].isin(few) & (place < IMAGES))
+    records = (
+        {"image": {"bytes": faces.encoded[int(row)].as_py(), "path": faces.frame["path"][row]}}
+        | faces.frame.drop(columns="path").iloc[row].to_dict()
+        for row in rows
+    )
+    write_faces(folder / "data", records, faces.card)
+    call(folder, "dvc", "add", "-q", "data")
+    edit(
+        folder, study="tiny", methods=METHODS, bias__levels=[0.0, 0.8],
+        bias__images_per_identity=10, bias__test_per_class=1, seeds=2, bootstrap=100,
+        ablation__seeds=2, ablation__level=0.8, breadth__tasks=["smiling"], breadth__kinds=["longtail"],
+        proxies__noise=[0.4], proxies__zooms=[1.1], proxies__level=0.8,
+        ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
+    )  # fmt: skip
+    short = yaml.load(folder / "params.yaml")
+    short["methods"] = ["erm", "cid", "oracle"]
+    network = short["train"] | {"model": "cnn", "network": {"epochs": 1, "jtt_epochs": 1}}
+    for name, train in (("virtual-people", short["train"]), ("celeba-smiling", network)):
+        yaml.dump(short | {"study": name, "train": train}, folder / "studies" / f"{name}.yaml")
+    call(folder, "git", "add", "-A")
+    call(folder, *GIT, "commit", "-qm", "the code")
+
+
+def finished_study(factory):
+    """A copy of the small study after one finished `dvc repro`, which all processes of a test run share.
+
+    ``factory`` is pytest's ``tmp_path_factory``.
+    """
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = factory.getbasetemp() if alone else factory.getbasetemp().parent
+    made, folder = base / "finished-study", factory.mktemp("study") / "study"
+    with open(base / "finished-study.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "finished").exists():
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            small_study(made)
+            output = call(made, "dvc", "repro")
+            assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "publish"
+            call(made, "git", "add", "-A")
+            call(made, *GIT, "commit", "-qm", "a small study")
+            (made / ".git" / "info" / "exclude").write_text("finished\n")
+            (made / "finished").touch()
+    shutil.copytree(made, folder, symlinks=True)
+    return folder
