@@ -295,7 +295,7 @@ class CIDWeights:
     >>> model = CIDWeights(tau=0.1)
     >>> model.fit_weights([[1, 0], [1, 0.1], [0, 1]], [0, 0, 0]).round(2)
     array([0.76, 0.76, 1.48])
-    >>> model.predict_weights([[0, 1]], [0]).round(2)
+    >>> model.predict_weights([[0.0, 1.0]], [0]).round(2)
     array([1.48])
     """
 

@@ -19,7 +19,7 @@ from cid.models import MODELS, read_options
         ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
         ({"through": "both"}, "it must be sampler or loss"),
         ({"alpha": 1.5}, r"a number in \(0, 1\]"),
-        ({"held_out": 1}, "held_out is 1.0; it must be a number of at least 0 and below 1"),
+        ({"held_out": 1}, "held_out is 1; it must be a number of at least 0 and below 1"),
         ({"pretrained": True}, "auto, imagenet or none"),
         ({"jtt_epochs": 5, "epochs": 4}, "jtt_epochs is 5, more than the 4"),
     ],

@@ -113,7 +113,7 @@ def test_what_may_stand_there_is_let_through_unchanged(tree, key, value, tmp_pat
     params.check(tree)
     assert tree == before
     YAML().dump(tree, tmp_path / "params.yaml")
-    assert params.read(tmp_path / "params.yaml") == before
+    assert params.load(tmp_path / "params.yaml") == before
 
 
 @pytest.mark.parametrize(
