@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
 from cid.density import add_kernel_sums, farthest, half_squares, precise_enough, refuse_strays
+from cid.settings import Width, checked
 from cid.weights import cid_weights, class_weights
 
 
@@ -66,7 +67,8 @@ def distributed_cid_weights(
     own_counts = None
     # Whatever fails here must reach the other ranks, which would wait for this one.
     try:
-        cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the settings
+        checked("tau", tau, Width)  # a number: "auto" would need the neighbours on all ranks
+        cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the other settings
         vectors, unit, own_labels = _prepare(embeddings, labels, include_self, device)
         settings["d"] = unit.shape[1]
         settings["dtype"] = str(unit.dtype)
