@@ -96,7 +96,7 @@ class DlibResNet(nn.Module):
         self.requires_grad_(False)
 
     def stem(self, x: Tensor, blocks: int) -> Tensor:
-        """Compute the output of the first ``blocks`` blocks on float crops (n, 3, 150, 150) in 0..255."""
+        """Run the first ``blocks`` blocks on float crops (n, 3, 150, 150) in 0..255."""
         x = self.first((x - self.mean) / 256).relu_()
         return self.blocks[:blocks](F.max_pool2d(x, 3, 2))
 

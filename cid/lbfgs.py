@@ -94,7 +94,7 @@ def minimise(
 
 
 def _direction(gradient: Tensor, history: list[tuple], gamma: Tensor, dot: Callable) -> Tensor:
-    """Compute the step of every row by the two-loop recursion; a row skips entries where its rho is 0."""
+    """Compute every row's step by the two-loop recursion; a row skips entries where its rho is 0."""
     direction = -gradient
     alphas = []
     for theta_change, gradient_change, rho in reversed(history):

@@ -79,9 +79,10 @@ def tilted_risk(tilt: float) -> Risk:
 def group_risk(tilt: float, groups) -> Risk:
     """Make the tilted mean, over groups, of each group's weighted mean loss.
 
-    ``groups`` are codes from 0, int (h, n). As ``tilt`` grows this becomes the worst group's loss, the objective of Sagawa et al.,
-    "Distributionally Robust Neural Networks" (2020, arXiv 1911.08731); a finite tilt is the entropy
-    that their exponentiated-gradient steps put on the group weights, in closed form.
+    ``groups`` are codes from 0, int (h, n). As ``tilt`` grows this becomes the worst group's loss, the
+    objective of Sagawa et al., "Distributionally Robust Neural Networks" (2020, arXiv 1911.08731). A
+    finite tilt is, in closed form, the entropy that their exponentiated-gradient steps put on the
+    group weights.
     """
 
     def risk(losses, weights):
@@ -116,7 +117,7 @@ def generalised_cross_entropy(q: float) -> Risk:
 
 
 def weighted_risk(losses: Tensor, weights: Tensor) -> Tensor:
-    """Average ``weights * losses``, both (b,); weights of mean 1 over the training set keep the scale."""
+    """Average ``weights * losses``, both (b,); weights with mean 1 over the set keep the scale."""
     return (weights * losses).mean()
 
 
@@ -149,7 +150,8 @@ def jtt_weights(wrong, upweight: float) -> np.ndarray:
 def relative_difficulty(biased, debiased) -> Tensor:
     """Compute ``biased / (biased + debiased)`` of the losses of two models, without a gradient.
 
-    The losses are arrays or tensors of one shape. Nam et al., "Learning from Failure" (2020, arXiv 2007.02561).
+    The losses are arrays or tensors of one shape. Nam et al., "Learning from Failure" (2020, arXiv
+    2007.02561).
     """
     biased, debiased = (torch.as_tensor(losses).detach() for losses in (biased, debiased))
     return biased / (biased + debiased).clamp_min(1e-12)
