@@ -166,15 +166,7 @@ def make_person(head: Head, seed: int, index: int) -> Person:
     face_end, upper_teeth_end, teeth_end, torso_end = ends[:4]
     gather = incidence(mesh["triangles"], len(mesh["vertices"]))
 
-    masks = np.zeros((len(mesh["vertices"]), 3), np.float32)
-    masks[:face_end, 0] = head.lips
-    masks[:face_end, 1] = head.cavity
-    ambient = ambient_light(mesh["vertices"], mesh["triangles"], gather)
-    masks[:, 2] = ambient
-    masks[face_end:teeth_end, 2] = (
-        0.75  # teeth: light of their own, because the mouth is closed here
-    )
-    masks[:face_end, 2] = np.maximum(masks[:face_end, 2], 0.45 * head.lips)
+    masks = _masks(head, mesh, gather, face_end, teeth_end)
     turns = np.ones(len(mesh["vertices"]), bool)
     turns[teeth_end:torso_end] = False
 
@@ -209,6 +201,18 @@ def make_person(head: Head, seed: int, index: int) -> Person:
         hair_shine=hair_shine,
         **manner,
     )
+
+
+def _masks(head: Head, mesh: dict, gather, face_end: int, teeth_end: int) -> np.ndarray:
+    """Return lips, inside of the mouth and ambient visibility of every vertex (n, 3)."""
+    masks = np.zeros((len(mesh["vertices"]), 3), np.float32)
+    masks[:face_end, 0] = head.lips
+    masks[:face_end, 1] = head.cavity
+    masks[:, 2] = ambient_light(mesh["vertices"], mesh["triangles"], gather)
+    # Teeth get light of their own, because the mouth is closed here.
+    masks[face_end:teeth_end, 2] = 0.75
+    masks[:face_end, 2] = np.maximum(masks[:face_end, 2], 0.45 * head.lips)
+    return masks
 
 
 def _joined(meshes: list[tuple]) -> tuple[dict[str, np.ndarray], np.ndarray]:
