@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from study.commands import parser
+from study.methods.registry import all_fit_settings, all_weigh_settings
 from study.pipeline import kept
 from study.store import write_text
 
@@ -45,10 +46,28 @@ def content_digest(tree: Mapping, folder: Path = kept.STUDIES) -> str:
     base = folder / f"{FIRST_BASE}.yaml"
     filled = YAML(typ="safe").load(base) if base.exists() else {}
     kept.merge(filled, copy.deepcopy(MEANT))
-    kept.merge(filled, copy.deepcopy(tree))
+    kept.merge(filled, _without_newer_defaults(tree, filled))
     filled.pop("study", None)
     canonical = json.dumps(filled, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _without_newer_defaults(tree: Mapping, base: Mapping) -> dict:
+    """A copy of parameters without settings at their default that methods have got since the base."""
+    tree = copy.deepcopy(dict(tree))
+    newer = (
+        (tree.get("weights", {}), base.get("weights", {}), all_weigh_settings()),
+        (
+            tree.get("train", {}).get("robust", {}),
+            base.get("train", {}).get("robust", {}),
+            all_fit_settings(),
+        ),
+    )
+    for section, known, settings in newer:
+        for name, (_, default) in settings.items():
+            if name not in known and name in section and section[name] == default:
+                del section[name]
+    return tree
 
 
 def read(path: Path = TABLE) -> dict[str, Fixed]:

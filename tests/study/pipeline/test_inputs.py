@@ -48,7 +48,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
           for key in ("weights.tau", "weights.power", "weights.temper", "weights.rarity",
                       "weights.surprise", "weights.posterior_tau", "train.l2")
           for value in (math.inf, math.nan)],
-        ({"train.robust.tilt": math.inf}, "train.robust.tilt is inf; it must be a number greater than 0"),
+        ({"train.robust.tilt": math.inf}, "train.robust.tilt is inf; it must be a number above 0, 1e30 at most"),
         ({"train.robust.alpha": math.nan}, "train.robust.alpha is nan; it must be a number in (0, 1]"),
         ({"bias.unseen_share": math.nan}, "bias.unseen_share is nan; it must be a number"),
         ({"bias.levels": [0.0, math.nan]}, "bias.levels[1] is nan; it must be a number from 0 to 1"),

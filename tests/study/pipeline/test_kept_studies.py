@@ -343,8 +343,23 @@ def test_a_study_from_before_there_were_controls_had_none(folder):
     tree = yaml.load(OWN)
     tree["proxies"] |= {"controls": [], "trunks": []}
     digest = protocols.content_digest(tree)
+    tree["weights"]["bias_l2"] = 1.0  # named at its default or not: the same
+    assert protocols.content_digest(tree) == digest
     del tree["proxies"]["controls"], tree["proxies"]["trunks"], tree["weights"]["bias_l2"]
     assert protocols.content_digest(tree) == digest
+    tree["weights"]["bias_l2"] = 2.0
+    assert protocols.content_digest(tree) != digest
+
+
+def test_a_setting_that_a_method_gets_later_changes_no_content(folder, monkeypatch):
+    tree = params.filled(yaml.load(OWN))
+    digest = protocols.content_digest(tree)
+    newer = protocols.all_weigh_settings() | {"reach": (float, 3.0)}
+    monkeypatch.setattr(protocols, "all_weigh_settings", lambda: newer)
+    tree["weights"]["reach"] = 3.0
+    assert protocols.content_digest(tree) == digest
+    tree["weights"]["reach"] = 4.0
+    assert protocols.content_digest(tree) != digest
 
 
 def commit(message: str, day: int) -> str:

@@ -140,6 +140,7 @@ def test_a_record_names_the_protocol_and_when_it_was_fixed(tmp_path, monkeypatch
     assert made["commit"] is None and made["date"] is None
     (tmp_path / "studies").mkdir()
     shutil.copy(ROOT / "params.yaml", "studies/virtual-people.yaml")
+    shutil.copy(ROOT / "studies" / "base-1.yaml", "studies")
     dates = ["2026-01-02T03:04:05+00:00", "2026-02-03T04:05:06+00:00"]
     subprocess.run(["git", "init", "-q"], check=True)
     for date in dates:  # the later commit holds the same protocol, and other packages
