@@ -18,8 +18,8 @@ from ruamel.yaml import YAML
 
 import cid
 from study.experiment.methods import METHODS
-from study.pipeline import params, report
-from study.results import plots
+from study.pipeline import overview, params, report
+from study.results import palette
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
@@ -32,9 +32,9 @@ CONFIRMATORY = [
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance
 study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.tables study.results.claims study.results.varied study.results.inference
+study.results.plots study.results.drawing study.results.palette study.results.tables study.results.claims study.results.varied study.results.inference
 study.results.metrics study.experiment.variations study.experiment.runs study.experiment.trainers
 study.experiment.methods study.experiment.options study.experiment.design study.experiment.levels
 study.faces.importers study.faces.annotations study.faces.people.__main__ study.faces.people.records study.faces.people.image study.faces.people.person
@@ -181,6 +181,8 @@ def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
     assert report.readme(params.read()) == text, "run `python -m study.pipeline.report readme`"
+    results = (ROOT / "docs/results.md").read_text()
+    assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
@@ -230,10 +232,12 @@ def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
 
 @pytest.mark.parametrize("name", REPORTED)
 def test_reports_show_no_photograph_that_must_not_be_shown(name):
-    """Pictures of faces are the only JPEGs that are drawn; other figures are PNG and SVG."""
+    """Faces are the only JPEGs that are drawn, alone or inside an SVG; charts are PNG and SVG."""
     folder = ROOT / "reports" / name
     allowed = json.loads((folder / "card.json").read_text()).get("show_images", True)
     pictures = [p.name for p in folder.rglob("*") if p.suffix in (".jpg", ".jpeg", ".webp")]
+    drawings = folder.glob("figures/*.svg")
+    pictures += [path.name for path in drawings if "image/jpeg" in path.read_text()]
     assert bool(pictures) == allowed
     for path in [folder / "index.html", *folder.glob("notebooks/*.ipynb")]:
         assert allowed or "image/jpeg" not in path.read_text(), path
@@ -255,8 +259,8 @@ def test_code_is_formatted_and_linted():
 
 
 def test_every_figure_style_has_a_colour_for_every_method():
-    assert set(plots.COLOURS) == set(METHODS)
-    assert len(set(plots.COLOURS.values())) == len(METHODS)
+    assert set(palette.COLOURS) == set(METHODS)
+    assert len(set(palette.COLOURS.values())) == len(METHODS)
 
 
 def test_the_version_is_the_same_everywhere():

@@ -1,8 +1,7 @@
-"""What all figures share: style, colours, markers, files, intervals, legends and axes.
+"""What all figures share: style, files, intervals, legends and axes.
 
-:mod:`study.results.plots` holds the figures. A method has one colour, one marker and one name everywhere:
-:func:`colour`, :func:`marker` and :func:`title`. :func:`show` writes a figure for the paper and displays it
-in a notebook.
+:mod:`study.results.plots` holds the figures, :mod:`study.results.palette` the look of each method.
+:func:`show` writes a figure for the paper and displays it in a notebook.
 """
 
 import base64
@@ -24,7 +23,7 @@ from matplotlib.transforms import Bbox
 from pandas import DataFrame
 
 from study import store
-from study.experiment.methods import METHODS
+from study.results.palette import HOLLOW, colour, marker, short_title, title
 from study.results.tables import STRONG
 
 
@@ -40,50 +39,7 @@ Shown = Figure | Picture | Markdown
 
 FIGURES = Path("build/paper/figures")
 FINAL_LAYOUT = {"figure.constrained_layout.use": False}  # of a figure that will not change any more
-README_PNG = {"against-bias-seen", "gain-seen", "idea"}  # a code host shows a PNG at any size
-
-# Okabe & Ito's colour-blind-safe palette for the methods under study.
-COLOURS = {
-    "erm": "#4d4d4d",
-    "balanced": "#8c8c8c",
-    "inverse-density": "#cc79a7",
-    "cid": "#d55e00",
-    "cid-power": "#8c3b00",
-    "cid-kernel": "#e69f00",
-    "cid-knn": "#56b4e9",
-    "surprise": "#0072b2",
-    # Paul Tol's muted palette for the methods that they are compared with.
-    "cvar-dro": "#999933",
-    "kl-dro": "#ddcc77",
-    "jtt": "#882255",
-    "lff": "#aa4499",
-    "cluster-dro": "#332288",
-    "afr": "#88ccee",
-    "selective": "#6699cc",
-    "xrm": "#cc6677",
-    "ula": "#aa7744",
-    "erase": "#77aadd",
-    "oracle": "#009e73",
-    "oracle-tempered": "#66c2a5",
-    "group-dro": "#117733",
-    "last-layer": "#44aa99",
-}
-SPARE_COLOURS = ("#7b3294", "#a6611a", "#5e3c99", "#b2182b", "#01665e", "#80146e", "#3f6d2a")
-
-# Methods that stand side by side in main figures differ in their marker, too: some of the colours are
-# the same grey in print. Squares are methods that use true identities.
-MARKERS = {
-    "erm": "D",
-    "cid": "o",
-    "cid-power": "p",
-    "cid-kernel": "<",
-    "cid-knn": "v",
-    "surprise": "^",
-    "oracle": "s",
-    "group-dro": "X",
-    "last-layer": "P",
-}
-HOLLOW = {"oracle-tempered"}  # a square with a white face
+README_PNG = {"gain-seen", "idea"}  # a code host shows a PNG at any size
 
 OTHER, ACCENT, QUIET, TEXT = "#0072b2", "#d55e00", "#9a9a9a", "#555555"
 
@@ -161,29 +117,6 @@ def show_folded(summary: str, text: str) -> None:
 
 
 # ---------------------------------------------------------------------------- methods
-
-
-def colour(method: str) -> str:
-    """Return a method's colour; one without an entry always gets the same spare colour."""
-    if method in COLOURS:
-        return COLOURS[method]
-    return SPARE_COLOURS[sum(method.encode()) % len(SPARE_COLOURS)]
-
-
-def uses_identities(method: str) -> bool:
-    """Whether a method uses the true identities of the training images."""
-    return method in METHODS and "identity" in METHODS[method].sees
-
-
-def title(method: str) -> str:
-    """Return a method's name in figures, marked where it uses true identities."""
-    name = METHODS[method].title if method in METHODS else method
-    return f"{name} (true identities)" if uses_identities(method) else name
-
-
-def marker(method: str) -> str:
-    """Return a method's marker: by default a square if it uses true identities, else a disc."""
-    return MARKERS.get(method, "s" if uses_identities(method) else "o")
 
 
 def marker_style(method: str) -> dict:
@@ -466,7 +399,7 @@ def draw_against_bias(axis: Axes, table: DataFrame, method: str) -> LineEnd:
     else:
         draw_band(axis, rows["level"], rows, method, alpha=0.08, lw=1.2, markersize=3)
     last = rows.iloc[-1]
-    name = METHODS[method].title if method in METHODS else method
+    name = short_title(method)
     return LineEnd(x=last["level"], y=last["mean"], name=name, colour=colour(method))
 
 

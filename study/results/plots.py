@@ -18,7 +18,6 @@ from pandas import DataFrame
 from study.experiment.methods import METHODS
 from study.results.drawing import (
     ACCENT,
-    COLOURS,
     FIGURES,
     OTHER,
     PRIVATE,
@@ -29,7 +28,6 @@ from study.results.drawing import (
     Picture,
     add_legend,
     bias_axis,
-    colour,
     done,
     draw_against_bias,
     draw_band,
@@ -46,14 +44,13 @@ from study.results.drawing import (
     show,
     show_folded,
     style,
-    title,
-    uses_identities,
     value_name,
     without_erm,
     words,
     zero_line,
 )
 from study.results.metrics import METRICS
+from study.results.palette import COLOURS, colour, short_title, title, uses_identities
 from study.results.tables import STRONG, network, untold
 
 __all__ = ["COLOURS", "FIGURES", "METHODS", "STRONG", "show", "show_folded", "style", "title"]
@@ -543,8 +540,8 @@ def _draw_gains(axis: Axes, table: DataFrame, methods: list[str]) -> list[LineEn
         places = rows["level"].to_numpy() + step * (order - (len(methods) - 1) / 2)
         axis.plot(places, rows["mean"], lw=1.4, color=colour(method))
         draw_intervals(axis, places, rows, method, upright=True, scale=1)
-        name = METHODS[method].title if method in METHODS else method
-        ends.append(LineEnd(places[-1], rows["mean"].iloc[-1], name, colour(method)))
+        end = LineEnd(places[-1], rows["mean"].iloc[-1], short_title(method), colour(method))
+        ends.append(end)
     axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axis.yaxis.set_major_formatter(points_tick)
     axis.grid(axis="y", alpha=0.25)

@@ -311,6 +311,12 @@ def network(name: str) -> str:
     return name.partition("@")[0].rpartition("/")[2]
 
 
+def kind_of_people(card: dict) -> str:
+    """Who is in a data set, by its data card: rendered people, or photographs of real ones."""
+    rendered = card["source"].startswith("rendered")
+    return "rendered people who do not exist" if rendered else "photographs of real people"
+
+
 def controls_table(gains: pd.DataFrame, told: pd.DataFrame) -> Printed:
     """What every proxy tells of people and of the label, and what methods gain with it on seen people.
 

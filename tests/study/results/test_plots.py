@@ -14,7 +14,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 
 from study.experiment.methods import METHODS as REGISTRY
-from study.results import drawing, plots
+from study.results import drawing, palette, plots
 from study.results.drawing import Picture
 
 METRICS, METHODS = ["accuracy", "worst_decile"], list(REGISTRY)
@@ -271,11 +271,11 @@ def test_markdown_is_displayed_under_the_summary_that_folds_it(shown):
 
 
 def test_a_method_has_one_look_even_if_nobody_chose_its_colour():
-    assert drawing.colour("cid") == drawing.COLOURS["cid"]
-    assert drawing.colour("new-method") == drawing.colour("new-method") in drawing.SPARE_COLOURS
-    assert (drawing.title("new-method"), drawing.marker("new-method")) == ("new-method", "o")
-    assert drawing.title("oracle") == "Oracle (true identities)"
-    strong = [drawing.marker(method) for method in plots.STRONG]
+    assert palette.colour("cid") == palette.COLOURS["cid"]
+    assert palette.colour("new-method") == palette.colour("new-method") in palette.SPARE_COLOURS
+    assert (palette.title("new-method"), palette.marker("new-method")) == ("new-method", "o")
+    assert palette.title("oracle") == "Oracle (true identities)"
+    strong = [palette.marker(method) for method in plots.STRONG]
     assert len(set(strong)) == len(strong), "in print, some colours are one grey"
     figure = plots.compare(
         table(levels=(0.0,), methods=["erm", "new-method"]), METRICS, "seen", ["new-method"]
