@@ -13,7 +13,7 @@ import pandas as pd
 from study.cores import on_all_cores
 from study.experiment import variations
 from study.faces.dataset import FaceSet
-from study.results.inference import Estimates, difference, estimate
+from study.results.inference import BASELINE, Estimates, estimate, summary
 
 
 def breadth(
@@ -51,20 +51,33 @@ def ablate(
     *,
     folder=None,
     **how,
-) -> dict[str, pd.DataFrame]:
-    """Differences to ERM for every value of one setting at a time, by the name of the ablation.
+) -> dict[str, Estimates]:
+    """Estimates for every value of one setting at a time, by the name of the ablation.
 
     ``ablations`` holds a ``setting`` and its ``values`` by name; all else is as in
     :func:`study.experiment.variations.vary`.
     """
     design = arrays.design()  # cells share what they have in common
 
-    def one(name: str) -> pd.DataFrame:
+    def one(name: str) -> Estimates:
         varied = ablations[name]["setting"], ablations[name]["values"]
         predictions = variations.vary(
             arrays, settings, *varied, level, design=design, folder=folder
         )
         about = settings["methods"], arrays.labels, arrays.identities
-        return difference(estimate(predictions, *about, cell="value", folder=folder, **how))
+        return estimate(predictions, *about, cell="value", folder=folder, **how)
 
     return dict(zip(ablations, on_all_cores(one, ablations, label="ablations"), strict=True))
+
+
+def baselines(studies: dict[str, Estimates]) -> pd.DataFrame:
+    """ERM's own metrics under every value of every setting, which gains over it do not show.
+
+    ``studies`` are of :func:`ablate`; the first column, ``ablation``, holds their names.
+    """
+    columns = ["ablation", "test", "metric", "value", "method", "mean", "low", "high"]
+    tables = [pd.DataFrame(columns=columns)] if not studies else []
+    for name, study in studies.items():
+        table = summary(study).assign(ablation=name)
+        tables.append(table.loc[table["method"] == BASELINE, columns])
+    return pd.concat(tables, ignore_index=True)
