@@ -7,6 +7,7 @@
 import base64
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,9 @@ def show(figure: Shown, name: str, caption: str, alt: str) -> None:
         drawn = figure.figure
         area = used_area(drawn)
         svg = picture_svg(drawn, area)
-        png = picture_png(drawn, area, dpi=150)
+        png = picture_png(drawn, area, dpi=110)
         kind = "image/jpeg"
-        displayed = picture_jpeg(drawn, area, dpi=100)
+        displayed = picture_jpeg(drawn, area, dpi=90)
     else:
         area = used_area(figure)
         svg = chart_svg(figure, area)
@@ -200,7 +201,23 @@ def chart_svg(figure: Figure, area: Bbox, **options) -> bytes:
         return number.sub(lambda found: f"{float(found[0]):.2f}", tag[0])
 
     text = re.sub(r"<[^>]+>", shorten, text)
-    return re.sub(r"\n +", "\n", text).encode()
+    text = re.sub(r"\n +", "\n", text)
+    return _share_styles(text).encode()
+
+
+def _share_styles(svg: str) -> str:
+    """Write a style that several elements have once, as a class: a third of a chart's bytes."""
+    attribute = re.compile(r' style="([^"]+)"')
+    styles = Counter(attribute.findall(svg))
+    repeated = [style for style, uses in styles.items() if uses > 1]
+    classes = {style: f"c{number}" for number, style in enumerate(repeated)}
+
+    def as_class(match: re.Match) -> str:
+        return f' class="{classes[match[1]]}"' if match[1] in classes else match[0]
+
+    rules = "\n".join(f".{name} {{ {style} }}" for style, name in classes.items())
+    head, separator, rest = attribute.sub(as_class, svg).partition("<defs>")
+    return f"{head}<style>\n{rules}\n</style>\n{separator}{rest}"
 
 
 def chart_png(figure: Figure, area: Bbox, dpi: int) -> bytes:
@@ -215,7 +232,7 @@ def picture_png(figure: Figure, area: Bbox, dpi: int) -> bytes:
 
 def picture_jpeg(figure: Figure, area: Bbox, dpi: int) -> bytes:
     """A figure of faces as one JPEG, for notebooks."""
-    return saved(figure, "jpeg", area, dpi=dpi, pil_kwargs={"quality": 82})
+    return saved(figure, "jpeg", area, dpi=dpi, pil_kwargs={"quality": 72})
 
 
 def picture_svg(figure: Figure, area: Bbox) -> bytes:
@@ -225,7 +242,7 @@ def picture_svg(figure: Figure, area: Bbox) -> bytes:
     """
     text = chart_svg(figure, area, facecolor="none").decode()
     text = re.sub(r"data:image/png;base64,([^\"]+)", _png_to_jpeg, text)
-    light = "@media (prefers-color-scheme: dark) { text:not([style*='fill:']) { fill: #dee2e7 } }"
+    light = "@media (prefers-color-scheme: dark) { text { fill: #dee2e7 } }"
     head, separator, rest = text.partition("<defs>")
     return f"{head}<style>{light}</style>\n{separator}{rest}".encode()
 
@@ -233,7 +250,7 @@ def picture_svg(figure: Figure, area: Bbox) -> bytes:
 def _png_to_jpeg(match: re.Match) -> str:
     face = PIL.Image.open(io.BytesIO(base64.b64decode(match[1])))
     buffer = io.BytesIO()
-    face.convert("RGB").save(buffer, "jpeg", quality=80, optimize=True)
+    face.convert("RGB").save(buffer, "jpeg", quality=72, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -56,7 +56,7 @@ from study.results.tables import STRONG, network, untold
 __all__ = ["COLOURS", "FIGURES", "METHODS", "STRONG", "show", "show_folded", "style", "title"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
-FACE_PIXELS = 96  # side of a face in a figure: twice as many as it is shown with
+FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
 
 # Titles of ablations; a key without an entry is shown as the words of its last part.
 SETTINGS = {
