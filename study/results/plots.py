@@ -73,7 +73,7 @@ SETTINGS = {
     "bias.images_per_identity": "training images per person",
     "bias.people": "people in the training set",
     "train.l2": "L2 penalty",
-    "train.through": "how networks use the weights",
+    "train.through": "how training uses the weights",
 }
 
 
@@ -749,6 +749,8 @@ def breadth(table: DataFrame, metrics: list[str], methods: list[str]) -> Figure:
     shape = (len(kinds), len(metrics))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
     places = np.arange(len(tasks))
+    last_kinds = table.groupby("metric")["kind"].last()
+    lowest = [(last_kinds[metric], metric) for metric in metrics]  # panels at the foot of a column
     for row, kind in zip(axes, kinds, strict=True):
         for axis, metric in zip(row, metrics, strict=True):
             rows = table[(table["kind"] == kind) & (table["metric"] == metric)].set_index("task")
@@ -760,7 +762,8 @@ def breadth(table: DataFrame, metrics: list[str], methods: list[str]) -> Figure:
             chosen = without_erm(methods)
             draw_side_by_side(axis, places, 0.2, rows, tasks, chosen, suffix="_difference")
             axis.set_title(f"{words(kind)}: {METRICS[metric].title.lower()} − ERM", fontsize=9.5)
-            axis.set_xlabel("points over ERM, mean over the bias range", fontsize=9)
+            if (kind, metric) in lowest:
+                axis.set_xlabel("points over ERM, mean over the bias range", fontsize=9)
     return done(add_legend(figure))
 
 
