@@ -50,10 +50,10 @@ from study.results.drawing import (
     zero_line,
 )
 from study.results.metrics import METRICS
-from study.results.palette import COLOURS, colour, short_title, title, uses_identities
+from study.results.palette import colour, short_title, title, uses_identities
 from study.results.tables import STRONG, network, untold
 
-__all__ = ["COLOURS", "FIGURES", "METHODS", "STRONG", "show", "show_folded", "style", "title"]
+__all__ = ["FIGURES", "METHODS", "STRONG", "show", "show_folded", "style", "title"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
 FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
