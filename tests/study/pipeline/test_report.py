@@ -313,6 +313,15 @@ def test_all_studies_stand_on_one_axis_confirmatory_ones_first(study):
     assert overview.studies_page().read_text() == text
 
 
+def test_rendered_people_and_photographs_are_told_apart_by_the_data_card():
+    kinds = {
+        name: overview.kind_of_people(json.loads((ROOT / f"reports/{name}/card.json").read_text()))
+        for name in ("virtual-people", "lfw-mouth")
+    }
+    assert kinds["virtual-people"] == "rendered people who do not exist"
+    assert kinds["lfw-mouth"] == "photographs of real people"
+
+
 def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
     report.build(study)
     report.publish(study)
