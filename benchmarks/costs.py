@@ -41,9 +41,7 @@ def costs(arrays: Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFram
             start = time.perf_counter()
             weighed = variations.weighed(arrays, own, settings | {"methods": [method]})
             middle = time.perf_counter()
-            runs.train_sets(
-                weighed, arrays.features, arrays.labels, [method], settings["train"]
-            )
+            runs.train_sets(weighed, arrays.features, arrays.labels, [method], settings["train"])
             found = {"weights, s": middle - start, "head, s": time.perf_counter() - middle}
             rows.append({"method": method, "images": (own["part"] == "train").sum()} | found)
     table = pd.DataFrame(rows).groupby("method", sort=False).median()

@@ -32,9 +32,7 @@ def seconds(people: int, images: int, seeds: int, levels: int) -> float:
     proxy = rng.normal(size=(people, 128))[identities] + 0.3 * rng.normal(size=(len(labels), 128))
     features = rng.normal(size=(people, 512))[identities] + rng.normal(size=(len(labels), 512))
     features[:, :8] += labels[:, None]
-    arrays = Arrays(
-        proxy.astype(np.float32), features.astype(np.float32), labels, identities
-    )
+    arrays = Arrays(proxy.astype(np.float32), features.astype(np.float32), labels, identities)
     settings = {
         "seeds": seeds,
         "methods": METHODS,

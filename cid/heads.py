@@ -587,7 +587,7 @@ def _per_image(name: str, values, low: float, high: float, dtype: torch.dtype, w
         return None
     values = reals(name, values)
     if values.shape != weights.shape or not ((low <= values) & (values <= high)).all():
-        raise ValueError(f"{name} must be from {low:g} to {high:g}, one a head and image")
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, one for each head and image")
     return torch.as_tensor(values, dtype=dtype, device=weights.device)
 
 

@@ -44,7 +44,7 @@ class Model:
 
 
 class Net(nn.Module):
-    """Standardise the input, apply the body, then a linear layer with one output: the logit of class 1."""
+    """A body on standardised inputs, then a linear layer with one output: the logit of class 1."""
 
     def __init__(self, body: nn.Module, width: int, centre: Tensor, spread: Tensor):
         super().__init__()

@@ -66,7 +66,7 @@ def files(trees: Iterable[ast.AST]) -> set[Path]:
         if name not in found and (path := _path(name)):
             found[name] = path
             waiting += [name.rpartition(".")[0]] if "." in name else []  # its package runs, too
-            waiting += [module for module, _ in _imports(_parsed(path)).values()]
+            waiting += _imported_modules(path)
             if path.name == "__init__.py" and _looks_for_modules(_parsed(path)):
                 waiting += _discovered(name)
     return set(found.values())
@@ -91,7 +91,7 @@ def text(path: str | Path) -> str:
 
 def forget() -> None:
     """Read the sources again at the next call, as they may have been edited."""
-    for cached in (_path, _parsed, _module, _read):
+    for cached in (_path, _parsed, _imported_modules, _module, _read):
         cached.cache_clear()
 
 
@@ -213,6 +213,12 @@ def _path(module: str) -> Path | None:
 def _parsed(path: Path) -> ast.Module:
     with PARSING:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def _imported_modules(path: Path) -> list[str]:
+    """Modules that a file imports, at any depth."""
+    return [module for module, _ in _imports(_parsed(path)).values()]
 
 
 @cache

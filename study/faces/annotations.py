@@ -237,8 +237,8 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
     low, high = threshold
     if not low <= high:
         raise ValueError(f"threshold {low} {high}: the first number must not be above the second")
-    found = np.select([values >= high, values <= low], [1.0, 0.0], np.nan)
-    return pd.Series(found, values.index)
+    labelled = np.select([values >= high, values <= low], [1.0, 0.0], np.nan)
+    return pd.Series(labelled, values.index)
 
 
 def _bare(name: str) -> str:

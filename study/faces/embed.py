@@ -37,9 +37,8 @@ from study.faces.verification import (
 
 CHUNK = 512  # photos that are decoded at once, and kept together
 SHOWN_SIDE = 96  # side in pixels of crops that only figures need
-USUAL = (
-    0.9  # share of faces found in upright photographs; far smaller if they are turned by 90 degrees
-)
+# Share of faces found in upright photographs. It is far smaller if they are turned by 90 degrees.
+USUAL = 0.9
 
 
 @dataclass(frozen=True)

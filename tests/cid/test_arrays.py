@@ -289,7 +289,7 @@ def test_a_number_is_taken_from_any_scalar_and_nothing_else_is_one(name):
         (lambda: fit_heads(None, Y, WEIGHTS, 0.1), r"features \(\) and sample weights \(1, 40\) disagree"),
         (lambda: fit_heads(Z[:, 1:], Y, WEIGHTS, 0.1, design=StandardisedFeatures(Z, Y)),
          r"features \(40, 5\) .*, a design of features \(40, 6\) disagree"),
-        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one a head"),
+        (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS[0]), "offset must be from .*, one for each head"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=np.ones((2, N))), "offset must be from -1e"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS * np.nan), "offset must be from"),
         (lambda: fit_heads(Z, Y, WEIGHTS, 0.1, offset=WEIGHTS.astype(str)), "offset .* no real numbers"),

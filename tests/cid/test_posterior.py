@@ -172,7 +172,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="estimator is 'knnn'; it must be knn or kernel"):
         label_posterior(z, y, estimator="knnn")
     with pytest.raises(
-        ValueError, match="scale is 8; it must be 'auto' or a whole number below .* samples, 8"
+        ValueError, match="scale is 8; it must be a whole number below .* samples, 8"
     ):
         label_posterior(z, y, scale=8)
     with pytest.raises(ValueError, match="scale is 'wide'; it must be 'auto' or a number"):
