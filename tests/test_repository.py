@@ -30,15 +30,15 @@ CONFIRMATORY = [
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.__main__ study.cli
+people.__main__ study.__main__ study.cli
 study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
 study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
 study.results.varied study.results.inference study.results.metrics study.results.rounding
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
-study.methods.registry study.methods study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
+study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations people.__main__ study.faces.people study.faces.render people.records people.image people.person people.head people.raster
+study.faces.importers study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
 cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
