@@ -488,7 +488,7 @@ def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.Data
         under .2 % of a level's images are left out. ``effective`` has one row per level and method, Kish's
         effective sample size as a share of n: ``mean``, ``low`` and ``high`` over seeds.
     """
-    from cid.density import effective_sample_size  # late: torch takes seconds to import
+    from cid.weights import effective_sample_size  # late: torch takes seconds to import
 
     train = sets[sets["part"] == "train"]
     images_of_size = train.groupby(["level", "cell_size"])["row"].transform("size")
