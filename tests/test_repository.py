@@ -17,9 +17,7 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from study.methods.registry import METHODS
-from study.pipeline import kept, params, protocols, report
-from study.results import plots
+from study.pipeline import kept, overview, params, protocols, report
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
@@ -32,15 +30,15 @@ CONFIRMATORY = [
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
-study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
+people.__main__ study.__main__ study.cli
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
 study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
+study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
 study.results.varied study.results.inference study.results.metrics study.results.rounding
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
-study.methods.registry study.methods study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
+study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations people.__main__ study.faces.people study.faces.render people.records people.image people.person people.head people.raster
+study.faces.importers study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
 cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
@@ -197,6 +195,8 @@ def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
     assert report.readme(params.read()) == text, "run `python -m study report readme`"
+    results = (ROOT / "docs/results.md").read_text()
+    assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
@@ -253,10 +253,12 @@ def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
 
 @pytest.mark.parametrize("name", REPORTED)
 def test_reports_show_no_photograph_that_must_not_be_shown(name):
-    """Pictures of faces are the only JPEGs that are drawn; other figures are PNG and SVG."""
+    """Faces are the only JPEGs that are drawn, alone or inside an SVG; charts are PNG and SVG."""
     folder = ROOT / "reports" / name
     allowed = json.loads((folder / "card.json").read_text()).get("show_images", True)
     pictures = [p.name for p in folder.rglob("*") if p.suffix in (".jpg", ".jpeg", ".webp")]
+    drawings = folder.glob("figures/*.svg")
+    pictures += [path.name for path in drawings if "image/jpeg" in path.read_text()]
     assert bool(pictures) == allowed
     for path in [folder / "index.html", *folder.glob("notebooks/*.ipynb")]:
         assert allowed or "image/jpeg" not in path.read_text(), path
@@ -275,11 +277,6 @@ def test_code_is_formatted_and_linted():
             [sys.executable, "-m", "ruff", *command, "."], cwd=ROOT, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_every_figure_style_has_a_colour_for_every_method():
-    assert set(plots.COLOURS) == set(METHODS)
-    assert len(set(plots.COLOURS.values())) == len(METHODS)
 
 
 def test_the_version_is_the_same_everywhere():

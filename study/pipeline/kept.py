@@ -13,7 +13,6 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from cid.names import suggest
 from study.pipeline import params
@@ -22,15 +21,6 @@ STUDIES = Path("studies")
 BASE = re.compile(r"base-\d+")
 # Mappings whose keys are a free choice: a study's own replaces the base's as a whole.
 WHOLE = ("ablations", "train.network", "embed.onnx")
-
-
-class NullAsWord(RoundTripRepresenter):
-    """Writes None as ``null``; by default ruamel.yaml writes nothing."""
-
-
-NullAsWord.add_representer(
-    type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
-)
 
 
 def names(folder: Path = STUDIES) -> list[str]:
@@ -71,7 +61,7 @@ def text(name: str, folder: Path = STUDIES) -> str:
     path = find(name, folder)
     yaml = YAML()
     yaml.width = 110
-    yaml.Representer = NullAsWord
+    yaml.Representer = params.NullAsWord
     study = yaml.load(path)
     if "base" not in study:
         return path.read_text(encoding="utf-8")

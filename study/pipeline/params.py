@@ -8,6 +8,7 @@ exist?) is checked by the stage ``data``, before anything is embedded.
 """
 
 import ast
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.tokens import CommentToken
 
 import cid
 from cid.names import find, suggest
@@ -52,6 +56,15 @@ FIXED = {  # what an ablation cannot vary, and why
     "train.model": "an ablation is of linear heads",
     "train.network": "an ablation is of linear heads",
 }
+
+
+class NullAsWord(RoundTripRepresenter):
+    """Writes None as ``null``; by default ruamel.yaml writes nothing."""
+
+
+NullAsWord.add_representer(
+    type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
 
 
 def _registered(module: str, name: str) -> tuple[str, ...]:
@@ -306,6 +319,39 @@ def filled(tree: Mapping) -> dict:
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
     return {**tree, "weights": weights | tree["weights"], "train": train}
+
+
+def resolved_text(path: str | Path = PARAMS) -> str:
+    """The text of a parameter file, comments included, with every setting of :func:`filled` written out.
+
+    A report then shows the value of each setting, also after a default has changed.
+    """
+    tree = load(path)
+    resolved = filled(tree)
+    text = Path(path).read_text(encoding="utf-8")
+    if resolved == tree:
+        return text
+    yaml = YAML()
+    yaml.width = 105
+    yaml.Representer = NullAsWord
+    document = yaml.load(text)
+    _append(document["weights"], resolved["weights"])
+    _append(document["train"]["robust"], resolved["train"]["robust"])
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _append(section: CommentedMap, settings: Mapping) -> None:
+    """Append the settings that a section lacks, before the blank line that ends it."""
+    missing = {name: value for name, value in settings.items() if name not in section}
+    comments = section.ca.items.get(next(reversed(section), None))
+    section.update(missing)
+    section.fa.set_block_style()  # one setting a line, also where the file has {}
+    if missing and comments and comments[2] and comments[2].value.endswith("\n\n"):
+        comments[2].value = comments[2].value[:-1]
+        blank = CommentToken("\n\n", CommentMark(0), None)
+        section.ca.items[next(reversed(section))] = [None, None, blank, None]
 
 
 def _problem(error: YAMLError | RecursionError) -> str:

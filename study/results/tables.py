@@ -204,6 +204,12 @@ def controls_table(gains: pd.DataFrame, leaks: pd.DataFrame) -> Printed:
     return head, rows
 
 
+def kind_of_people(card: dict) -> str:
+    """Who is in a data set, by its data card: rendered people, or photographs of real ones."""
+    rendered = card["source"].startswith("rendered")
+    return "rendered people who do not exist" if rendered else "photographs of real people"
+
+
 def _intervals_of_test(table: pd.DataFrame, test: str) -> dict[tuple, dict[str, float]]:
     """``mean``, ``low`` and ``high`` by (metric, level, method)."""
     rows = table[table["test"] == test].set_index(["metric", "level", "method"])

@@ -10,6 +10,12 @@ def method_title(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
+def marked_title(method: str) -> str:
+    """A method's name in figures, marked where it uses true identities."""
+    mark = " (true identities)" if uses_identities(method) else ""
+    return method_title(method) + mark
+
+
 def network_title(network: str) -> str:
     """A network's name; for a network that is a file, the name of the file."""
     path, _, _ = network.partition("@")

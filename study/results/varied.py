@@ -14,7 +14,7 @@ from study.cores import on_all_cores
 from study.experiment import variations
 from study.experiment.arrays import Arrays
 from study.faces.dataset import FaceSet
-from study.results.inference import Estimates, difference, estimate
+from study.results.inference import BASELINE, Estimates, estimate, summary
 
 
 def breadth(
@@ -60,15 +60,15 @@ def ablate(
     metrics: Iterable[str],
     replicates: int,
     folder=None,
-) -> dict[str, pd.DataFrame]:
-    """Differences to ERM for every value of one setting at a time, by the name of the ablation.
+) -> dict[str, Estimates]:
+    """Estimates for every value of one setting at a time, by the name of the ablation.
 
     ``ablations`` holds a ``setting`` and its ``values`` by name; all else is as in
     :func:`study.experiment.variations.vary`.
     """
     design = arrays.design()  # computed once for all values
 
-    def differences_of(name: str) -> pd.DataFrame:
+    def estimates_of(name: str) -> Estimates:
         predictions = variations.vary(
             arrays,
             settings,
@@ -78,7 +78,7 @@ def ablate(
             design=design,
             folder=folder,
         )
-        estimates = estimate(
+        return estimate(
             predictions,
             settings["methods"],
             arrays.labels,
@@ -88,10 +88,22 @@ def ablate(
             condition="value",
             folder=folder,
         )
-        return difference(estimates)
 
-    tables = on_all_cores(differences_of, ablations, label="ablations")
-    return dict(zip(ablations, tables, strict=True))
+    estimates = on_all_cores(estimates_of, ablations, label="ablations")
+    return dict(zip(ablations, estimates, strict=True))
+
+
+def baselines(studies: dict[str, Estimates]) -> pd.DataFrame:
+    """ERM's own metrics under every value of every setting, which gains over it do not show.
+
+    ``studies`` are of :func:`ablate`; the first column, ``ablation``, holds their names.
+    """
+    columns = ["ablation", "test", "metric", "value", "method", "mean", "low", "high"]
+    tables = [pd.DataFrame(columns=columns)] if not studies else []
+    for name, study in studies.items():
+        table = summary(study).assign(ablation=name)
+        tables.append(table.loc[table["method"] == BASELINE, columns])
+    return pd.concat(tables, ignore_index=True)
 
 
 def join_studies(

@@ -48,7 +48,7 @@ def test_the_report_is_complete(study):
         assert executed.exists() and f'href="notebooks/{section.name}"' in index
     figures = {path.name for path in (report / "figures").iterdir()}
     shown = set(re.findall(r'<img[^>]*src="figures/([^"]+)"', index))
-    assert shown <= figures and {"against-bias-seen.svg", "compare.svg", "idea.jpg"} <= shown
+    assert shown <= figures and {"gain-seen.svg", "compare.svg", "idea.svg"} <= shown
     assert "<script" not in index and 'src="http' not in index
     numbers = json.loads((report / "metrics.json").read_text())
     assert set(numbers["seen"]) == {"bias 0", "bias 0.8"}

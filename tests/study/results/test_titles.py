@@ -16,6 +16,11 @@ def test_a_method_that_the_registry_lacks_is_called_by_its_key():
     assert titles.method_title("mine") == "mine" and titles.labels_used("mine") == "class"
 
 
+def test_figures_mark_the_methods_that_use_identities():
+    assert titles.marked_title("oracle") == "Oracle (true identities)"
+    assert titles.marked_title("cid") == "CID" and titles.marked_title("mine") == "mine"
+
+
 def test_a_network_that_is_a_file_is_called_by_the_file():
     assert titles.network_title("nets/a.onnx@12") == "a.onnx"
     assert titles.network_title("dlib-resnet") == "dlib-resnet"
