@@ -1,7 +1,7 @@
 """Face-recognition networks: from aligned crops to unit vectors and mid-level features.
 
-A network's unit-norm embedding is the proxy for identity, in which densities are estimated; its
-mid-level map, the trunk, is the input of the trained heads.
+A network's unit-norm embedding is the proxy for identity, in which densities are estimated. Its
+mid-level map, the trunk, is the input of the linear heads.
 """
 
 import pickle
@@ -35,21 +35,21 @@ __getattr__ = forwarder(__name__, MOVED)
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and the crops it takes, of side ``size`` and cut with ``template``."""
+    """A face-recognition network and the crops it takes."""
 
-    dimension: int
-    trunk_dimension: int
-    size: int
-    template: np.ndarray
+    dimension: int  # of the embedding
+    trunk_dimension: int  # of the flattened trunk
+    size: int  # px: side of the crops
+    template: np.ndarray  # of the crops: see :func:`cid.align.align`
     licence: str
     source: str
     load: Callable[[], nn.Module]  # float crops in 0..255 -> (embedding of any norm, trunk)
-    key: str = ""  # of a network of no registry: what its embeddings come from besides the crops
+    key: str = ""  # for a network outside NETWORKS: what its embeddings depend on besides the crops
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What :func:`embed` gives, on the CPU."""
+    """The result of :func:`embed`, on the CPU."""
 
     embedding: Tensor  # float32 (n, d), of unit norm
     trunk: Tensor  # float32 (n, t)
@@ -59,25 +59,37 @@ def embed(
     crops: Tensor, network: str | Network = "dlib-resnet", *, precision: str = "single",
     device: str = "auto", batch_size: int | None = None, progress: bool = False,
 ) -> Embeddings:  # fmt: skip
-    """Run a network, of :data:`NETWORKS` by its name or another, on aligned crops.
+    """Run a face-recognition network on aligned crops.
 
     Parameters
     ----------
     crops : uint8 tensor (n, 3, size, size)
         From :func:`cid.align.align`, with the network's size and template.
+    network : str or Network
+        A key of :data:`NETWORKS`, or another network.
     precision : {"single", "half"}
-        float32, TF32 off; or float16 where that is safe, for speed on a GPU: embeddings differ by a
-        few 1e-3. A network that torch does not run is as it is.
+        "single": float32 without TF32. "half": float16 where that is safe, for speed on a GPU;
+        embeddings differ by a few 1e-3. It has no effect on a network that torch does not run.
     device, batch_size, progress
         As in :func:`cid.align.detect`.
 
     Raises
     ------
-    ValueError, FileNotFoundError, ConnectionError
-        If the name is unknown, the crops do not fit, or the weights are unreadable; if the weights are
-        missing; if they cannot be downloaded.
+    ValueError
+        If the name is unknown, the crops do not fit, or the weights are unreadable.
+    FileNotFoundError
+        If the weights are missing.
+    ConnectionError
+        If the weights cannot be downloaded.
+
+    Examples
+    --------
+    >>> crops = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    >>> embed(crops, "pixels", device="cpu").embedding.shape
+    torch.Size([2, 256])
     """
-    spec, name = get_network(network), network if isinstance(network, str) else network.source
+    spec = get_network(network)
+    name = network if isinstance(network, str) else network.source
     crops = _checked(crops, name, spec.size)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
@@ -87,9 +99,9 @@ def embed(
     trunk = torch.empty(len(crops), spec.trunk_dimension)
 
     def forward(rows: list[int], batch: Tensor) -> None:
-        vector, features = model(batch)
-        embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
-        trunk[rows] = features.float().cpu()
+        vectors, maps = model(batch)
+        embedding[rows] = F.normalize(vectors.float(), dim=1).cpu()
+        trunk[rows] = maps.float().cpu()
 
     label = f"embed ({name})" if progress else ""
     with torch.autocast(device.type, torch.float16, enabled=precision == "half"):
@@ -97,7 +109,39 @@ def embed(
     return Embeddings(embedding, trunk)
 
 
-def _in_batches(forward, crops: Tensor, batch_size, device, label: str) -> None:
+def activations(
+    crops: Tensor, *, device: str = "auto", batch_size: int | None = None, progress: bool = False
+) -> Tensor:
+    """Compute the input of the last block of dlib's network, for fine-tuning that block.
+
+    Parameters and errors are those of :func:`embed`.
+
+    Returns
+    -------
+    float16 tensor (n, 256, 4, 4), on the CPU
+        Values are at most about 20; float16 rounds them by less than 0.05 %.
+    """
+    crops = _checked(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
+    device = pick_device(device)
+    network = load_network("dlib-resnet", device)
+    maps = torch.empty(len(crops), *DLIB_MAPS, dtype=torch.float16)
+
+    def forward(rows: list[int], batch: Tensor) -> None:
+        maps[rows] = network.stem(batch, DLIB_FROZEN).half().cpu()
+
+    _in_batches(forward, crops, batch_size, device, "activations" if progress else "")
+    return maps
+
+
+def _in_batches(
+    forward: Callable[[list[int], Tensor], None],
+    crops: Tensor,
+    batch_size: int | None,
+    device: torch.device,
+    label: str,
+) -> None:
+    """Call ``forward(rows, batch)`` with float crops on the device, batch by batch."""
+
     def compute(rows: list[int]) -> None:
         batch = crops[rows].to(device).float()
         forward(rows, batch.contiguous(memory_format=torch.channels_last))
@@ -107,35 +151,20 @@ def _in_batches(forward, crops: Tensor, batch_size, device, label: str) -> None:
 
 
 def _checked(crops, network: str, size: int) -> Tensor:
-    crops = crops if isinstance(crops, Tensor) else array("crops", crops)
-    if str(crops.dtype).removeprefix("torch.") != "uint8" or crops.shape[1:] != (3, size, size):
-        given = f"crops are {crops.dtype} of shape {tuple(crops.shape)}"
-        raise ValueError(f"{given}; {network} needs uint8 of shape (n, 3, {size}, {size})")
+    """Crops as a uint8 tensor, or a ValueError that says which ones the network needs."""
+    if not isinstance(crops, Tensor):
+        crops = array("crops", crops)
+    dtype = str(crops.dtype).removeprefix("torch.")
+    if dtype != "uint8" or crops.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"crops are {crops.dtype} of shape {tuple(crops.shape)}; "
+            f"{network} needs uint8 of shape (n, 3, {size}, {size})"
+        )
     return torch.as_tensor(crops)
 
 
-def activations(
-    crops: Tensor, *, device: str = "auto", batch_size: int | None = None, progress: bool = False
-) -> Tensor:
-    """What dlib's network makes of aligned crops before its last block, which can be fine-tuned on it.
-
-    Float16 (n, 256, 4, 4), on the CPU, in which the network's values (at most some 20) are rounded by
-    less than 0.05 %; arguments and errors are as of :func:`embed`.
-    """
-    crops = _checked(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
-    device = pick_device(device)
-    net = load_network("dlib-resnet", device)
-    maps = torch.empty(len(crops), *DLIB_MAPS, dtype=torch.float16)
-
-    def forward(rows: list[int], batch: Tensor) -> None:
-        maps[rows] = net.stem(batch, DLIB_FROZEN).half().cpu()
-
-    _in_batches(forward, crops, batch_size, device, "activations" if progress else "")
-    return maps
-
-
 class Pixels(nn.Module):
-    """No network at all: grey pixels less their mean, as the embedding and as the trunk."""
+    """No network at all: grey pixels minus their mean, as the embedding and as the trunk."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grey = x.mean(1).flatten(1)
@@ -148,16 +177,20 @@ class FaceNet(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net, self.kept = net, local()  # threads may share a network
-        net.repeat_1.register_forward_hook(lambda *call: setattr(self.kept, "map", call[-1]))
+        self.net = net
+        self.last_call = local()  # threads can share a network
+        net.repeat_1.register_forward_hook(self._keep_map)
+
+    def _keep_map(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.last_call.map = output
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        vector = self.net((x - 127.5) / 128)
-        return vector, F.adaptive_avg_pool2d(self.kept.map, 4).flatten(1)
+        vectors = self.net((x - 127.5) / 128)
+        return vectors, F.adaptive_avg_pool2d(self.last_call.map, 4).flatten(1)
 
 
 def _facenet(name: str, data: str, date: str) -> Network:
-    """Of the network's name, the data it was trained on, and the date in its weights' file name."""
+    """A network of facenet-pytorch, by its training data and the date in its weights' file name."""
     pretrained = data.lower()
     file = f"{date}-{pretrained}.pt"
 
@@ -175,8 +208,9 @@ def _facenet(name: str, data: str, date: str) -> Network:
                 f"it at {path}, or use dlib-resnet, which needs no download"
             ) from error
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            message = f"{path} does not hold the weights of {name}; fetch it again"
-            raise ValueError(message) from error
+            raise ValueError(
+                f"{path} does not hold the weights of {name}; fetch it again"
+            ) from error
 
     return Network(
         dimension=512,
@@ -190,29 +224,59 @@ def _facenet(name: str, data: str, date: str) -> Network:
     )
 
 
-DLIB_SIZES = 128, 2048, 150, DLIB_TEMPLATE  # the trunk has 128 channels, 4 x 4
+# Keyed by name. `study/pipeline/params.py` reads these keys from the source: importing torch would
+# take seconds.
 NETWORKS: dict[str, Network] = {
     "dlib-resnet": Network(
-        *DLIB_SIZES,
+        dimension=128,
+        trunk_dimension=2048,  # 128 channels, 4 x 4
+        size=150,
+        template=DLIB_TEMPLATE,
         licence="public domain (CC0)",
         source="King 2017, dlib_face_recognition_resnet_model_v1, http://dlib.net/files",
         load=load_dlib,
     ),
     "facenet-vggface2": _facenet("facenet-vggface2", "VGGFace2", "20180402-114759"),
     "facenet-casia": _facenet("facenet-casia", "CASIA-WebFace", "20180408-102900"),
-    # No face was used to train these, with which others are compared.
-    "untrained": Network(*DLIB_SIZES, "none needed", "random weights", load_untrained_dlib),
-    "pixels": Network(256, 256, 16, DLIB_TEMPLATE, "none needed", "16 x 16 grey pixels", Pixels),
+    # No face was used to train these two, which serve as controls.
+    "untrained": Network(
+        dimension=128,
+        trunk_dimension=2048,
+        size=150,
+        template=DLIB_TEMPLATE,
+        licence="none needed",
+        source="random weights",
+        load=load_untrained_dlib,
+    ),
+    "pixels": Network(
+        dimension=256,
+        trunk_dimension=256,
+        size=16,
+        template=DLIB_TEMPLATE,
+        licence="none needed",
+        source="16 x 16 grey pixels",
+        load=Pixels,
+    ),
 }
 
 
 def get_network(network: str | Network) -> Network:
-    """A network of :data:`NETWORKS` by its name, or a ValueError that says which there are."""
-    return network if isinstance(network, Network) else find("network", network, NETWORKS)
+    """Look up a network by name; the error for an unknown name lists the known ones.
+
+    A :class:`Network` is returned as it is.
+
+    Examples
+    --------
+    >>> get_network("facenet-casia").size
+    160
+    """
+    if isinstance(network, Network):
+        return network
+    return find("network", network, NETWORKS)
 
 
 def load_network(network: str | Network, device: torch.device) -> nn.Module:
-    """A network as of :func:`get_network`, on a device and in eval mode; loaded once."""
+    """Load a network onto a device, in eval mode; later calls return the same module."""
     return _loaded(get_network(network), device)
 
 

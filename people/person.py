@@ -1,4 +1,4 @@
-"""What makes a person, all drawn once, in a fixed order: shape, skin, hair, clothes, mimicry."""
+"""What makes a person, all drawn once, in a fixed order: shape, skin, hair, clothes and manner."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,52 @@ from people.raster import ambient_light, bump, incidence, linear, stacked, step,
 SKIN_TONES = ("I", "II", "III", "IV", "V", "VI")
 # sRGB albedo at the centre of each skin tone class, light to dark.
 SKIN_RAMP = (
-    (243, 207, 187), (229, 184, 156), (205, 155, 122),
-    (170, 119, 86), (124, 82, 58), (78, 52, 41),
-)  # fmt: skip
+    (243, 207, 187),
+    (229, 184, 156),
+    (205, 155, 122),
+    (170, 119, 86),
+    (124, 82, 58),
+    (78, 52, 41),
+)
 AGE_GROUPS = ("18-29", "30-44", "45-59", "60+")
 MELANIN = {"african": 0.83, "asian": 0.38, "european": 0.17}
 ANNY_ANCESTRY = {"african": "african", "asian": "asian", "european": "caucasian"}
 # Spread (standard deviation, in slider units of [-1, 1]) of the shape changes that make a person.
-# A group is a prefix of the model's own label, without its side; the first prefix that fits counts,
-# None leaves the change out (a sideways shift is a deformity at these sizes, not a likeness).
+# A group is a prefix of the model's own label, without its side; the first prefix that fits counts.
+# None leaves the change out (a sideways shift of this size is a deformity, not a likeness).
 SHAPE_SPREAD = {
-    "head-trans": None, "head-angle": None, "nose-trans-out": None, "mouth-trans-out": None,
-    "nose-compression": None, "ear-shape-triangle": None, "eye-bag": 0.18, "eye-epicanthus": 0.15,
-    "eye-push": 0.12, "eye-height": 0.21, "eye-corner": 0.24, "eye-trans": 0.27, "eye-scale": 0.24,
-    "eye-eyefold": 0.21, "nose-": 0.25, "mouth-angles": 0.12, "mouth-laugh": 0.18,
-    "mouth-dimples": 0.15, "mouth-": 0.23, "chin-": 0.25, "cheek-": 0.25, "forehead-": 0.24,
-    "eyebrows-": 0.27, "ear-": 0.21, "head-fat": 0.21, "head-age": 0.15, "head-back": 0.15,
-    "head-scale": 0.18, "head-": 0.24, "neck-double": 0.15, "neck-scale-horiz": 0.15,
-}  # fmt: skip
+    "head-trans": None,
+    "head-angle": None,
+    "nose-trans-out": None,
+    "mouth-trans-out": None,
+    "nose-compression": None,
+    "ear-shape-triangle": None,
+    "eye-bag": 0.18,
+    "eye-epicanthus": 0.15,
+    "eye-push": 0.12,
+    "eye-height": 0.21,
+    "eye-corner": 0.24,
+    "eye-trans": 0.27,
+    "eye-scale": 0.24,
+    "eye-eyefold": 0.21,
+    "nose-": 0.25,
+    "mouth-angles": 0.12,
+    "mouth-laugh": 0.18,
+    "mouth-dimples": 0.15,
+    "mouth-": 0.23,
+    "chin-": 0.25,
+    "cheek-": 0.25,
+    "forehead-": 0.24,
+    "eyebrows-": 0.27,
+    "ear-": 0.21,
+    "head-fat": 0.21,
+    "head-age": 0.15,
+    "head-back": 0.15,
+    "head-scale": 0.18,
+    "head-": 0.24,
+    "neck-double": 0.15,
+    "neck-scale-horiz": 0.15,
+}
 # The model's average face has narrow eyes and a high skull for a photograph; shift the average.
 SHAPE_CENTRE = {"eye-height": 0.22, "eye-scale": 0.15, "head-scale-vert": -0.15}
 
@@ -40,27 +68,41 @@ DARK_HAIR = ((22, 17, 15), (38, 26, 20), (58, 40, 28))
 HAIR = (*DARK_HAIR, (92, 62, 38), (128, 90, 52), (176, 138, 86), (205, 172, 120), (128, 56, 28))
 FEMALE_STYLES = ("short", "bob", "long", "long", "bob", "tied", "curly", "long", "fringe")
 MALE_STYLES = ("short", "short", "shaved", "short", "quiff", "short", "quiff", "receding", "curly")
-# Thickness (metres; top, sides, back) and how late it tapers off; curls grow with their length.
+# Thickness of the hair (metres; top, sides, back) and how late it tapers off. Curls grow with their
+# length.
 HAIR_SHAPE = {
-    "short": (0.012, 0.007, 0.009, 6), "quiff": (0.026, 0.006, 0.008, 6),
-    "receding": (0.006, 0.007, 0.008, 6), "tied": (0.007, 0.005, 0.007, 6),
+    "short": (0.012, 0.007, 0.009, 6),
+    "quiff": (0.026, 0.006, 0.008, 6),
+    "receding": (0.006, 0.007, 0.008, 6),
+    "tied": (0.007, 0.005, 0.007, 6),
     "curly": (0.036, 0.028, 0.036, 5),
-    **dict.fromkeys(("bob", "long", "fringe"), (0.016, 0.016, 0.016, 8)),
-}  # fmt: skip
+    "bob": (0.016, 0.016, 0.016, 8),
+    "long": (0.016, 0.016, 0.016, 8),
+    "fringe": (0.016, 0.016, 0.016, 8),
+}
+HAIR_ROWS = 18  # of the sheet of hair, from the crown to the hairline
+HAIR_FALLS = 10  # further rows that hang down from there
 # Azimuth (degrees from the front) of the knots of a hairline, and its polar angle there.
 HAIRLINE_AT = (0, 24, 42, 58, 72, 84, 96, 116, 132, 180)
 HAIRLINE = (58, 58, 57, 62, 84, 104, 92, 96, 122, 130)
 BALD_LINE = (12, 12, 14, 20, 50, 60, 60, 90, 118, 126)
-# Facial actions at rest: mean and spread, as for `draw_actions`.
+# How a person's own hairline differs: where it is higher or lower in front, and at the temples.
+FRONT = (1, 1, 1, 0.8, 0.3, 0, 0, 0, 0, 0)
+TEMPLES = (-0.3, 0.2, 1, 0.8, 0.3, 0, 0, 0, 0, 0)
+# Facial actions at rest: mean and spread, for `draw_actions`.
 REST = {
-    "browDown": (0.0, 0.25), "browInnerUp": (-0.05, 0.15), "mouthPress": (0.0, 0.2),
-    "mouthPucker": (-0.05, 0.12), "eyeSquint": (0.0, 0.2), "cheekSquint": (-0.05, 0.15),
-}  # fmt: skip
+    "browDown": (0.0, 0.25),
+    "browInnerUp": (-0.05, 0.15),
+    "mouthPress": (0.0, 0.2),
+    "mouthPucker": (-0.05, 0.12),
+    "eyeSquint": (0.0, 0.2),
+    "cheekSquint": (-0.05, 0.15),
+}
 
 
 @dataclass(frozen=True)
 class Person:
-    """What stays the same in all images of somebody (n vertices, f triangles, all parts)."""
+    """What stays the same in all images of a person (n vertices, f triangles, all parts)."""
 
     columns: dict  # the demographic and descriptive columns
     vertices: np.ndarray  # (n, 3) face at rest
@@ -70,7 +112,7 @@ class Person:
     masks: np.ndarray  # (n, 3) lips, inside of the mouth, ambient visibility
     turns: np.ndarray  # (n,) whether a vertex follows the head; those of the body do not
     jaw: np.ndarray  # vertices of the lower teeth
-    gather: sparse.csr_matrix
+    gather: sparse.csr_matrix  # (n, f) incidence of vertices and triangles
     skin: np.ndarray  # (rows, columns, 3) linear albedo
     gloss: float
     lip_colour: np.ndarray
@@ -78,55 +120,70 @@ class Person:
     sclera: np.ndarray
     hair: np.ndarray
     hair_shine: float
-    rest: dict  # facial actions at rest
-    smile: dict  # facial actions of a full smile
-    blink: float
-    raise_: dict  # facial actions of fully raised brows
+    rest: dict[str, float]  # facial actions at rest
+    smile: dict[str, float]  # facial actions of a full smile
+    blink: float  # how far closed lids close
+    brow_raise: dict[str, float]  # facial actions of fully raised brows
 
 
 def make_person(head: Head, seed: int, index: int) -> Person:
     """Draw person number ``index`` of the set with this seed."""
     rng = np.random.default_rng((seed, index, 0))
-    # Genders and main ancestries take turns, so that every group is as large as the others.
+    # Genders and main ancestries take turns, so that all groups are equally large.
     female = index % 2 == 0
     gender = np.clip(rng.normal(0.88 if female else 0.12, 0.12), 0, 1)
     years = float(np.round(18 + 62 * rng.beta(1.2, 1.7)))
     mix = rng.dirichlet(np.where(np.arange(3) == index % 3, 4.0, 0.35))
     ancestry = dict(zip(MELANIN, mix, strict=True))
-    melanin = np.clip(sum(MELANIN[k] * v for k, v in ancestry.items()) + rng.normal(0, 0.09), 0, 1)
+    melanin = sum(MELANIN[name] * share for name, share in ancestry.items())
+    melanin = np.clip(melanin + rng.normal(0, 0.09), 0, 1)
 
     vertices = _shape(head, rng, gender, years, ancestry)
     hair = _draw_hair(rng, female, years, ancestry)
     skin_colour = _skin_colour(rng, melanin)
-    face_hair = 0.0 if female or rng.random() < 0.45 else rng.uniform(0.25, 1.0)
-    moustache, beard = (face_hair * (rng.random() < share) for share in (0.85, 0.75))
-    skin = _paint_skin(head, rng, skin_colour, melanin, years, female, hair, moustache, beard)
-    lip_colour = skin_colour * np.array((0.88, 0.56, 0.58)) * rng.uniform(0.85, 1.1)
-    if female and rng.random() < 0.4:
-        stick, amount = linear(rng.choice(LIPSTICK)), rng.uniform(0.3, 0.8)
-        lip_colour = lip_colour * (1 - amount) + stick * amount
+    moustache, beard = _draw_face_hair(rng, female)
+    skin = _paint_skin(
+        head,
+        rng,
+        colour=skin_colour,
+        melanin=melanin,
+        years=years,
+        female=female,
+        hair=hair,
+        moustache=moustache,
+        beard=beard,
+    )
+    lip_colour = _lip_colour(rng, skin_colour, female)
 
-    face = vertices, head.triangles, head.part, head.canonical
-    meshes = [face, *_teeth(head, vertices), _torso(vertices)]
+    meshes = [
+        (vertices, head.triangles, head.part, head.canonical),
+        *_teeth(head, vertices),
+        _torso(vertices),
+    ]
     if hair["style"] not in ("bald", "shaved"):
         meshes.append(_hair_mesh(head, rng, vertices, hair))
-    places, triangles, parts, coordinates = zip(*meshes, strict=True)
-    start = np.cumsum([0, *map(len, places)])
-    triangles = np.concatenate([mesh + s for mesh, s in zip(triangles, start, strict=False)])
-    everything = np.concatenate(places).astype(np.float32)
-    gather = incidence(triangles, len(everything))
-    masks = np.zeros((len(everything), 3), np.float32)
-    masks[: start[1], 0], masks[: start[1], 1] = head.lips, head.cavity
-    masks[:, 2] = ambient_light(everything, triangles, gather)
-    masks[start[1] : start[3], 2] = 0.75  # teeth: their own light, for the mouth is closed here
-    masks[: start[1], 2] = np.maximum(masks[: start[1], 2], 0.45 * head.lips)
-    turns = np.ones(len(everything), bool)
-    turns[start[3] : start[4]] = False
+    mesh, ends = _joined(meshes)
+    face_end, upper_teeth_end, teeth_end, torso_end = ends[:4]
+    gather = incidence(mesh["triangles"], len(mesh["vertices"]))
+
+    masks = np.zeros((len(mesh["vertices"]), 3), np.float32)
+    masks[:face_end, 0] = head.lips
+    masks[:face_end, 1] = head.cavity
+    ambient = ambient_light(mesh["vertices"], mesh["triangles"], gather)
+    masks[:, 2] = ambient
+    masks[face_end:teeth_end, 2] = (
+        0.75  # teeth: light of their own, because the mouth is closed here
+    )
+    masks[:face_end, 2] = np.maximum(masks[:face_end, 2], 0.45 * head.lips)
+    turns = np.ones(len(mesh["vertices"]), bool)
+    turns[teeth_end:torso_end] = False
+
     gloss = rng.uniform(0.5, 1.3)
     eyes = LIGHT_EYES if rng.random() < 0.65 * ancestry["european"] else DARK_EYES
     iris = linear(rng.choice(eyes)) * rng.uniform(0.85, 1.15)
     sclera = linear((222, 216, 210)) * rng.uniform(0.8, 1.05)
-
+    hair_shine = rng.uniform(0.5, 1.3)
+    manner = _draw_manner(rng)
     columns = {
         "age": years,
         "age_group": AGE_GROUPS[np.digitize(years, (30, 45, 60))],
@@ -137,49 +194,99 @@ def make_person(head: Head, seed: int, index: int) -> Person:
         "beard": round(float(beard), 3),
     }
     return Person(
-        columns, everything, triangles, np.concatenate(parts),
-        np.concatenate(coordinates).astype(np.float32), masks, turns, np.arange(start[2], start[3]),
-        gather, skin.astype(np.float32), gloss, lip_colour, iris, sclera, hair["colour"],
-        rng.uniform(0.5, 1.3), **_draw_manner(rng),
-    )  # fmt: skip
+        columns=columns,
+        **mesh,
+        masks=masks,
+        turns=turns,
+        jaw=np.arange(upper_teeth_end, teeth_end),
+        gather=gather,
+        skin=skin.astype(np.float32),
+        gloss=gloss,
+        lip_colour=lip_colour,
+        iris=iris,
+        sclera=sclera,
+        hair=hair["colour"],
+        hair_shine=hair_shine,
+        **manner,
+    )
+
+
+def _joined(meshes: list[tuple]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Join meshes (vertices, triangles, part, coordinates) into one; and where each one's vertices end."""
+    ends = np.cumsum([len(vertices) for vertices, _, _, _ in meshes])
+    starts = [0, *ends[:-1]]
+    triangles = [mesh[1] + start for mesh, start in zip(meshes, starts, strict=True)]
+    joined = {
+        "vertices": np.concatenate([mesh[0] for mesh in meshes]).astype(np.float32),
+        "triangles": np.concatenate(triangles),
+        "part": np.concatenate([mesh[2] for mesh in meshes]),
+        "coordinates": np.concatenate([mesh[3] for mesh in meshes]).astype(np.float32),
+    }
+    return joined, ends
 
 
 def _shape(head: Head, rng, gender, years, ancestry) -> np.ndarray:
-    """Vertices of the face at rest, in the frame of the reference head."""
+    """Draw the vertices of the face at rest, in the frame of the reference head."""
     phenotype = {
-        "gender": gender, "age": 2 / 3 + (years - 22) / 68 / 3,  # 2/3 is a young adult, 1 is ninety
-        "weight": np.clip(rng.normal(0.52, 0.17), 0.1, 1), "height": 0.5, "cupsize": 0.5,
-        "muscle": np.clip(rng.normal(0.5, 0.18), 0, 1), "proportions": rng.uniform(0.3, 1),
-        "firmness": 0.5, **{ANNY_ANCESTRY[name]: value for name, value in ancestry.items()},
-    }  # fmt: skip
-    changes, sides = {}, {}
+        "gender": gender,
+        "age": 2 / 3 + (years - 22) / 68 / 3,  # 2/3 is a young adult, 1 is ninety
+        "weight": np.clip(rng.normal(0.52, 0.17), 0.1, 1),
+        "height": 0.5,
+        "cupsize": 0.5,
+        "muscle": np.clip(rng.normal(0.5, 0.18), 0, 1),
+        "proportions": rng.uniform(0.3, 1),
+        "firmness": 0.5,
+    }
+    for name, share in ancestry.items():
+        phenotype[ANNY_ANCESTRY[name]] = share
+    changes = {}
+    sides = {}
     for label in head.model.local_change_labels:
         plain = label.removeprefix("l-").removeprefix("r-")
-        spread = next((v for p, v in SHAPE_SPREAD.items() if plain.startswith(p)), None)
+        spread = next((v for prefix, v in SHAPE_SPREAD.items() if plain.startswith(prefix)), None)
         if spread is None:
             continue
-        if plain not in sides:  # both sides alike, but for a small asymmetry
-            centre = sum(v for p, v in SHAPE_CENTRE.items() if plain.startswith(p))
+        if plain not in sides:  # both sides alike, except for a small asymmetry
+            centre = sum(v for prefix, v in SHAPE_CENTRE.items() if plain.startswith(prefix))
             sides[plain] = rng.normal(centre, spread)
         asymmetry = rng.normal(0, 0.05) if plain != label else 0.0
         changes[label] = float(np.clip(sides[plain] + asymmetry, -1.0, 1.0))
     # This public call leaves the facial actions (52 columns after the phenotypes) at zero.
-    find = head.model.get_phenotype_blendshape_coefficients
-    (coefficients,) = find(**phenotype, local_changes=changes).numpy()
+    coefficients = head.model.get_phenotype_blendshape_coefficients(
+        **phenotype, local_changes=changes
+    )
     # Rounding hides the last bit, which could depend on the number of threads.
-    return head.morph(np.round(coefficients, 9)).astype(np.float32)
+    return head.morph(np.round(coefficients.numpy()[0], 9)).astype(np.float32)
 
 
 def _skin_colour(rng, melanin) -> np.ndarray:
-    """Linear base albedo on the light-to-dark ramp, with a personal undertone."""
+    """Draw the linear base albedo on the light-to-dark ramp, with a personal undertone."""
     place = np.clip(melanin * 6 - 0.5, 0, 5)
     ramp = [np.interp(place, range(6), channel) for channel in zip(*SKIN_RAMP, strict=True)]
-    warm, rosy = rng.normal(0, 0.05), rng.normal(0, 0.035)
+    warm = rng.normal(0, 0.05)
+    rosy = rng.normal(0, 0.035)
     return linear(ramp) * (1 + warm * np.array((0.6, 0, -1.2)) + rosy * np.array((1, -0.9, -0.4)))
 
 
+def _draw_face_hair(rng, female) -> tuple[float, float]:
+    """Draw how dense moustache and beard are, in [0, 1]."""
+    dense = 0.0 if female or rng.random() < 0.45 else rng.uniform(0.25, 1.0)
+    moustache = dense * (rng.random() < 0.85)
+    beard = dense * (rng.random() < 0.75)
+    return moustache, beard
+
+
+def _lip_colour(rng, skin_colour, female) -> np.ndarray:
+    colour = skin_colour * np.array((0.88, 0.56, 0.58)) * rng.uniform(0.85, 1.1)
+    if female and rng.random() < 0.4:
+        lipstick = linear(rng.choice(LIPSTICK))
+        amount = rng.uniform(0.3, 0.8)
+        colour = colour * (1 - amount) + lipstick * amount
+    return colour
+
+
 def _draw_hair(rng, female, years, ancestry) -> dict:
-    """Style, colour and measures of hair, brows included."""
+    """Draw style, colour and measures of the hair, including the brows."""
     natural = linear(rng.choice(HAIR if rng.random() < ancestry["european"] else DARK_HAIR))
     grey = np.clip((years - rng.normal(58, 9)) / 18, 0, 0.95)
     dyed = rng.random() < (0.45 if female else 0.08)
@@ -203,121 +310,182 @@ def _draw_hair(rng, female, years, ancestry) -> dict:
 
 
 def _hairline(hair, azimuth) -> np.ndarray:
-    """Polar angle (radians) down to which hair grows, per azimuth (radians)."""
-    front = np.array((1, 1, 1, 0.8, 0.3, 0, 0, 0, 0, 0))
-    temples = np.array((-0.3, 0.2, 1, 0.8, 0.3, 0, 0, 0, 0, 0))
-    angles = HAIRLINE + np.degrees(front * hair["line"] - temples * hair["peak"])
-    angles = BALD_LINE if hair["style"] == "bald" else angles
+    """Return the polar angle (radians) down to which hair grows, for azimuths in radians."""
+    if hair["style"] == "bald":
+        angles = BALD_LINE
+    else:
+        shift = np.array(FRONT) * hair["line"] - np.array(TEMPLES) * hair["peak"]
+        angles = HAIRLINE + np.degrees(shift)
     return np.radians(np.interp(np.degrees(np.abs(azimuth)), HAIRLINE_AT, angles))
 
 
 def _noise(rng, scale, shape=ATLAS, dtype=np.float32) -> np.ndarray:
-    """Smooth noise of unit spread; ``scale`` is its grain in texels."""
+    """Draw smooth noise of unit spread; ``scale`` is its grain in texels."""
     field = ndimage.gaussian_filter(rng.standard_normal(shape).astype(dtype), scale, mode="wrap")
     return field / field.std()
 
 
-def _paint_skin(head, rng, colour, melanin, years, female, hair, moustache, beard) -> np.ndarray:
-    """The unrolled skin: pigment, freckles, age, brows, lashes, stubble, roots of the hair."""
-    x, y, z = np.moveaxis(head.atlas, -1, 0)
-    side, radius, front = np.abs(x), np.hypot(x, y), step(-y, 0.03, 0.008)
-    skin = np.broadcast_to(colour, (*ATLAS, 3)).astype(np.float32)
+def _paint_skin(
+    head: Head, rng, *, colour, melanin, years, female, hair, moustache, beard
+) -> np.ndarray:
+    """Paint the unrolled skin (rows, columns, 3), linear albedo, from the lowest layer to the highest."""
+    painter = _Painter(head, rng, colour)
+    painter.pigment(melanin)
+    painter.spots()
+    painter.wrinkles(years)
+    painter.beard(female, hair, moustache, beard)
+    painter.brows(female, hair)
+    painter.lashes(female)
+    painter.scalp(hair)
+    return np.clip(painter.skin, 0.002, 0.95)
 
-    def absorb(amount, red_green_blue):
-        nonlocal skin
-        skin *= 1 - amount[..., None] * np.array(red_green_blue)
 
-    def cover(amount, paint):
-        nonlocal skin
+class _Painter:
+    """The unrolled skin of one person while it is painted; all places are in metres."""
+
+    def __init__(self, head: Head, rng, colour):
+        self.head = head
+        self.rng = rng
+        self.skin = np.broadcast_to(colour, (*ATLAS, 3)).astype(np.float32)
+        self.x, self.y, self.z = np.moveaxis(head.atlas, -1, 0)
+        self.side = np.abs(self.x)
+        self.radius = np.hypot(self.x, self.y)
+        self.front = step(-self.y, 0.03, 0.008)
+
+    def absorb(self, amount, red_green_blue) -> None:
+        self.skin *= 1 - amount[..., None] * np.array(red_green_blue)
+
+    def cover(self, amount, paint) -> None:
         amount = np.clip(amount, 0, 1)[..., None]
-        skin = skin * (1 - amount) + amount * paint
+        self.skin = self.skin * (1 - amount) + amount * paint
 
-    skin *= 1 + (0.035 * _noise(rng, 14) + 0.03 * _noise(rng, 3))[..., None]
-    # Blood shows on cheeks, nose and ears of light skin.
-    red = 0.8 * bump(side, 0.043, 0.018) * bump(z, -0.018, 0.018)
-    red = red + 0.8 * bump(side, 0, 0.014) * bump(z, -0.022, 0.012)
-    red = (red * front + 0.7 * (radius > 0.082) * (z < 0.03)) * rng.uniform(0.2, 1.2)
-    absorb(red * (0.03 + 0.08 * (1 - melanin)), (-0.5, 1.2, 0.9))
-    shade = rng.uniform(0.0, 0.28) * bump(side, 0.029, 0.014) * bump(z, 0.004, 0.006)
-    shade += rng.uniform(0, 0.15) * bump(side, 0.03, 0.016) * bump(z, 0.027, 0.006)
-    absorb(shade * front, (0.7, 1, 0.8))
-    if rng.random() < 0.35:
-        spots = np.clip(_noise(rng, 1.3) - rng.uniform(1.0, 1.7), 0, 1.2)
-        where = bump(side, 0.025, 0.035) * bump(z, -0.008, 0.03) * front
-        absorb(0.45 * spots * where, (0.6, 1, 1.1))
-    if rng.random() < 0.4:
-        absorb(np.clip(_noise(rng, 6) - 0.9, 0, 1.5) * rng.uniform(0.05, 0.22), (0.7, 1, 1))
-    for _ in range(rng.poisson(1.2)):  # moles
-        mx, mz = rng.uniform(-0.06, 0.06), rng.uniform(-0.085, 0.07)
-        spot = np.exp(-((x - mx) ** 2 + (z - mz) ** 2) / rng.uniform(0.0008, 0.0018) ** 2) * front
-        skin *= 1 - 0.75 * spot[..., None]
+    def noise(self, scale) -> np.ndarray:
+        return _noise(self.rng, scale)
 
-    old = np.clip((years - 38) / 35, 0, 1)
-    lines = sum(bump(z, h + 0.02 * x**2 / 0.05**2 * 0.1, 0.0012) for h in (0.058, 0.068, 0.078))
-    fold = np.interp(-z, (0.015, 0.03, 0.06, 0.075), (0.017, 0.026, 0.036, 0.036))
-    creases = 0.9 * bump(side, fold, 0.0022) * step(-z, 0.018, 0.003) * step(z, -0.068, 0.004)
-    lines = 0.5 * lines * bump(side, 0, 0.035) + creases
-    skin *= 1 - (0.35 * old * lines * front)[..., None]
-    absorb(0.12 * old * np.clip(_noise(rng, 4), 0, 2), (0.5, 1, 1))
+    def pigment(self, melanin) -> None:
+        rng = self.rng
+        side = self.side
+        z = self.z
+        coarse = 0.035 * self.noise(14)
+        fine = 0.03 * self.noise(3)
+        self.skin *= 1 + (coarse + fine)[..., None]
+        # Blood shows on cheeks, nose and ears of light skin.
+        red = 0.8 * bump(side, 0.043, 0.018) * bump(z, -0.018, 0.018)
+        red = red + 0.8 * bump(side, 0, 0.014) * bump(z, -0.022, 0.012)
+        ears = 0.7 * (self.radius > 0.082) * (z < 0.03)
+        red = (red * self.front + ears) * rng.uniform(0.2, 1.2)
+        self.absorb(red * (0.03 + 0.08 * (1 - melanin)), (-0.5, 1.2, 0.9))
+        # Shade under and above the eyes.
+        shade = rng.uniform(0.0, 0.28) * bump(side, 0.029, 0.014) * bump(z, 0.004, 0.006)
+        shade += rng.uniform(0, 0.15) * bump(side, 0.03, 0.016) * bump(z, 0.027, 0.006)
+        self.absorb(shade * self.front, (0.7, 1, 0.8))
 
-    # Beard: its border runs from the sideburn to the corner of the mouth and under the jaw.
-    grain = np.clip(0.75 + 0.3 * _noise(rng, 0.8) + 0.15 * _noise(rng, 4), 0, 1.4)
-    lip = np.clip(head.atlas_lips * 1.5, 0, 1)
-    border = np.interp(side, (0, 0.012, 0.03, 0.05, 0.066, 0.08), (-68, -66, -56, -42, -16, 12))
-    chin = step(border / 1e3 + 0.004 * _noise(rng, 8), z, 0.0035) * step(z, -0.108, 0.006)
-    chin = chin * step(-y, -0.03, 0.006)
-    upper = bump(z, -0.0395, 0.0062) * step(-side, -0.026, 0.003) * front
-    amount = (beard * chin + moustache * upper) * grain * (1 - lip) * 0.95
-    cover(amount, hair["brow_colour"] * 0.9)
-    if not female:  # a shaved beard still shades the skin a little
-        absorb(rng.uniform(0, 0.16) * np.maximum(chin, upper) * (1 - lip), (1, 0.9, 0.7))
+    def spots(self) -> None:
+        """Freckles, blotches and moles, if any."""
+        rng = self.rng
+        if rng.random() < 0.35:
+            freckles = np.clip(self.noise(1.3) - rng.uniform(1.0, 1.7), 0, 1.2)
+            where = bump(self.side, 0.025, 0.035) * bump(self.z, -0.008, 0.03) * self.front
+            self.absorb(0.45 * freckles * where, (0.6, 1, 1.1))
+        if rng.random() < 0.4:
+            blotches = np.clip(self.noise(6) - 0.9, 0, 1.5)
+            self.absorb(blotches * rng.uniform(0.05, 0.22), (0.7, 1, 1))
+        for _ in range(rng.poisson(1.2)):
+            x = rng.uniform(-0.06, 0.06)
+            z = rng.uniform(-0.085, 0.07)
+            distance = (self.x - x) ** 2 + (self.z - z) ** 2
+            mole = np.exp(-distance / rng.uniform(0.0008, 0.0018) ** 2) * self.front
+            self.skin *= 1 - 0.75 * mole[..., None]
 
-    # Brows: an arch from the nose outward, thinner to the outside.
-    inner, outer = rng.uniform(0.009, 0.016), rng.uniform(0.047, 0.056)
-    along = (side - inner) / (outer - inner)
-    height = 0.0375 + rng.normal(0, 0.0016) - rng.uniform(0.0, 0.006) * along**3
-    height = height + rng.uniform(0.0, 0.006) * np.sin(np.pi * np.clip(along, 0, 1) ** 1.3)
-    height = height + rng.normal(0, 0.0018) * (along - 0.5)
-    thick = rng.uniform(0.0024, 0.0052) * (0.8 if female else 1.15)
-    thick = thick * np.interp(along, (-0.1, 0.1, 0.5, 1.0), (0.6, 1.0, 0.85, 0.35))
-    strokes = np.clip(0.85 + 0.3 * _noise(rng, 0.7), 0, 1.2)
-    brow = np.exp(-(((z - height) / thick) ** 4)) * step(along, 0, 0.03) * step(-along, -1, 0.03)
-    cover(brow * strokes * front * rng.uniform(0.6, 0.97), hair["brow_colour"] * 0.8)
+    def wrinkles(self, years) -> None:
+        """Lines on the forehead, folds beside the mouth, and uneven skin, from the age of 38 on."""
+        x = self.x
+        z = self.z
+        side = self.side
+        old = np.clip((years - 38) / 35, 0, 1)
+        heights = (0.058, 0.068, 0.078)
+        lines = sum(bump(z, height + 0.02 * x**2 / 0.05**2 * 0.1, 0.0012) for height in heights)
+        fold = np.interp(-z, (0.015, 0.03, 0.06, 0.075), (0.017, 0.026, 0.036, 0.036))
+        creases = 0.9 * bump(side, fold, 0.0022) * step(-z, 0.018, 0.003) * step(z, -0.068, 0.004)
+        lines = 0.5 * lines * bump(side, 0, 0.035) + creases
+        self.skin *= 1 - (0.35 * old * lines * self.front)[..., None]
+        self.absorb(0.12 * old * np.clip(self.noise(4), 0, 2), (0.5, 1, 1))
 
-    # Lashes: a dark rim, stronger above the eye.
-    upper_lid = bump(head.lash, 0, 0.0019) * (head.lash >= 0)
-    lower_lid = bump(head.lash, 0, 0.0011) * (head.lash < 0)
-    liner = rng.uniform(0.75, 1.0) if female else rng.uniform(0.4, 0.8)
-    cover((liner * upper_lid + 0.45 * liner * lower_lid) * front, linear((28, 20, 18)))
+    def beard(self, female, hair, moustache, beard) -> None:
+        """A beard, whose border runs from the sideburn to the corner of the mouth and under the jaw."""
+        side = self.side
+        z = self.z
+        grain = np.clip(0.75 + 0.3 * self.noise(0.8) + 0.15 * self.noise(4), 0, 1.4)
+        lip = np.clip(self.head.atlas_lips * 1.5, 0, 1)
+        border = np.interp(side, (0, 0.012, 0.03, 0.05, 0.066, 0.08), (-68, -66, -56, -42, -16, 12))
+        chin = step(border / 1e3 + 0.004 * self.noise(8), z, 0.0035) * step(z, -0.108, 0.006)
+        chin = chin * step(-self.y, -0.03, 0.006)
+        upper = bump(z, -0.0395, 0.0062) * step(-side, -0.026, 0.003) * self.front
+        amount = (beard * chin + moustache * upper) * grain * (1 - lip) * 0.95
+        self.cover(amount, hair["brow_colour"] * 0.9)
+        if not female:  # a shaved beard still shades the skin a little
+            stubble = self.rng.uniform(0, 0.16) * np.maximum(chin, upper) * (1 - lip)
+            self.absorb(stubble, (1, 0.9, 0.7))
 
-    # Roots of the hair on the scalp, with a soft edge.
-    border = _hairline(hair, np.arctan2(x, -y)) + 0.03 + 0.035 * _noise(rng, 2)
-    polar = np.arctan2(radius, z - HAIR_CENTRE[2])
-    grown = step(border, polar, 0.02) * (radius <= 0.086)  # not on the ears
-    roots = 0.0 if hair["style"] == "bald" and rng.random() < 0.5 else 0.92
-    if hair["style"] in ("shaved", "bald"):
-        roots = roots * rng.uniform(0.3, 0.9)
-    if hair["style"] == "bald":
-        grown = grown * step(polar, 0.6, 0.08)
-    cover(grown * roots * np.clip(0.85 + 0.15 * _noise(rng, 0.8), 0, 1), hair["colour"])
-    return np.clip(skin, 0.002, 0.95)
+    def brows(self, female, hair) -> None:
+        """An arch from the nose outward, thinner to the outside."""
+        rng = self.rng
+        inner = rng.uniform(0.009, 0.016)
+        outer = rng.uniform(0.047, 0.056)
+        along = (self.side - inner) / (outer - inner)
+        height = 0.0375 + rng.normal(0, 0.0016) - rng.uniform(0.0, 0.006) * along**3
+        height = height + rng.uniform(0.0, 0.006) * np.sin(np.pi * np.clip(along, 0, 1) ** 1.3)
+        height = height + rng.normal(0, 0.0018) * (along - 0.5)
+        thick = rng.uniform(0.0024, 0.0052) * (0.8 if female else 1.15)
+        thick = thick * np.interp(along, (-0.1, 0.1, 0.5, 1.0), (0.6, 1.0, 0.85, 0.35))
+        strokes = np.clip(0.85 + 0.3 * self.noise(0.7), 0, 1.2)
+        brow = np.exp(-(((self.z - height) / thick) ** 4))
+        brow = brow * step(along, 0, 0.03) * step(-along, -1, 0.03)
+        amount = brow * strokes * self.front * rng.uniform(0.6, 0.97)
+        self.cover(amount, hair["brow_colour"] * 0.8)
+
+    def lashes(self, female) -> None:
+        """A dark rim, stronger above the eye."""
+        lash = self.head.lash
+        upper_lid = bump(lash, 0, 0.0019) * (lash >= 0)
+        lower_lid = bump(lash, 0, 0.0011) * (lash < 0)
+        liner = self.rng.uniform(0.75, 1.0) if female else self.rng.uniform(0.4, 0.8)
+        amount = (liner * upper_lid + 0.45 * liner * lower_lid) * self.front
+        self.cover(amount, linear((28, 20, 18)))
+
+    def scalp(self, hair) -> None:
+        """Roots of the hair, with a soft edge."""
+        style = hair["style"]
+        hairline = _hairline(hair, np.arctan2(self.x, -self.y))
+        border = hairline + 0.03 + 0.035 * self.noise(2)
+        polar = np.arctan2(self.radius, self.z - HAIR_CENTRE[2])
+        grown = step(border, polar, 0.02) * (self.radius <= 0.086)  # not on the ears
+        roots = 0.0 if style == "bald" and self.rng.random() < 0.5 else 0.92
+        if style in ("shaved", "bald"):
+            roots = roots * self.rng.uniform(0.3, 0.9)
+        if style == "bald":
+            grown = grown * step(polar, 0.6, 0.08)
+        strands = np.clip(0.85 + 0.15 * self.noise(0.8), 0, 1)
+        self.cover(grown * roots * strands, hair["colour"])
 
 
 def _sheet(part, place, coordinates, *, closed):
-    """Mesh of a grid of vertices, shape (rows, columns, 3), closed along the columns or not."""
+    """Return the mesh of a grid of vertices (rows, columns, 3), closed along the columns or not."""
     rows, columns, _ = place.shape
-    r, c = np.mgrid[: rows - 1, : columns - (not closed)]
-    a, b = r * columns + c, r * columns + (c + 1) % columns
+    row, column = np.mgrid[: rows - 1, : columns - (not closed)]
+    a = row * columns + column
+    b = row * columns + (column + 1) % columns
     quads = np.stack([a, b, a + columns, b, b + columns, a + columns], -1)
     triangles = quads.reshape(-1, 3).astype(np.int32)
     parts = np.full(len(triangles), part, np.int8)
     return place.reshape(-1, 3), triangles, parts, coordinates.reshape(-1, 3)
 
 
-def _teeth(head, vertices):
-    """Two curved rows of teeth behind the lips, moved and scaled with the mouth they belong to."""
+def _teeth(head: Head, vertices):
+    """Yield two curved rows of teeth behind the lips, moved and scaled with the mouth: upper, lower."""
     near = np.flatnonzero(head.lips > 0.5)
-    ours, reference = vertices[near], head.canonical[near]
+    ours = vertices[near]
+    reference = head.canonical[near]
     width = np.ptp(ours[:, 0]) / np.ptp(reference[:, 0])
     moved = (ours.mean(0) - reference.mean(0)) * (0, 1, 1)
     x = np.linspace(-0.021, 0.021, 29)
@@ -332,64 +500,37 @@ def _teeth(head, vertices):
 
 
 def _torso(vertices):
-    """Collar and shoulders: rings about the neck, wide enough to fill the lower corners."""
+    """Return collar and shoulders: rings about the neck, wide enough to fill the lower corners."""
     neck = vertices[vertices[:, 2] < -0.105]
-    middle, spread = (neck.max(0) + neck.min(0)) / 2, np.ptp(neck, axis=0) / 2
+    middle = (neck.max(0) + neck.min(0)) / 2
+    spread = np.ptp(neck, axis=0) / 2
     z = np.array((-0.098, -0.112, -0.125, -0.142, -0.17, -0.26, -0.40))[:, None]
     wide = np.array((1.08, 1.22, 1.8, 2.8, 3.7, 4.2, 4.3), np.float32)[:, None] * spread[0]
     deep = np.array((1.10, 1.20, 1.35, 1.6, 1.9, 2.2, 2.3), np.float32)[:, None] * spread[1]
     angle = np.arange(32) * 2 * np.pi / 32
-    x, y = middle[0] + wide * np.sin(angle), middle[1] + deep * np.cos(angle)
-    # A collar lies lower in front than behind.
+    x = middle[0] + wide * np.sin(angle)
+    y = middle[1] + deep * np.cos(angle)
+    # A collar is lower in front than behind.
     place = stacked(x, y, z - 0.014 * (1 - np.cos(angle)) * (z > -0.15))
     return _sheet(Part.CLOTH, place, place, closed=True)
 
 
-def _hair_mesh(head, rng, vertices, hair):
-    """A sheet of hair over the scalp, in some styles hanging down beside and behind the face."""
-    rays, rows, falls = len(AZIMUTH), 18, 10
-    style, volume = hair["style"], hair["volume"]
-    away = np.degrees(np.abs(AZIMUTH))
-    limit = _hairline(hair, AZIMUTH)
-    edge, hang = np.full(rays, -0.0015), np.zeros(rays)
-    top, sides, back, power = HAIR_SHAPE[style]
-    if style == "curly":
-        top, sides, back = np.array((top, sides, back)) * (0.4 + hair["length"] * 6)
-    if style in ("bob", "long", "fringe"):
-        behind = step(away, 66, 4.0)
-        long = np.radians(np.interp(away, (60, 80, 180), (66, 92, 100)))
-        limit = np.where(away > 60, long, limit)
-        edge = edge + behind * 0.016 * volume
-        hang = behind * (0.1 + (0.09 if style == "long" else 0.0) + 0.25 * hair["length"])
-    if style == "fringe":
-        fringe = np.interp(away, (0, 34, 56), (1, 1, 0))
-        limit = limit + fringe * np.radians(np.interp(hair["curl"], (0, 1), (12, 20)))
-        edge = edge + fringe * 0.006
-
-    t = np.linspace(0.0, 1.0, rows) ** 0.8
+def _hair_mesh(head: Head, rng, vertices, hair):
+    """Return a sheet of hair over the scalp; some styles hang down beside and behind the face."""
+    rays = len(AZIMUTH)
+    limit, edge, hang = _hair_outline(hair)
+    t = np.linspace(0.0, 1.0, HAIR_ROWS) ** 0.8  # 0 on the crown, 1 at the border
     polar = np.maximum(t[:, None] * limit[None], POLAR[0])
-    triangles, weights = head.chart
-    base = (vertices[triangles] * weights[..., None]).sum(1).reshape(rays, len(POLAR), 3)
-    at = np.clip((polar - POLAR[0]) / (POLAR[1] - POLAR[0]), 0, len(POLAR) - 1.001)
-    ray, low, share = np.arange(rays), at.astype(int), (at % 1)[..., None]
-    surface = base[ray, low] * (1 - share) + base[ray, low + 1] * share
+    surface = _scalp_at(head, vertices, polar)
     outward = directions(polar, AZIMUTH)
-    lie = np.sin(polar) ** 2  # 0 on the crown, 1 on the sides
-    around = np.interp(away, (0, 50, 90, 180), (top, 0.5 * (top + sides), sides, back))
-    thick = (top * (1 - lie) + around * lie) * volume
-    taper = t[:, None] ** power
     # Waves run along the hair; locks vary round the head; curls are grain in both.
-    locks = _noise(rng, (3, 1.2), (rows, rays), np.float64)
-    grain = _noise(rng, 0.8, (rows, rays), np.float64)
-    thick = thick * (1 + 0.10 * locks)
-    if style == "curly":
-        thick = thick + 0.0022 * hair["volume"] * grain
-    part_at = np.abs(AZIMUTH - hair["parting"])[None] < 0.16
-    if style in ("bob", "long", "tied") or (style == "short" and hair["curl"] > 0.6):
-        thick = thick * np.where(part_at & (t[:, None] > 0.05), 0.55, 1.0)
+    locks = _noise(rng, (3, 1.2), (HAIR_ROWS, rays), np.float64)
+    grain = _noise(rng, 0.8, (HAIR_ROWS, rays), np.float64)
+    thick = _hair_thickness(hair, t, polar, locks, grain)
+    taper = t[:, None] ** HAIR_SHAPE[hair["style"]][3]
     place = surface + outward * (thick * (1 - taper) + edge * taper)[..., None]
 
-    fall = np.linspace(0, 1, falls + 1)[1:, None]
+    fall = np.linspace(0, 1, HAIR_FALLS + 1)[1:, None]
     ring = unit(outward[-1] * (1, 1, 0))
     sway = 0.006 * (1 + hair["curl"]) * np.sin(4 * fall + 3 * hair["parting"]) * locks[-1]
     sway = sway - 0.016 * fall**2 * (hair["curl"] < 0.5)
@@ -398,29 +539,91 @@ def _hair_mesh(head, rng, vertices, hair):
     place = np.concatenate([place, hanging])
 
     streak = ndimage.gaussian_filter1d(rng.standard_normal(4 * rays), 0.7, mode="wrap")[::4]
-    turn, along = np.arange(rays) / rays, np.arange(len(place))[:, None] / rows
+    turn = np.arange(rays) / rays
     turn = np.minimum(turn, 1 - turn)  # no seam: mirrored halves
+    along = np.arange(len(place))[:, None] / HAIR_ROWS
     coordinates = stacked(turn, along, streak / streak.std())
     return _sheet(Part.HAIR, place, coordinates, closed=True)
 
 
-def draw_actions(rng, table: dict) -> dict:
-    """An amount of each facial action in a table (name -> mean, spread): normal, never below 0."""
+def _hair_outline(hair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, per azimuth, how far down hair lies (radians), how thick it ends, and how far it hangs (m)."""
+    style = hair["style"]
+    away = np.degrees(np.abs(AZIMUTH))
+    limit = _hairline(hair, AZIMUTH)
+    edge = np.full(len(AZIMUTH), -0.0015)
+    hang = np.zeros(len(AZIMUTH))
+    if style in ("bob", "long", "fringe"):
+        behind = step(away, 66, 4.0)
+        long = np.radians(np.interp(away, (60, 80, 180), (66, 92, 100)))
+        limit = np.where(away > 60, long, limit)
+        edge = edge + behind * 0.016 * hair["volume"]
+        hang = behind * (0.1 + (0.09 if style == "long" else 0.0) + 0.25 * hair["length"])
+    if style == "fringe":
+        fringe = np.interp(away, (0, 34, 56), (1, 1, 0))
+        limit = limit + fringe * np.radians(np.interp(hair["curl"], (0, 1), (12, 20)))
+        edge = edge + fringe * 0.006
+    return limit, edge, hang
+
+
+def _scalp_at(head: Head, vertices, polar) -> np.ndarray:
+    """Return the surface (rows, rays, 3) at polar angles (rows, rays), between the rays of the chart."""
+    rays = len(AZIMUTH)
+    triangles, weights = head.chart
+    base = (vertices[triangles] * weights[..., None]).sum(1).reshape(rays, len(POLAR), 3)
+    at = np.clip((polar - POLAR[0]) / (POLAR[1] - POLAR[0]), 0, len(POLAR) - 1.001)
+    ray = np.arange(rays)
+    low = at.astype(int)
+    share = (at % 1)[..., None]
+    return base[ray, low] * (1 - share) + base[ray, low + 1] * share
+
+
+def _hair_thickness(hair, t, polar, locks, grain) -> np.ndarray:
+    """Return the thickness of the hair in metres (rows, rays)."""
+    style = hair["style"]
+    away = np.degrees(np.abs(AZIMUTH))
+    top, sides, back, _ = HAIR_SHAPE[style]
+    if style == "curly":
+        top, sides, back = np.array((top, sides, back)) * (0.4 + hair["length"] * 6)
+    lie = np.sin(polar) ** 2  # 0 on the crown, 1 on the sides
+    around = np.interp(away, (0, 50, 90, 180), (top, 0.5 * (top + sides), sides, back))
+    thick = (top * (1 - lie) + around * lie) * hair["volume"]
+    thick = thick * (1 + 0.10 * locks)
+    if style == "curly":
+        thick = thick + 0.0022 * hair["volume"] * grain
+    if style in ("bob", "long", "tied") or (style == "short" and hair["curl"] > 0.6):
+        parting = np.abs(AZIMUTH - hair["parting"])[None] < 0.16
+        thick = thick * np.where(parting & (t[:, None] > 0.05), 0.55, 1.0)
+    return thick
+
+
+def draw_actions(rng, table: dict[str, tuple[float, float]]) -> dict[str, float]:
+    """Draw an amount of each facial action in a table (name -> mean, spread): normal, never below 0."""
     return {name: max(rng.normal(*values), 0.0) for name, values in table.items()}
 
 
 def _draw_manner(rng) -> dict:
-    """How this person holds and moves the face: at rest, smiling, blinking, raising the brows."""
-    corner, lean, power = rng.normal(0.0, 0.13), rng.normal(0, 0.10), rng.uniform(0.7, 1.15)
+    """Draw how a person holds and moves the face: at rest, smiling, blinking, raising the brows."""
+    corner = rng.normal(0.0, 0.13)
+    lean = rng.normal(0, 0.10)
+    power = rng.uniform(0.7, 1.15)
     smile = {
-        "mouthSmileLeft": power * (1 + lean), "mouthSmileRight": power * (1 - lean),
-        "cheekSquint": power * rng.uniform(0.1, 0.9), "eyeSquint": power * rng.uniform(0.0, 0.5),
-        "mouthDimple": rng.uniform(0.0, 0.6) ** 2, "mouthStretch": rng.uniform(0.0, 0.45),
-        "mouthUpperUp": rng.uniform(0.0, 0.8) ** 1.5, "mouthLowerDown": rng.uniform(0.0, 0.35),
+        "mouthSmileLeft": power * (1 + lean),
+        "mouthSmileRight": power * (1 - lean),
+        "cheekSquint": power * rng.uniform(0.1, 0.9),
+        "eyeSquint": power * rng.uniform(0.0, 0.5),
+        "mouthDimple": rng.uniform(0.0, 0.6) ** 2,
+        "mouthStretch": rng.uniform(0.0, 0.45),
+        "mouthUpperUp": rng.uniform(0.0, 0.8) ** 1.5,
+        "mouthLowerDown": rng.uniform(0.0, 0.35),
         "mouthPress": rng.uniform(0.0, 0.3),
-    }  # fmt: skip
+    }
     rest = {"mouthSmile": max(corner, 0.0) * 1.3, "mouthFrown": max(-corner, 0.0) * 1.6}
     rest |= draw_actions(rng, REST)
-    raise_ = {"browInnerUp": rng.uniform(0.5, 1.1), "browOuterUp": rng.uniform(0.5, 1.1)}
-    raise_["eyeWide"] = rng.uniform(0.0, 0.5)
-    return {"rest": rest, "smile": smile, "blink": rng.uniform(0.94, 1.02), "raise_": raise_}
+    brow_raise = {
+        "browInnerUp": rng.uniform(0.5, 1.1),
+        "browOuterUp": rng.uniform(0.5, 1.1),
+        "eyeWide": rng.uniform(0.0, 0.5),
+    }
+    blink = rng.uniform(0.94, 1.02)
+    return {"rest": rest, "smile": smile, "blink": blink, "brow_raise": brow_raise}

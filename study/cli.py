@@ -76,7 +76,7 @@ def print_methods(arguments: list[str]) -> None:
 
     parser("methods").parse_args(arguments)
     for method in METHODS.values():
-        print(f"{method.name}: {method.title}. {method.description}.")
+        print(f"{method.name} ({method.title}): {method.description}")
         print(f"    labels: {', '.join(method.uses) or 'none beyond the task'}")
         sections = {"weights": method.weigh_settings, "train.robust": method.fit_settings}
         for section, settings in sections.items():

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
-from cid.density import CLASS_PRIORS
 from cid.distributed import distributed_cid_weights
 from study.commands import parser, run_renamed
 from study.experiment.train import train_model
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> None:
     weights.add_argument("labels", type=Path, help=".npy file of integers, shape (n,)")
     weights.add_argument("weights", type=Path, help=".npy file to write, shape (n,)")
     weights.add_argument("--tau", type=float, required=True)
-    weights.add_argument("--class-prior", choices=CLASS_PRIORS, default="balanced")
+    weights.add_argument("--class-prior", choices=["balanced", "empirical"], default="balanced")
     weights.add_argument("--power", type=float, default=1.0)
     weights.add_argument("--include-self", action=BooleanOptionalAction, default=True)
     weights.add_argument("--device", default="auto")

@@ -23,7 +23,6 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from cid.density import neighbour_width
@@ -35,6 +34,7 @@ from study.experiment import runs, variations
 from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
 from study.methods.registry import METHODS
+from study.pipeline import params
 
 SEED, PEOPLE = 1, 100
 LEVELS, SEEDS = [0.0, 0.5, 0.8, 0.9], 10
@@ -137,18 +137,18 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
     given = options.parse_args(arguments)
     folder = given.folder
-    params = YAML(typ="safe").load(Path("params.yaml"))
+    tree = params.read()
     if not (folder / dataset.CARD).exists():
         from people.records import card, records
 
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
-    networks = params["embed"]["network"], params["embed"]["trunk"]
-    how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
+    networks = tree["embed"]["network"], tree["embed"]["trunk"]
+    how = {key: tree["embed"].get(key) for key in ("detect", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
-    labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
+    labels, identities = faces.labels(tree["task"]), faces.frame["identity"].to_numpy()
     arrays = Arrays(found.embedding, found.trunk, labels, identities)
-    settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
+    settings = {key: tree[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
     table = tuned(arrays, settings, store.KEPT, given.methods)
     if given.methods:

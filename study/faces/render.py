@@ -6,7 +6,7 @@ python -m study people FOLDER --seed 0 --identities 100 --images 48 --size 112
 import os
 
 from people.records import card, records
-from study.commands import parser, run_renamed
+from study.commands import parser
 from study.faces.dataset import write_faces
 
 
@@ -29,7 +29,3 @@ def main(arguments: list[str]) -> None:
         write_faces(folder, records(**options, workers=workers), card(**options))
     except ImportError as error:
         raise ValueError(str(error)) from None
-
-
-if __name__ == "__main__":
-    run_renamed(__spec__.name)

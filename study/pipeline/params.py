@@ -130,7 +130,8 @@ class Section(BaseModel):
         known = cls.model_fields
         for key in values if isinstance(values, Mapping) else ():
             if key not in known:  # first of all: a misspelt name is also one that is missing
-                near = suggest(key, [k for k in known if k not in values] or known)
+                missing = [name for name in known if name not in values]
+                near = suggest(key, missing) or suggest(key, known)
                 raise PydanticCustomError("unknown", f"{key} is unknown{near}; delete or rename it")
         return values
 

@@ -141,7 +141,7 @@ def _is_marker(path: Path) -> bool:
 
 def is_code(dep: str) -> bool:
     """Whether a dependency of a stage is code of this repository, or the list of pinned packages."""
-    return dep.startswith(("cid/", "study/", "notebooks/")) or dep == PINS
+    return dep.startswith(("cid/", "people/", "study/", "notebooks/")) or dep == PINS
 
 
 def differences() -> list[str]:

@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from study.commands import parser, run_renamed
@@ -51,20 +52,34 @@ def run(name: str) -> int:
     check_repository()
     tree = check(name)
     write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
+    with sigterm_exits():
+        try:
+            if not _holds(tree):
+                write_text(params.PARAMS, kept.text(name))
+            return repro()
+        finally:
+            restore()
+
+
+def repro() -> int:
+    """Run ``dvc repro`` and return its exit status; an interrupt ends DVC first."""
+    with subprocess.Popen(["dvc", "repro"], process_group=0) as process:
+        try:
+            return process.wait()
+        except BaseException:  # DVC and its stage must end before their parameters go
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait()
+            raise
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit, so that what has to be put back is put back."""
     default_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if not _holds(tree):
-            write_text(params.PARAMS, kept.text(name))
-        with subprocess.Popen(["dvc", "repro"], process_group=0) as repro:
-            try:
-                return repro.wait()
-            except BaseException:  # DVC and its stage must end before their parameters go
-                os.killpg(repro.pid, signal.SIGINT)
-                repro.wait()
-                raise
+        yield
     finally:
         signal.signal(signal.SIGTERM, default_handler)
-        restore()
 
 
 def _holds(tree: dict) -> bool:
@@ -87,8 +102,9 @@ def main(arguments: list[str]) -> int:
     if name is None:
         restore()
         check_repository()
-        params.read()
-        return subprocess.run(["dvc", "repro"]).returncode
+        params.load()
+        with sigterm_exits():
+            return repro()
     try:
         return run(name)
     except KeyboardInterrupt:

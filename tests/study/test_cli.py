@@ -109,8 +109,9 @@ def test_every_method_is_listed_with_the_labels_it_uses(capsys):
     assert cli.main(["methods"]) == 0
     said = capsys.readouterr().out
     for name, method in METHODS.items():
-        assert f"{name}: {method.title}. {method.summary}.\n" in said
-    assert "oracle: Oracle. " in said and "    labels: class, identity\n" in said
+        assert f"{name} ({method.title}): {method.description}\n" in said
+    assert "oracle (Oracle): " in said and "    labels: class, identity\n" in said
+    assert "    train.robust.afr_gamma: 0.5\n" in said
 
 
 def test_a_command_imports_nothing_of_the_others():

@@ -101,6 +101,12 @@ def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     assert mine()
 
 
+def test_without_a_name_it_runs_the_parameters_at_hand(folder, monkeypatch):
+    monkeypatch.setenv("STATUS", "3")
+    assert cli.main(["run"]) == 3
+    assert Path("found").read_text() == Path("params.yaml").read_text() and mine()
+
+
 def test_a_study_over_a_base_runs_with_all_parameters_and_their_comments(overlay):
     tree = overlay()
     assert cli.main(["run", "new"]) == 0
@@ -290,9 +296,9 @@ def test_every_method_computes_with_the_settings_of_every_study_of_heads(people)
 def test_the_stages_that_weigh_and_train_get_all_settings(monkeypatch):
     monkeypatch.chdir(ROOT)
     for stage in ("weights", "train", "proxies", "breadth", "ablate"):
-        assert "weights" in stages.parameters(stage)
+        assert "weights" in stages.parameter_keys(stage)
     for stage in ("train", "proxies", "breadth", "ablate"):
-        assert {"train", "train.robust"} & {*stages.parameters(stage)}
+        assert {"train", "train.robust"} & {*stages.parameter_keys(stage)}
 
 
 def test_the_first_base_names_every_setting():
