@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import csv
 import importlib
 import importlib.util
 import json
@@ -286,20 +287,110 @@ def test_the_version_is_the_same_everywhere():
     assert citation["license"] == "MIT" and (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "COOKBOOK.md", "CONTRIBUTING.md", "benchmarks/README.md"]
-)
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "benchmarks" / "README.md"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a code host makes of a page's headings."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_between_pages_lead_somewhere(page):
-    text = (ROOT / page).read_text()
-    for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
-        assert (ROOT / page).parent.joinpath(target).exists(), f"{page} points to {target}"
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} points to {name}"
+        assert not anchor or anchor in anchors(target), f"{page.name} points to {link}"
 
 
 def test_the_map_names_every_module():
-    drawn = (ROOT / "README.md").read_text().split("## The map")[1]
+    drawn = (ROOT / "CONTRIBUTING.md").read_text().split("## The map")[1].split("\n## ")[0]
     for name in ORDER:
         word = name.removesuffix(".__main__").rpartition(".")[2]
-        assert re.search(rf"\b{word}\b", drawn), f"{name} is not on the map in README.md"
+        assert re.search(rf"\b{word}\b", drawn), f"{name} is not on the map in CONTRIBUTING.md"
+
+
+def test_the_first_page_is_short_enough_to_be_read():
+    assert len((ROOT / "README.md").read_bytes()) <= 9000
+
+
+# What the README says in words: a study, the people tested, a metric, a method, and the gain or the
+# accuracy as it is written there.
+STATED = """
+virtual-people@0.9 seen accuracy erm 85.5 %
+virtual-people@0.9 seen minority_accuracy erm 75.0 %
+virtual-people@0.9 seen accuracy surprise 88.3 %
+virtual-people@0.9 seen minority_accuracy surprise 83.4 %
+virtual-people@0.9 seen accuracy oracle 88.2 %
+virtual-people@0.9 seen minority_accuracy oracle 83.0 %
+virtual-people@0.9 seen accuracy cid 86.2 %
+virtual-people@0.9 seen minority_accuracy cid 77.0 %
+lfw-mouth seen accuracy surprise +1.14 [+0.53, +1.75]
+lfw-mouth seen accuracy surprise +1.1
+lfw-mouth seen accuracy oracle +1.23
+lfw-mouth seen accuracy oracle +1.2
+lfw-mouth seen minority_accuracy surprise +3.1
+lfw-mouth seen minority_accuracy oracle +3.3
+lfw-mouth unseen accuracy surprise +0.63
+pins-mouth-26 seen accuracy surprise +2.0 [+1.0, +3.0]
+pins-mouth-26 seen accuracy oracle +2.0
+pins-mouth-26 seen minority_accuracy surprise +4.9
+pins-mouth-26 seen minority_accuracy oracle +4.7
+pins-mouth-26 unseen accuracy surprise +0.80
+pins-mouth-14 seen minority_accuracy surprise +1.24 [+0.68, +1.80]
+pins-mouth-14 unseen accuracy surprise −0.36 [−0.65, −0.08]
+cmu-sunglasses seen minority_accuracy oracle +1.05 [+0.16, +1.95]
+cmu-sunglasses seen minority_accuracy surprise −0.47 [−1.07, +0.13]
+pins-mouth-unbiased seen accuracy surprise +0.10 [−0.02, +0.21]
+"""
+
+
+@pytest.mark.parametrize("stated", STATED.strip().splitlines())
+def test_the_readme_says_in_words_what_was_measured(stated):
+    place, people, metric, method, number = stated.split(" ", 4)
+    study, _, level = place.partition("@")
+    assert number in (ROOT / "README.md").read_text()
+    name = "summary.csv" if level else "area.csv"
+    with open(ROOT / "reports" / study / name) as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if (row["test"], row["metric"], row["method"]) == (people, metric, method)
+            and row.get("level", "") == level
+        ]
+    (row,) = rows
+    ending = "" if level else "_difference"
+    for part, text in zip(
+        ("mean", "low", "high"), re.findall(r"[+−]?[\d.]+", number), strict=False
+    ):
+        measured = 100 * float(row[part + ending])
+        digits = len(text.partition(".")[2])
+        assert abs(measured - float(text.replace("−", "-"))) <= 0.5001 * 10**-digits, (
+            part,
+            measured,
+        )
+
+
+def test_the_readme_counts_the_confirmatory_studies():
+    """Seven of them; two where every claim of label surprise is supported, as the README says."""
+    verdicts = {}
+    for name in CONFIRMATORY:
+        entries = json.loads((ROOT / "reports" / name / "claims.json").read_text())
+        verdicts[name] = [
+            (entry["metric"], entry["test"], entry["verdict"])
+            for entry in entries
+            if entry["method"] == "surprise" and entry["primary"] and entry["effect"] is not None
+        ]
+    whole = {n for n, found in verdicts.items() if all(v == "supported" for *_, v in found)}
+    part = {n for n, found in verdicts.items() if any(v == "supported" for *_, v in found)} - whole
+    none = {n for n, found in verdicts.items() if all(v == "not testable" for *_, v in found)}
+    assert len(verdicts) == 7
+    assert whole == {"lfw-mouth", "pins-mouth-26"}
+    assert part == {"pins-mouth-14"}
+    assert none == {"lfw-natural", "pins-turned", "pins-mouth-unbiased"}
+    assert verdicts["cmu-sunglasses"][0] == ("minority_accuracy", "seen", "not supported")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
