@@ -38,7 +38,7 @@ ENDS = {
     "controls": ["views", "proxies"],
     "cohorts": ["data", "weights"],
     "cnn": ["embed", "weights", "train"],
-    "own": ["embed", "weights"],
+    "own": ["embed", "data", "weights"],
 }
 
 
