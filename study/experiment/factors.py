@@ -10,7 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cid import reference
+from cid.density import neighbour_width
 from cid.posterior import label_posterior
+from cid.weights import cid_weights, surprise_weights
 from study import store
 from study.experiment.arrays import Arrays, whole
 from study.experiment.variations import drawn
@@ -149,6 +152,37 @@ def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
                 "prior_loss": estimate.prior_loss,
             }
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def agreement(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
+    """Compare the library with the method in plain NumPy (:mod:`cid.reference`) on one training set.
+
+    It is the first one of the level, and both compute in float64: CID with the width of ``tau: auto``,
+    label surprise by ten neighbours, as counted, in the proxy as it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per kind of ``weights``: the number of ``images``, and ``agree_to``, a text: the power of
+        ten, 1e-9 or more, that no relative difference of two weights exceeds.
+    """
+    _, sample = next(_training_sets(arrays, settings, level))
+    embeddings = sample.embeddings.astype(np.float64)
+    labels = sample.labels
+    tau = neighbour_width(embeddings)
+    surprise = surprise_weights(
+        embeddings, labels, neighbours=10, surprise=1.0, keep_class_direction=True
+    )
+    pairs = {
+        "CID": (cid_weights(embeddings, labels, tau), reference.cid(embeddings, labels, tau)),
+        "label surprise": (surprise, reference.surprise(embeddings, labels, 10)),
+    }
+    rows = []
+    for name, (library, plain) in pairs.items():
+        largest = np.abs(library / plain - 1).max()
+        power = max(-9, int(np.ceil(np.log10(max(largest, 1e-300)))))
+        rows.append({"weights": name, "images": len(labels), "agree_to": f"1e{power}"})
     return pd.DataFrame(rows)
 
 

@@ -3,10 +3,12 @@
 Every function takes tables of :mod:`study.results.inference`, or those tables read back from CSV.
 """
 
+import inspect
 from collections.abc import Sequence
 
 import pandas as pd
 
+from cid import reference
 from study.methods.registry import JUDGED, METHODS
 from study.results.claims import OWN_TRUNK, PRIMARY, faceless_proxies, recogniser_verdict
 from study.results.metrics import METRICS
@@ -176,3 +178,19 @@ def _verb(mean: float, low: float, high: float) -> str:
 def _listed(methods: Sequence[str]) -> str:
     *names, last = map(method_title, methods)
     return f"{', '.join(names)} and {last}" if names else last
+
+
+def reference_code(agreement: pd.DataFrame) -> str:
+    """The code of :mod:`cid.reference` as Markdown, and how well the library agrees with it.
+
+    ``agreement`` is the table of :func:`study.experiment.factors.agreement`; it can be empty.
+    """
+    code = f"```python\n{inspect.getsource(reference).strip()}\n```"
+    if agreement.empty:
+        return code
+    compared = [f"{row.weights} to {row.agree_to}" for row in agreement.itertuples()]
+    images = agreement["images"].iloc[0]
+    return (
+        f"{code}\n\nOn one training set of {images:,} images the library's weights agree with these: "
+        f"{' and '.join(compared)}, the largest relative difference of a weight."
+    )

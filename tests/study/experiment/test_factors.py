@@ -90,3 +90,10 @@ def test_posteriors_come_near_the_truth_and_beat_the_prior(arrays, tmp_path, mon
     more = factors.posteriors(arrays, settings, [0.5, 0.8], tmp_path)
     assert calls == [[0.5]]  # a level more costs its own share
     pd.testing.assert_frame_equal(more[more["level"] == 0.6667].reset_index(drop=True), table)
+
+
+def test_the_library_agrees_with_the_method_in_numpy(arrays, settings):
+    table = factors.agreement(arrays, settings, 0.8)
+    assert table["weights"].tolist() == ["CID", "label surprise"]
+    assert table["agree_to"].tolist() == ["1e-9", "1e-9"]
+    assert (table["images"] > 50).all()
