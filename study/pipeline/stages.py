@@ -32,6 +32,7 @@ from study.commands import COMMANDS, parser, run_renamed
 from study.store import KEPT, digest, write_text
 
 DVC = Path("dvc.yaml")
+METHODS = Path("study/methods")
 COMPUTE = Path("notebooks/compute")
 PAPER = Path("notebooks/paper")
 TEMPLATES = "study/pipeline/templates"
@@ -125,10 +126,14 @@ def used_code(stage: str, known: Mapping[str, Mapping]) -> list[str]:
 
 
 def _imported(programs: Iterable[str]) -> set[str]:
-    """Files of this repository that programs import, except files that only mark a package."""
+    """Files of this repository that programs import, except files that only mark a package.
+
+    The methods stand for all files of their folder, so that a method's file that is added there counts.
+    """
     root = Path(study.__file__).resolve().parents[1]
     paths = source.files(ast.parse(program) for program in programs)
-    return {str(path.relative_to(root)) for path in paths if not _is_marker(path)}
+    files = {path.relative_to(root) for path in paths if not _is_marker(path)}
+    return {str(METHODS if METHODS in file.parents else file) for file in files}
 
 
 def _is_marker(path: Path) -> bool:
@@ -242,10 +247,11 @@ def _size(outputs: Iterable[Path]) -> int:
 
 
 def _files_under(path: Path) -> list[str]:
-    """All files of a folder, sorted; of a file, itself."""
+    """All files of a folder, sorted, but for compiled ones; of a file, itself."""
     if not path.is_dir():
         return [str(path)]
-    return sorted(str(file) for file in path.rglob("*") if file.is_file())
+    files = (file for file in path.rglob("*") if file.is_file())
+    return sorted(str(file) for file in files if "__pycache__" not in file.parts)
 
 
 def _digest_of(file: str) -> str:

@@ -29,7 +29,7 @@ STAGES = ["data", "embed", "views", "weights", "train", "evaluate", "factors", "
           "ablate", "paper", "report", "publish"]  # fmt: skip
 DRAWN = ["paper", "report", "publish"]
 COMPUTING = [stage for stage in STAGES if stage not in DRAWN]
-METHODS = ["erm", "cid", "cid-power", "cid-knn", "surprise", "jtt", "cluster-dro", "xrm", "oracle",
+METHODS = ["erm", "newcomer", "cid", "cid-power", "cid-knn", "surprise", "jtt", "cluster-dro", "xrm", "oracle",
            "group-dro", "last-layer"]  # fmt: skip
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
 COMMAND = [sys.executable, "-m", "study"]
@@ -111,6 +111,41 @@ def execute_here(folder, *names: str) -> None:
             exec(stages.code_of(stages.notebook_of(name)), parameters(name))
 
 
+# A method of the tests alone: one file, found by all stages.
+NEWCOMER = '''
+"""Every other image weighs more."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cid.settings import Options, Positive
+from study.methods.base import Method
+
+
+@dataclass(frozen=True)
+class NewcomerSettings(Options):
+    newcomer_weight: Positive = 3.0
+
+
+def weigh(sample, settings):
+    weights = np.where(np.arange(len(sample.labels)) % 2, settings.newcomer_weight, 1.0)
+    return weights / weights.mean()
+
+
+NEWCOMER = Method(
+    name="newcomer",
+    title="The newcomer",
+    colour="#123456",
+    uses=("class",),
+    summary="every other image weighs more",
+    source="the tests",
+    weigh=weigh,
+    weigh_settings=NewcomerSettings,
+)
+'''
+
+
 def small_study(folder):
     """Make a folder a fresh repository with the working tree's files and a tiny data set."""
     tracked = subprocess.run(
@@ -124,6 +159,7 @@ def small_study(folder):
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    (folder / "study/methods/newcomer.py").write_text(NEWCOMER.lstrip())
     call(folder, "git", "init", "-q")
 
     faces = read_faces(ROOT / "data")

@@ -83,6 +83,23 @@ def test_every_claim_has_a_verdict(study):
     assert "Verdicts" in (study / "reports/tiny/index.html").read_text()
 
 
+def test_a_new_method_is_one_file(study):
+    """Found in weights, heads, tables, figures and the report, and its setting in the parameters."""
+    sets = pd.read_parquet(study / "build/weights/sets.parquet")
+    weights = sets.loc[sets["part"] == "train", "newcomer"]
+    assert sorted(set(weights.round(6))) == [0.5, 1.5]
+    predictions = pd.read_parquet(study / "build/train/predictions.parquet")
+    assert predictions["newcomer"].notna().all()
+    assert (predictions["newcomer"] != predictions["erm"]).any()
+    report = study / "reports" / "tiny"
+    assert "newcomer" in set(pd.read_csv(report / "difference.csv")["method"])
+    assert "newcomer_weight: 3.0" in (report / "params.yaml").read_text()
+    assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
+    figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
+    assert any("The newcomer" in text and "#123456" in text for text in figures)
+    assert "newcomer" in call(study, sys.executable, "-m", "study", "methods")
+
+
 def test_metrics_and_plots_are_known_to_dvc(study):
     assert "bias 0.8" in call(study, "dvc", "metrics", "show")
     assert "index.html" in call(study, "dvc", "plots", "show")
