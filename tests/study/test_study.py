@@ -20,6 +20,7 @@ from tests.study.small import (
     COMMAND,
     COMPUTING,
     DRAWN,
+    NEWCOMER,
     ROOT,
     call,
     edit,
@@ -81,23 +82,6 @@ def test_every_claim_has_a_verdict(study):
     assert all(e["verdict"] == "supported" for e in main if e["claim"] == "4")
     assert len(main) == len(entries)  # other kinds of bias are described, not judged
     assert "Verdicts" in (study / "reports/tiny/index.html").read_text()
-
-
-def test_a_new_method_is_one_file(study):
-    """Found in weights, heads, tables, figures and the report, and its setting in the parameters."""
-    sets = pd.read_parquet(study / "build/weights/sets.parquet")
-    weights = sets.loc[sets["part"] == "train", "newcomer"]
-    assert sorted(set(weights.round(6))) == [0.5, 1.5]
-    predictions = pd.read_parquet(study / "build/train/predictions.parquet")
-    assert predictions["newcomer"].notna().all()
-    assert (predictions["newcomer"] != predictions["erm"]).any()
-    report = study / "reports" / "tiny"
-    assert "newcomer" in set(pd.read_csv(report / "difference.csv")["method"])
-    assert "newcomer_weight: 3.0" in (report / "params.yaml").read_text()
-    assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
-    figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
-    assert any("The newcomer" in text and "#123456" in text for text in figures)
-    assert "newcomer" in call(study, sys.executable, "-m", "study", "methods")
 
 
 def test_metrics_and_plots_are_known_to_dvc(study):
@@ -236,3 +220,29 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
         assert (notes / "mine.txt").read_text() == "mine"
         assert sorted(study.rglob("reports/**/*")) == reports
     edit(study, study="tiny")
+
+
+def test_a_new_method_is_one_file(study):
+    """Found in weights, heads, tables, figures and the report, and its setting in the parameters."""
+    (study / "study/methods/newcomer.py").write_text(NEWCOMER.lstrip())
+    edit(study, study="tiny", methods=["erm", "newcomer", "cid", "surprise", "oracle"])
+    for command in (["stage", "weights"], ["stage", "train"], ["stage", "evaluate"], ["paper"]):
+        call(study, *COMMAND, *command)
+    call(study, *BUILD_REPORT)
+    sets = pd.read_parquet(study / "build/weights/sets.parquet")
+    weights = sets.loc[sets["part"] == "train", "newcomer"]
+    assert sorted(set(weights.round(6))) == [0.5, 1.5]
+    predictions = pd.read_parquet(study / "build/train/predictions.parquet")
+    assert predictions["newcomer"].notna().all()
+    assert (predictions["newcomer"] != predictions["erm"]).any()
+    report = study / "build" / "report"
+    assert "newcomer" in set(pd.read_csv(report / "difference.csv")["method"])
+    assert "newcomer_weight: 3.0" in (report / "params.yaml").read_text()
+    assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
+    figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
+    assert any("The newcomer" in text and "#123456" in text for text in figures)
+    assert "newcomer: The newcomer" in call(study, *COMMAND, "methods")
+    assert (
+        call(study, *COMMAND, "stages", "check").strip()
+        == "Every stage names the code that it uses."
+    )
