@@ -4,6 +4,7 @@ Every error is a ValueError of one sentence that names the argument and says wha
 back as what came in: the same kind of array, the same floating type, the same device.
 """
 
+import sys
 import warnings
 
 import numpy as np
@@ -122,8 +123,18 @@ def warn_of_many_classes(labels) -> None:
             warnings.warn(
                 f"labels hold {n_classes} different numbers, each taken as a class of its own; if they "
                 "are a measurement, such as an age, cut it at a threshold first",
-                stacklevel=3,
+                stacklevel=_frames_of_library() + 1,
             )
+
+
+def _frames_of_library() -> int:
+    """How many calls lie between the user's code and the caller of this function, that one included."""
+    frame = sys._getframe(1)
+    count = 0
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("cid."):
+        frame = frame.f_back
+        count += 1
+    return count
 
 
 def as_tensor(values, name: str = "embeddings", ndim: int | None = None) -> torch.Tensor:

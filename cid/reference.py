@@ -1,8 +1,10 @@
 """The method in plain NumPy, to be read: conditional inverse density (CID) and label surprise.
 
-:mod:`cid.weights` computes the same, in blocks, on any device, with what is open chosen on the class
-labels. The tests hold the two against each other. Shapes: embeddings z (n, d), labels y (n,) of 0..C-1,
-weights (n,) of mean 1.
+:mod:`cid.weights` computes the same in blocks and on any device; the tests compare the two. By default
+it also chooses what is open: CID's width tau from the distances to the nearest neighbours, and, for
+label surprise, the number of neighbours k and the sharpness of the posterior by the likelihood of the
+class labels, after removing the direction along which the label shifts the embedding
+(:mod:`cid.posterior`). Shapes: embeddings z (n, d), labels y (n,) of 0..C-1, weights (n,) of mean 1.
 """
 
 import numpy as np

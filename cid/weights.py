@@ -8,8 +8,8 @@ By Bayes, the inverse class-conditional density is, within a class, a product of
 unusual among images that look like this person. :func:`cid_weights` divides by the density itself,
 :func:`surprise_weights` by the second factor alone, :func:`two_factor_weights` by any powers of both.
 
-Every function takes arrays or tensors (n, d) and (n,) and returns weights (n,) of mean 1, of the kind,
-floating type and device of the embeddings.
+Every function takes arrays or tensors (n, d) and (n,) and returns weights (n,) of mean 1, of the kind and
+device of the embeddings; float64 if these are, else float32.
 """
 
 import math
@@ -28,7 +28,15 @@ from cid.arrays import (
 )
 from cid.density import class_density, neighbour_width, refuse_strays
 from cid.posterior import label_posterior, without_class_direction
-from cid.settings import ClassPrior, Exponent, ExponentOrAuto, Truth, checked
+from cid.settings import (
+    ClassPrior,
+    CountOrAuto,
+    Exponent,
+    ExponentOrAuto,
+    PositiveOrAuto,
+    Truth,
+    checked,
+)
 
 BLOCK = 1024  # new samples compared with the training samples at a time
 
@@ -187,6 +195,8 @@ def two_factor_weights(
     """
     rarity = checked("rarity", rarity, Exponent)
     surprise = checked("surprise", surprise, ExponentOrAuto)
+    neighbours = checked("neighbours", neighbours, CountOrAuto)
+    posterior_tau = checked("posterior_tau", posterior_tau, PositiveOrAuto)
     warn_of_many_classes(labels)
     cleaned = embeddings
     if not checked("keep_class_direction", keep_class_direction, Truth):
@@ -316,6 +326,8 @@ class CIDWeights:
 
     def predict_weights(self, embeddings, labels):
         """Weights (m,) of other samples by their density among the training samples of their class."""
+        if not hasattr(self, "weights_"):
+            raise ValueError("there are no training samples yet; call fit_weights first")
         unit = unit_vectors(embeddings, "cpu")
         labels = array("labels", labels)
         trained = as_tensor(self.weights_, "weights").double().cpu()

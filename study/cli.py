@@ -45,6 +45,9 @@ def run(function, arguments: list[str]) -> int:
     """Call the function of a command; return its exit status, 1 after one line on what is wrong."""
     try:
         return function(arguments) or 0
+    except BrokenPipeError:  # who read the output, such as `head`, has enough
+        sys.stdout = None
+        return 0
     except EXPECTED as error:
         print(f"error: {error}{remedy(str(error))}", file=sys.stderr)
         return 1
@@ -75,6 +78,9 @@ def print_methods(arguments: list[str]) -> None:
     from study.methods.registry import METHODS
 
     parser("methods").parse_args(arguments)
+    print(
+        "labels: those that weights or groups are made of; every method trains on the class labels"
+    )
     for method in METHODS.values():
         print(f"{method.name} ({method.title}): {method.description}")
         print(f"    labels: {', '.join(method.uses) or 'none beyond the task'}")

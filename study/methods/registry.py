@@ -183,7 +183,16 @@ def training_weights(
     method = get_method(name)
     sample = _sample(method, embeddings, labels, identities, shared)
     weights = method.weigh(sample, weigh_settings(name, settings))
-    return array("weights", weights).astype(np.float64)
+    weights = array("weights", weights).astype(np.float64)
+    sound = (
+        weights.shape == np.shape(labels) and np.isfinite(weights).all() and (weights >= 0).all()
+    )
+    if not (sound and abs(weights.mean() - 1) < 1e-3):
+        raise ValueError(
+            f"the method {name} gives weights that are not one finite number of at least 0 for each image "
+            "with mean 1; mend its file in study/methods/"
+        )
+    return weights
 
 
 def training_needs(

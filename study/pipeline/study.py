@@ -30,7 +30,8 @@ def check(name: str) -> dict:
         raise ValueError(
             f"{kept.find(name)} is of the data set {wanted!r}, but data/ holds "
             f"{repr(there) if there else 'none'}; "
-            "import it first (python -m study import --help)"
+            "import it first (python -m study import --help), or, if it is the rendered people, fetch it by "
+            "`dvc pull data.dvc`"
         )
     return tree
 

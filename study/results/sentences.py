@@ -191,6 +191,7 @@ def reference_code(agreement: pd.DataFrame) -> str:
     compared = [f"{row.weights} to {row.agree_to}" for row in agreement.itertuples()]
     images = agreement["images"].iloc[0]
     return (
-        f"{code}\n\nOn one training set of {images:,} images the library's weights agree with these: "
-        f"{' and '.join(compared)}, the largest relative difference of a weight."
+        f"{code}\n\nOn one training set of {images:,} images, in the proxy as it is and with ten neighbours, "
+        f"the library's weights agree with these: {' and '.join(compared)}, the largest relative "
+        "difference of a weight."
     )

@@ -175,7 +175,7 @@ def test_bad_input_is_named():
         ValueError, match="scale is 8; it must be a whole number below .* samples, 8"
     ):
         label_posterior(z, y, scale=8)
-    with pytest.raises(ValueError, match="scale is 'wide'; it must be 'auto' or a number"):
+    with pytest.raises(ValueError, match="scale is 'wide'; it must be a number above 0, or auto"):
         label_posterior(z, y, estimator="kernel", scale="wide")
     with pytest.raises(
         ValueError, match="all labels are 1; a posterior needs at least two classes"

@@ -61,8 +61,11 @@ def test_two_factors_alone_and_together():
 
 def test_ages_as_labels_get_a_warning():
     ages = np.arange(N) % 30
-    with pytest.warns(UserWarning, match="labels hold 30 different numbers, .* such as an age"):
+    with pytest.warns(
+        UserWarning, match="labels hold 30 different numbers, .* such as an age"
+    ) as told:
         cid_weights(EMBEDDINGS, ages, 0.1)
+    assert {warning.filename for warning in told} == {__file__}  # where the user calls
     with pytest.warns(UserWarning, match="30 different numbers"):
         surprise_weights(EMBEDDINGS, ages)
     with warnings.catch_warnings():

@@ -293,6 +293,17 @@ def test_the_default_of_every_setting_is_the_value_that_is_used():
         assert str(defaults[setting]) == used[setting], setting
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [np.full(6, np.nan), np.full(6, 5.0), np.ones(7), -np.ones(6), np.array([-1, 3.0] * 3)],
+)
+def test_a_method_that_gives_no_weights_is_named(embeddings, monkeypatch, weights):
+    wrong = Method("wrong", "Wrong", "#000000", (), "", weigh=lambda sample, settings: weights)
+    monkeypatch.setitem(METHODS, "wrong", wrong)
+    with pytest.raises(ValueError, match="the method wrong gives weights that are not one finite"):
+        training_weights("wrong", embeddings, LABELS, None, SETTINGS)
+
+
 def test_every_method_has_facts_of_its_own():
     for field in ("title", "colour", "summary"):
         values = [getattr(method, field) for method in METHODS.values()]
