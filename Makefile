@@ -8,10 +8,10 @@ INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check 
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 	dvc repro
-	python -m study.pipeline.report headline
+	python -m study report headline
 
 study: $(VENV)/.study            ## run a kept study: make study NAME=lfw-smiling; params.yaml stays as it is
-	python -m study.pipeline.study $(NAME)
+	python -m study run $(NAME)
 
 test: $(VENV)/.test data         ## run all tests
 	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -21,50 +21,50 @@ bench: $(VENV)/.bench data       ## measure every speed side by side; writes ben
 	python -m benchmarks.run
 
 html: $(VENV)/.study             ## every executed notebook as a page in build/html/
-	python -m study.pipeline.report pages
+	python -m study report pages
 
 lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
-	python -m study.pipeline.notebook lab
+	python -m study lab
 	jupyter lab build/lab
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
-	python -m study.pipeline.cost
+	python -m study cost
 
 rehearse: NAME ?= celeba-smiling
 rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling
-	python -m study.pipeline.rehearse $(ANNOTATIONS) --study $(NAME)
+	python -m study rehearse $(ANNOTATIONS) --study $(NAME)
 
 celeba: NAME ?= celeba-smiling
 celeba: $(VENV)/.study           ## from CelebA on disk to a report: make celeba FOLDER=CelebA NAME=celeba-smiling
 	@test -n "$(FOLDER)" || { echo "error: say where CelebA is: make celeba FOLDER=path/to/CelebA" >&2; exit 1; }
-	@grep -qs '"name": "celeba"' data/card.json || python -m study.faces.importers celeba "$(FOLDER)"
+	@grep -qs '"name": "celeba"' data/card.json || python -m study import celeba "$(FOLDER)"
 	dvc add --quiet data
-	python -m study.pipeline.study $(NAME)
+	python -m study run $(NAME)
 
 check: $(VENV)/.study            ## does the report come from these data, settings and code?
-	python -m study.pipeline.provenance check
+	python -m study provenance check
 
-verify: $(VENV)/.study data      ## run the study; are the numbers those that were committed?
-	dvc repro
-	python -m study.pipeline.provenance verify
+verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are the numbers those that were committed?
+	python -m study run $(NAME)
+	python -m study provenance verify $(NAME)
 
 kills: $(VENV)/.test data        ## kill a study, import, embedding, report and experiment at random; the same bytes?
 	python tests/study/kills.py --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
-	python -m study.pipeline.params
+	python -m study params
 	@test -e data.dvc || { echo "error: data.dvc is missing; restore it with 'git checkout data.dvc', or track" \
 	  "data of your own with 'dvc add data'" >&2; exit 1; }
 	dvc pull --quiet data.dvc
 
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
-	python -m study.faces.people data --seed 0
+	python -m study people data --seed 0
 
 networks: $(VENV)/.networks      ## a second recognition network, MobileFaceNet; says what to write into params.yaml
-	python -m study.faces.mobilefacenet
+	python -m study mobilefacenet
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
-	python -m study.pipeline.notebook clean notebooks/*/*.ipynb
+	python -m study notebooks clean notebooks/*/*.ipynb
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -22,28 +22,26 @@ import torch
 from tqdm import tqdm
 
 from study.experiment import runs, variations
-from study.experiment.methods import METHODS
+from study.experiment.arrays import Arrays
 from study.faces import dataset
+from study.methods.registry import METHODS
 from study.pipeline import params
 
 TABLE = Path(__file__).with_name("costs.csv")
 SETS = 4
 
 
-def costs(arrays: variations.Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFrame:
+def costs(arrays: Arrays, settings: dict, methods=tuple(METHODS)) -> pd.DataFrame:
     """Seconds of ``weights`` and ``head``, medians over training sets of the strongest bias."""
     level = max(settings["bias"]["levels"])
     sets = variations.drawn(arrays, settings | {"seeds": SETS}, [level])
-    train = settings["train"]
-    options = runs.head_options(train)
     rows = []
     for seed, own in sets.groupby("seed"):
         for method in tqdm(methods[:: -1 if seed % 2 else 1], desc=f"set {seed}"):
             start = time.perf_counter()
             weighed = variations.weighed(arrays, own, settings | {"methods": [method]})
             middle = time.perf_counter()
-            data = arrays.features, arrays.labels, [method], train["l2"], options
-            runs.train_sets(weighed, *data)
+            runs.train_sets(weighed, arrays.features, arrays.labels, [method], settings["train"])
             found = {"weights, s": middle - start, "head, s": time.perf_counter() - middle}
             rows.append({"method": method, "images": (own["part"] == "train").sum()} | found)
     table = pd.DataFrame(rows).groupby("method", sort=False).median()
@@ -55,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = params.read()
     data = dataset.read_labels()
-    arrays = variations.Arrays(
+    arrays = Arrays(
         np.load("build/embed/proxy.npy"),
         np.load("build/embed/trunk.npy"),
         data.labels(settings["task"]),

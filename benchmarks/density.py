@@ -15,8 +15,10 @@ from sklearn.neighbors import KernelDensity
 
 from benchmarks.common import row, side_by_side
 from cid import density
-from cid.density import class_density, inverse_weights, unit_vectors
+from cid.arrays import unit_vectors
+from cid.density import class_density
 from cid.posterior import label_posterior
+from cid.weights import inverse_weights
 
 TAU = 0.01
 

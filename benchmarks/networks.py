@@ -1,4 +1,4 @@
-"""Training a network by `cid.networks` against the loop that torchvision's documentation teaches."""
+"""Training a network by `cid.training` against the loop that torchvision's documentation teaches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.common import row, side_by_side
-from cid import networks
+from cid import models, training
 from study.faces.dataset import read_faces
 
 IMAGES, EPOCHS = 256, 2
@@ -25,10 +25,10 @@ class Photos(Dataset):
         self.transform = v2.Compose(
             [
                 v2.RandomHorizontalFlip(),
-                v2.RandomCrop(side, padding=round(networks.SHIFT * side), padding_mode="edge"),
+                v2.RandomCrop(side, padding=round(training.SHIFT * side), padding_mode="edge"),
                 v2.ToDtype(torch.float32),
                 v2.Normalize(
-                    networks.PIXEL_MEAN.flatten().tolist(), networks.PIXEL_SPREAD.flatten().tolist()
+                    models.PIXEL_MEAN.flatten().tolist(), models.PIXEL_SPREAD.flatten().tolist()
                 ),
             ]
         )
@@ -42,7 +42,7 @@ class Photos(Dataset):
 
 def plain(model: str, images: torch.Tensor, labels: np.ndarray) -> None:
     """The same network, optimiser, batches and augmentation, in the usual way."""
-    spec = networks.get_model(model)
+    spec = models.get_model(model)
     body, width = spec.build(None)
     net = torch.nn.Sequential(body, torch.nn.Linear(width, 1)).train()
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
@@ -61,13 +61,13 @@ def measure(rounds: int) -> list[dict]:
     photos = list(islice(read_faces("data", check_images=False).images(), IMAGES))
     labels = np.arange(IMAGES) % 2
     for model in ("cnn", "resnet18"):
-        side = networks.get_model(model).side
+        side = models.get_model(model).side
         images = v2.functional.resize(
             torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2), [side, side]
         )
-        options = networks.read_options(model, {"epochs": EPOCHS, "jtt_epochs": 1, "pretrained": "none"})  # fmt: skip
+        options = models.read_options(model, {"epochs": EPOCHS, "jtt_epochs": 1, "pretrained": "none"})  # fmt: skip
         times = side_by_side(
-            lambda model=model, images=images, options=options: networks.fit(
+            lambda model=model, images=images, options=options: training.fit(
                 model, images, labels, np.arange(IMAGES), options=options
             ),
             {

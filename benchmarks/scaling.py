@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from study.experiment import variations
+from study.experiment.arrays import Arrays
 
 BASE = {"people": 100, "images": 48, "seeds": 10, "levels": 2}
 VARIED = {
@@ -31,9 +32,7 @@ def seconds(people: int, images: int, seeds: int, levels: int) -> float:
     proxy = rng.normal(size=(people, 128))[identities] + 0.3 * rng.normal(size=(len(labels), 128))
     features = rng.normal(size=(people, 512))[identities] + rng.normal(size=(len(labels), 512))
     features[:, :8] += labels[:, None]
-    arrays = variations.Arrays(
-        proxy.astype(np.float32), features.astype(np.float32), labels, identities
-    )
+    arrays = Arrays(proxy.astype(np.float32), features.astype(np.float32), labels, identities)
     settings = {
         "seeds": seeds,
         "methods": METHODS,

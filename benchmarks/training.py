@@ -9,8 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.common import row, side_by_side
 from cid.heads import fit_heads
 from study.experiment import variations
-from study.experiment.methods import METHODS
+from study.experiment.arrays import Arrays
 from study.faces.dataset import read_faces
+from study.methods.registry import METHODS
 from study.pipeline.params import read
 
 L2 = 0.1
@@ -23,7 +24,7 @@ def problem(level: float = 0.9):
     task = params["task"]
     methods = [m for m in params["methods"] if METHODS[m].training == "weighted"]
     settings = params | {"methods": methods}
-    arrays = variations.Arrays(
+    arrays = Arrays(
         np.load("build/embed/proxy.npy"),
         np.load("build/embed/trunk.npy"),
         data.labels(task),

@@ -10,7 +10,8 @@ embedded is kept in build/runs.
 import sys
 
 from study.faces.dataset import read_faces
-from study.faces.embed import embed_faces, pair_similarities, verification_auc
+from study.faces.embed import embed_faces
+from study.faces.verification import pair_similarities, verification_auc
 
 
 def main(networks: str, *folders: str) -> None:

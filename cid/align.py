@@ -1,7 +1,7 @@
-"""Find the face in a photo, and cut it so that eyes, nose and mouth lie where a network expects them.
+"""Find the face in a photo, and crop it so that eyes, nose and mouth lie where a network expects them.
 
 :func:`detect` finds five landmarks by MTCNN (Zhang et al. 2016, "Joint Face Detection and Alignment
-Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch; :func:`align` carries
+Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch; :func:`align` moves
 them to a template by a similarity transform. Pixel centres have integer coordinates, points are (x, y).
 """
 
@@ -17,21 +17,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cid.checks import COUNT, number, reals
-from cid.device import pick_device
+from cid.arrays import pick_device, reals
+from cid.settings import Count, checked
 
-# Where left eye, right eye (as seen in the picture), nose and the mouth's corners go in a crop of
-# side 1. dlib's: measured in faces it cut for its own network, as pixels of a 150 px crop.
+# A template says where the left eye, the right eye (as seen in the picture), the nose and the corners
+# of the mouth go in a crop of side 1.
+# dlib's was measured in faces that dlib cropped for its own network, in pixels of a 150 px crop.
 DLIB_TEMPLATE = np.array([(45, 40.3), (101.8, 40.3), (73.2, 73.3), (48.6, 99.4), (97.2, 99.4)])
 DLIB_TEMPLATE = (DLIB_TEMPLATE + 0.5) / 150
-# FaceNet's, wider and lower: their median place, made symmetric, in MTCNN's box plus the margin of
-# 14 in 160 that facenet-pytorch evaluates with, over photos of 60 people (in thousandths).
+# FaceNet's is wider and lower: the median place of the landmarks over photos of 60 people, made
+# symmetric, in MTCNN's box plus the margin of 14 in 160 that facenet-pytorch evaluates with.
 FACENET_TEMPLATE = np.array([(288, 405), (712, 405), (500, 589), (309, 741), (691, 741)]) / 1000
-DETECT_SIDE = 160  # px: the longer side of what MTCNN sees
-MIN_FACE = 0.2  # the smallest face looked for, as a part of the photo's shorter side
+DETECT_SIDE = 160  # px: photos are resized to this longer side for MTCNN
+MIN_FACE = 0.2  # the smallest face searched for, as a share of the photo's shorter side
 SURE = 0.9  # faces of at least this probability compete by size and place
-FALLBACK_SIDE = 0.7  # of the shorter side: the centre crop where no face is found
-BATCH = {"cpu": 32, "cuda": 1024}  # images in a batch at first; what does not fit is halved
+FALLBACK_SIDE = (
+    0.7  # side of the centre crop where no face is found, as a share of the shorter side
+)
+BATCH = {"cpu": 32, "cuda": 1024}  # images in a batch at first; a batch that does not fit is halved
 PIXELS = 64 * 300 * 300  # source pixels held as floats at once, which bounds memory on large photos
 
 Images = Iterable[np.ndarray]  # uint8 (h, w, 3), RGB; sizes may differ
@@ -39,23 +42,23 @@ Images = Iterable[np.ndarray]  # uint8 (h, w, 3), RGB; sizes may differ
 
 @dataclass(frozen=True)
 class Detection:
-    """What :func:`detect` found in n photos."""
+    """The result of :func:`detect` for n photos."""
 
     landmarks: np.ndarray  # float32 (n, 5, 2), px of each photo, in the templates' order
-    probability: np.ndarray  # float32 (n,), of the face kept; 0 where there is none
-    faces: np.ndarray  # int64 (n,): how many were found
-    found: np.ndarray  # bool (n,): whether any was
+    probability: np.ndarray  # float32 (n,), of the face that was kept; 0 where there is none
+    faces: np.ndarray  # int64 (n,): the number of faces found
+    found: np.ndarray  # bool (n,): whether there was any
 
 
 def detect(
     images: Images, *, device: str = "auto", batch_size: int | None = None, progress: bool = True
 ) -> Detection:
-    """Find one face in each photo with MTCNN, a setting for portraits.
+    """Find one face in each photo with MTCNN, with settings for portraits.
 
-    Of the faces with a probability of at least `SURE`, the one kept has the largest area minus twice
-    the squared distance of its centre from the photo's (by size alone, a bystander cut off by the
-    edge often wins); if there is none, the most probable face is kept. Where there is no face, `align`
-    with the landmarks given cuts the central square of `FALLBACK_SIDE` of the shorter side.
+    Among the faces with a probability of at least `SURE`, the one kept has the largest area minus twice
+    the squared distance of its centre from the photo's. (By area alone, a bystander cut off by the
+    edge often wins.) If there is none, the most probable face is kept. Where there is no face, the
+    landmarks make `align` crop the central square whose side is `FALLBACK_SIDE` of the shorter side.
 
     Parameters
     ----------
@@ -63,7 +66,7 @@ def detect(
         Photos of one size share a batch.
     device : "auto" (CUDA where there is one) or any torch device
     batch_size : int, optional
-        Of :data:`BATCH` by default. A batch that does not fit into the device's memory is halved.
+        By default that of :data:`BATCH`. A batch that does not fit into the device's memory is halved.
     progress : bool
         Show a bar on stderr.
 
@@ -72,38 +75,47 @@ def detect(
     ValueError
         If there is no image, or one is not a uint8 (h, w, 3) array; the message has its index.
     """
-    images, device = _checked(images), pick_device(device)
-    shapes = np.array([image.shape[:2] for image in images])
-    sides = FALLBACK_SIDE * shapes.min(1)[:, None, None]
-    corners = (shapes[:, None, ::-1] - sides) / 2
-    landmarks = (DLIB_TEMPLATE * sides + corners - 0.5).astype(np.float32)
-    probability, faces = np.zeros(len(images), np.float32), np.zeros(len(images), np.int64)
+    images = _checked(images)
+    device = pick_device(device)
+    shapes = np.array([image.shape[:2] for image in images])  # height, width
+    # The fallback: landmarks on the template of the central square.
+    square_sides = FALLBACK_SIDE * shapes.min(1)[:, None, None]
+    square_corners = (shapes[:, None, ::-1] - square_sides) / 2
+    landmarks = (DLIB_TEMPLATE * square_sides + square_corners - 0.5).astype(np.float32)
+    probability = np.zeros(len(images), np.float32)
+    faces = np.zeros(len(images), np.int64)
 
     def find(rows: list[int]) -> None:
         batch = _stack(images, rows, device)
         sides = np.array(batch.shape[2:])
-        shape = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
-        batch = F.interpolate(batch, tuple(shape.tolist()), mode="bilinear", antialias=True)
+        small_sides = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
+        shape = tuple(small_sides.tolist())
+        batch = F.interpolate(batch, shape, mode="bilinear", antialias=True)
         for row, (boxes, probabilities, points) in zip(rows, _mtcnn(batch), strict=True):
-            if len(boxes):
-                best = _choose(boxes, probabilities, shape)
-                faces[row], probability[row] = len(boxes), probabilities[best]
-                # Integer pixel centres: resizing also shifts.
-                landmarks[row] = (points[best] + 0.5) * (sides / shape)[::-1] - 0.5
+            if len(boxes) == 0:
+                continue
+            best = _choose(boxes, probabilities, small_sides)
+            faces[row] = len(boxes)
+            probability[row] = probabilities[best]
+            # Pixel centres have integer coordinates, so resizing also shifts.
+            landmarks[row] = (points[best] + 0.5) * (sides / small_sides)[::-1] - 0.5
 
     in_batches(find, shapes, batch_size, device, "detect" if progress else "")
-    return Detection(landmarks, probability, faces, faces > 0)
+    return Detection(landmarks, probability, faces, found=faces > 0)
 
 
 def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Boxes (k, 4), probabilities (k,) and points (k, 5, 2) in each image of a float batch."""
-    detector = _load_mtcnn(batch.device, get_ident())  # as it holds a setting of the batch
+    """Yield boxes (k, 4), probabilities (k,) and points (k, 5, 2) for each image of a float batch."""
+    # Each thread has its own detector, because the smallest face is a setting of the detector.
+    detector = _load_mtcnn(batch.device, get_ident())
     detector.min_face_size = max(12, int(MIN_FACE * min(batch.shape[2:])))
     with exact():
-        found = detector.detect(batch.permute(0, 2, 3, 1), landmarks=True)
-    none = np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2))
-    for face in zip(*found, strict=True):
-        yield none if face[0] is None else tuple(part.astype(float) for part in face)
+        boxes, probabilities, points = detector.detect(batch.permute(0, 2, 3, 1), landmarks=True)
+    for image in zip(boxes, probabilities, points, strict=True):
+        if image[0] is None:  # no face
+            yield np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2))
+        else:
+            yield tuple(part.astype(float) for part in image)
 
 
 @lru_cache(maxsize=16)
@@ -115,47 +127,74 @@ def _load_mtcnn(device: torch.device, thread: int) -> nn.Module:
 
 
 def _choose(boxes: np.ndarray, probabilities: np.ndarray, shape: np.ndarray) -> int:
-    """The row of the face to keep, in an image of shape (height, width)."""
+    """Choose the face to keep in an image of this (height, width); return its number."""
     sure = probabilities >= SURE
     if not sure.any():
         return int(np.argmax(probabilities))
-    low, high = boxes[:, :2], boxes[:, 2:]
+    low = boxes[:, :2]
+    high = boxes[:, 2:]
+    area = (high - low).prod(1)
     off_centre = (((low + high) / 2 - shape[::-1] / 2) ** 2).sum(1)
-    return int(np.argmax(np.where(sure, (high - low).prod(1) - 2 * off_centre, -np.inf)))
+    return int(np.argmax(np.where(sure, area - 2 * off_centre, -np.inf)))
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least-squares rotation, scale and shift that carry points to target, without reflection.
+    """Fit the rotation, scale and shift that move points to a target by least squares, no reflection.
 
     Umeyama (1991), "Least-squares estimation of transformation parameters between two point patterns",
     in the plane: a linear regression z -> a z + b of points as complex numbers.
 
-    Points and target are arrays (n, k, 2), one target for all (k, 2). Returns complex a and b (n,): |a|
-    is the scale, its angle the rotation, b the shift. A ValueError names the first row whose points
-    are not finite or all coincide.
+    Parameters
+    ----------
+    points : array (n, k, 2)
+    target : array (n, k, 2), or (k, 2) for all
+
+    Returns
+    -------
+    a : complex array (n,)
+        Its absolute value is the scale, its angle the rotation.
+    b : complex array (n,)
+        The shift.
+
+    Raises
+    ------
+    ValueError
+        If points are not finite or all coincide; the message has the first such row.
+
+    Examples
+    --------
+    >>> square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)])
+    >>> a, b = similarity(square[None], 2 * square + 5)
+    >>> bool(np.allclose([a[0], b[0]], [2, 5 + 5j]))
+    True
     """
     points = np.asarray(points, float)
-    with np.errstate(invalid="ignore"):  # of what is not finite, and said below
-        z, w = points @ (1, 1j), np.broadcast_to(target, points.shape) @ (1, 1j)
-    z0, w0 = z.mean(1, keepdims=True), w.mean(1, keepdims=True)
-    spread = (abs(z - z0) ** 2).sum(1)
+    with np.errstate(invalid="ignore"):  # values that are not finite are refused below
+        z = points @ (1, 1j)
+        w = np.broadcast_to(target, points.shape) @ (1, 1j)
+    z_mean = z.mean(1, keepdims=True)
+    w_mean = w.mean(1, keepdims=True)
+    spread = (abs(z - z_mean) ** 2).sum(1)
     bad = ~(np.isfinite(spread) & (spread > 1e-6))
     if bad.any():
-        problem = f"landmarks of row {int(np.argmax(bad))} are not finite or all coincide"
-        raise ValueError(f"{problem}; give five distinct points")
-    a = ((z - z0).conj() * (w - w0)).sum(1) / spread
-    return a, w0[:, 0] - a * z0[:, 0]
+        raise ValueError(
+            f"landmarks of row {int(np.argmax(bad))} are not finite or all coincide; "
+            "give five distinct points"
+        )
+    a = ((z - z_mean).conj() * (w - w_mean)).sum(1) / spread
+    b = w_mean[:, 0] - a * z_mean[:, 0]
+    return a, b
 
 
 def align(
     images: Images, landmarks: np.ndarray, size: int = 150, *,
     template: np.ndarray = DLIB_TEMPLATE, device: str = "auto", batch_size: int | None = None,
 ) -> Tensor:  # fmt: skip
-    """Cut each face so that its landmarks fall on the template.
+    """Crop each face so that its landmarks fall on the template.
 
     Sampling is bilinear. Where the photo shrinks by a factor f, each crop pixel is the mean of a
-    k x k grid of samples, k = round(f) up to 16, so that large photos do not alias. What lies
-    outside the photo is black, as in dlib's own crops.
+    k x k grid of samples, k = round(f) up to 16, so that large photos do not alias. Pixels outside
+    the photo are black, as in dlib's own crops.
 
     Parameters
     ----------
@@ -166,7 +205,7 @@ def align(
     size : int
         Side of the crops in pixels.
     template : array (5, 2)
-        Where the landmarks go in a crop of side 1.
+        Where the landmarks go in a crop of side 1, such as :data:`DLIB_TEMPLATE`.
 
     Returns
     -------
@@ -175,15 +214,25 @@ def align(
     Raises
     ------
     ValueError
-        As :func:`detect` and :func:`similarity`, or if the landmarks are not five an image.
+        As :func:`detect` and :func:`similarity`, or if there are not five landmarks for each image.
+
+    Examples
+    --------
+    >>> photo = np.full((100, 100, 3), 255, np.uint8)
+    >>> crops = align([photo], 80 * DLIB_TEMPLATE[None] + 10, size=64, device="cpu")
+    >>> crops.shape, crops.dtype
+    (torch.Size([1, 3, 64, 64]), torch.uint8)
     """
-    images, device = _checked(images), pick_device(device)
-    n, size = len(images), number("size", size, COUNT, int)
-    landmarks, template = reals("landmarks", landmarks), reals("template", template)
+    images = _checked(images)
+    device = pick_device(device)
+    n = len(images)
+    size = checked("size", size, Count)
+    landmarks = reals("landmarks", landmarks)
+    template = reals("template", template)
     if landmarks.shape != (n, 5, 2):
         raise ValueError(f"landmarks have shape {landmarks.shape}; {n} images need ({n}, 5, 2)")
-    flat = template.shape != (5, 2) or not np.ptp(template, axis=0).all()
-    if flat or not np.isfinite(template).all():
+    five_points = template.shape == (5, 2) and np.ptp(template, axis=0).all()
+    if not (five_points and np.isfinite(template).all()):
         raise ValueError(f"template has shape {template.shape}; it must be five points, (5, 2)")
     a, b = similarity(landmarks, template * size - 0.5)
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
@@ -192,8 +241,8 @@ def align(
 
     def cut(rows: list[int]) -> None:
         height, width, k = keys[rows[0]]
-        # From a crop's pixel p back into the photo, (p - b) / a; then to the coordinates of
-        # grid_sample, whose -1 and 1 are the outer edges of the outer pixels, on either side.
+        # A crop's pixel p lies at (p - b) / a in the photo. affine_grid and grid_sample want this map
+        # between coordinates whose -1 and 1 are the outer edges of the outer pixels, on both sides.
         turn = size / 2 / a[rows]
         shift = ((size - 1) / 2 * (1 + 1j) - b[rows]) / a[rows] + (0.5 + 0.5j)
         theta = np.stack([turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag], 1)
@@ -209,6 +258,7 @@ def align(
 
 
 def _checked(images: Images) -> list[np.ndarray]:
+    """The images as a list, or a ValueError that names the first one that is no RGB image."""
     try:
         images = list(images)
     except TypeError:
@@ -216,11 +266,13 @@ def _checked(images: Images) -> list[np.ndarray]:
     if not images:
         raise ValueError("there are no images; pass at least one")
     for i, image in enumerate(images):
-        kind, shape = getattr(image, "dtype", type(image).__name__), np.shape(image)
+        kind = getattr(image, "dtype", type(image).__name__)
+        shape = np.shape(image)
         if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-            wanted = "a uint8 RGB array (height, width, 3)"
-            problem = f"image {i} is {kind} of shape {shape}; pass {wanted}"
-            raise ValueError(f"{problem}, and repeat a grey image's channel three times")
+            raise ValueError(
+                f"image {i} is {kind} of shape {shape}; pass a uint8 RGB array (height, width, 3), "
+                "and repeat a grey image's channel three times"
+            )
     return images
 
 
@@ -228,12 +280,13 @@ def in_batches(
     compute: Callable[[list[int]], None], keys: Sequence[Sequence[int]],
     batch_size: int | None, device: torch.device, label: str = "",
 ) -> None:  # fmt: skip
-    """Call ``compute`` on batches of rows of equal key (height, width, ...), in order of appearance.
+    """Call ``compute`` on batches of rows with equal keys (height, width, ...), in order of appearance.
 
-    Once a batch has been halved, so are those after it. A bar is shown if it has a ``label``.
+    A batch that does not fit into memory is halved, and so are all batches after it. A progress bar is
+    shown if there is a ``label``.
     """
     if batch_size is not None:
-        batch_size = number("batch_size", batch_size, COUNT, int)
+        batch_size = checked("batch_size", batch_size, Count)
     groups: dict[tuple, list[int]] = {}
     for row, key in enumerate(keys):
         groups.setdefault(tuple(key), []).append(row)
@@ -255,14 +308,14 @@ def in_batches(
 
 
 def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -> Tensor:
-    """The images of some rows as one float tensor (b, 3, h, w) in 0..255."""
+    """Stack the images of some rows into one float tensor (b, 3, h, w) in 0..255."""
     batch = torch.from_numpy(np.stack([images[row] for row in rows]))
     return batch.to(device).permute(0, 3, 1, 2).float()
 
 
 @contextmanager
 def exact():
-    """No gradients; on a GPU, convolutions in true float32 by deterministic algorithms."""
+    """Compute without gradients; on a GPU, convolutions in true float32 by deterministic algorithms."""
     flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
     with torch.inference_mode(), flags:
         yield

@@ -1,7 +1,8 @@
 """CID weights of samples that are spread over the processes of a ``torch.distributed`` group.
 
-A process holds its own rows, those of one other process, and one block of the kernel. The shards meet
-in a round-robin tournament, each pair once: the visitor goes home with its half of the sums.
+A process holds its own samples (its *shard*), those of one other process, and one block of the
+kernel. The shards meet in a round-robin tournament, each pair once: one process of a pair sends its
+shard, the other computes the sums of both and sends back the visitor's.
 """
 
 import math
@@ -9,28 +10,31 @@ import math
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from cid import density as exact
-from cid.checks import array, class_codes
+from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
+from cid.density import add_kernel_sums, farthest, half_squares, precise_enough, refuse_strays
+from cid.settings import Width, checked
+from cid.weights import cid_weights, class_weights
 
 
 def distributed_cid_weights(
     embeddings, labels, tau: float, *, class_prior: str = "balanced", power: float = 1.0,
     include_self: bool = True, device: str = "auto",
 ):  # fmt: skip
-    """Conditional inverse density weights of samples spread over the ranks of the default group.
+    """Compute conditional inverse density weights of samples spread over the ranks of a group.
 
-    A collective call: every rank makes it, with its own samples and the same settings. The result
-    is that of one process to float32 rounding.
+    A collective call: every rank of the default group makes it, with its own samples and the same
+    settings. The result is that of one process to float32 rounding.
 
     Parameters
     ----------
     embeddings : array or tensor, shape (n_r, d)
-        This rank's proxy embeddings, at least one.
+        Proxy embeddings of this rank's samples, at least one.
     labels : integer array or tensor, shape (n_r,)
-        Their classes. A rank may lack some of the classes.
+        Their classes. A rank can lack some of the classes.
     tau, class_prior, power, include_self
-        As in :func:`cid.density.cid_weights`.
+        As in :func:`cid.weights.cid_weights`.
     device : str
         Where the kernel is computed, "auto" as there. What the ranks exchange goes through the
         current GPU under NCCL and through the CPU otherwise.
@@ -38,133 +42,175 @@ def distributed_cid_weights(
     Returns
     -------
     array or tensor, shape (n_r,)
-        Weights of this rank's samples, of the kind of ``embeddings``; their mean over all ranks is 1.
+        Weights of this rank's samples, of the kind of ``embeddings``. Their mean over all ranks is 1.
 
     Raises
     ------
     RuntimeError
         Without an initialised process group.
     ValueError
-        On every rank alike, if :func:`cid.density.cid_weights` would refuse the input of one, or
+        On every rank, if :func:`cid.weights.cid_weights` would refuse the input of any rank, or if
         settings differ between ranks.
     """
     if not (dist.is_available() and dist.is_initialized()):
-        start = "torchrun --nproc-per-node 2 script.py"
-        call = "torch.distributed.init_process_group()"
-        raise RuntimeError(f"there is no process group; start with {start} and call {call} first")
-    world = dist.get_world_size()
-    settings = dict(tau=tau, class_prior=class_prior, power=power, include_self=include_self)
-    failure = message = None
-    try:  # whatever fails here must reach the other ranks, which would wait for this one
-        exact.cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the settings
-        vectors, unit, own = _prepare(embeddings, labels, include_self, device)
-        settings |= {"d": unit.shape[1], "dtype": str(unit.dtype)}
-        message = np.unique(own, return_counts=True)
+        raise RuntimeError(
+            "there is no process group; start with torchrun --nproc-per-node 2 script.py and call "
+            "torch.distributed.init_process_group() first"
+        )
+    settings = {
+        "tau": tau,
+        "class_prior": class_prior,
+        "power": power,
+        "include_self": include_self,
+    }
+    failure = None
+    own_counts = None
+    # Whatever fails here must reach the other ranks, which would wait for this one.
+    try:
+        checked("tau", tau, Width)  # a number: "auto" would need the neighbours on all ranks
+        cid_weights(np.ones((1, 1)), [0], **settings, device="cpu")  # checks the other settings
+        vectors, unit, own_labels = _prepare(embeddings, labels, include_self, device)
+        settings["d"] = unit.shape[1]
+        settings["dtype"] = str(unit.dtype)
+        own_counts = np.unique(own_labels, return_counts=True)
     except Exception as error:
         failure = error
-    told = [None] * world
-    dist.all_gather_object(told, (failure and str(failure), settings, message))
-    for other, (error, theirs, _) in enumerate(told):
-        if error is not None:
-            raise ValueError(f"input of rank {other}: {error}") from failure
-        if theirs != told[0][1]:
-            differ = f"rank {other} has {theirs} but rank 0 has {told[0][1]}"
-            raise ValueError(f"{differ}; pass the same on all ranks")
+    classes, counts = _share_counts(failure, settings, own_counts)
 
-    classes = np.unique(np.concatenate([found for *_, (found, _) in told]))
-    counts = np.zeros((world, len(classes)), dtype=np.int64)  # of a class on a rank
-    for other, (*_, (found, number)) in enumerate(told):
-        counts[other, np.searchsorted(classes, found)] = number
-    codes = np.searchsorted(classes, own)
+    codes = np.searchsorted(classes, own_labels)
     order = torch.from_numpy(np.argsort(codes, kind="stable")).to(unit.device)
     codes = torch.from_numpy(codes).to(unit.device)[order]
-    given = counts, float(tau), include_self
-    total = _kernel_sums(unit[order], *given)
+    total = _kernel_sums(unit[order], counts, float(tau), include_self)
     if total is None:
-        total = _kernel_sums(exact.unit_vectors(vectors.double(), device)[order], *given)
+        unit = unit_vectors(vectors.double(), device)
+        total = _kernel_sums(unit[order], counts, float(tau), include_self)
 
-    count = torch.from_numpy(counts.sum(axis=0)).to(total)
-    density = (total / (count if include_self else count - 1)[codes]).clamp_(max=1.0)
+    count = torch.from_numpy(counts.sum(axis=0)).to(total)  # of a class on all ranks
+    neighbours = count if include_self else count - 1
+    density = (total / neighbours[codes]).clamp_(max=1.0)
     density[count[codes] == 1] = 1.0  # as in class_density
-    exact.refuse_strays(int(_all_reduce((density <= 0).sum())), tau)
+    refuse_strays(int(_all_reduce((density <= 0).sum())), tau)
     weights = torch.empty_like(density)
-    given = density.log(), codes, count, class_prior, power
-    weights[order] = exact.class_weights(*given, _all_reduce)
-    return exact.like(weights, embeddings)
+    weights[order] = class_weights(density.log(), codes, count, class_prior, power, _all_reduce)
+    return like(weights, embeddings)
 
 
-def _prepare(embeddings, labels, include_self: bool, device):
-    """Vectors, unit vectors and labels of this rank, checked."""
-    vectors = exact.as_tensor(embeddings)
-    vectors = vectors if include_self else vectors.double()  # see class_density
-    unit = exact.unit_vectors(vectors, device)
-    class_codes(labels, len(unit))  # its checks
+def _prepare(
+    embeddings, labels, include_self: bool, device: str
+) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Check this rank's input; return its vectors, unit vectors and labels."""
+    vectors = as_tensor(embeddings)
+    if not include_self:  # see class_density
+        vectors = vectors.double()
+    unit = unit_vectors(vectors, device)
+    class_codes(labels, len(unit))  # for its checks
     labels = array("labels", labels)
     if labels.dtype.kind not in "biu":
         raise ValueError(f"labels are {labels.dtype}; number the classes by integers")
     return vectors, unit, labels.astype(np.int64)
 
 
-def _kernel_sums(unit: torch.Tensor, counts, tau: float, include_self: bool):
-    """Sum of ``exp((z_i . z_j - 1) / tau)`` over all j of i's class on all ranks; float64 (n_r,).
+def _share_counts(
+    failure: Exception | None, settings: dict, own_counts: tuple[np.ndarray, np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exchange failures, settings and class counts; all ranks raise the same ValueError or none.
 
-    ``unit`` (n_r, d) is sorted by class and overwritten; ``counts`` is (world, classes). None, on all
-    ranks, where this needs unit vectors of float64.
+    Returns the classes on any rank, in order, and how many samples of each every rank has, shape
+    (world, classes).
+    """
+    world = dist.get_world_size()
+    messages = [None] * world
+    dist.all_gather_object(messages, (failure and str(failure), settings, own_counts))
+    _, settings_of_rank_0, _ = messages[0]
+    for rank, (error, settings_of_rank, _) in enumerate(messages):
+        if error is not None:
+            raise ValueError(f"input of rank {rank}: {error}") from failure
+        if settings_of_rank != settings_of_rank_0:
+            raise ValueError(
+                f"rank {rank} has {settings_of_rank} but rank 0 has {settings_of_rank_0}; "
+                "pass the same on all ranks"
+            )
+    classes = np.unique(np.concatenate([present for _, _, (present, _) in messages]))
+    counts = np.zeros((world, len(classes)), dtype=np.int64)
+    for rank, (_, _, (present, number)) in enumerate(messages):
+        counts[rank, np.searchsorted(classes, present)] = number
+    return classes, counts
+
+
+def _kernel_sums(unit: Tensor, counts: np.ndarray, tau: float, include_self: bool) -> Tensor | None:
+    """Sum ``exp((z_i . z_j - 1) / tau)`` over all j of i's class on all ranks; float64 (n_r,).
+
+    ``unit`` (n_r, d) is sorted by class and overwritten; ``counts`` is (world, classes). Returns None,
+    on all ranks, where this needs unit vectors of float64.
     """
     world, classes = counts.shape
     rank = dist.get_rank()
+    # On rank r, the samples of class c are rows edges[r][c] to edges[r][c + 1].
     edges = np.pad(counts.cumsum(axis=1), ((0, 0), (1, 0))).tolist()
-    slices = [slice(*edges[rank][c : c + 2]) for c in range(classes)]
-    sums = [unit[rows].sum(dim=0, dtype=torch.float64) for rows in slices]
-    sums = _all_reduce(torch.stack(sums))
-    for c, rows in enumerate(slices):  # centred for precision, as in cid.density
-        unit[rows] -= (sums[c] / int(counts[:, c].sum())).to(unit.dtype)
-    reach = _all_reduce(unit.new_tensor(exact.farthest(unit, unit.new_zeros(1)) / tau), "max")
-    if unit.dtype == torch.float32 and exact.precise_enough(float(reach)) == torch.float64:
-        return None
-    u = unit.div_(math.sqrt(tau))
-    half = exact.half_squares(u).to(u.dtype)
-    total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
-    for rows in slices:
-        ours = u[rows], half[rows]
-        exact.add_kernel_sums(ours, ours, total[rows], total[rows], own=float(include_self))
+    own_classes = [slice(*edges[rank][c : c + 2]) for c in range(classes)]
 
-    # At step k rank r hosts the shard of rank r + k, so every pair of ranks meets once, but for
-    # k = world / 2: there both host each other, and each takes half of the lower rank's rows.
+    # Centred for precision, as in cid.density.
+    sums = [unit[rows].sum(dim=0, dtype=torch.float64) for rows in own_classes]
+    sums = _all_reduce(torch.stack(sums))
+    for c, rows in enumerate(own_classes):
+        unit[rows] -= (sums[c] / int(counts[:, c].sum())).to(unit.dtype)
+    reach = _all_reduce(unit.new_tensor(farthest(unit, unit.new_zeros(1)) / tau), "max")
+    if unit.dtype == torch.float32 and precise_enough(float(reach)) == torch.float64:
+        return None
+
+    # First the pairs within this shard.
+    u = unit.div_(math.sqrt(tau))
+    half = half_squares(u).to(u.dtype)
+    total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
+    for rows in own_classes:
+        ours = (u[rows], half[rows])
+        add_kernel_sums(ours, ours, total[rows], total[rows], own=float(include_self))
+
+    # Then the tournament. At step k rank r receives the shard of rank r + k, its guest, and sends its
+    # own to rank r - k, its host. So every pair of ranks meets once, except for k = world / 2: there
+    # both receive each other's, and each takes half of the lower rank's rows.
     for step in range(1, world // 2 + 1):
-        host, guest = (rank - step) % world, (rank + step) % world
-        v = _exchange(u, host, (edges[guest][-1], u.shape[1]), guest)
-        other = exact.half_squares(v).to(v.dtype)
-        visiting = torch.zeros(len(v), dtype=torch.float64, device=v.device)
+        host = (rank - step) % world
+        guest = (rank + step) % world
+        visitors = _exchange(u, host, (edges[guest][-1], u.shape[1]), guest)
+        visitors_half = half_squares(visitors).to(visitors.dtype)
+        visitors_total = torch.zeros(len(visitors), dtype=torch.float64, device=visitors.device)
         for c in range(classes):
-            (a, b), (p, q) = edges[rank][c : c + 2], edges[guest][c : c + 2]
+            start, stop = edges[rank][c : c + 2]
+            first, last = edges[guest][c : c + 2]
             if 2 * step == world and rank < guest:
-                b = (a + b) // 2
+                stop = (start + stop) // 2
             elif 2 * step == world:
-                p = (p + q) // 2
-            ours, theirs = (u[a:b], half[a:b]), (v[p:q], other[p:q])
-            exact.add_kernel_sums(ours, theirs, total[a:b], visiting[p:q])
-        total += _exchange(visiting, guest, (len(u),), host)
+                first = (first + last) // 2
+            add_kernel_sums(
+                (u[start:stop], half[start:stop]),
+                (visitors[first:last], visitors_half[first:last]),
+                total[start:stop],
+                visitors_total[first:last],
+            )
+        total += _exchange(visitors_total, guest, (len(u),), host)
     return total
 
 
 def _wire() -> torch.device:
-    """Where the group's backend takes tensors from."""
-    nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+    """Return the device from which the group's backend takes tensors."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
-def _all_reduce(values: torch.Tensor, how: str = "sum") -> torch.Tensor:
+def _all_reduce(values: Tensor, how: str = "sum") -> Tensor:
+    """Combine the values of all ranks by "sum" or "max"; every rank gets the result."""
     shared = values.to(_wire())
     dist.all_reduce(shared, dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
     return shared.to(values.device)
 
 
-def _exchange(values: torch.Tensor, to: int, shape, source: int) -> torch.Tensor:
-    """Send a tensor to one rank and receive one of the same type and another shape from another."""
+def _exchange(values: Tensor, to: int, shape: tuple[int, ...], source: int) -> Tensor:
+    """Send a tensor to one rank and receive one of another shape from another rank."""
     sent = values.to(_wire())
     received = torch.empty(shape, dtype=sent.dtype, device=sent.device)
-    both = [dist.P2POp(dist.isend, sent, to), dist.P2POp(dist.irecv, received, source)]
-    for work in dist.batch_isend_irecv(both):
+    operations = [dist.P2POp(dist.isend, sent, to), dist.P2POp(dist.irecv, received, source)]
+    for work in dist.batch_isend_irecv(operations):
         work.wait()
     return received.to(values.device)

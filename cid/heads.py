@@ -1,10 +1,10 @@
-"""Training: many linear heads on cached features as one stacked computation.
+"""Fit many linear heads on cached features as one stacked computation.
 
-A run of the study is a head: one method on one biased training set. All runs read the same features
-and differ in their sample weights, which are 0 off the training set, and in the *risk* that makes one
-number of the images' losses (:mod:`cid.risks`). So a whole cell of the study, every method times every
-seed, is a few optimisations; and what trains on the same images shares their Gram matrix, after which
-a step no longer depends on the number of features.
+A *head* is one L2-regularised logistic regression: one method on one biased training set. All heads
+read the same features. They differ in their sample weights, which are 0 outside the training set, and
+in the *risk* (:mod:`cid.risks`) that aggregates the losses of the images. So every method for every
+seed is a few joint optimisations. Heads that train on the same images share their Gram matrix, and
+then the cost of a step no longer depends on the number of features.
 """
 
 from __future__ import annotations
@@ -15,18 +15,24 @@ from threading import Lock
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from cid.checks import COUNT, POSITIVE, array, class_codes, number, reals
-from cid.density import as_tensor
-from cid.device import pick_device
+from cid.arrays import array, as_tensor, class_codes, pick_device, reals
 from cid.lbfgs import minimise
+from cid.moved import forwarder
 from cid.risks import mean_risk
+from cid.settings import Count, Positive, checked
 
-HELD = 2**28  # numbers held at once, of Gram matrices and training sets, 1 GiB
-# Images of a stack are padded to a multiple: a processor takes whole vectors of numbers at once and
-# rounds the rest of a row in another way, so that a head's last bits would depend on its place.
+# Numbers held at once, of Gram matrices and training sets: 1 GiB as float32.
+HELD = 2**28
+# Training sets are padded to a multiple of this many images. A processor handles whole vectors of
+# numbers at once and rounds the rest of a row in another way, so without padding the last bits of a
+# head would depend on its place.
 LANES = 32
+
+MOVED = {"Design": "cid.heads.StandardisedFeatures"}
+__getattr__ = forwarder(__name__, MOVED)
 
 
 @dataclass(frozen=True)
@@ -36,311 +42,604 @@ class Heads:
     weight: np.ndarray  # float32 (h, d)
     bias: np.ndarray  # float32 (h,)
     iterations: int  # optimiser steps until every head had converged
-    gradient: np.ndarray  # float64 (h,): final norm of the objective's gradient over the initial
+    gradient: (
+        np.ndarray
+    )  # float64 (h,): final norm of the objective's gradient over the initial one
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Logit of class 1 under every head, float32 of shape (h, n)."""
+        """Compute the logit of class 1 under every head, float32 (h, n)."""
         features = as_tensor(features, "features", 2).float()
         return (torch.from_numpy(self.weight) @ features.T).numpy() + self.bias[:, None]
 
     def rows(self, which: slice) -> Heads:
-        """Some of the heads."""
-        return Heads(self.weight[which], self.bias[which], self.iterations, self.gradient[which])
+        """Select some of the heads."""
+        return Heads(
+            weight=self.weight[which],
+            bias=self.bias[which],
+            iterations=self.iterations,
+            gradient=self.gradient[which],
+        )
 
     @staticmethod
     def joined(parts: list[Heads]) -> Heads:
-        """The heads of several, one after the other."""
-        names = ("weight", "bias", "gradient")
-        whole = {name: np.concatenate([vars(heads)[name] for heads in parts]) for name in names}
-        return Heads(**whole, iterations=max(int(heads.iterations) for heads in parts))
+        """Concatenate the heads of several calls."""
+        return Heads(
+            weight=np.concatenate([heads.weight for heads in parts]),
+            bias=np.concatenate([heads.bias for heads in parts]),
+            iterations=max(int(heads.iterations) for heads in parts),
+            gradient=np.concatenate([heads.gradient for heads in parts]),
+        )
 
 
-class Design:
-    """Features and labels made ready for many calls of :func:`fit_heads`.
+@dataclass(frozen=True)
+class OwnUnits:
+    """The m images of one training set, standardised by their own mean and standard deviation."""
 
-    Keeps the standardised features and, as far as memory goes, the training sets met with their Gram
-    matrices, for other methods and settings. ``features`` float32 (n, d) and ``labels`` (n,)
-    of 0 and 1 are those of all images; ``rows`` (numbers or a mask) may be trained on, all by default.
+    features: Tensor  # (m, d)
+    shift: Tensor  # (d,): their mean, in units of :attr:`StandardisedFeatures.features`
+    scale: Tensor  # (d,): their standard deviation, likewise
+
+
+@dataclass(frozen=True)
+class GramStack:
+    """Training sets that are fitted together, with their Gram matrices."""
+
+    gram: Tensor  # (sets, size, size): X X^T of each training set, 0 beyond its images
+    sets: list[OwnUnits]
+
+    def numel(self) -> int:
+        """Count the numbers in memory."""
+        return self.gram.numel() + sum(own.features.numel() for own in self.sets)
+
+
+class StandardisedFeatures:
+    """Features and labels prepared once for many calls of :func:`fit_heads`.
+
+    Keeps the standardised features and, as far as memory allows, the training sets met so far with
+    their Gram matrices, for other methods and settings on the same images.
+
+    Parameters
+    ----------
+    features : array, shape (n, d)
+        Of all images; used as float32.
+    labels : array, shape (n,)
+        0 or 1.
+    rows : int or bool array, optional
+        The images that can be trained on; by default all.
+    device : str
+        As in :func:`cid.align.detect`.
+
+    Raises
+    ------
+    ValueError
+        If shapes disagree, labels are not 0 and 1, rows do not exist, or features are not finite.
     """
 
     def __init__(self, features, labels, rows=None, device: str = "auto"):
         device = pick_device(device)
         features = as_tensor(features, "features", 2)
-        class_codes(labels, len(features))  # its checks
+        class_codes(labels, len(features))  # for its checks
         labels = array("labels", labels)
         if not set(np.unique(labels)) <= {0, 1}:
             raise ValueError(f"labels hold {np.unique(labels)[:5].tolist()}; 0 and 1 are needed")
-        x = features.to(device, torch.float32)
-        # Near enough for float32; each head then corrects by its own training images.
+        features = features.to(device, torch.float32)
+        # Statistics of all trainable images bring the values near enough to unit scale for float32;
+        # every head is then standardised exactly by its own training images.
         try:
-            some = x if rows is None else x[torch.as_tensor(rows, device=device)]
+            trainable = features
+            if rows is not None:
+                trainable = features[torch.as_tensor(rows, device=device)]
         except IndexError as error:
-            raise ValueError(f"rows are no rows of {len(x)} features ({error})") from None
-        self.centre, self.spread = some.mean(dim=0), some.std(dim=0, correction=0).clamp_min(1e-6)
+            raise ValueError(f"rows are no rows of {len(features)} features ({error})") from None
+        self.centre = trainable.mean(dim=0)
+        self.spread = trainable.std(dim=0, correction=0).clamp_min(1e-6)
         if not torch.isfinite(self.centre + self.spread).all():
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
-        self.x = (x - self.centre).div_(self.spread)
-        self.sign = torch.as_tensor(labels.astype(float) * 2 - 1).to(device, torch.float32)
-        self._stacks: dict[tuple, tuple[torch.Tensor, list, int]] = {}
-        self._lock = Lock()  # calls of several threads may share a design
+        self.features = (features - self.centre).div_(self.spread)
+        self.signs = torch.as_tensor(labels.astype(float) * 2 - 1).to(device, torch.float32)
+        self._stacks: dict[tuple, GramStack] = {}  # the least recently used first
+        self._lock = Lock()  # threads can share one object
 
-    def standardised(self, rows: torch.Tensor):
-        """Images standardised by their own statistics, and these: shift and scale, shape (d,)."""
-        x = self.x[rows]
-        shift = x.mean(dim=0)
-        scale = ((x**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
-        return x.sub_(shift).div_(scale), shift, scale
+    def in_own_units(self, rows: Tensor) -> OwnUnits:
+        """Standardise the images of a training set by their own statistics."""
+        features = self.features[rows]
+        shift = features.mean(dim=0)
+        scale = ((features**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
+        return OwnUnits(features.sub_(shift).div_(scale), shift, scale)
 
-    def stack(self, sets: list[torch.Tensor], size: int):
-        """Gram matrices (g, size, size) of sets of rows, 0 beyond them; :meth:`standardised` of each."""
+    def gram_stack(self, sets: list[Tensor], size: int) -> GramStack:
+        """Return the Gram matrices of training sets, computed now or kept from an earlier call.
+
+        ``sets`` holds the rows of each; ``size`` is the number of images that all are padded to.
+        """
         key = (size, *(rows.cpu().numpy().tobytes() for rows in sets))
         with self._lock:
-            found = self._stacks.pop(key, None)
-        if found is None:
-            grams = self.x.new_zeros(len(sets), size, size)
-            ready = [self.standardised(rows) for rows in sets]
-            for gram, (x, *_) in zip(grams, ready, strict=True):
-                gram[: len(x), : len(x)] = _product(x, x.T)
-            found = grams, ready, grams.numel() + sum(x.numel() for x, *_ in ready)
+            stack = self._stacks.pop(key, None)
+        if stack is None:
+            gram = self.features.new_zeros(len(sets), size, size)
+            standardised = [self.in_own_units(rows) for rows in sets]
+            for matrix, own in zip(gram, standardised, strict=True):
+                count = len(own.features)
+                matrix[:count, :count] = _product(own.features, own.features.T)
+            stack = GramStack(gram, standardised)
         with self._lock:
-            held = sum(numbers for *_, numbers in self._stacks.values())
-            while self._stacks and held + found[2] > HELD:  # the longest unused goes first
-                held -= self._stacks.pop(next(iter(self._stacks)))[2]
-            self._stacks[key] = found
-        return found[:2]
-
-
-def _product(a, b):
-    """``a @ b``; on a CPU by NumPy, which is faster, and twice where it sees that b is a.T."""
-    return a @ b if a.device.type != "cpu" else torch.from_numpy(a.numpy() @ b.numpy())
-
-
-def _filled(a, rows: int):
-    """With rows of 0 up to a multiple of so many: with their number a product's last bits change."""
-    return pad(a, (0, 0, 0, -a.shape[-2] % rows))
+            held = sum(other.numel() for other in self._stacks.values())
+            while self._stacks and held + stack.numel() > HELD:
+                least_recently_used = next(iter(self._stacks))
+                held -= self._stacks.pop(least_recently_used).numel()
+            self._stacks[key] = stack
+        return stack
 
 
 def fit_heads(
     features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
     offset=None, flipped=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
-    design: Design | None = None, device: str = "auto", progress: str | None = None,
+    design: StandardisedFeatures | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
 
-    Head h minimises ``risk_i softplus(-y_i (w . x_i + b)) + l2 / 2 |w|^2`` over w and b, where the
-    risk is the mean under weights ``s_hi / sum_i s_hi`` or what ``risk`` makes of it, y is +-1 and x
-    are the features standardised by the head's own training images (those of positive weight, each
-    counted once), so that no statistic of a test image enters. Heads are returned in raw units.
+    Head h minimises ``risk_i(softplus(-y_i (w . x_i + b))) + l2 / 2 |w|^2`` over w and b. The risk is
+    the mean under weights ``s_hi / sum_i s_hi``, or what ``risk`` makes of these losses and weights; y
+    is +1 or -1. The features x are standardised by the head's own training images (those of positive
+    weight, each counted once), so no statistic of a test image enters. Heads are returned in the
+    units of ``features``.
 
-    The bytes of a head depend on which images any head trains on and, above ``room``, on how many are
-    fitted together, as these decide the shapes of the products; not on the other heads or on its place.
+    The bytes of a head depend on which images any head trains on and, above ``room``, on how many
+    are fitted together, because these decide the shapes of the products. They do not depend on the
+    other heads or on the head's place.
 
     Parameters
     ----------
     features, labels
-        As in :class:`Design`.
+        As in :class:`StandardisedFeatures`.
     sample_weights : array, shape (h, n)
         Non-negative; 0 keeps an image out of the head's training set.
     l2 : float
         Strength of the L2 penalty on standardised features, > 0.
     risk : callable
-        A :data:`cid.risks.Risk`; with ``groups`` what makes one of the groups of the images in use.
+        A :data:`cid.risks.Risk`. With ``groups``: a function of the groups of the images in use, int
+        (h, m), that returns one.
     groups : int array, shape (h, n), optional
     offset : float array, shape (h, n), optional
-        Added to the logits of the images while the head is fitted, and no part of it: the logits of a
-        model that it corrects, or those it must not learn again.
+        Added to the logits of the images during fitting, and not part of the head: the logits of a
+        model that the head corrects, or those it must not learn again.
     flipped : float array, shape (h, n), optional
         The share of an image, in [0, 1], that counts under the other label.
-    room, tolerance, max_iterations
-        A head has converged when its gradient norm is ``tolerance`` of the initial one. Products are
-        those of ``room`` heads, or a multiple.
-    design : Design, optional
+    room : int
+        Products are padded to this many heads, or a multiple.
+    tolerance : float
+        A head has converged when the norm of its gradient is this fraction of the initial one.
+    max_iterations : int
+    design : StandardisedFeatures, optional
         Of these features and labels, to share what other calls have computed.
+    device : str
+        As in :func:`cid.align.detect`; with ``design``, its device.
     progress : str, optional
         Label of a progress bar.
 
     Raises
     ------
     ValueError
-        On shapes that disagree, l2 <= 0, a head without both classes, or no convergence.
+        If shapes disagree, l2 <= 0, a head lacks a class, or the heads do not converge.
+
+    Examples
+    --------
+    >>> features = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> labels = [0, 0, 1, 1]
+    >>> weights = [[1, 1, 1, 1], [0, 1, 1, 1]]  # two heads; the second leaves out an image
+    >>> heads = fit_heads(features, labels, weights, l2=0.1)
+    >>> (heads.logits(features) > 0).astype(int)
+    array([[0, 0, 1, 1],
+           [0, 0, 1, 1]])
     """
     sample_weights = as_tensor(sample_weights, "sample weights").cpu().numpy()
-    shape, of = np.shape(features), design and f", a design of features {tuple(design.x.shape)}"
-    if sample_weights.shape[1:] != shape[:1] or of and shape != design.x.shape:
-        given = f"features {shape} and sample weights {sample_weights.shape}{of or ''}"
+    shape = np.shape(features)
+    fits_design = design is None or shape == design.features.shape
+    if sample_weights.shape[1:] != shape[:1] or not fits_design:
+        given = f"features {shape} and sample weights {sample_weights.shape}"
+        if design is not None:
+            given += f", a design of features {tuple(design.features.shape)}"
         raise ValueError(f"{given} disagree; (n, d) and (heads, n) are needed")
-    used = (sample_weights != 0).any(axis=0)
-    design = design or Design(features, labels, used if used.any() else None, device)
-    device = design.x.device
+    if design is None:
+        trained_on = (sample_weights != 0).any(axis=0)
+        rows = trained_on if trained_on.any() else None
+        design = StandardisedFeatures(features, labels, rows, device)
+    device = design.features.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
-    l2, tolerance = number("train.l2", l2, POSITIVE), number("tolerance", tolerance, POSITIVE)
-    max_iterations = number("max_iterations", max_iterations, COUNT, int)
-    room = number("room", room, COUNT, int)
-    _check(design, weights)
+    l2 = checked("train.l2", l2, Positive)
+    tolerance = checked("tolerance", tolerance, Positive)
+    max_iterations = checked("max_iterations", max_iterations, Count)
+    room = checked("room", room, Count)
+    _check_weights(design, weights)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    more = {"groups": groups, "offset": offset, "flipped": flipped}
-    limits = {"groups": (0, 1e9), "offset": (-1e30, 1e30), "flipped": (0, 1)}
-    for name in [name for name, values in more.items() if values is not None]:
-        values, (low, high) = reals(name, more[name]), limits[name]
-        if values.shape != weights.shape or not ((low <= values) & (values <= high)).all():
-            raise ValueError(f"{name} must be from {low:g} to {high:g}, one a head and image")
-        kind = torch.int64 if name == "groups" else torch.float32
-        more[name] = torch.as_tensor(values, dtype=kind, device=device)
+    groups = _per_image("groups", groups, 0, 1e9, torch.int64, weights)
+    offset = _per_image("offset", offset, -1e30, 1e30, torch.float32, weights)
+    flipped = _per_image("flipped", flipped, 0, 1, torch.float32, weights)
 
-    few = int((weights > 0).sum(dim=1).max()) <= design.x.shape[1]
-    how = {"tolerance": tolerance, "max_iterations": max_iterations, "progress": progress}
-    fit = _fit_dual if few else _fit_primal
+    # A head has n training images and d features. Two ways lead to the same optimum:
+    #
+    # (A) n > d, the primal: the unknowns are the d weights and the bias. A step takes two products
+    #     with the features, n d multiplications each: logits = X w + b, and the gradient X^T slope,
+    #     where slope_i is the derivative of the risk by the logit of image i.
+    #
+    # (B) n <= d, the dual: at the optimum the gradient vanishes, X^T slope + l2 w = 0, so w is a
+    #     combination w = X^T a of the training images. In the n unknowns a (and the bias) the logits
+    #     are X X^T a + b = K a + b, and |w|^2 = a^T K a. The Gram matrix K (n, n) is computed once
+    #     for each training set and shared by all heads on it. After that a step takes one product of
+    #     n^2 multiplications, whatever d is.
+    #
+    # The optimiser sees the inner products of (w, b) in both, so it takes the same steps.
+    images = int((weights > 0).sum(dim=1).max())
+    fit = _fit_dual if images <= design.features.shape[1] else _fit_primal
     with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
-        v, bias, steps, relative = fit(design, weights, l2, risk, room, how, **more)
+        own_weight, own_bias, steps, relative = fit(
+            design,
+            weights,
+            l2=l2,
+            risk=risk,
+            groups=groups,
+            offset=offset,
+            flipped=flipped,
+            room=room,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            progress=progress,
+        )
     worst = float(relative.max())
     if not worst <= tolerance:
-        failed = f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged"
-        left = f"gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted"
-        raise ValueError(f"{failed} after {steps} steps ({left}); raise train.l2 or max_iterations")
-    raw = v / design.spread
-    bias = bias - (raw * design.centre).sum(1)
-    return Heads(raw.cpu().numpy(), bias.cpu().numpy(), steps, relative.cpu().double().numpy())
+        raise ValueError(
+            f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged after "
+            f"{steps} steps (gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted); "
+            "raise train.l2 or max_iterations"
+        )
+    # From standardised features back to the caller's units.
+    weight = own_weight / design.spread
+    bias = own_bias - (weight * design.centre).sum(1)
+    return Heads(
+        weight=weight.cpu().numpy(),
+        bias=bias.cpu().numpy(),
+        iterations=steps,
+        gradient=relative.cpu().double().numpy(),
+    )
 
 
-def _fit_primal(design, weights, l2, risk, room, how, groups, offset, flipped):
-    """Heads over (w, b), all in one product with the features: for more images than features.
+# --- the primal: unknowns are the weights ---------------------------------------------------------
 
-    Returns weight (h, d) and bias (h,) in units of ``design.x``, then as :func:`cid.lbfgs.minimise`.
+
+@dataclass(frozen=True)
+class _PrimalProblem:
+    """Heads over (w, b), all on the same m images, for :func:`cid.lbfgs.minimise`.
+
+    The weights w belong to features that are standardised by each head's own training images. So
+    that all heads can share one product with ``features``, it is done with v = w / scale instead:
+    ``w . (x - shift) / scale = v . x - v . shift``.
     """
+
+    features: Tensor  # (m, d)
+    signs: Tensor  # (m,): labels as -1 and 1
+    weights: Tensor  # (h, m): of row sum 1
+    shift: Tensor  # (h, d): mean of each head's own training images
+    scale: Tensor  # (h, d): and standard deviation
+    l2: float
+    risk: Callable
+    offset: Tensor | float  # (h, m), or 0
+    flipped: Tensor | None  # (h, m)
+    room: int
+
+    def objective(self, unknowns: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the values (h,) and gradients (h, d + 1) at unknowns (h, d + 1)."""
+        heads = len(unknowns)
+        w = unknowns[:, :-1]
+        b = unknowns[:, -1:]
+        v = w / self.scale
+        products = (_padded(v, self.room) @ self.features.T)[:heads]
+        logits = products + (b - (v * self.shift).sum(1, keepdim=True))
+        margins = (logits + self.offset) * self.signs
+        losses, pull = _losses(margins, self.flipped)
+        value, share = self.risk(losses, self.weights)
+        loss = value + 0.5 * self.l2 * (w * w).sum(1)
+
+        slope = -share * pull * self.signs  # the derivative by the logits
+        total = slope.sum(1, keepdim=True)
+        products = (_padded(slope, self.room) @ self.features)[:heads]
+        w_slope = (products - total * self.shift) / self.scale
+        gradient = torch.cat([w_slope + self.l2 * w, total], dim=1)
+        return loss, gradient
+
+    @staticmethod
+    def dot(left: Tensor, right: Tensor) -> Tensor:
+        """Compute the inner products (h,) of the rows of two (h, d + 1)."""
+        return (left * right).sum(1)
+
+
+def _fit_primal(
+    design: StandardisedFeatures,
+    weights: Tensor,
+    *,
+    l2: float,
+    risk: Callable,
+    groups: Tensor | None,
+    offset: Tensor | None,
+    flipped: Tensor | None,
+    room: int,
+    tolerance: float,
+    max_iterations: int,
+    progress: str | None,
+) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Fit heads over their weights: for more images than features.
+
+    ``weights``, ``groups``, ``offset`` and ``flipped`` are (h, n); the weights have row sums 1.
+
+    Returns
+    -------
+    weight (h, d), bias (h,)
+        In units of ``design.features``.
+    steps, relative
+        As from :func:`cid.lbfgs.minimise`.
+    """
+    # Only images that some head trains on take part, padded by copies of weight 0.
     used = torch.nonzero((weights > 0).any(dim=0))[:, 0]
     padding = -len(used) % LANES
     used = torch.cat([used, used[:1].expand(padding)])
-    x, sign, weights = design.x[used], design.sign[used], weights[:, used]
+    features = design.features[used]
+    weights = weights[:, used]
     weights[:, len(used) - padding :] = 0
-    risk = risk if groups is None else risk(groups[:, used])
-    offset = 0 if offset is None else offset[:, used]
-    flipped = None if flipped is None else flipped[:, used]
+
+    # Mean and standard deviation of each head's training images, each image counted once.
     member = (weights > 0).float()
     member /= member.sum(dim=1, keepdim=True)
-    member, count = _filled(member, room), len(weights)
-    shift = (member @ x)[:count]
-    scale = ((member @ x**2)[:count] - shift**2).clamp_min(1e-6).sqrt()
+    member = _padded(member, room)
+    heads = len(weights)
+    shift = (member @ features)[:heads]
+    scale = ((member @ features**2)[:heads] - shift**2).clamp_min(1e-6).sqrt()
 
-    def objective(theta):
-        w, b = theta[:, :-1], theta[:, -1:]
-        v = w / scale
-        logit = (_filled(v, room) @ x.T)[:count] + (b - (v * shift).sum(1, keepdim=True))
-        margin = (logit + offset) * sign
-        losses, pull = _losses(margin, flipped)
-        value, share = risk(losses, weights)
-        loss = value + 0.5 * l2 * (w * w).sum(1)
-        slope = -share * pull * sign
-        total = slope.sum(1, keepdim=True)
-        pulled = ((_filled(slope, room) @ x)[:count] - total * shift) / scale
-        gradient = torch.cat([pulled + l2 * w, total], dim=1)
-        return loss, gradient
-
-    start = weights.new_zeros(len(weights), x.shape[1] + 1)
-    theta, steps, relative = minimise(objective, lambda p, q: (p * q).sum(1), start, **how)
-    v = theta[:, :-1] / scale
-    return v, theta[:, -1] - (v * shift).sum(1), steps, relative
-
-
-def _losses(margin, flipped):
-    """Losses of the images, and minus their slopes over the margin."""
-    if flipped is None:
-        return softplus(-margin), torch.sigmoid(-margin)
-    return softplus(-margin) + flipped * margin, torch.sigmoid(-margin) - flipped
-
-
-def _fit_dual(design, weights, l2, risk, room, how, groups, offset, flipped):
-    """As :func:`_fit_primal`, over coefficients of the training images: for more features than images.
-
-    The optimum is a combination ``w = X^T a`` of the head's own standardised images, so heads with
-    the same training set share its Gram matrix ``K = X X^T``. The vectors are kept as (a, K a, b),
-    whose inner product ``a . K a' + b b'`` is that of (w, b): the optimiser takes the same steps.
-    """
-    support = np.packbits((weights > 0).cpu().numpy(), axis=1)
-    supports, place = np.unique(support, axis=0, return_inverse=True)
-    members = [np.flatnonzero(place.reshape(-1) == g) for g in range(len(supports))]
-    v = weights.new_empty(len(weights), design.x.shape[1])
-    bias, relative = weights.new_empty(2, len(weights))
-    steps, size = 0, LANES * -(-int((weights > 0).sum(dim=1).max()) // LANES)
-    together, places = max(1, HELD // size**2), -(-room // len(members))
-    for first in range(0, len(members), together):
-        heads = members[first : first + together]
-        rows = [torch.nonzero(weights[own[0]] > 0)[:, 0] for own in heads]
-        gram, ready = design.stack(rows, size)
-        sides = weights.new_zeros(len(heads), 1, size)
-        mass = weights.new_zeros(len(heads), max(map(len, heads)), size)
-        codes, known = torch.zeros_like(mass, dtype=torch.int64), torch.zeros_like(mass)
-        other = None if flipped is None else torch.zeros_like(mass)
-        for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
-            sides[g, 0, : len(row)] = design.sign[row]
-            mass[g, : len(own), : len(row)] = weights[own][:, row]
-            for into, values in ((codes, groups), (known, offset), (other, flipped)):
-                if values is not None:
-                    into[g, : len(own), : len(row)] = values[own][:, row]
-        stack_risk = risk if groups is None else risk(codes.flatten(0, 1))
-        objective, dot = _dual_problem(gram, sides, mass, known, other, l2, stack_risk, places)
-        start = weights.new_zeros(mass[..., 0].numel(), 2 * size + 1)
-        theta, done, left = minimise(objective, dot, start, **how)
-        steps = max(steps, done)
-        a, b = theta[:, :size].view(mass.shape), theta[:, -1].view(mass.shape[:2])
-        left = left.view(mass.shape[:2])
-        for g, (own, row) in enumerate(zip(heads, rows, strict=True)):
-            part, shift, scale = ready[g]
-            v[own] = (_filled(a[g, :, : len(row)], places) @ part)[: len(own)] / scale
-            bias[own] = b[g, : len(own)] - (v[own] * shift).sum(1)
-            relative[own] = left[g, : len(own)]
+    problem = _PrimalProblem(
+        features=features,
+        signs=design.signs[used],
+        weights=weights,
+        shift=shift,
+        scale=scale,
+        l2=l2,
+        risk=risk if groups is None else risk(groups[:, used]),
+        offset=0 if offset is None else offset[:, used],
+        flipped=None if flipped is None else flipped[:, used],
+        room=room,
+    )
+    unknowns, steps, relative = minimise(
+        problem.objective,
+        problem.dot,
+        weights.new_zeros(heads, features.shape[1] + 1),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        progress=progress,
+    )
+    v = unknowns[:, :-1] / scale
+    bias = unknowns[:, -1] - (v * shift).sum(1)
     return v, bias, steps, relative
 
 
-def _dual_problem(gram, sides, mass, offset, flipped, l2, risk, places):
-    """Objective and inner product over rows (a, K a, b), one a head.
+# --- the dual: unknowns are coefficients of the training images -----------------------------------
 
-    ``gram`` (g, m, m) and ``sides`` (g, 1, m), +-1, are of sets, ``mass``, ``offset`` and ``flipped``
-    (g, slots, m) of heads; the last may be None. ``places`` are rows of a product.
+
+@dataclass(frozen=True)
+class _DualProblem:
+    """Heads over (a, K a, b), for :func:`cid.lbfgs.minimise`.
+
+    The heads form a stack: ``sets`` training sets, with ``slots`` heads each, of ``size`` images (the
+    rest is padded with weight 0). K a is kept beside a: it changes linearly with it, so only the
+    gradient needs a product with the Gram matrix. With w = X^T a, the inner product of two (w, b) is
+    ``a . K a' + b b'``.
     """
-    size, flat = gram.shape[1], mass.flatten(0, 1)
-    flipped = None if flipped is None else flipped.flatten(0, 1)
 
-    def objective(theta):
-        a, image, b = theta.split([size, size, 1], dim=1)
-        margin = (((image + b).view(mass.shape) + offset) * sides).flatten(0, 1)
-        losses, pull = _losses(margin, flipped)
-        value, share = risk(losses, flat)
-        slope = (-share * pull).view(mass.shape) * sides
-        image_slope = _product(_filled(slope, places), gram)[:, : slope.shape[1]].flatten(0, 1)
+    gram: Tensor  # (sets, size, size): K
+    signs: Tensor  # (sets, 1, size): labels as -1 and 1, 0 beyond the images
+    weights: Tensor  # (sets, slots, size)
+    offset: Tensor  # (sets, slots, size)
+    flipped: Tensor | None  # (sets * slots, size)
+    l2: float
+    risk: Callable
+    room: int  # slots that products are padded to
+
+    def objective(self, unknowns: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the values (h,) and gradients (h, 2 size + 1), where h = sets * slots."""
+        size = self.gram.shape[1]
+        a, k_a, b = unknowns.split([size, size, 1], dim=1)
+        logits = (k_a + b).view(self.weights.shape)
+        margins = ((logits + self.offset) * self.signs).flatten(0, 1)
+        losses, pull = _losses(margins, self.flipped)
+        value, share = self.risk(losses, self.weights.flatten(0, 1))
+        loss = value + 0.5 * self.l2 * (a * k_a).sum(1)
+
+        # The gradient by w is X^T slope + l2 X^T a: again a combination of the images.
+        slope = (-share * pull).view(self.weights.shape) * self.signs
+        slots = slope.shape[1]
+        k_slope = _product(_padded(slope, self.room), self.gram)[:, :slots].flatten(0, 1)
         slope = slope.flatten(0, 1)
-        gradient = [slope + l2 * a, image_slope + l2 * image, slope.sum(1, keepdim=True)]
-        return value + 0.5 * l2 * (a * image).sum(1), torch.cat(gradient, dim=1)
+        gradient = torch.cat(
+            [slope + self.l2 * a, k_slope + self.l2 * k_a, slope.sum(1, keepdim=True)], dim=1
+        )
+        return loss, gradient
 
-    def dot(p, q):
-        return (p[:, :size] * q[:, size:-1]).sum(1).addcmul_(p[:, -1], q[:, -1])
+    def dot(self, left: Tensor, right: Tensor) -> Tensor:
+        """Compute the inner products (h,) of the rows of two (h, 2 size + 1)."""
+        size = self.gram.shape[1]
+        products = (left[:, :size] * right[:, size:-1]).sum(1)
+        return products.addcmul_(left[:, -1], right[:, -1])
 
-    return objective, dot
+
+def _fit_dual(
+    design: StandardisedFeatures,
+    weights: Tensor,
+    *,
+    l2: float,
+    risk: Callable,
+    groups: Tensor | None,
+    offset: Tensor | None,
+    flipped: Tensor | None,
+    room: int,
+    tolerance: float,
+    max_iterations: int,
+    progress: str | None,
+) -> tuple[Tensor, Tensor, int, Tensor]:
+    """Fit heads over coefficients of their training images: for more features than images.
+
+    Arguments and results are those of :func:`_fit_primal`.
+    """
+    heads_by_set = _heads_by_training_set(weights)
+    most_images = int((weights > 0).sum(dim=1).max())
+    size = LANES * -(-most_images // LANES)  # rounded up
+    sets_at_once = max(1, HELD // size**2)
+    room_in_set = -(-room // len(heads_by_set))  # rounded up
+
+    weight = weights.new_empty(len(weights), design.features.shape[1])
+    bias = weights.new_empty(len(weights))
+    relative = weights.new_empty(len(weights))
+    steps = 0
+    for first in range(0, len(heads_by_set), sets_at_once):
+        heads = heads_by_set[first : first + sets_at_once]
+        rows = [torch.nonzero(weights[own[0]] > 0)[:, 0] for own in heads]
+        stack = design.gram_stack(rows, size)
+        signs = weights.new_zeros(len(heads), 1, size)
+        for place, own_rows in enumerate(rows):
+            signs[place, 0, : len(own_rows)] = design.signs[own_rows]
+        stacked_weights = _stacked(weights, heads, rows, size)
+        if offset is None:
+            stacked_offset = torch.zeros_like(stacked_weights)
+        else:
+            stacked_offset = _stacked(offset, heads, rows, size)
+        problem = _DualProblem(
+            gram=stack.gram,
+            signs=signs,
+            weights=stacked_weights,
+            offset=stacked_offset,
+            flipped=None if flipped is None else _stacked(flipped, heads, rows, size).flatten(0, 1),
+            l2=l2,
+            risk=risk
+            if groups is None
+            else risk(_stacked(groups, heads, rows, size).flatten(0, 1)),
+            room=room_in_set,
+        )
+        sets, slots, _ = stacked_weights.shape
+        unknowns, steps_taken, stack_relative = minimise(
+            problem.objective,
+            problem.dot,
+            weights.new_zeros(sets * slots, 2 * size + 1),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            progress=progress,
+        )
+        steps = max(steps, steps_taken)
+        a = unknowns[:, :size].view(sets, slots, size)
+        b = unknowns[:, -1].view(sets, slots)
+        stack_relative = stack_relative.view(sets, slots)
+        for place, (own, images) in enumerate(zip(heads, stack.sets, strict=True)):
+            coefficients = _padded(a[place, :, : len(images.features)], room_in_set)
+            weight[own] = (coefficients @ images.features)[: len(own)] / images.scale
+            bias[own] = b[place, : len(own)] - (weight[own] * images.shift).sum(1)
+            relative[own] = stack_relative[place, : len(own)]
+    return weight, bias, steps, relative
 
 
-def _check(design, weights) -> None:
+def _heads_by_training_set(weights: Tensor) -> list[np.ndarray]:
+    """Group the heads by the images they train on: the numbers of the heads of each training set."""
+    images = np.packbits((weights > 0).cpu().numpy(), axis=1)
+    training_sets, set_of_head = np.unique(images, axis=0, return_inverse=True)
+    set_of_head = set_of_head.reshape(-1)
+    return [np.flatnonzero(set_of_head == number) for number in range(len(training_sets))]
+
+
+def _stacked(values: Tensor, heads: list[np.ndarray], rows: list[Tensor], size: int) -> Tensor:
+    """Arrange values (h, n) as (sets, slots, size): of each set, its heads and images; 0 elsewhere."""
+    slots = max(map(len, heads))
+    stack = values.new_zeros(len(heads), slots, size)
+    for place, (own_heads, own_rows) in enumerate(zip(heads, rows, strict=True)):
+        stack[place, : len(own_heads), : len(own_rows)] = values[own_heads][:, own_rows]
+    return stack
+
+
+# --- what both share ------------------------------------------------------------------------------
+
+
+def _losses(margins: Tensor, flipped: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Compute the cross-entropies of the images, and minus their derivatives by the margin."""
+    losses = softplus(-margins)
+    pull = torch.sigmoid(-margins)
+    if flipped is None:
+        return losses, pull
+    return losses + flipped * margins, pull - flipped
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Compute ``left @ right``; on a CPU by NumPy, which is faster, twice so if right is left.T."""
+    if left.device.type != "cpu":
+        return left @ right
+    return torch.from_numpy(left.numpy() @ right.numpy())
+
+
+def _padded(matrix: Tensor, rows: int) -> Tensor:
+    """Pad with zero rows to a multiple of ``rows``: the last bits of a product depend on its shape."""
+    return pad(matrix, (0, 0, 0, -matrix.shape[-2] % rows))
+
+
+def _per_image(name: str, values, low: float, high: float, dtype: torch.dtype, weights: Tensor):
+    """Optional values, one for each head and image, as a tensor like ``weights``; None stays None."""
+    if values is None:
+        return None
+    values = reals(name, values)
+    if values.shape != weights.shape or not ((low <= values) & (values <= high)).all():
+        raise ValueError(f"{name} must be from {low:g} to {high:g}, one for each head and image")
+    return torch.as_tensor(values, dtype=dtype, device=weights.device)
+
+
+def _check_weights(design: StandardisedFeatures, weights: Tensor) -> None:
     if not (len(weights) and torch.isfinite(weights.sum(1)).all() and (weights >= 0).all()):
         raise ValueError("sample weights hold negative, infinite or NaN values, or are of no head")
-    for name, rows in (("1", design.sign > 0), ("0", design.sign < 0)):
+    for name, rows in (("1", design.signs > 0), ("0", design.signs < 0)):
         empty = torch.nonzero((weights[:, rows] > 0).sum(1) == 0)
         if len(empty):
             raise ValueError(f"head {int(empty[0])} has no training image of class {name}")
 
 
 def balanced_subset(people, labels, member, rng: np.random.Generator) -> np.ndarray:
-    """Choose as many images of either class in every identity: bool array, shape (n,).
+    """Choose a random subset with equally many images of each class in every identity.
 
-    ``people`` are identities, ``labels`` 0 or 1, and of ``member`` may be chosen, all of shape (n,).
-    A ValueError says that no identity has images of both classes.
+    Parameters
+    ----------
+    people : array (n,)
+        Identities.
+    labels : int array (n,)
+        0 or 1.
+    member : bool array (n,)
+        The images that can be chosen.
+
+    Returns
+    -------
+    bool array (n,)
+
+    Raises
+    ------
+    ValueError
+        If no identity has images of both classes.
+
+    Examples
+    --------
+    >>> people, labels = [0, 0, 0, 1, 1], [0, 0, 1, 1, 1]
+    >>> keep = balanced_subset(people, labels, np.ones(5, bool), np.random.default_rng(0))
+    >>> int(keep.sum()), bool(keep[2])
+    (2, True)
     """
     people = np.unique(people, return_inverse=True)[1]
     order = rng.permutation(np.flatnonzero(member))
-    cell = 2 * people[order] + np.asarray(labels)[order]
-    size = np.bincount(cell, minlength=2 * people.max() + 2)
-    order = order[np.argsort(cell, kind="stable")]  # cell after cell, each in the order drawn
-    place = np.arange(len(order)) - np.repeat(size.cumsum() - size, size)
-    fewest = size.reshape(-1, 2).min(axis=1)
-    keep = np.isin(np.arange(len(people)), order[place < fewest[people[order]]])
+    group = 2 * people[order] + np.asarray(labels)[order]  # one for each person and class
+    sizes = np.bincount(group, minlength=2 * people.max() + 2)
+    order = order[np.argsort(group, kind="stable")]  # group after group, each in random order
+    place_in_group = np.arange(len(order)) - np.repeat(sizes.cumsum() - sizes, sizes)
+    smaller_class = sizes.reshape(-1, 2).min(axis=1)
+    chosen = order[place_in_group < smaller_class[people[order]]]
+    keep = np.isin(np.arange(len(people)), chosen)
     if not keep.any():
-        problem = "no identity of a training set has images of both classes to balance"
-        raise ValueError(f"{problem}; lower the bias level or leave last-layer out of the methods")
+        raise ValueError(
+            "no identity of a training set has images of both classes to balance; "
+            "lower the bias level or leave last-layer out of the methods"
+        )
     return keep

@@ -8,15 +8,14 @@ Found = TypeVar("Found")
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
-    near = get_close_matches(str(word), [str(k) for k in known], n=1)
+    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
+    near = get_close_matches(str(word), [str(name) for name in known], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def find(what: str, name: str, known: Mapping[str, Found]) -> Found:
-    """What is known under a name, or a ValueError that says which ``what``, as "method", there are."""
-    if not (isinstance(name, str) and name in known):
-        problem = f"{what} {name!r} is unknown{suggest(name, known)}"
-        remedy = f"known: {', '.join(known)}" if isinstance(name, str) else "a name is one text"
-        raise ValueError(f"{problem}; {remedy}")
-    return known[name]
+    """Look up a name, or raise a ValueError that says which ``what``, such as "method", there are."""
+    if isinstance(name, str) and name in known:
+        return known[name]
+    remedy = f"known: {', '.join(known)}" if isinstance(name, str) else "a name is one text"
+    raise ValueError(f"{what} {name!r} is unknown{suggest(name, known)}; {remedy}")

@@ -1,14 +1,24 @@
-"""Options of training: a dataclass whose fields say what they may hold, and the one of networks.
+"""How networks are trained: the kinds of training, and their settings.
 
-A field is a setting. Its metadata say what it may hold and which kind of training alone depends on
-it, so that a parameter file can be checked, and kept work be keyed, without importing what trains.
+Nothing heavy is imported here, so that a parameter file can be checked in a moment.
 """
 
-import math
-from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated
 
-from cid.names import suggest
+from cid.settings import (
+    AtLeast1,
+    Count,
+    CountFrom2,
+    NotNegative,
+    Options,
+    Positive,
+    Share,
+    ShareBelow1,
+    Truth,
+    field_types,
+    one_of,
+)
 
 # Every kind of training of a network, and how its risk or its images differ from plain training.
 KINDS = {
@@ -20,98 +30,60 @@ KINDS = {
     "lff": "images that a biased model finds hard count more",
     "retrain": "the last layer is fitted again on balanced subsets",
 }
-# px: side of the aligned faces a network takes; a model that is not here takes features.
+# px: side of the aligned faces that a network takes; a model that is not here takes features.
 SIDES = {"cnn": 64, "resnet18": 112, "resnet50": 112}
 
 
-# What a setting may hold: in words, and as a check of a value of its type.
-SHARE = "a number in (0, 1]", lambda value: 0 < value <= 1
-POSITIVE = "a number greater than 0", lambda value: 0 < value < math.inf
-BOOL = "true or false", lambda value: True
-
-
-def at_least(low: int, noun: str = "a whole number"):
-    return f"{noun} of at least {low}", lambda value: low <= value < math.inf
-
-
-def one_of(*names: str):
-    return f"{', '.join(names[:-1])} or {names[-1]}", lambda value: value in names
-
-
-def setting(default, may_hold: tuple, kind: str | None = None, **more):
-    """A field of the type of its default; ``kind`` None: all kinds of training depend on it."""
-    return field(default=default, metadata={"may_hold": may_hold, "kind": kind, **more})
-
-
-class Options:
-    """Checks every field of a dataclass by its metadata; a whole number may stand for a float."""
-
-    def __post_init__(self):
-        for one in fields(self):
-            value, kind = getattr(self, one.name), type(one.default)
-            if kind is float and isinstance(value, int) and not isinstance(value, bool):
-                value = float(value)
-                object.__setattr__(self, one.name, value)
-            types = one.metadata.get("types", kind)
-            same = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
-            wanted, holds = one.metadata["may_hold"]
-            if not (same and holds(value)):
-                raise ValueError(f"{one.name} is {value!r}; it must be {wanted}")
+class Only(str):
+    """Marks a setting that one kind of training alone depends on."""
 
 
 @dataclass(frozen=True)
 class NetworkOptions(Options):
-    """How networks are trained; ``train.network`` of params.yaml, over the defaults of a model.
+    """Settings of the training of networks; ``train.network`` of params.yaml.
 
     Risks are of a minibatch. The learning rate is AdamW's: it rises over the first tenth of the steps
     and falls along a cosine to 0.
     """
 
-    epochs: int = setting(20, at_least(1))
-    batch: int = setting(64, at_least(2))  # images a step, at most
-    learning_rate: float = setting(1e-3, POSITIVE)
-    weight_decay: float = setting(0.05, at_least(0, "a number"))
+    epochs: Count = 20
+    batch: CountFrom2 = 64  # images a step, at most
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.05
     # Share of a set's training images that trains nothing: the epoch whose network has the smallest
-    # class-balanced loss on them stays (:func:`cid.networks.fit`). 0: the last one stays.
-    held_out: float = setting(0.0, ("a number of at least 0 and below 1", lambda v: 0 <= v < 1))
-    augment: bool = setting(True, BOOL)  # flip faces, shift them by <= 1/16 of a side
-    # With a minibatch's few rare images, each of a large weight, the loss is too noisy to train the
-    # networks here from scratch; a sampler shows the rare images at every step. It draws the batches
-    # of every method, ERM's with equal chances.
-    through: str = setting("sampler", one_of("sampler", "loss"))
-    # ImageNet weights for a network that has them: when to be had, always, or never.
-    pretrained: str = setting("auto", one_of("auto", "imagenet", "none"))
-    alpha: float = setting(0.5, SHARE, "cvar-dro")
-    tilt: float = setting(1.0, POSITIVE, "kl-dro")
-    group_step: float = setting(0.01, POSITIVE, "group-dro")  # of the weights of the groups
-    jtt_epochs: int = setting(2, at_least(1), "jtt")  # before the first network shows its errors
-    jtt_upweight: float = setting(4.0, at_least(1, "a number"), "jtt")
-    lff_q: float = setting(0.7, SHARE, "lff")
-    draws: int = setting(10, at_least(1), "retrain")
-    retrain_l2: float = setting(0.1, POSITIVE, "retrain")  # of the new last layer
+    # class-balanced loss on them is kept (:func:`cid.training.fit`). 0: the last epoch is kept.
+    held_out: ShareBelow1 = 0.0
+    augment: Truth = True  # flip faces, and shift them by at most 1/16 of a side
+    # A minibatch holds few rare images. When each has a large weight, the loss is too noisy to train
+    # the networks here from scratch; a sampler shows the rare images at every step. It draws the
+    # batches of every method, those of ERM with equal chances.
+    through: one_of("sampler", "loss") = "sampler"
+    # ImageNet weights for a network that has them: when they can be had, always, or never.
+    pretrained: one_of("auto", "imagenet", "none") = "auto"
+    alpha: Annotated[Share, Only("cvar-dro")] = 0.5
+    tilt: Annotated[Positive, Only("kl-dro")] = 1.0
+    group_step: Annotated[Positive, Only("group-dro")] = 0.01  # of the weights of the groups
+    jtt_epochs: Annotated[Count, Only("jtt")] = 2  # of the first network, which shows its errors
+    jtt_upweight: Annotated[AtLeast1, Only("jtt")] = 4.0
+    lff_q: Annotated[Share, Only("lff")] = 0.7
+    draws: Annotated[Count, Only("retrain")] = 10
+    retrain_l2: Annotated[Positive, Only("retrain")] = 0.1  # of the new last layer
 
     def __post_init__(self):
         super().__post_init__()
         if self.jtt_epochs > self.epochs:
-            problem = f"jtt_epochs is {self.jtt_epochs}, more than the {self.epochs} epochs"
-            raise ValueError(f"{problem}; stop the first training of jtt earlier")
+            raise ValueError(
+                f"jtt_epochs is {self.jtt_epochs}, more than the {self.epochs} epochs; stop the first "
+                "training of jtt earlier"
+            )
 
 
-Some = TypeVar("Some", bound=Options)
-
-
-def read(cls: type[Some], values: dict, where: str, defaults: dict | None = None) -> Some:
-    """Options of a class from ``values``, a section of a parameter file named ``where`` in messages.
-
-    ``defaults`` go before the class's: a model's own, and ``through`` of heads, which stands beside.
-    A ValueError is one sentence, on an unknown key, a value of the wrong type or out of range.
-    """
-    known = [one.name for one in fields(cls) if "beside" not in one.metadata]
-    for key in values:
-        if key not in known:
-            problem = f"{where}.{key} is unknown{suggest(key, known)}"
-            raise ValueError(f"{problem}; known: {', '.join(known)}")
-    try:
-        return cls(**{**(defaults or {}), **values})
-    except ValueError as error:
-        raise ValueError(f"{where}.{error}") from None
+def of_kind(options: NetworkOptions, kind: str) -> dict:
+    """The options that a kind of training depends on, by name: its own, and those of all kinds."""
+    types = field_types(type(options))
+    depends = {}
+    for field in fields(options):
+        only = [mark for mark in types[field.name].__metadata__ if isinstance(mark, Only)]
+        if not only or kind in only:
+            depends[field.name] = getattr(options, field.name)
+    return depends

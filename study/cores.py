@@ -1,4 +1,4 @@
-"""Work on all cores, with the same bytes whatever their number."""
+"""Run the same function on many items, on all cores, with the same bytes whatever their number."""
 
 import os
 import sys
@@ -10,34 +10,57 @@ from tqdm import tqdm
 
 
 def on_all_cores(work: Callable, items: Iterable, device="auto", label: str | None = None) -> list:
-    """What ``work`` makes of every item, in order: on a CPU a thread a core, else one after another.
+    """Return ``work(item)`` of every item, in order.
 
-    Each thread computes with one thread of its own. That is faster than sharing every small product
-    among all, and no sum depends on how many there are. A ``label`` is that of a progress bar.
+    On a CPU there is one thread a core, and each computes with one thread of its own: that is faster
+    than sharing every small product among all, and no sum depends on how many cores there are. On a GPU
+    items are worked on one after another.
+
+    Parameters
+    ----------
+    work : callable
+        Can itself call this function.
+    items : iterable
+    device : str or torch.device
+        As in :func:`cid.arrays.pick_device`.
+    label : str, optional
+        Of a progress bar; without it there is none.
     """
     items = list(items)
     with tqdm(total=len(items), desc=label, disable=label is None, mininterval=5) as bar:
 
         def counted(item):
-            found = work(item)
+            result = work(item)
             bar.update()
-            return found
+            return result
 
-        return _spread(counted, items, device)
+        if _is_cpu(device):
+            return _in_threads(counted, items)
+        return [counted(item) for item in items]
 
 
-def _spread(work: Callable, items: list, device) -> list:
-    if device != "cpu":
-        from cid.device import pick_device
+def _is_cpu(device) -> bool:
+    if device == "cpu":
+        return True
+    from cid.arrays import pick_device  # which imports torch, and that takes seconds
 
-        if pick_device(device).type != "cpu":
-            return [work(item) for item in items]
-    torch = sys.modules.get("torch")  # which takes seconds to import, and may not be needed
-    before = torch and torch.get_num_threads()
+    return pick_device(device).type == "cpu"
+
+
+def _in_threads(work: Callable, items: list) -> list:
+    torch = sys.modules.get("torch")  # if nothing has imported it, nothing here needs it
+    threads_before = torch.get_num_threads() if torch else None
+
+    def use_one_thread() -> None:
+        if torch:
+            torch.set_num_threads(1)
+
     try:
-        one_thread = torch and (lambda: torch.set_num_threads(1))
-        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count(), "", one_thread) as pool:
+        with (
+            threadpool_limits(1),
+            ThreadPoolExecutor(os.cpu_count(), initializer=use_one_thread) as pool,
+        ):
             return list(pool.map(work, items))
     finally:
         if torch:
-            torch.set_num_threads(before)
+            torch.set_num_threads(threads_before)

@@ -32,7 +32,7 @@ def code(*names: str) -> str:
     ----------
     names : str
         A dotted name (``cid.heads.fit_heads``), a module, or one entry of a dict that is written out
-        (``study.experiment.methods.METHODS[cid]``), whose other entries then do not count.
+        (``study.results.metrics.METRICS[accuracy]``), whose other entries then do not count.
 
     Raises
     ------
@@ -66,8 +66,21 @@ def files(trees: Iterable[ast.AST]) -> set[Path]:
         if name not in found and (path := _path(name)):
             found[name] = path
             waiting += [name.rpartition(".")[0]] if "." in name else []  # its package runs, too
-            waiting += [module for module, _ in _imports(_parsed(path)).values()]
+            waiting += _imported_modules(path)
+            if path.name == "__init__.py" and _looks_for_modules(_parsed(path)):
+                waiting += _discovered(name)
     return set(found.values())
+
+
+def _looks_for_modules(tree: ast.AST) -> bool:
+    """Whether code imports the modules of its package that it finds, as study.methods does."""
+    attributes = (node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return "iter_modules" in attributes
+
+
+def _discovered(package: str) -> list[str]:
+    """The modules of a package."""
+    return [f"{package}.{file.stem}" for file in sorted(_path(package).parent.glob("[!_]*.py"))]
 
 
 def text(path: str | Path) -> str:
@@ -78,7 +91,7 @@ def text(path: str | Path) -> str:
 
 def forget() -> None:
     """Read the sources again at the next call, as they may have been edited."""
-    for cached in (_path, _parsed, _module, _read):
+    for cached in (_path, _parsed, _imported_modules, _module, _read):
         cached.cache_clear()
 
 
@@ -112,8 +125,11 @@ def _statements(module: str, name: str) -> list[ast.AST]:
 @cache
 def _read(definition: Definition) -> tuple[str, list[Definition]]:
     """What a definition says, and the definitions it mentions."""
+    module, _ = definition
     parts = _statements(*definition)
-    uses = [used for part in parts for used in _uses(definition[0], part)]
+    uses = [used for part in parts for used in _uses(module, part)]
+    if any(_looks_for_modules(part) for part in parts):
+        uses += [(name, "") for name in _discovered(module)]
     return "".join(f"{definition} {_text(part)}\n" for part in parts), uses
 
 
@@ -197,6 +213,12 @@ def _path(module: str) -> Path | None:
 def _parsed(path: Path) -> ast.Module:
     with PARSING:
         return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+@cache
+def _imported_modules(path: Path) -> list[str]:
+    """Modules that a file imports, at any depth."""
+    return [module for module, _ in _imports(_parsed(path)).values()]
 
 
 @cache

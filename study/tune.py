@@ -1,8 +1,8 @@
 """How the settings of every method were chosen: on development people, under one criterion.
 
-    python -m study.tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
+    python -m study tune FOLDER        renders 100 people of seed 1 into FOLDER, embeds them, and writes
                                        studies/settings.csv; needs the package anny, takes minutes
-    python -m study.tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
+    python -m study tune FOLDER --methods jtt lff      measures these alone, and leaves other rows be
 
 Development people are rendered from another seed than those of any study, so nobody who was looked at
 while choosing is in a result. Every method with a setting of its own gets a small grid, one setting at a
@@ -19,52 +19,30 @@ them. A grid holds values at which a method is itself: AFR with gamma 0, and SEL
 held out, would be the same class-balanced refit, which was a little better than either.
 """
 
-import argparse
-import sys
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from cid.density import cid_weights, neighbour_width
+from cid.density import neighbour_width
+from cid.weights import cid_weights
 from study import store
+from study.commands import parser, run_renamed
 from study.cores import on_all_cores
 from study.experiment import runs, variations
+from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
+from study.methods.registry import METHODS
+from study.pipeline import params
 
 SEED, PEOPLE = 1, 100
 LEVELS, SEEDS = [0.0, 0.5, 0.8, 0.9], 10
 TABLE = Path("studies/settings.csv")
-GRID = {  # method, setting, values
-    ("erm", "train.l2"): [0.03, 0.1, 0.3, 1.0],
-    ("cid", "weights.tau"): [0.003, 0.005, 0.01, 0.02, 0.05, "auto"],
-    ("cid-power", "weights.power"): [0.5, 1.0, 1.5, 2.0, 3.0, 4.0],
-    ("cid-knn", "weights.rarity"): [0.0, 0.5, 1.0, 2.0],
-    ("surprise", "weights.neighbours"): [3, 5, 10, 20, "auto"],
-    ("surprise", "weights.surprise"): [0.5, 1.0, 2.0, 4.0, "auto"],
-    ("surprise", "weights.keep_class_direction"): [False, True],
-    ("cid-kernel", "weights.posterior_tau"): [0.005, 0.01, 0.02, "auto"],
-    ("oracle-tempered", "weights.temper"): [0.5, 0.75, 1.0, 1.25, 1.5, 2.0],
-    ("cvar-dro", "train.robust.alpha"): [0.1, 0.2, 0.5, 0.8],
-    ("kl-dro", "train.robust.tilt"): [0.3, 1.0, 3.0, 10.0],
-    ("jtt", "train.robust.jtt_l2"): [1.0, 10.0, 100.0],
-    ("jtt", "train.robust.jtt_upweight"): [2.0, 5.0, 20.0],
-    ("lff", "train.robust.lff_q"): [0.3, 0.5, 0.7, 0.9],
-    ("lff", "train.robust.lff_l2"): [0.03, 0.1, 0.3, 1.0, 3.0],
-    ("cluster-dro", "weights.clusters"): [10, 40, 80, "auto"],
-    ("afr", "train.robust.afr_gamma"): [0.5, 1.0, 2.0, 4.0, 8.0],
-    ("afr", "train.robust.afr_l2"): [0.3, 1.0, 3.0, 10.0, 30.0],
-    ("selective", "train.robust.selective_stop_l2"): [1.0, 10.0, 100.0],
-    ("selective", "train.robust.selective_share"): [0.1, 0.25, 0.5],
-    ("selective", "train.robust.selective_l2"): [0.3, 1.0, 3.0, 10.0, 30.0],
-    ("xrm", "train.robust.xrm_rounds"): [2, 5, 10],
-    ("xrm", "train.robust.xrm_tilt"): [3.0, 10.0, 30.0, 100.0],
-    ("ula", "weights.bias_l2"): [0.1, 0.3, 1.0, 3.0, 10.0],
-    ("ula", "train.robust.ula_strength"): [0.25, 0.5, 1.0, 2.0],
-    ("erase", "weights.erase_clusters"): [2, 5, 10, 20, 40],
-    ("group-dro", "train.robust.group_tilt"): [3.0, 10.0, 30.0],
+GRID = {  # (method, setting): values; declared where the methods are, in study/methods/
+    (method.name, setting): values
+    for method in METHODS.values()
+    for setting, values in method.tried.items()
 }
 ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
 DEFINED = ("weights.rarity",)
@@ -82,7 +60,7 @@ def measured(predictions: pd.DataFrame, method: str, labels) -> dict[str, float]
     return {k: float(v.mean()) for k, v in (means | {"accuracy_as_trained": as_trained}).items()}
 
 
-def tuned(arrays: variations.Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
+def tuned(arrays: Arrays, settings: dict, folder=None, methods=None) -> pd.DataFrame:
     """The table: one row a method, setting and value, of some methods or all; see this module's head.
 
     ``settings`` are those of :mod:`study.experiment.variations`. Columns ``method``, ``setting``, ``value``,
@@ -140,36 +118,37 @@ def _widths(arrays, settings, design, folder) -> dict[tuple, pd.DataFrame]:
 
     each = [train for _, train in sets[sets["part"] == "train"].groupby(["level", "seed"])]
     weights = pd.concat(on_all_cores(weigh, each)).reindex(sets.index)
-    names, train = list(weights), settings["train"]
-    data = arrays.features, arrays.labels, names, train["l2"]
     found, _ = runs.train_sets(
-        pd.concat([sets, weights], axis=1), *data, design=design, folder=folder
+        pd.concat([sets, weights], axis=1),
+        arrays.features,
+        arrays.labels,
+        list(weights),
+        settings["train"],
+        design=design,
+        folder=folder,
     )
     return {rule: found.rename(columns={f"{rule}": "cid"}) for rule in rules}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.tune``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m study.tune", description=__doc__.split("\n")[0]
-    )
-    parser.add_argument("folder", type=Path, help="where the development people are or will be")
+def main(arguments: list[str]) -> None:
+    options = parser("tune")
+    options.add_argument("folder", type=Path, help="where the development people are or will be")
     tunable = sorted({method for method, _ in GRID})
-    parser.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
-    given = parser.parse_args(arguments)
+    options.add_argument("--methods", nargs="+", choices=tunable, help="measure these alone")
+    given = options.parse_args(arguments)
     folder = given.folder
-    params = YAML(typ="safe").load(Path("params.yaml"))
+    tree = params.read()
     if not (folder / dataset.CARD).exists():
-        from study.faces.people.records import card, records
+        from people.records import card, records
 
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
-    networks = params["embed"]["network"], params["embed"]["trunk"]
-    how = {key: params["embed"].get(key) for key in ("detect", "onnx")}
+    networks = tree["embed"]["network"], tree["embed"]["trunk"]
+    how = {key: tree["embed"].get(key) for key in ("detect", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
-    labels, identities = faces.labels(params["task"]), faces.frame["identity"].to_numpy()
-    arrays = variations.Arrays(found.embedding, found.trunk, labels, identities)
-    settings = {key: params[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
+    labels, identities = faces.labels(tree["task"]), faces.frame["identity"].to_numpy()
+    arrays = Arrays(found.embedding, found.trunk, labels, identities)
+    settings = {key: tree[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}
     table = tuned(arrays, settings, store.KEPT, given.methods)
     if given.methods:
@@ -177,8 +156,7 @@ def main(arguments: list[str] | None = None) -> int:
         table = pd.concat([known[~known["method"].isin(given.methods)], table], ignore_index=True)
     store.write_text(TABLE, table.to_csv(index=False))
     print(table.to_string(index=False))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,117 +1,140 @@
 """Biased training sets with balanced test sets, built from a face data set and its identities.
 
-Everything a seed decides (who takes part, who is never seen in training, which class is whose majority,
-which images are held out, in which order images are used) is drawn before the bias level is looked at.
-Levels of one seed therefore share their test images and differ only in how many images of which person
-and class are used: a curve over the level is a paired comparison.
+A seed decides who takes part, who is never seen in training, which class is each person's majority,
+which images are held out, and in which order images are used. All of this is drawn before the bias level
+is looked at. Levels of one seed therefore share their test images and differ only in how many images of
+each person and class are used: a curve over the level is a paired comparison.
 
-Identities are used here and in the evaluation only, never by a method without identity labels.
+A *cell* is a person and a class. Identities are used here and in the evaluation only, never by a method
+without identity labels.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from study.experiment.levels import CORRELATED, built_level, built_levels, minority_images
 
-FEW = 20  # people with fewer than this usable say little, and numbers that would give more are offered
+FEW = 20  # below this many usable people, suggest settings that would include more
 
 
 def usable_identities(
-    identities, labels, images_per_identity: int, test_per_class: int, kind: str = CORRELATED,
+    identities,
+    labels,
+    images_per_identity: int,
+    test_per_class: int,
+    kind: str = CORRELATED,
     levels: Iterable[float] = (0.0, 1.0),
-) -> pd.DataFrame:  # fmt: skip
-    """Which identities have enough images for all levels asked for, and why the others do not.
+) -> pd.DataFrame:
+    """Find the identities that have enough images for all levels, and say why the others do not.
 
-    Besides ``test_per_class`` test images of either class an identity needs, under ``correlation``, of
-    its majority class what the strongest level takes and of the other what the weakest takes, whichever
-    of the classes these are; under ``longtail``, of either class what the head of the distribution takes
-    at the strongest level; and under ``natural``, where everybody's images train, one of either class.
+    Every identity needs ``test_per_class`` test images of each class, and training images besides. Under
+    ``correlation`` these are, of one class, what the strongest level takes of the majority class, and of
+    the other, what the weakest level takes of the minority class. Under ``longtail`` they are, of each
+    class, what the head of the distribution takes at the strongest level. Under ``natural``, where
+    everybody's images train, they are one of each class.
 
     Parameters
     ----------
     identities, labels : array, shape (n,)
-        Of every image, who is on it and its label, 0 or 1, or NaN where it has none: such an image takes
-        no part.
+        Who each image shows, and its label: 0 or 1, or NaN for an image without one, which takes no
+        part.
 
     Returns
     -------
     pandas.DataFrame
         One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
-        ``usable``, ``majority_0``, ``majority_1`` (whether that class may be its majority), ``reason``
+        ``usable``, ``majority_0``, ``majority_1`` (whether that class can be its majority), ``reason``
         (empty when usable).
     """
-    counts, (most, least) = _counts(identities, labels), _needed(
-        images_per_identity, test_per_class, kind, levels
-    )  # fmt: skip
-    own = counts[["class_0", "class_1"]].to_numpy()
-    able = np.stack([(own[:, c] >= most) & (own[:, 1 - c] >= least) for c in (0, 1)], axis=1)
-    needed = f"{most} of either" if most == least else f"{most} of one and {least} of the other"
-    why = [f"{a} images of one class, {b} of the other; {needed} are needed" for a, b in own]
-    usable = able.any(axis=1)
-    return counts.assign(
+    table = _counts(identities, labels)
+    most, least = _needed(images_per_identity, test_per_class, kind, levels)
+    counts = table[["class_0", "class_1"]].to_numpy()
+    majority_0 = (counts[:, 0] >= most) & (counts[:, 1] >= least)
+    majority_1 = (counts[:, 1] >= most) & (counts[:, 0] >= least)
+    usable = majority_0 | majority_1
+    if most == least:
+        needed = f"{most} of each"
+    else:
+        needed = f"{most} of one and {least} of the other"
+    reasons = [f"{a} images of one class, {b} of the other; {needed} are needed" for a, b in counts]
+    return table.assign(
         usable=usable,
-        majority_0=able[:, 0],
-        majority_1=able[:, 1],
-        reason=np.where(usable, "", why),
+        majority_0=majority_0,
+        majority_1=majority_1,
+        reason=np.where(usable, "", reasons),
     )
 
 
 def _counts(identities, labels) -> pd.DataFrame:
-    """Images of either class of every identity that has a labelled one."""
+    """Images of each class of every identity that has a labelled image."""
     known = pd.notna(labels)
     names, codes = np.unique(np.asarray(identities)[known], return_inverse=True)
     labels = np.asarray(labels)[known]
-    counts = [np.bincount(codes[labels == c], minlength=len(names)) for c in (0, 1)]
-    return pd.DataFrame({"identity": names, "class_0": counts[0], "class_1": counts[1]})
+    class_0 = np.bincount(codes[labels == 0], minlength=len(names))
+    class_1 = np.bincount(codes[labels == 1], minlength=len(names))
+    return pd.DataFrame({"identity": names, "class_0": class_0, "class_1": class_1})
 
 
-def _needed(k: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
-    """Images of the majority class and of the other that all levels can be built from."""
+def _needed(images_per_identity: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
+    """Images of the majority class and of the other from which all levels can be built."""
     levels = list(levels)
     if kind == "natural":
-        sizes = 1, 1
+        majority = minority = 1
     elif kind == "longtail":
-        sizes = (math.ceil(k / 2 * (1 + max(levels))),) * 2
+        majority = minority = math.ceil(images_per_identity / 2 * (1 + max(levels)))
     else:
-        sizes = k - minority_images(max(levels), k), minority_images(min(levels), k)
-    return sizes[0] + test_per_class, sizes[1] + test_per_class
+        majority = images_per_identity - minority_images(max(levels), images_per_identity)
+        minority = minority_images(min(levels), images_per_identity)
+    return majority + test_per_class, minority + test_per_class
 
 
 def advice(identities, labels, images_per_identity, test_per_class, kind, levels) -> str:
-    """Numbers under which more identities would be usable, or that none would help."""
+    """Suggest numbers with which more identities would be usable, or say that none would help."""
 
-    def usable(*numbers: int) -> int:
-        return int(usable_identities(identities, labels, *numbers, kind, levels)["usable"].sum())
+    def usable(images: int, tests: int) -> int:
+        table = usable_identities(identities, labels, images, tests, kind, levels)
+        return int(table["usable"].sum())
 
-    now, offers = usable(images_per_identity, test_per_class), []
-    classes = _counts(identities, labels)[["class_0", "class_1"]].to_numpy()
-    most = min(images_per_identity, 2 * int(classes.max(initial=0)))  # that anybody could have
+    now = usable(images_per_identity, test_per_class)
+    counts = _counts(identities, labels)[["class_0", "class_1"]].to_numpy()
+    largest = 2 * int(counts.max(initial=0))  # that anybody could have
+    most = min(images_per_identity, largest)
     sizes = range(most - most % 2, 1, -2)
-    for t in dict.fromkeys(
-        (test_per_class, 1)
-    ):  # as many images as possible for FEW people, or most people
-        counts = {k: usable(k, t) for k in sizes}
-        enough = [k for k, n in counts.items() if n >= FEW] or [max(counts, key=counts.get)]
-        k = enough[0]
-        if counts[k] > max(now, 3):
-            said = f"with images_per_identity {k} and test_per_class {t}: {counts[k]} people"
-            offers.append(said)
-    return "; ".join(offers) or (
-        "the attribute hardly varies within people, so no other numbers would help"
-    )
+    offers = []
+    for tests in dict.fromkeys((test_per_class, 1)):
+        # As many images as possible for FEW people; if there are fewer, for the most people.
+        people = {images: usable(images, tests) for images in sizes}
+        enough = [images for images, number in people.items() if number >= FEW]
+        images = enough[0] if enough else max(people, key=people.get)
+        if people[images] > max(now, 3):
+            offers.append(
+                f"with images_per_identity {images} and test_per_class {tests}: "
+                f"{people[images]} people"
+            )
+    if not offers:
+        return "the attribute hardly varies within people, so no other numbers would help"
+    return "; ".join(offers)
 
 
 def draw_sets(
-    identities, labels, *, seeds: int, levels, kind: str, images_per_identity: int,
-    test_per_class: int, unseen_share: float, people: int | None = None, cohorts: bool = False,
+    identities,
+    labels,
+    *,
+    seeds: int,
+    levels,
+    kind: str,
+    images_per_identity: int,
+    test_per_class: int,
+    unseen_share: float,
+    people: int | None = None,
+    cohorts: bool = False,
     only: Iterable[float] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """The training and test sets of every level and of seeds 0 .. seeds - 1.
+) -> pd.DataFrame:
+    """Draw the training and test sets of every level and of seeds 0 .. seeds - 1.
 
     Parameters
     ----------
@@ -122,19 +145,20 @@ def draw_sets(
     kind : {"correlation", "longtail", "natural"}
         How the training set is biased. ``correlation``: every identity has a majority class, and
         :func:`minority_images` of its training images are of the other, the same number for everybody.
-        The majority is drawn at random where both classes have the images for it, so that either class
-        is the majority of as many people; where too few people could have one of them, others are left
-        out at random. So the two classes have the same number of images at every level.
-        ``longtail``: as many images of either class, but the number of images falls from identity to
-        identity, in random order, from ``1 + level`` times the mean to ``1 - level`` times it (and
-        never below one image of either class). ``natural``: the data as they are, at level 0 only; all
-        images train but the held-out ones of people with enough images to be tested, and those of
-        the unseen people, who are drawn among these.
+        The majority is drawn at random where both classes have the images for it, so that each class
+        is the majority of the same number of people; where too few people could have one of them, others
+        are left out at random. So the two classes have the same number of images at every level.
+        ``longtail``: a person has the same number of images of each class, but that number falls from
+        person to person, in random order, from ``1 + level`` times the mean to ``1 - level`` times it
+        (and never below one image of each class). ``natural``: the data as they are, at level 0 only;
+        all images train except the test images: held-out images of people with enough images to be
+        tested, and those of the unseen people, who are drawn among these.
     images_per_identity : int
         Training images of a seen identity, of all (``correlation``) or on average (``longtail``): the
-        training set is as large at every level.
+        training set has the same size at every level.
     test_per_class : int
-        Held-out images of either class of every seen identity; all that are balanced of an unseen one.
+        Held-out images of each class of every seen identity. Of an unseen one, all images of the rarer
+        class and the same number of the other are test images.
     unseen_share : float in [0, 1)
         Share of the identities that is kept out of training.
     people : int, optional
@@ -150,175 +174,246 @@ def draw_sets(
     pandas.DataFrame
         One row an image of a set, by level and seed: ``level`` (:func:`built_level`), ``seed``, ``part``
         ("train", "seen" or "unseen"), ``row`` (of the data set), ``cell_size``: in training, how many
-        training images share its person and class, 0 in the test sets; and ``minority``: whether the
-        image is of the class that is rare for its person in training, 1 or 0, and NaN where there is
-        none: in the long tail, of unseen people, and of as many images of either class by nature.
+        training images share its person and class, 0 in the test sets; and ``minority``: 1 if the image
+        is of the class that is rare for its person in training, else 0, and NaN where no class is rare:
+        in the long tail, for unseen people, and, under ``natural``, for people with the same number of
+        images of each class.
 
     Raises
     ------
     ValueError
         On settings out of range, or too few usable identities: with numbers that would work.
     """
-    # People as numbers, in the order of their names: quicker to group by, a hundred times.
-    identities, labels = np.unique(identities, return_inverse=True)[1], np.asarray(labels)
+    # People as numbers, in the order of their names: to group by numbers is a hundred times as fast.
+    identities = np.unique(identities, return_inverse=True)[1]
+    labels = np.asarray(labels)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
     built_levels(wanted, images_per_identity, kind)
     if not 0 <= unseen_share < 1:
         raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
-    args = images_per_identity, test_per_class, kind, levels
-    table = usable_identities(identities, labels, *args)
-    table = table[table["usable"]].reset_index(drop=True)
-    members = _members(table, seeds, people, cohorts, lambda: advice(identities, labels, *args))
+
+    def advise() -> str:
+        return advice(identities, labels, images_per_identity, test_per_class, kind, levels)
+
+    table = usable_identities(identities, labels, images_per_identity, test_per_class, kind, levels)
+    usable = table[table["usable"]].reset_index(drop=True)
     cells = pd.Series(labels).groupby([identities, labels]).indices
-
-    def too_few(n: int) -> str:
-        return (
-            f"{n} of {len(np.unique(identities))} identities are usable with bias.images_per_identity "
-            f"{images_per_identity} and bias.test_per_class {test_per_class}; at least 2 for training are "
-            f"needed: {advice(identities, labels, *args)}"
-        )
-
     plans = []
-    for seed, own in enumerate(members):
-        plan = _plan(own, cells, kind, test_per_class, unseen_share, np.random.default_rng(seed))
+    for seed, members in enumerate(_members(usable, seeds, people, cohorts, advise)):
+        rng = np.random.default_rng(seed)
+        plan = _plan(members, cells, kind, test_per_class, unseen_share, rng)
         if len(plan.seen) < 2:
-            raise ValueError(too_few(len(own)))
+            raise ValueError(
+                f"{len(members)} of {len(np.unique(identities))} identities are usable with "
+                f"bias.images_per_identity {images_per_identity} and bias.test_per_class "
+                f"{test_per_class}; at least 2 for training are needed: {advise()}"
+            )
         plans.append(plan)
-    found = []
-    for level, (seed, plan) in product(wanted, enumerate(plans)):
-        sizes = None if kind == "natural" else _sizes(plan, level, images_per_identity, kind)
-        where = {"level": built_level(level, images_per_identity, kind), "seed": seed}
-        columns = _set(plan, sizes, identities, labels)
-        found.append({k: np.full(len(columns["row"]), v) for k, v in where.items()} | columns)
-    return pd.DataFrame({k: np.concatenate([one[k] for one in found]) for k in found[0]})
+
+    sets = []
+    for level in wanted:
+        for seed, plan in enumerate(plans):
+            sizes = None if kind == "natural" else _sizes(plan, level, images_per_identity, kind)
+            columns = _set(plan, sizes, identities, labels)
+            images = len(columns["row"])
+            level_column = np.full(images, built_level(level, images_per_identity, kind))
+            sets.append({"level": level_column, "seed": np.full(images, seed), **columns})
+    return pd.DataFrame({name: np.concatenate([one[name] for one in sets]) for name in sets[0]})
 
 
 def check_draws(data, params: dict) -> None:
-    """Draw what every stage of a study will draw, at one level, so that what cannot work is said early.
+    """Draw what every stage of a study will draw, at one level, to find early what cannot work.
 
-    ``data`` gives ``labels(attribute)`` and ``identities()``, as :class:`study.faces.dataset.FaceSet`;
-    ``params`` are the keys ``task``, ``seeds``, ``bias``, ``tasks`` and ``kinds`` of breadth, ``level``
-    of proxies, ``ablation``, ``ablations`` and ``neighbours`` of params.yaml. A ValueError names the key.
+    Parameters
+    ----------
+    data
+        Has ``labels(attribute)`` and ``identities()``, such as :class:`study.faces.dataset.FaceSet`.
+    params : dict
+        Of params.yaml ``task``, ``seeds``, ``bias``, ``tasks`` and ``kinds`` of breadth, ``level`` of
+        proxies, ``ablation``, ``ablations`` and ``neighbours``.
+
+    Raises
+    ------
+    ValueError
+        If a stage could not draw its sets; the message names the key.
     """
-    bias, task, seeds = (params[key] for key in ("bias", "task", "seeds"))
-    own, first, draws = params["ablation"], bias["levels"][:1], []
-    draws.append(("bias", task, bias, seeds, first))
-    for other, kind in product(params["tasks"], params["kinds"]):
-        draws.append((f"breadth, {other} under {kind}", other, bias | {"kind": kind}, seeds, first))
-    draws.append(("proxies", task, bias, seeds, [params["level"]]))
-    draws.append(("ablation", task, bias, own["seeds"], [own["level"]]))
-    for name, varied in params["ablations"].items():
-        section, _, key = varied["setting"].partition(".")
-        for value in varied["values"] if section == "bias" else ():
-            where = f"ablations.{name}, {value}"
-            draws.append((where, task, bias | {key: value}, own["seeds"], [own["level"]]))
-    unseen, smallest = [], {}
-    for where, attribute, settings, number, only in draws:
+    bias = params["bias"]
+    smallest = {}  # training images of the smallest set of every draw
+    unseen = {}  # whether anybody is kept out of training
+    for draw in _draws(params):
         try:
-            given = data.identities(), data.labels(attribute)
-            sets = draw_sets(*given, seeds=number, only=only, **settings)
+            sets = draw_sets(
+                data.identities(),
+                data.labels(draw.attribute),
+                seeds=draw.seeds,
+                only=[draw.level],
+                **draw.bias,
+            )
         except ValueError as error:
-            raise ValueError(f"params.yaml: {where}: {error}") from None
-        unseen.append((sets["part"] == "unseen").any())
-        smallest[where] = sets[sets["part"] == "train"].groupby(["level", "seed"]).size().min()
-    if not unseen[0]:
+            raise ValueError(f"params.yaml: {draw.name}: {error}") from None
+        unseen[draw.name] = (sets["part"] == "unseen").any()
+        train = sets[sets["part"] == "train"]
+        smallest[draw.name] = train.groupby(["level", "seed"]).size().min()
+    if not unseen["bias"]:
         raise ValueError(
             f"params.yaml: bias.unseen_share is {bias['unseen_share']}, which keeps nobody out of "
             "training; the report shows people never seen, so raise it to 1 / people or more, with at "
             "least 3 people"
         )
-    near = [(where, params["neighbours"]) for where in smallest]
+    neighbours = [(name, params["neighbours"]) for name in smallest]
     for varied in params["ablations"].values():
         if varied["setting"] == "weights.neighbours":
-            near += [("ablation", k) for k in varied["values"]]
-    for where, k in near:
-        if k != "auto" and k >= smallest[where]:
+            neighbours += [("ablation", number) for number in varied["values"]]
+    for name, number in neighbours:
+        if number != "auto" and number >= smallest[name]:
             raise ValueError(
-                f"params.yaml: weights.neighbours is {k}, but a training set of {where} has "
-                f"{smallest[where]} images; take fewer than that, or auto"
+                f"params.yaml: weights.neighbours is {number}, but a training set of {name} has "
+                f"{smallest[name]} images; take fewer than that, or auto"
             )
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Sets that a stage will draw, at one level."""
+
+    name: str  # the key of params.yaml, for messages
+    attribute: str  # that gives the labels
+    bias: dict  # the section ``bias`` of the stage
+    seeds: int
+    level: float
+
+
+def _draws(params: dict) -> Iterator[_Draw]:
+    task = params["task"]
+    bias = params["bias"]
+    seeds = params["seeds"]
+    first = bias["levels"][0]
+    ablation = params["ablation"]
+    yield _Draw("bias", task, bias, seeds, first)
+    for other in params["tasks"]:
+        for kind in params["kinds"]:
+            name = f"breadth, {other} under {kind}"
+            yield _Draw(name, other, bias | {"kind": kind}, seeds, first)
+    yield _Draw("proxies", task, bias, seeds, params["level"])
+    yield _Draw("ablation", task, bias, ablation["seeds"], ablation["level"])
+    for name, varied in params["ablations"].items():
+        section, _, key = varied["setting"].partition(".")
+        if section == "bias":
+            for value in varied["values"]:
+                changed = bias | {key: value}
+                where = f"ablations.{name}, {value}"
+                yield _Draw(where, task, changed, ablation["seeds"], ablation["level"])
 
 
 @dataclass(frozen=True)
 class _Plan:
     """What a seed decides, before the level is looked at."""
 
-    names: np.ndarray  # numbers of the identities that take part
-    seen: np.ndarray  # places of those in training
-    chance: np.ndarray  # of all, uniform: puts them in order
-    majority: np.ndarray | None  # class of all, under correlation
-    held: list[np.ndarray]  # test images of the seen ones, by identity and class
-    left: list[np.ndarray]  # their other images, in the order of use
-    never: list[np.ndarray]  # test images of the others
+    people: np.ndarray  # numbers of the identities that take part
+    seen: np.ndarray  # places, among these, of those in training
+    chance: np.ndarray  # of all people, uniform: puts them in order
+    majority: (
+        np.ndarray | None
+    )  # class of all people, under correlation; -1 for those not in training
+    # Rows of images:
+    held_out: list[np.ndarray]  # test images of the seen people, by person and class
+    training: list[np.ndarray]  # their other images, in the order of use
+    unseen: list[np.ndarray]  # test images of the unseen people, by person and class
 
 
-def _plan(own: pd.DataFrame, cells, kind: str, test_per_class: int, unseen_share, rng) -> _Plan:
-    names = own["identity"].to_numpy()
-    unseen = rng.choice(len(own), round(unseen_share * len(own)), replace=False)
+def _plan(
+    members: pd.DataFrame, cells: dict, kind: str, test_per_class: int, unseen_share: float, rng
+) -> _Plan:
+    """Draw the plan of a seed; ``cells`` are the rows of the images by person and class."""
+    people = members["identity"].to_numpy()
+    number = len(people)
+    unseen = rng.choice(number, round(unseen_share * number), replace=False)
     # Drawn for every identity, seen or not, so that one draw never shifts the next.
-    chance = rng.random(len(own))
-    shuffled = [[rng.permutation(cells[who, c]) for c in (0, 1)] for who in names]
-    seen, majority = np.setdiff1d(np.arange(len(own)), unseen), None
+    chance = rng.random(number)
+    shuffled = [[rng.permutation(cells[person, c]) for c in (0, 1)] for person in people]
+
+    seen = np.setdiff1d(np.arange(number), unseen)
+    majority = None
     if kind == CORRELATED:
-        majority = np.full(len(own), -1)
-        able = own[["majority_0", "majority_1"]].to_numpy()
-        majority[seen] = _majorities(able[seen], chance[seen], rng)
+        can_be = members[["majority_0", "majority_1"]].to_numpy()
+        majority = np.full(number, -1)
+        majority[seen] = _majorities(can_be[seen], chance[seen], rng)
         seen = seen[majority[seen] >= 0]
-    never = [rows[: min(map(len, shuffled[i]))] for i in np.sort(unseen) for rows in shuffled[i]]
-    mine = [rows for i in seen for rows in shuffled[i]]
-    held, left = [r[:test_per_class] for r in mine], [r[test_per_class:] for r in mine]
-    return _Plan(names, seen, chance, majority, held, left, never)
+
+    of_unseen = []
+    for place in np.sort(unseen):
+        rarer = min(len(rows) for rows in shuffled[place])
+        of_unseen += [rows[:rarer] for rows in shuffled[place]]
+    of_seen = [rows for place in seen for rows in shuffled[place]]
+    return _Plan(
+        people=people,
+        seen=seen,
+        chance=chance,
+        majority=majority,
+        held_out=[rows[:test_per_class] for rows in of_seen],
+        training=[rows[test_per_class:] for rows in of_seen],
+        unseen=of_unseen,
+    )
 
 
-def _sizes(plan: _Plan, level: float, k: int, kind: str) -> np.ndarray:
+def _sizes(plan: _Plan, level: float, images_per_identity: int, kind: str) -> np.ndarray:
     """Training images of every seen identity and class, shape (identities, 2)."""
     if kind == "longtail":
-        return _long_tailed(level, k, plan.chance[plan.seen])
-    few = minority_images(level, k)
-    majority = plan.majority[plan.seen][:, None]
-    return np.where(majority == [0, 1], k - few, few)
+        return _long_tailed(level, images_per_identity, plan.chance[plan.seen])
+    minority = minority_images(level, images_per_identity)
+    is_majority = plan.majority[plan.seen][:, None] == [0, 1]
+    return np.where(is_majority, images_per_identity - minority, minority)
 
 
 def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str, np.ndarray]:
-    """The images of a set as columns; with ``sizes`` None all that are in no test train."""
+    """The images of a set as columns. With ``sizes`` None every image that tests nothing trains."""
     if sizes is None:
-        seen_or_untested = ~np.isin(identities, np.delete(plan.names, plan.seen))
-        rest = np.flatnonzero(seen_or_untested & pd.notna(labels))
-        train = [np.setdiff1d(rest, np.concatenate(plan.held))]
+        unseen = np.isin(identities, np.delete(plan.people, plan.seen))
+        rest = np.flatnonzero(~unseen & pd.notna(labels))
+        train = [np.setdiff1d(rest, np.concatenate(plan.held_out))]
     else:
-        train = [rows[:n] for rows, n in zip(plan.left, sizes.flat, strict=True)]
-    none = np.empty(0, dtype=np.int64)  # as nobody may be unseen
-    parts = {"train": train, "seen": plan.held, "unseen": plan.never}
-    rows = {name: np.sort(np.concatenate([none, *found])) for name, found in parts.items()}
-    part = np.repeat(list(rows), [len(r) for r in rows.values()])
+        train = [rows[:size] for rows, size in zip(plan.training, sizes.flat, strict=True)]
+    parts = {"train": train, "seen": plan.held_out, "unseen": plan.unseen}
+    none = np.empty(0, dtype=np.int64)  # because nobody can be unseen
+    rows = {part: np.sort(np.concatenate([none, *cells])) for part, cells in parts.items()}
+    part = np.repeat(list(rows), [len(own) for own in rows.values()])
     row = np.concatenate(list(rows.values()))
-    who, label, trains = identities[row], labels[row], part == "train"
-    cell = 2 * who + (label == 1)
-    size = np.bincount(cell[trains], minlength=2 * identities.max() + 2)
+
+    person = identities[row]
+    label = labels[row]
+    trains = part == "train"
+    cell = 2 * person + (label == 1)
+    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 2)
     minority = np.full(len(row), np.nan)
     if plan.majority is not None:
         majority = np.full(identities.max() + 1, -1)
-        majority[plan.names] = plan.majority
-        minority = (label != majority[who]).astype(float)
+        majority[plan.people] = plan.majority
+        minority = (label != majority[person]).astype(float)
     elif sizes is None:
-        own, other = size[cell], size[cell ^ 1]
+        own = cell_sizes[cell]
+        other = cell_sizes[cell ^ 1]  # the person's other class
         minority = np.where(own == other, np.nan, own < other)
     minority[part == "unseen"] = np.nan
-    cell_size = np.where(trains, size[cell], 0)
-    return {"part": part, "row": row, "cell_size": cell_size, "minority": minority}
+    return {
+        "part": part,
+        "row": row,
+        "cell_size": np.where(trains, cell_sizes[cell], 0),
+        "minority": minority,
+    }
 
 
-def _members(table: pd.DataFrame, seeds, people, cohorts, advise) -> list[pd.DataFrame]:
+def _members(usable: pd.DataFrame, seeds: int, people, cohorts: bool, advise) -> list[pd.DataFrame]:
     """The identities of every seed, of those usable."""
-    n = len(table)
+    n = len(usable)
     if people is not None and not 2 <= people <= n:
         raise ValueError(
             f"bias.people is {people}; it must be null (all) or a number from 2 to {n}, the identities "
             f"with enough images; {advise()}"
         )
     if not cohorts:
-        return [table if people is None else table[:people]] * seeds
+        members = usable if people is None else usable[:people]
+        return [members] * seeds
     if people is None:
         raise ValueError("bias.cohorts is true, so bias.people must say how many people one holds")
     if seeds * people > n:
@@ -327,36 +422,39 @@ def _members(table: pd.DataFrame, seeds, people, cohorts, advise) -> list[pd.Dat
             f"to {n // people} at most, or bias.people to {n // seeds}"
         )
     order = np.random.default_rng(0).permutation(n)
-    parts = (np.sort(order[s * people : (s + 1) * people]) for s in range(seeds))
-    return [table.iloc[part].reset_index(drop=True) for part in parts]
+    cohort_places = [np.sort(order[s * people : (s + 1) * people]) for s in range(seeds)]
+    return [usable.iloc[places].reset_index(drop=True) for places in cohort_places]
 
 
-def _majorities(able: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:
-    """The majority class of every identity, each of as many; -1 for those that are one too many.
+def _majorities(can_be: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:
+    """The majority class of every identity, each class for the same number of people; -1 for people who
+    would be one too many.
 
-    ``able`` (people, 2) says which class may be; ``chance`` puts the people in order.
+    ``can_be`` (people, 2) says which class a person's majority can be; ``chance`` puts people in order.
     """
     order = np.argsort(chance)
-    majority = np.where(able[:, 0] & able[:, 1], -1, np.where(able[:, 1], 1, 0))
+    both = can_be[:, 0] & can_be[:, 1]
+    majority = np.where(both, -1, np.where(can_be[:, 1], 1, 0))
     free = order[majority[order] == -1]
-    half = (len(able) + int(rng.integers(2))) // 2
-    to_0 = int(np.clip(half - (majority == 0).sum(), 0, len(free)))
-    majority[free[:to_0]], majority[free[to_0:]] = 0, 1
+    half = (len(can_be) + int(rng.integers(2))) // 2
+    free_to_0 = int(np.clip(half - (majority == 0).sum(), 0, len(free)))
+    majority[free[:free_to_0]] = 0
+    majority[free[free_to_0:]] = 1
     surplus = (majority == 1).sum() - (majority == 0).sum()
-    many = order[majority[order] == (surplus > 0)]
-    majority[many[: abs(surplus)]] = -1
+    larger = order[majority[order] == (surplus > 0)]
+    majority[larger[: abs(surplus)]] = -1
     return majority
 
 
-def _long_tailed(level: float, k: int, chance: np.ndarray) -> np.ndarray:
+def _long_tailed(level: float, images_per_identity: int, chance: np.ndarray) -> np.ndarray:
     """Training images of every identity and class, shape (identities, 2); ``chance`` gives the order."""
     people = len(chance)
     place = (np.argsort(np.argsort(chance)) + 0.5) / people
-    exact = k / 2 * (1 + level * (1 - 2 * place))
+    exact = images_per_identity / 2 * (1 + level * (1 - 2 * place))
     sizes = np.maximum(1, np.floor(exact)).astype(int)
     # Whole numbers of the same sum at every level: the largest remainders round up, and what the
-    # floor of one image adds is taken from the head.
-    short = people * k // 2 - sizes.sum()
+    # minimum of one image adds is taken from the people with the most images.
+    short = people * images_per_identity // 2 - sizes.sum()
     if short > 0:
         sizes[np.argsort(sizes - exact, kind="stable")[:short]] += 1
     for _ in range(-short):

@@ -1,4 +1,4 @@
-"""Bias levels: what they make of a person's training images, in whole images."""
+"""Bias levels, in whole images: how many of a person's training images are of which class."""
 
 from collections.abc import Iterable
 
@@ -9,33 +9,34 @@ CORRELATED = "correlation"
 
 
 def minority_images(level: float, images_per_identity: int) -> int:
-    """How many of a person's training images are of the minority class, under ``correlation``.
+    """Return how many of a person's training images are of the minority class, under ``correlation``.
 
-    The whole number nearest to ``(1 - level) / 2`` of them, and at least one below level 1: without a
-    single one there is nothing that a weight could raise.
+    The whole number nearest to ``(1 - level) / 2`` of them, and below level 1 at least one: without a
+    single image there is nothing that a weight could raise.
     """
-    wanted = round((1 - level) / 2 * images_per_identity)
-    return wanted if level == 1 else max(1, wanted)
+    nearest = round((1 - level) / 2 * images_per_identity)
+    return nearest if level == 1 else max(1, nearest)
 
 
 def built_level(level: float, images_per_identity: int, kind: str = CORRELATED) -> float:
-    """The level that whole images give: what every table and figure of a study calls the level."""
+    """Return the level that whole images give, which every table and figure of a study shows."""
     if kind != CORRELATED:
         return float(level)
-    return round(1 - 2 * minority_images(level, images_per_identity) / images_per_identity, 4)
+    minority = minority_images(level, images_per_identity)
+    return round(1 - 2 * minority / images_per_identity, 4)
 
 
 def built_levels(levels: Iterable[float], images_per_identity: int, kind: str) -> list[float]:
-    """:func:`built_level` of all levels.
+    """Return :func:`built_level` of all levels.
 
     Raises
     ------
     ValueError
-        On a level outside [0, 1], an odd number of images under ``correlation``, which level 0 cannot
-        halve, two levels that would build the same sets, or a level of the kind ``natural``.
+        On a level outside [0, 1]; an odd number of images under ``correlation``, which level 0 cannot
+        halve; two levels that would build the same sets; or a level other than 0 under ``natural``.
     """
     find("bias kind", kind, dict.fromkeys(KINDS))
-    k, levels = images_per_identity, list(map(float, levels))
+    levels = [float(level) for level in levels]
     for level in levels:
         if not 0 <= level <= 1:
             raise ValueError(f"bias level {level} is outside [0, 1]")
@@ -44,16 +45,17 @@ def built_levels(levels: Iterable[float], images_per_identity: int, kind: str) -
                 f"bias level {level} of the kind natural: the data as they are have no level, so set "
                 "bias.levels to [0.0]"
             )
-    if kind == CORRELATED and k % 2:
+    if kind == CORRELATED and images_per_identity % 2:
         raise ValueError(
-            f"bias.images_per_identity is {k}; under correlation it must be even, so that level 0 "
-            f"halves it: write {k - 1} or {k + 1}"
+            f"bias.images_per_identity is {images_per_identity}; under correlation it must be even, so "
+            f"that level 0 halves it: write {images_per_identity - 1} or {images_per_identity + 1}"
         )
-    built = [built_level(level, k, kind) for level in levels]
-    for before, level, one, two in zip(levels, levels[1:], built, built[1:], strict=False):
-        if one == two:
+    built = [built_level(level, images_per_identity, kind) for level in levels]
+    for place in range(1, len(levels)):
+        if built[place] == built[place - 1]:
             raise ValueError(
-                f"bias levels {before:g} and {level:g} both leave a person "
-                f"{minority_images(level, k)} of {k} images of the minority class; drop one of them"
+                f"bias levels {levels[place - 1]:g} and {levels[place]:g} both leave a person "
+                f"{minority_images(levels[place], images_per_identity)} of {images_per_identity} images "
+                "of the minority class; drop one of them"
             )
     return built

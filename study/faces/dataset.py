@@ -4,21 +4,21 @@ A data set is a folder::
 
     data/
       card.json            what this is: name, source, licence, counts, attributes, seed, versions
-      faces-00000.parquet  one row an image, images embedded as encoded bytes
+      faces-00000.parquet  one row per image, images embedded as encoded bytes
       faces-00001.parquet  ...
-      excluded.csv         optional: images an import left out, and why
+      excluded.csv         optional: images that an import left out, and why
 
-Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name unique in
-the data set), ``identity`` (string), a column of 0, 1 or null (no label) for every attribute the
-card lists, and any further columns, of which the card's ``demographics`` are constant within a
-person. No picture occurs twice: it could be trained on and tested on at once. An optional column
-``landmarks`` (ten numbers, x and y of five points in pixels, as :class:`cid.align.Detection` orders
-them) lets embedding skip detection. ``show_images: false`` in the card keeps photographs of real
-people out of notebooks and reports.
+Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name that is unique
+in the data set), ``identity`` (string), a column of 0, 1 or null (no label) for every attribute that the
+card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
+person. No picture occurs twice: it could be in a training set and in a test set at once. With an optional
+column ``landmarks`` (ten numbers, x and y of five points in pixels, in the order of
+:class:`cid.align.Detection`) the embedding can skip detection. ``show_images: false`` in the card keeps
+photographs of real people out of notebooks and reports.
 
-Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities
-are stored as an identity-robust evaluation needs them. Nothing that trains a model without identity
-labels may read that column; see :mod:`study.experiment.methods`.
+Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities are
+stored because an identity-robust evaluation needs them. Nothing that trains a model without identity
+labels may read that column; see :mod:`study.methods`.
 """
 
 import fcntl
@@ -45,17 +45,20 @@ from study.store import digest, write, write_text
 
 CARD = "card.json"
 EXCLUDED = "excluded.csv"
-# Of the stages data and embed.
-LABELS, CROPS, ACTIVATIONS = "labels.parquet", "crops.npy", "activations.npy"
+LABELS = "labels.parquet"  # written by the stage data
+CROPS = "crops.npy"  # these two by the stage embed
+ACTIVATIONS = "activations.npy"
 RESERVED = ("image", "identity", "path", "landmarks")  # columns with a meaning of their own
 REQUIRED_CARD_KEYS = ("name", "source", "licence", "attributes", "demographics")
-SHARD_IMAGES, SHARD_BYTES = 2048, 256 * 2**20  # whichever comes first; bounds memory
-AHEAD = 256  # images decoded ahead of their use
+# A shard ends at whichever comes first, which bounds the memory.
+SHARD_IMAGES = 2048
+SHARD_BYTES = 256 * 2**20
+AHEAD = 256  # images that are decoded ahead of their use
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The data card, and one row an image (0..n-1) with its ``path`` and all columns but ``image``."""
+    """The data card, and a table with one row per image: its ``path`` and all columns but ``image``."""
 
     card: dict
     frame: pd.DataFrame
@@ -64,52 +67,56 @@ class Labels:
         return len(self.frame)
 
     def labels(self, attribute: str) -> np.ndarray:
-        """The 0/1 labels of an attribute, int64 of shape (n,); float64 with NaN if any is missing."""
-        if attribute not in self.card["attributes"]:
-            known = self.card["attributes"]
+        """Return the labels of an attribute, 0 or 1: int64 (n,), or float64 with NaN if any is missing."""
+        known = self.card["attributes"]
+        if attribute not in known:
             raise ValueError(
                 f"the data set {self.card['name']!r} has no attribute {attribute!r}"
                 f"{suggest(attribute, known)}; it has {', '.join(known)}"
             )
         values = self.frame[attribute].to_numpy(dtype=np.float64, na_value=np.nan)
-        return values if np.isnan(values).any() else values.astype(np.int64)
+        if np.isnan(values).any():
+            return values
+        return values.astype(np.int64)
 
     def identities(self) -> np.ndarray:
-        """Identity of every image as an integer code, int64 of shape (n,), in sorted name order."""
-        return np.unique(self.frame["identity"].to_numpy(dtype=str), return_inverse=True)[1]
+        """Return the identity of every image as a code, int64 (n,), in the order of sorted names."""
+        names = self.frame["identity"].to_numpy(dtype=str)
+        return np.unique(names, return_inverse=True)[1]
 
 
 @dataclass(frozen=True)
 class FaceSet(Labels):
-    """A face data set held in memory, images still encoded.
+    """A face data set in memory, its images still encoded.
 
-    `excluded` lists what an import left out: ``image`` (name in the source) and ``reason``.
+    `excluded` lists what an import left out: columns ``image`` (name in the source) and ``reason``.
     """
 
     encoded: pa.ChunkedArray
     excluded: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def image(self, row: int) -> np.ndarray:
-        """Decode one image to a uint8 array of shape (height, width, 3), RGB."""
+        """Decode one image to a uint8 array (height, width, 3), RGB."""
         return decode(self.encoded[int(row)].as_py(), self.frame["path"].iloc[row])
 
     def images(self, rows=None) -> Iterator[np.ndarray]:
-        """Decode images in order, some ahead of their use, on all cores: Pillow decodes unlocked."""
+        """Decode images in order, on all cores and some ahead of their use; Pillow releases the lock."""
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in range(0, len(rows), AHEAD):
                 yield from pool.map(self.image, rows[start : start + AHEAD])
 
     def landmarks(self) -> np.ndarray:
-        """The landmarks that came with the data, float32 (n, 5, 2)."""
+        """Return the landmarks that came with the data, float32 (n, 5, 2), in pixels."""
         if "landmarks" not in self.frame:
             raise ValueError("the data set came without landmarks; set embed.detect to true")
         try:
-            points = np.array(self.frame["landmarks"].tolist(), np.float32).reshape(len(self), 5, 2)
+            points = np.array(self.frame["landmarks"].tolist(), np.float32)
+            points = points.reshape(len(self), 5, 2)
             if np.isfinite(points).all():
                 return points
         except (TypeError, ValueError):
-            pass
+            pass  # refused below
         raise ValueError(
             f"column 'landmarks' of the data set {self.card['name']!r} has not ten finite numbers in "
             "every row; mend it, or set embed.detect to true"
@@ -117,40 +124,48 @@ class FaceSet(Labels):
 
 
 def decode(encoded: bytes, name: str) -> np.ndarray:
-    """Decode an encoded image to uint8 (height, width, 3) RGB, upright by its EXIF orientation."""
+    """Decode an image to uint8 (height, width, 3) RGB, turned upright by its EXIF orientation."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
-            return np.asarray(in_8_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
+            upright = ImageOps.exif_transpose(picture)
+            return np.asarray(in_8_bits(upright).convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        why = str(error).partition(" <")[0]  # before the address of a file in memory
+        why = str(error).partition(" <")[0]  # without the address of a file in memory
         raise ValueError(
             f"image {name!r} cannot be decoded ({why}); replace or remove it"
         ) from None
 
 
 def in_8_bits(picture: Image.Image) -> Image.Image:
-    """Any picture in grey or RGB of 8 bits; what is transparent is laid on white, as on a page."""
+    """Convert a picture to grey or RGB of 8 bits; transparent parts become white, as on a page."""
     if picture.mode.startswith(("I", "F")):
         picture = _eight_bits(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture if picture.mode == "L" else picture.convert("RGB")
+    if picture.mode == "L":
+        return picture
+    return picture.convert("RGB")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey of more bits in 8: of floats and 32 bits, the largest value tells what white is."""
+    """Scale grey of more bits to 8. Of floats and 32 bits, the largest value decides what white is."""
     values = np.asarray(picture, dtype=np.float64)
-    low, high = values.min(), values.max()
+    low = values.min()
+    high = values.max()
     if not 0 <= low <= high <= 65535:  # NaN, too
         raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
-    white = 65535 if high > 255 or picture.mode.startswith("I;16") else 255
-    white = 1 if picture.mode == "F" and high <= 1 else white
+    if picture.mode == "F" and high <= 1:
+        white = 1
+    elif picture.mode.startswith("I;16") or high > 255:
+        white = 65535
+    else:
+        white = 255
     return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def write_labels(data: FaceSet, folder) -> None:
-    """Write what later stages need of a data set: its card, its labels, what was left out if any."""
+    """Write what later stages need of a data set: its card, its labels, and what an import left out."""
     folder = Path(folder)
     write_card(folder, data.card)
     table = data.frame.drop(columns="landmarks", errors="ignore")
@@ -160,7 +175,7 @@ def write_labels(data: FaceSet, folder) -> None:
 
 
 def read_labels(folder="build/data") -> Labels:
-    """Read what :func:`write_labels` wrote; ValueError if it has not."""
+    """Read what :func:`write_labels` wrote; ValueError if it is missing."""
     folder = Path(folder)
     if not (folder / LABELS).exists():
         raise ValueError(f"{folder / LABELS} is missing; run `dvc repro data`")
@@ -168,27 +183,40 @@ def read_labels(folder="build/data") -> Labels:
 
 
 def read_crops(folder="build/embed") -> np.ndarray | None:
-    """Aligned faces, uint8 (n, 3, side, side), still on disk; None if the study keeps none."""
+    """Return the aligned faces, uint8 (n, 3, side, side), still on disk; None if the study keeps none."""
     return _on_disk(Path(folder) / CROPS)
 
 
 def read_images(model: str, folder="build/embed") -> np.ndarray | None:
-    """What a network of this name is trained on, if not on features: aligned faces, as
-    :func:`read_crops`; for finetune their activations, float16 (n, c, h, w).
+    """Return the images that a network of this name is trained on, still on disk; None if it needs none.
+
+    They are the faces of :func:`read_crops`; for ``finetune`` their activations, float16 (n, c, h, w).
     """
-    return _on_disk(Path(folder) / (ACTIVATIONS if model == "finetune" else CROPS))
+    if model == "finetune":
+        return _on_disk(Path(folder) / ACTIVATIONS)
+    return read_crops(folder)
 
 
 def _on_disk(path: Path) -> np.ndarray | None:
-    return np.load(path, mmap_mode="r") if path.exists() else None
+    if not path.exists():
+        return None
+    return np.load(path, mmap_mode="r")
 
 
 def write_faces(folder, records: Iterable[dict], card: dict) -> Path:
-    """Write a data set; the folder appears, or replaces a data set, complete or not at all.
+    """Write a data set; the folder appears, or replaces an old data set, complete or not at all.
 
-    A record holds the columns of one image, the same in every record. The card holds
-    :data:`REQUIRED_CARD_KEYS` and whatever else describes the set; ``counts`` is added here.
-    ValueError if there is no record, or :func:`check_replaceable` refuses the folder.
+    Parameters
+    ----------
+    records : iterable of dict
+        The columns of one image each, the same in every record.
+    card : dict
+        :data:`REQUIRED_CARD_KEYS` and anything else that describes the set; ``counts`` is added here.
+
+    Raises
+    ------
+    ValueError
+        If there is no record, or :func:`check_replaceable` refuses the folder.
     """
     with replacing(folder) as partial:
         write_shards(partial, records, card["attributes"])
@@ -200,32 +228,33 @@ def write_faces(folder, records: Iterable[dict], card: dict) -> Path:
 
 
 def check_replaceable(folder) -> None:
-    """Refuse, by a ValueError, a file, a mount point, and a folder of anything but a data set."""
+    """Raise a ValueError for a file, a mount point, or a folder that holds something else than a data set."""
     folder = Path(folder).resolve()
     if os.path.ismount(folder):
         raise ValueError(f"{folder} is a mount point and cannot be replaced; name a folder in it")
-    empty = not folder.exists() or folder.is_dir() and not any(folder.iterdir())
+    empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not empty and not (folder / CARD).exists():
         raise ValueError(f"{folder} exists and is not a data set (no {CARD}); name a new folder")
 
 
 @contextmanager
 def replacing(folder) -> Iterator[Path]:
-    """An empty folder that takes the place of a data set if the block ends well, and else goes.
+    """Yield an empty folder that takes the place of a data set if the block succeeds, or else is removed.
 
-    The old data set goes last: whenever this is killed, the next call finds it. A symbolic link is
-    followed. ValueError if another process is at it.
+    The old data set is removed last: if the process is killed at any moment, the next call restores it.
+    A symbolic link is followed. ValueError if another process is writing there.
     """
     check_replaceable(folder)
     folder = Path(folder).resolve()
     work = folder.with_name(folder.name + ".partial")
-    new, old = work / "new", work / "old"
+    new = work / "new"
+    old = work / "old"
     with _alone(work):
         try:
             if old.exists() and not folder.exists():  # killed between the two moves below
                 os.replace(old, folder)
-            for left in (new, old):
-                shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
             new.mkdir()
             yield new
             if folder.exists():
@@ -239,13 +268,13 @@ def replacing(folder) -> Iterator[Path]:
 
 @contextmanager
 def _alone(work: Path) -> Iterator[None]:
-    """Hold the folder against other processes; the system ends the lock of one that was killed."""
+    """Lock the folder against other processes; the system ends the lock of a process that was killed."""
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(lock.fileno()), os.stat(lock.name))
-        except (BlockingIOError, FileNotFoundError):  # not found: the other has just ended
+        except (BlockingIOError, FileNotFoundError):  # not found: the other process has just ended
             ours = False
         except OSError:  # a file system without locks
             ours = True
@@ -263,41 +292,49 @@ def write_shards(folder: Path, records: Iterable[dict], attributes: list[str]) -
 
 
 def drop_images(folder: Path, paths: set[str]) -> None:
-    """Take images out of the shards again."""
-    for file in sorted(folder.glob("faces-*.parquet")) if paths else []:
+    """Remove images from the shards again, by their paths."""
+    if not paths:
+        return
+    for file in sorted(folder.glob("faces-*.parquet")):
         with pq.ParquetFile(file) as shard:
             names = shard.read(columns=["image.path"]).column("image").to_pylist()
-        stay = [name["path"] not in paths for name in names]
-        if not any(stay):
+        keep = [name["path"] not in paths for name in names]
+        if not any(keep):
             file.unlink()
-        elif not all(stay):
-            _write_table(file, pq.read_table(file).filter(stay))
+        elif not all(keep):
+            _write_table(file, pq.read_table(file).filter(keep))
 
 
 def count_labels(folder: Path, attributes: list[str]) -> dict:
-    """The counts of the data card: of images, identities and positives; of labels if some lack."""
+    """Return the counts of the data card: images, identities and positives; labels if some are missing."""
     columns = ["identity", *attributes]
-    tables = [pq.read_table(f, columns=columns) for f in sorted(folder.glob("faces-*.parquet"))]
-    frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame(columns=columns)
-    positives = {a: int(frame[a].sum()) for a in attributes}
+    files = sorted(folder.glob("faces-*.parquet"))
+    tables = [pq.read_table(file, columns=columns) for file in files]
+    if tables:
+        frame = pa.concat_tables(tables).to_pandas()
+    else:
+        frame = pd.DataFrame(columns=columns)
     counts = {
         "images": len(frame),
         "identities": frame["identity"].nunique(),
-        "positives": positives,
+        "positives": {attribute: int(frame[attribute].sum()) for attribute in attributes},
     }
-    labelled = {a: int(frame[a].count()) for a in attributes}
-    lacking = any(count < len(frame) for count in labelled.values())
-    return counts | ({"labelled": labelled} if lacking else {})
+    labelled = {attribute: int(frame[attribute].count()) for attribute in attributes}
+    if any(count < len(frame) for count in labelled.values()):
+        counts["labelled"] = labelled
+    return counts
 
 
 def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
-    shard, size = [], 0
+    shard = []
+    size = 0  # bytes
     for record in records:
         shard.append(record)
         size += len(record["image"]["bytes"])
         if len(shard) == SHARD_IMAGES or size >= SHARD_BYTES:
             yield shard
-            shard, size = [], 0
+            shard = []
+            size = 0
     if shard:
         yield shard
 
@@ -306,16 +343,22 @@ def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
     """Write one Parquet file of a data set; a label that is None is missing."""
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     types = {"image": image} | dict.fromkeys(attributes, pa.int8())
-    columns = {key: pa.array([r[key] for r in records], types.get(key)) for key in records[0]}
+    columns = {}
+    for key in records[0]:
+        columns[key] = pa.array([record[key] for record in records], types.get(key))
     _write_table(path, pa.table(columns))
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
-    # Encoded images do not compress further; small pages keep a row cheap to reach.
+    # Encoded images do not compress further; small row groups make a single row cheap to read.
     pq.write_table(
-        table, path, compression="zstd", row_group_size=256,
-        use_dictionary=["identity"], write_statistics=False,
-    )  # fmt: skip
+        table,
+        path,
+        compression="zstd",
+        row_group_size=256,
+        use_dictionary=["identity"],
+        write_statistics=False,
+    )
 
 
 def write_card(folder: Path, card: dict) -> None:
@@ -324,10 +367,10 @@ def write_card(folder: Path, card: dict) -> None:
 
 
 def read_faces(folder, name: str | None = None, *, check_images: bool = True) -> FaceSet:
-    """Read and validate a data set, whose card must call it by the name, if one is given.
+    """Read and validate a data set; its card must have this name, if one is given.
 
-    ``check_images`` also decodes every image once (about 7,000 small images a second and core) and
-    refuses two of the same pixels. A ValueError names the file, the row and the column of the first
+    ``check_images`` also decodes every image once (about 7,000 small images per second and core) and
+    refuses two with the same pixels. A ValueError names the file, the row and the column of the first
     problem.
     """
     folder = Path(folder)
@@ -335,13 +378,14 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     if name is not None and card["name"] != name:
         raise ValueError(
             f"params.yaml: data is {name!r}, but {folder}/ holds {card['name']!r}; import it first "
-            "(python -m study.faces.importers ...) or set data"
+            "(python -m study import ...) or set data"
         )
-    seen: tuple[set, dict] = set(), {}
     files = sorted(folder.glob("faces-*.parquet"))
     if not files:
         raise ValueError(f"{folder} holds no faces-*.parquet; fetch it with `dvc pull data.dvc`")
-    tables = [_read_shard(file, card, *seen, check_images) for file in files]
+    paths: set[str] = set()
+    pixels: dict[str, str] = {}
+    tables = [_read_shard(file, card, paths, pixels, check_images) for file in files]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -353,13 +397,17 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     _check_whole(folder, frame, card)
     if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
+    return FaceSet(card, frame, encoded, _read_excluded(folder / EXCLUDED))
+
+
+def _read_excluded(path: Path) -> pd.DataFrame:
     try:
-        excluded = pd.read_csv(folder / EXCLUDED, dtype=str, keep_default_na=False)
-        excluded = excluded[["image", "reason"]]
+        excluded = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return excluded[["image", "reason"]]
     except (ValueError, KeyError):
-        what = "is no table of the columns image and reason; restore or remove it"
-        raise ValueError(f"{folder / EXCLUDED} {what}") from None
-    return FaceSet(card, frame, encoded, excluded)
+        raise ValueError(
+            f"{path} is no table of the columns image and reason; restore or remove it"
+        ) from None
 
 
 def _read_card(folder: Path) -> dict:
@@ -370,39 +418,77 @@ def _read_card(folder: Path) -> dict:
         )
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of what is no text
+    except ValueError as error:  # also if it is no text
         raise ValueError(f"{path} is not valid JSON ({error}); restore it") from None
     for key in REQUIRED_CARD_KEYS:
         if key not in card:
             raise ValueError(f"{path} lacks the key {key!r}; add it")
-    attributes, demographics = card["attributes"], card["demographics"]
-    for key, wanted, right in (
-        ("name", "a text", isinstance(card["name"], str)),
-        ("attributes", "a list of one or more columns", attributes and _columns(attributes)),
-        ("demographics", "a list of columns, or []", _columns(demographics)),
-        ("counts", "a mapping, as an import writes it", isinstance(card.get("counts", {}), dict)),
-        ("show_images", "true or false", isinstance(card.get("show_images", True), bool)),
-    ):
-        if not right:
-            others = f", each once and none of {', '.join(RESERVED)}" * ("columns" in wanted)
-            raise ValueError(f"{path}: {key} is {card[key]!r}; it must be {wanted}{others}")
+    columns = f", each once and none of {', '.join(RESERVED)}"
+    _check_key(path, card, "name", isinstance(card["name"], str), "a text")
+    _check_key(
+        path,
+        card,
+        "attributes",
+        bool(card["attributes"]) and _columns(card["attributes"]),
+        f"a list of one or more columns{columns}",
+    )
+    _check_key(
+        path,
+        card,
+        "demographics",
+        _columns(card["demographics"]),
+        f"a list of columns, or []{columns}",
+    )
+    _check_key(
+        path,
+        card,
+        "counts",
+        isinstance(card.get("counts", {}), dict),
+        "a mapping, as an import writes it",
+    )
+    _check_key(
+        path,
+        card,
+        "show_images",
+        isinstance(card.get("show_images", True), bool),
+        "true or false",
+    )
     return card
 
 
+def _check_key(path: Path, card: dict, key: str, valid: bool, wanted: str) -> None:
+    if not valid:
+        raise ValueError(f"{path}: {key} is {card[key]!r}; it must be {wanted}")
+
+
 def _columns(names) -> bool:
-    """Whether these are a list of columns that labels may have, each once."""
-    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return texts and len(set(names)) == len(names) and not set(RESERVED) & set(names)
+    """Return whether these are a list of columns that labels can have, each once."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return False
+    return len(set(names)) == len(names) and not set(RESERVED) & set(names)
 
 
 def _read_shard(
     file: Path, card: dict, paths: set[str], pixels: dict[str, str], check_images: bool
 ) -> pa.Table:
-    """One file, checked; ``paths`` and ``pixels`` (digest: path) are those seen so far."""
+    """Read and check one file; ``paths`` and ``pixels`` (digest: path) collect those of all files."""
     try:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a readable Parquet file ({error}); restore it") from None
+    _check_columns(file, table, card)
+    _check_identities(file, table.column("identity").to_pandas())
+    for attribute in card["attributes"]:
+        _check_labels(file, attribute, table.column(attribute).to_pandas())
+    for row, struct in enumerate(table.column("image")):
+        try:
+            _check_image(struct.as_py(), paths, pixels, check_images)
+        except ValueError as error:
+            raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
+    return table
+
+
+def _check_columns(file: Path, table: pa.Table, card: dict) -> None:
     for column in ("image", "identity", *card["attributes"], *card["demographics"]):
         if column not in table.column_names:
             raise ValueError(
@@ -417,50 +503,61 @@ def _read_shard(
         )
     if pa.types.is_nested(table.schema.field("identity").type):
         raise ValueError(f"{file}, column 'identity': holds lists; write one name or number a row")
-    for column in ("identity", *card["attributes"]):
-        values = table.column(column).to_pandas()
-        wrong = values.isna()
-        if column == "identity":
-            wrong |= values.map(_untidy)
-        else:
-            wrong = ~(values.isin((0, 1)) | wrong)
-        if wrong.any():
-            value = values[wrong.idxmax()]
-            if pd.isna(value):
-                why = "the value is missing"
-            elif column == "identity":
-                why = f"{value!r} is empty, has spaces around it or is not NFC"
-            else:
-                why = f"{repr(value) if isinstance(value, str) else value} is not 0 or 1"
-            where = f"{file}, row {wrong.idxmax()}, column {column!r}"
-            raise ValueError(f"{where}: {why} ({wrong.sum()} such rows); mend or remove the row")
-    for row, struct in enumerate(table.column("image")):
-        image = struct.as_py()
-        try:
-            if not (image and image["bytes"] and image["path"]):
-                raise ValueError("bytes or path are missing")
-            if image["path"] in paths:
-                raise ValueError(
-                    f"the path {image['path']!r} occurs twice; each image needs its own"
-                )
-            if check_images:
-                content = digest(decode(image["bytes"], image["path"]))
-                twin = pixels.setdefault(content, image["path"])
-                if twin != image["path"]:
-                    raise ValueError(f"{image['path']!r} is the same picture as {twin!r}; keep one")
-        except ValueError as error:
-            raise ValueError(f"{file}, row {row}, column 'image': {error}") from None
-        paths.add(image["path"])
-    return table
+
+
+def _check_identities(file: Path, values: pd.Series) -> None:
+    wrong = values.isna() | values.map(_untidy)
+    if wrong.any():
+        value = values[wrong.idxmax()]
+        _refuse_rows(
+            file,
+            "identity",
+            wrong,
+            value,
+            f"{value!r} is empty, has spaces around it or is not NFC",
+        )
+
+
+def _check_labels(file: Path, attribute: str, values: pd.Series) -> None:
+    wrong = ~(values.isin((0, 1)) | values.isna())
+    if wrong.any():
+        value = values[wrong.idxmax()]
+        shown = repr(value) if isinstance(value, str) else value
+        _refuse_rows(file, attribute, wrong, value, f"{shown} is not 0 or 1")
+
+
+def _refuse_rows(file: Path, column: str, wrong: pd.Series, value, problem: str) -> None:
+    if pd.isna(value):
+        problem = "the value is missing"
+    raise ValueError(
+        f"{file}, row {wrong.idxmax()}, column {column!r}: {problem} ({wrong.sum()} such rows); mend or "
+        "remove the row"
+    )
+
+
+def _check_image(
+    image: dict | None, paths: set[str], pixels: dict[str, str], check_images: bool
+) -> None:
+    if not (image and image["bytes"] and image["path"]):
+        raise ValueError("bytes or path are missing")
+    path = image["path"]
+    if path in paths:
+        raise ValueError(f"the path {path!r} occurs twice; each image needs its own")
+    if check_images:
+        content = digest(decode(image["bytes"], path))
+        twin = pixels.setdefault(content, path)
+        if twin != path:
+            raise ValueError(f"{path!r} is the same picture as {twin!r}; keep one")
+    paths.add(path)
 
 
 def tidy(name: str) -> str:
-    """A person's name as data sets hold it: in Unicode NFC, without spaces around it."""
+    """Return a person's name as data sets hold it: in Unicode NFC, without spaces around it."""
     return normalize("NFC", name.strip())
 
 
 def _untidy(name) -> bool:
-    """Whether a name, if it is a text, is none or may be written in two ways that look the same."""
+    """Return whether a name, if it is a text, is empty or could be written in another way that looks alike."""
     return isinstance(name, str) and (not name or tidy(name) != name)
 
 
@@ -468,10 +565,10 @@ def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:
     for column in card["attributes"]:
         values = frame[column].dropna()
         if values.nunique() < 2:
-            found = f"the value {values.iloc[0]:g}" if len(values) else "no label"
+            content = f"the value {values.iloc[0]:g}" if len(values) else "no label"
             raise ValueError(
                 f"{folder}, column {column!r}: every one of the {len(values) or len(frame)} rows "
-                f"has {found}; an attribute needs both 0 and 1, so remove it from the card"
+                f"has {content}; an attribute needs both 0 and 1, so remove it from the card"
             )
     for column in card["demographics"]:
         varying = frame.groupby("identity")[column].nunique(dropna=False)

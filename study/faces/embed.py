@@ -1,46 +1,59 @@
-"""From photos to proxies: what every later stage knows of the faces of a data set.
+"""From photos to proxies: find, align and embed every face of a data set, for all later stages.
 
-Every face is found, cut and embedded (:mod:`cid.align`, :mod:`cid.recognition`) in chunks of photos.
-A finished chunk is kept (:mod:`study.store`) under its encoded photos, the settings and the code, so
-that an interrupted run goes on where it stopped and a finished one decodes nothing. What was found in
-the photos is kept by itself: another network embeds, and does not look for faces again.
+Photos are processed in chunks (:mod:`cid.align`, :mod:`cid.recognition`). A finished chunk is kept
+(:mod:`study.store`) under its encoded photos, the settings and the code, so an interrupted run resumes
+where it stopped and a finished one decodes nothing. Detections are kept on their own: embedding with
+another network does not look for the faces again.
 """
 
 import json
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import torch
 from tqdm import tqdm
 
 from cid.align import Detection, align
 from cid.align import detect as find_faces
-from cid.device import pick_device
+from cid.arrays import pick_device
 from cid.options import SIDES
-from cid.recognition import activations, embed, load_network
+from cid.recognition import Network, activations, embed, load_network
 from study import store
 from study.cores import on_all_cores
 from study.faces.dataset import ACTIVATIONS, CROPS, FaceSet
 from study.faces.network_files import is_file
 from study.faces.onnx import get_network
-from study.source import code
+from study.faces.verification import (
+    pair_similarities,
+    roc_curve,
+    similarity_densities,
+    verification_auc,
+)
 
-CHUNK = 512  # photos decoded at once, and kept together
-SIMILARITIES = 2_000_000  # bins of the cosines of pairs, on [-1, 1]
-BLOCK = 256  # images compared at once with all others
-SHOWN_SIDE = 96  # px of crops that are for figures alone
-USUAL = 0.9  # share of faces found, of upright photographs; of those turned by 90 degrees far fewer
+CHUNK = 512  # photos that are decoded at once, and kept together
+SHOWN_SIDE = 96  # side in pixels of crops that only figures need
+# Share of faces found in upright photographs. It is far smaller if they are turned by 90 degrees.
+USUAL = 0.9
 
 
 @dataclass(frozen=True)
 class FaceEmbeddings:
-    """What :func:`embed_faces` found: `embedding` (n, d) float32 of unit rows, of the proxy's network;
-    `trunk` (n, t) float32, of the trunk's; `crops` (n, 3, side, side) uint8, and `activations` (n, c, h, w)
-    float16, or None.
+    """What :func:`embed_faces` returns for n images.
+
+    Attributes
+    ----------
+    detection : Detection
+    embedding : float32 array (n, d)
+        Rows of unit norm, from the proxy's network.
+    trunk : float32 array (n, t)
+        Mid-level features, from the trunk's network.
+    crops : uint8 array (n, 3, side, side) or None
+    activations : float16 array (n, c, h, w) or None
     """
 
     detection: Detection
@@ -60,170 +73,345 @@ def embed_faces(
     onnx: dict | None = None,
     side: int | None = None,
     finetune: bool = False,
-    **how,
+    device: str = "auto",
+    folder: str | Path | None = store.KEPT,
+    progress: bool = True,
 ) -> FaceEmbeddings:
-    """Detect, align and embed every face, a chunk of photos at a time, on a CPU one a core.
+    """Detect, align and embed every face, one chunk of photos at a time; on a CPU, one chunk per core.
 
     Parameters
     ----------
     network, trunk : str
-        Of the proxy and of the trunk, as in :func:`study.faces.onnx.get_network`; the same runs once.
+        Names of the networks of the proxy and of the trunk, as in
+        :func:`study.faces.onnx.get_network`. If they are the same, it runs once.
     detect : bool
-        False takes the landmarks that came with the data; every face then counts as found.
+        If False, use the landmarks that came with the data; every face then counts as found.
     side : int, optional
-        Also cut every face to a square of so many pixels, for networks trained end to end and figures.
+        Also cut every face to a square of this side in pixels, for networks that are trained end to
+        end and for figures.
     finetune : bool
-        Also give what :func:`cid.recognition.activations` makes of every face.
+        Also return the :func:`cid.recognition.activations` of every face.
     precision, device, progress
         As in :func:`cid.recognition.embed`.
     onnx : dict, optional
         As in :func:`study.faces.onnx.get_network`.
     folder : path, optional
-        Where finished chunks are kept, :data:`study.store.KEPT` by default; None keeps none.
+        Where finished chunks are kept. None keeps none.
 
     Raises
     ------
     ValueError, FileNotFoundError, ConnectionError
-        As :func:`cid.align.detect` and :func:`cid.recognition.embed`, before any photo is looked at
-        where it is about the networks; if ``detect`` is False and the data have no landmarks.
+        As :func:`cid.align.detect` and :func:`cid.recognition.embed`; errors about the networks come
+        before any face is looked for. Also if ``detect`` is False and the data have no landmarks.
     """
-    whole = _embedded(data, network, trunk, detect, precision, onnx, **how)
-    proxy, features = whole.pop("proxy"), whole.pop("trunk")
-    found, crops, maps = Detection(**whole), None, None
+    arrays = _embedded(
+        data,
+        network=network,
+        trunk=trunk,
+        detect=detect,
+        precision=precision,
+        onnx=onnx,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )
+    embedding = arrays.pop("proxy")
+    features = arrays.pop("trunk")
+    detection = Detection(**arrays)
+
+    in_chunks = partial(
+        _by_chunk,
+        data,
+        points=detection.landmarks,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )
+    crops = None
     if side is not None:
-
-        def cut(photos, points, device) -> dict:
-            return {"crops": align(photos, points, side, device=device).numpy()}
-
-        about = (side, code("cid.align.align"))
-        crops = _by_chunk(data, "crops", about, cut, points=found.landmarks, **how)["crops"]
+        cut = partial(_cut_faces, side=side)
+        crops = in_chunks("crops", side, ["cid.align.align"], cut)["crops"]
+    maps = None
     if finetune:
-        spec = get_network("dlib-resnet")
-
-        def activate(photos, points, device) -> dict:
-            faces = align(photos, points, spec.size, template=spec.template, device=device)
-            return {"maps": activations(faces, device=device).numpy()}
-
-        about = code("cid.align.align", "cid.recognition.activations")
-        maps = _by_chunk(data, "maps", about, activate, points=found.landmarks, **how)["maps"]
-    return FaceEmbeddings(found, proxy, features, crops, maps)
+        code = ["cid.align.align", "cid.recognition.activations"]
+        maps = in_chunks("maps", None, code, _activate)["maps"]
+    return FaceEmbeddings(detection, embedding, features, crops, maps)
 
 
 def crop_side(model: str, card: dict) -> int | None:
-    """Side in pixels of the crops a study needs: its model's own, or what figures show, or None."""
-    return SIDES.get(model) or (SHOWN_SIDE if card.get("show_images", True) else None)
+    """Return the side in pixels of the crops that a study needs, or None if it needs none.
+
+    Networks that are trained on crops decide it; otherwise figures do, if the data card allows images.
+    """
+    if model in SIDES:
+        return SIDES[model]
+    if card.get("show_images", True):
+        return SHOWN_SIDE
+    return None
 
 
 def embed_share(data: FaceSet, settings: dict, rank: int, world: int, folder=store.KEPT) -> None:
-    """Every ``world``-th chunk of what :func:`embed_faces` embeds, left in the folder for it.
+    """Embed every ``world``-th chunk, from the ``rank``-th on, and keep it for :func:`embed_faces`.
 
     ``settings`` is the section ``embed`` of params.yaml: network, trunk, precision, detect, onnx.
     """
-    _embedded(data, **settings, folder=folder, progress=rank == 0, share=(rank, world))
+    _embedded(
+        data,
+        network=settings["network"],
+        trunk=settings["trunk"],
+        detect=settings["detect"],
+        precision=settings["precision"],
+        onnx=settings.get("onnx"),
+        folder=folder,
+        progress=rank == 0,
+        share=(rank, world),
+    )
 
 
 def embed_views(
     data: FaceSet,
     landmarks,
-    network="dlib-resnet",
+    network: str = "dlib-resnet",
     *,
     zooms=(),
-    precision="single",
-    onnx=None,
-    **how,
+    precision: str = "single",
+    onnx: dict | None = None,
+    device: str = "auto",
+    folder: str | Path | None = store.KEPT,
+    progress: bool = True,
 ) -> dict[str, np.ndarray]:
     """Embed other views of every aligned face: its mirror image, and nearer or wider crops.
 
-    ``landmarks`` (n, 5, 2) are those of :func:`embed_faces`; each of the ``zooms`` says how much larger
-    the face is than in the network's own crop; the rest is as in :func:`embed_faces`. The result has
-    float32 (n, d) unit rows under ``mirrored`` and ``zoom <z>``.
+    Parameters
+    ----------
+    landmarks : array (n, 5, 2)
+        Those of :func:`embed_faces`.
+    zooms : sequence of float
+        How much larger the face is than in the network's own crop, one view each.
+    network, precision, onnx, device, folder, progress
+        As in :func:`embed_faces`.
+
+    Returns
+    -------
+    dict
+        float32 arrays (n, d) of unit rows under ``mirrored`` and ``zoom <z>``.
     """
     spec = get_network(network, onnx)
-    views = {"mirrored": 1.0} | {f"zoom {zoom:g}": zoom for zoom in zooms}
-
-    def compute(photos, points, device) -> dict:
-        found = {}
-        for view, zoom in views.items():
-            template = 0.5 + zoom * (spec.template - 0.5)
-            crops = align(photos, points, spec.size, template=template, device=device)
-            crops = crops.flip(3) if view == "mirrored" else crops
-            result = embed(crops, spec, precision=precision, device=device)
-            found[view] = result.embedding.numpy()
-        return found
-
-    about = (network, spec.key, precision, views, code("study.faces.embed.embed_views"))
-    return _by_chunk(data, "views", about, compute, points=landmarks, **how)
+    views = {"mirrored": 1.0}
+    for zoom in zooms:
+        views[f"zoom {zoom:g}"] = zoom
+    return _by_chunk(
+        data,
+        "views",
+        (network, spec.key, precision, views),
+        ["study.faces.embed.embed_views"],
+        partial(_embed_views_of, network=spec, views=views, precision=precision),
+        points=landmarks,
+        device=device,
+        folder=folder,
+        progress=progress,
+    )
 
 
 def embed_networks(
-    data: FaceSet, landmarks, proxies=(), trunks=(), *, precision="single", onnx=None, **how
+    data: FaceSet,
+    landmarks,
+    proxies=(),
+    trunks=(),
+    *,
+    precision: str = "single",
+    onnx: dict | None = None,
+    device: str = "auto",
+    folder: str | Path | None = store.KEPT,
+    progress: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Embed every face by further networks: what they make of the crops that a study's own has seen.
+    """Embed every face with further networks, on crops cut at the same landmarks.
 
-    ``landmarks`` (n, 5, 2) are those of :func:`embed_faces`; ``proxies`` and ``trunks`` name networks
-    whose embedding or mid-level features are wanted, one that is in both runs once; the rest is as in
-    :func:`embed_faces`. The result has float32 (n, d) unit rows under ``proxy <name>`` and (n, t)
-    features under ``trunk <name>``.
+    Parameters
+    ----------
+    landmarks : array (n, 5, 2)
+        Those of :func:`embed_faces`.
+    proxies, trunks : sequence of str
+        Names of networks whose embedding or mid-level features are wanted. A network in both lists
+        runs once.
+    precision, onnx, device, folder, progress
+        As in :func:`embed_faces`.
+
+    Returns
+    -------
+    dict
+        float32 arrays: (n, d) of unit rows under ``proxy <name>``, (n, t) under ``trunk <name>``.
     """
-    found = {}
+    embedded = {}
     for name in dict.fromkeys([*proxies, *trunks]):
         spec = get_network(name, onnx)
-        wanted = [part for part, names in (("proxy", proxies), ("trunk", trunks)) if name in names]
+        outputs = []
+        if name in proxies:
+            outputs.append("proxy")
+        if name in trunks:
+            outputs.append("trunk")
+        arrays = _by_chunk(
+            data,
+            "network",
+            (name, spec.key, precision, outputs),
+            ["study.faces.embed.embed_networks"],
+            partial(_embed_outputs, network=spec, outputs=outputs, precision=precision),
+            points=landmarks,
+            device=device,
+            folder=folder,
+            progress=progress,
+        )
+        for output, array in arrays.items():
+            embedded[f"{output} {name}"] = array
+    return embedded
 
-        def compute(photos, points, device, spec=spec, wanted=wanted) -> dict:
-            crops = align(photos, points, spec.size, template=spec.template, device=device)
-            result = embed(crops, spec, precision=precision, device=device)
-            arrays = {"proxy": result.embedding, "trunk": result.trunk}
-            return {part: arrays[part].numpy() for part in wanted}
 
-        about = (name, spec.key, precision, wanted, code("study.faces.embed.embed_networks"))
-        arrays = _by_chunk(data, "network", about, compute, points=landmarks, **how)
-        found |= {f"{part} {name}": array for part, array in arrays.items()}
-    return found
+# What is computed of one chunk. `photos` is a list of uint8 arrays (h, w, 3), `points` their landmarks,
+# float32 (n, 5, 2).
+
+
+def _cut_faces(photos, points, device, *, side: int) -> dict[str, np.ndarray]:
+    return {"crops": align(photos, points, side, device=device).numpy()}
+
+
+def _activate(photos, points, device) -> dict[str, np.ndarray]:
+    spec = get_network("dlib-resnet")
+    crops = align(photos, points, spec.size, template=spec.template, device=device)
+    return {"maps": activations(crops, device=device).numpy()}
+
+
+def _embed_views_of(
+    photos, points, device, *, network: Network, views: dict[str, float], precision: str
+) -> dict[str, np.ndarray]:
+    embedded = {}
+    for view, zoom in views.items():
+        template = 0.5 + zoom * (network.template - 0.5)
+        crops = align(photos, points, network.size, template=template, device=device)
+        if view == "mirrored":
+            crops = crops.flip(3)
+        result = embed(crops, network, precision=precision, device=device)
+        embedded[view] = result.embedding.numpy()
+    return embedded
+
+
+def _embed_outputs(
+    photos, points, device, *, network: Network, outputs: list[str], precision: str
+) -> dict[str, np.ndarray]:
+    crops = align(photos, points, network.size, template=network.template, device=device)
+    result = embed(crops, network, precision=precision, device=device)
+    arrays = {"proxy": result.embedding, "trunk": result.trunk}
+    return {output: arrays[output].numpy() for output in outputs}
+
+
+def _detect_and_embed(
+    photos, points, device, *, proxy: Network, trunk: Network, precision: str, detect_once: Callable
+) -> dict[str, np.ndarray]:
+    """Return the fields of `Detection`, and ``proxy`` (n, d) and ``trunk`` (n, t)."""
+    # Missing weights should stop the run before minutes of detection, not after.
+    load_network(proxy, device)
+    load_network(trunk, device)
+    if points is None:
+        detection = detect_once(photos, device)
+    else:
+        n = len(photos)
+        detection = Detection(
+            landmarks=points,
+            probability=np.ones(n, np.float32),
+            faces=np.ones(n, int),
+            found=np.ones(n, bool),
+        )
+    embed_by = partial(_embed_outputs, photos, detection.landmarks, device, precision=precision)
+    if trunk is proxy:
+        arrays = embed_by(network=proxy, outputs=["proxy", "trunk"])
+    else:
+        arrays = embed_by(network=proxy, outputs=["proxy"])
+        arrays |= embed_by(network=trunk, outputs=["trunk"])
+    return vars(detection) | arrays
+
+
+def _detect_once(photos, device, *, folder) -> Detection:
+    """Find the faces of a chunk, or take them from the folder."""
+
+    def find() -> dict:
+        return vars(find_faces(photos, device=device, progress=False))
+
+    inputs = {"device": device.type, "photos": list(photos)}
+    return Detection(**store.kept(folder, "faces", inputs, ["cid.align.detect"], find))
 
 
 def _embedded(
-    data, network, trunk, detect, precision="single", onnx=None, **how
+    data: FaceSet,
+    *,
+    network: str,
+    trunk: str,
+    detect: bool,
+    precision: str = "single",
+    onnx: dict | None = None,
+    device: str = "auto",
+    folder: str | Path | None = store.KEPT,
+    progress: bool = True,
+    share: tuple[int, int] = (0, 1),
 ) -> dict[str, np.ndarray]:
-    """The fields of `Detection`, ``proxy`` (n, d) and ``trunk`` (n, t), by chunks as in `_by_chunk`."""
-    networks = {name: get_network(name, onnx) for name in (network, trunk)}
-    folder, detector = how.get("folder", store.KEPT), code("cid.align.detect")
+    """Return the arrays of :func:`_detect_and_embed`; the arguments are those of :func:`_by_chunk`."""
+    proxy_spec = get_network(network, onnx)
+    trunk_spec = get_network(trunk, onnx)
+    keys = [proxy_spec.key]
+    if trunk != network:
+        keys.append(trunk_spec.key)
+    detect_once = partial(_detect_once, folder=folder)
+    compute = partial(
+        _detect_and_embed,
+        proxy=proxy_spec,
+        trunk=trunk_spec,
+        precision=precision,
+        detect_once=detect_once,
+    )
+    return _by_chunk(
+        data,
+        "embedding",
+        (network, trunk, keys, precision),
+        ["study.faces.embed._embedded"],
+        compute,
+        points=None if detect else data.landmarks(),
+        device=device,
+        folder=folder,
+        progress=progress,
+        share=share,
+    )
 
-    def find(photos, device) -> Detection:
-        def once() -> dict:
-            return vars(find_faces(photos, device=device, progress=False))
 
-        name = f"faces-{store.digest(detector, device.type, *photos)[:24]}"
-        return Detection(**store.kept(folder, name, once))
+class _Photos:
+    """The decoded photos of chunks; on a GPU the next chunk is decoded while the device is busy."""
 
-    def compute(photos, points, device) -> dict:
-        # Missing weights should stop the run before minutes of detection, not after.
-        for spec in networks.values():
-            load_network(spec, device)
-        if points is None:
-            found = find(photos, device)
-        else:
-            n = len(photos)
-            found = Detection(points, np.ones(n, np.float32), np.ones(n, int), np.ones(n, bool))
+    def __init__(self, data: FaceSet, starts: range, device: torch.device, decoder: Executor):
+        self.data = data
+        self.starts = starts
+        self.ahead = device.type != "cpu"
+        self.decoder = decoder
+        self.waiting: dict[int, Future] = {}
 
-        def run(spec):
-            crops = align(photos, found.landmarks, spec.size, template=spec.template, device=device)
-            return embed(crops, spec, precision=precision, device=device)
+    def of_chunk(self, start: int) -> list[np.ndarray]:
+        if not self.ahead:
+            return self._decode(start)
+        for first in (start, start + self.starts.step):
+            if first in self.starts and first not in self.waiting:
+                self.waiting[first] = self.decoder.submit(self._decode, first)
+        return self.waiting.pop(start).result()
 
-        proxy = run(networks[network])
-        other = proxy if trunk == network else run(networks[trunk])
-        return vars(found) | {"proxy": proxy.embedding.numpy(), "trunk": other.trunk.numpy()}
+    def _decode(self, start: int) -> list[np.ndarray]:
+        return list(self.data.images(_rows(self.data, start)))
 
-    keys = [spec.key for spec in networks.values()]
-    about = (network, trunk, keys, precision, code("study.faces.embed._embedded"))
-    points = None if detect else data.landmarks()
-    return _by_chunk(data, "embedding", about, compute, points=points, **how)
+
+def _rows(data: FaceSet, start: int) -> np.ndarray:
+    """Return the rows of the chunk that begins at ``start``."""
+    return np.arange(start, min(start + CHUNK, len(data)))
 
 
 def _by_chunk(
     data: FaceSet,
     label: str,
-    about: tuple,
+    inputs,
+    code: Sequence[str],
     compute: Callable[..., dict],
     *,
     points: np.ndarray | None,
@@ -232,74 +420,103 @@ def _by_chunk(
     progress: bool = True,
     share: tuple[int, int] = (0, 1),
 ) -> dict[str, np.ndarray]:
-    """``compute(photos, points, device)`` of every chunk, or taken from its folder, and concatenated.
+    """Call ``compute(photos, points, device)`` for every chunk, or load its result, and concatenate.
 
-    ``about`` is all that the arrays come from besides the photos, their points and the kind of device;
-    of (k, n) in ``share``, only every n-th chunk from the k-th on is taken.
+    Parameters
+    ----------
+    label : str
+        Names the progress bar and begins the names of the kept files.
+    inputs
+        Everything that the arrays depend on besides the photos, their points and the kind of device.
+    code : sequence of str
+        Dotted names of the definitions that compute them.
+    points : array (n, 5, 2), optional
+    share : (first, step)
+        Take only every ``step``-th chunk, from the one numbered ``first`` on.
     """
     if not len(data):
         raise ValueError("there are no images; pass at least one")
     if points is not None and np.shape(points) != (len(data), 5, 2):
-        needed = f"{len(data)} images need ({len(data)}, 5, 2), so detect them again"
-        raise ValueError(f"landmarks have shape {np.shape(points)}; {needed}")
-    device, ahead = pick_device(device), {}
-    starts = range(CHUNK * share[0], len(data), CHUNK * share[1])
+        raise ValueError(
+            f"landmarks have shape {np.shape(points)}; {len(data)} images need ({len(data)}, 5, 2), "
+            "so detect them again"
+        )
+    device = pick_device(device)
+    first, step = share
+    starts = range(CHUNK * first, len(data), CHUNK * step)
 
-    def rows(start: int) -> np.ndarray:
-        return np.arange(start, min(start + CHUNK, len(data)))
-
-    def photos(start: int) -> list[np.ndarray]:
-        """Those of a chunk; on a GPU the next chunk's are decoded while it works."""
-        if device.type == "cpu":
-            return list(data.images(rows(start)))
-        for one in (start, start + starts.step):
-            if one in starts and one not in ahead:
-                ahead[one] = decoder.submit(lambda one=one: list(data.images(rows(one))))
-        return ahead.pop(start).result()
-
-    def chunk(start: int) -> dict:
+    def one_chunk(start: int) -> dict:
+        rows = _rows(data, start)
         encoded = data.encoded[start : start + CHUNK].to_pylist()
-        place = None if points is None else np.float32(points[rows(start)])
-        name = f"{label}-{store.digest(about, device.type, encoded, place)[:24]}"
-        found = store.kept(folder, name, lambda: compute(photos(start), place, device))
-        bar.update(len(encoded))
-        return found
+        chunk_points = None if points is None else np.float32(points[rows])
+        chunk_inputs = {
+            "inputs": inputs,
+            "device": device.type,
+            "photos": encoded,
+            "points": chunk_points,
+        }
+        arrays = store.kept(
+            folder,
+            label,
+            chunk_inputs,
+            code,
+            lambda: compute(photos.of_chunk(start), chunk_points, device),
+        )
+        bar.update(len(rows))
+        return arrays
 
     bar = tqdm(total=len(data), desc=label, unit="image", mininterval=5, disable=not progress)
     with bar, ThreadPoolExecutor(1) as decoder:
-        parts = on_all_cores(chunk, starts, device)
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]} if parts else {}
+        photos = _Photos(data, starts, device, decoder)
+        chunks = on_all_cores(one_chunk, starts, device)
+    if not chunks:
+        return {}
+    return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
 
 
-def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict) -> dict:
-    """Write what a study knows of its faces; identities measure the proxy and change nothing else.
+def write_embeddings(
+    out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
+) -> dict:
+    """Write the results of :func:`embed_faces` into the folder ``out``, and return the summary.
 
-    ``out`` gets ``proxy.npy``, ``trunk.npy``, ``detection.npz``, ``crops.npy`` and ``activations.npy`` if there are such,
-    ``similarity.csv`` (densities of the cosine of two images of the same and of different people
-    between ``left`` and ``right``), ``roc.csv`` (``false_match_rate``, ``true_match_rate``) and
-    ``summary.json``, which is returned: of the ``settings``, the section ``embed`` of params.yaml,
-    network, trunk and precision; ``files``, where one is an ONNX file, what they are; ``verification_auc``; ``detected``, the share of faces found;
-    ``several``, the number of photos with more than one; and ``warning``, also on stderr, where fewer
-    than :data:`USUAL` are found.
+    True identities are used here to measure the proxy; they change nothing else. Files:
+
+    - ``proxy.npy``, ``trunk.npy`` and ``detection.npz``; ``crops.npy`` and ``activations.npy`` if there
+      are any;
+    - ``similarity.csv``: densities of the cosine of two images of the same person (``same``) and of
+      different people (``different``) between ``left`` and ``right``;
+    - ``roc.csv``: ``false_match_rate`` and ``true_match_rate``;
+    - ``summary.json``: ``network``, ``trunk`` and ``precision`` of the ``settings`` (the section
+      ``embed`` of params.yaml); ``files``, source and licence of ONNX files, if any are used;
+      ``verification_auc``; ``detected``, the share of faces that were found; ``several``, the number of
+      photos with more than one face; and ``warning``, also on stderr, if fewer than :data:`USUAL` were
+      found.
     """
-    out, found = Path(out), result.detection
-    arrays = {"proxy.npy": result.embedding, "trunk.npy": result.trunk}
-    arrays |= {CROPS: result.crops, ACTIVATIONS: result.activations}
+    out = Path(out)
+    detection = result.detection
+    arrays = {
+        "proxy.npy": result.embedding,
+        "trunk.npy": result.trunk,
+        CROPS: result.crops,
+        ACTIVATIONS: result.activations,
+    }
     for name, array in arrays.items():
         if array is not None:
             store.write(out / name, lambda file, array=array: np.save(file, array))
-    store.keep(out / "detection.npz", vars(found))
+    store.keep(out / "detection.npz", vars(detection))
+
     same, different = pair_similarities(result.embedding, data.identities())
-    summary = {name: settings[name] for name in ("network", "trunk", "precision")}
-    names = dict.fromkeys(filter(is_file, (summary["network"], summary["trunk"])))
-    specs = [get_network(name, settings.get("onnx")) for name in names]
-    if specs:
-        summary["files"] = "; ".join(f"{s.source}, licence: {s.licence}" for s in specs)
-    summary |= {
-        "verification_auc": round(verification_auc(same, different), 5),
-        "detected": round(float(found.found.mean()), 5),
-        "several": int((found.faces > 1).sum()),
+    summary = {
+        "network": settings["network"],
+        "trunk": settings["trunk"],
+        "precision": settings["precision"],
     }
+    files = _sources_of_files(settings)
+    if files:
+        summary["files"] = files
+    summary["verification_auc"] = round(verification_auc(same, different), 5)
+    summary["detected"] = round(float(detection.found.mean()), 5)
+    summary["several"] = int((detection.faces > 1).sum())
     if summary["detected"] < USUAL:
         summary["warning"] = (
             f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
@@ -308,59 +525,19 @@ def write(out: str | Path, result: FaceEmbeddings, data: FaceSet, settings: dict
         )
         print(f"warning: {summary['warning']}", file=sys.stderr)
     store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
-    tables = {"similarity": _densities(same, different), "roc": _roc(same, different)}
-    for name, table in tables.items():
+
+    for name, table in (
+        ("similarity", similarity_densities(same, different)),
+        ("roc", roc_curve(same, different)),
+    ):
         store.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     return summary
 
 
-def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
-    """How many pairs of images have which cosine, of the same person and of different people.
-
-    Pairs of n unit rows, embeddings (n, d), with n identities, counted in :data:`SIMILARITIES` bins of
-    equal width on [-1, 1] as there are n² / 2 of them. ValueError if one kind of pair is missing.
-    """
-    embeddings = np.asarray(embeddings, dtype=np.float32)
-    codes = np.unique(np.asarray(identities), return_inverse=True)[1]
-    n, counts = len(codes), np.zeros((2, SIMILARITIES), np.int64)
-    for start in range(0, n, BLOCK):
-        rows = np.arange(start, min(start + BLOCK, n))
-        cosines = embeddings[rows] @ embeddings[start:].T
-        bins = ((cosines + 1) * (SIMILARITIES / 2)).astype(np.int64).clip(0, SIMILARITIES - 1)
-        later = np.arange(start, n) > rows[:, None]
-        alike = codes[start:] == codes[rows, None]
-        for kind, pairs in enumerate((later & alike, later & ~alike)):
-            counts[kind] += np.bincount(bins[pairs], minlength=SIMILARITIES)
-    if not counts.any(axis=1).all():
-        raise ValueError("a proxy is measured by two images of one person, and two people")
-    return counts[0], counts[1]
-
-
-def verification_auc(same: np.ndarray, different: np.ndarray) -> float:
-    """Area under the ROC curve of telling the same person's pairs of :func:`pair_similarities`.
-
-    The share of (same, different) couples of pairs in the right order, ties by half.
-    """
-    below = np.cumsum(different) - different / 2
-    return float((same * below).sum() / (same.sum() * different.sum()))
-
-
-def _densities(same: np.ndarray, different: np.ndarray, bins: int = 120) -> pd.DataFrame:
-    """The two distributions of cosines from the smallest that occurs up to 1, in coarse bins."""
-    width = -(-(SIMILARITIES - int(np.argmax(same + different > 0))) // bins)
-    start = max(SIMILARITIES - bins * width, 0)
-    edges = np.arange(start, SIMILARITIES, width)
-    ends = np.append(edges[1:], SIMILARITIES)
-    table = {"left": edges / SIMILARITIES * 2 - 1, "right": ends / SIMILARITIES * 2 - 1}
-    for name, counts in (("same", same), ("different", different)):
-        share = np.add.reduceat(counts, edges) / counts.sum()
-        table[name] = share / (table["right"] - table["left"])
-    return pd.DataFrame(table)
-
-
-def _roc(same: np.ndarray, different: np.ndarray, points: int = 400) -> pd.DataFrame:
-    """The ROC curve at no more than so many false match rates, as far apart on a logarithmic scale."""
-    false, true = (np.cumsum(counts[::-1]) / counts.sum() for counts in (different, same))
-    smallest = false[false > 0][0]
-    at = np.unique(np.searchsorted(false, np.geomspace(smallest, 1, points).clip(smallest, 1)))
-    return pd.DataFrame({"false_match_rate": false[at], "true_match_rate": true[at]})
+def _sources_of_files(settings: dict) -> str:
+    """Return source and licence of each network that is an ONNX file; empty if none is."""
+    names = dict.fromkeys(
+        name for name in (settings["network"], settings["trunk"]) if is_file(name)
+    )
+    specs = [get_network(name, settings.get("onnx")) for name in names]
+    return "; ".join(f"{spec.source}, licence: {spec.licence}" for spec in specs)

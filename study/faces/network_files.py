@@ -1,7 +1,7 @@
-"""Recognition networks in files: their names, which pin what a file holds, and what one takes.
+"""Recognition networks in ONNX files: names that pin the content of a file, and their options.
 
-Importing this module is cheap, as whoever checks a parameter file reads it; :mod:`study.faces.onnx` runs
-the networks.
+Importing this module is cheap, because every check of a parameter file does it;
+:mod:`study.faces.onnx` runs the networks.
 """
 
 import hashlib
@@ -11,97 +11,126 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from cid.options import Options, at_least, one_of, setting
+from annotated_types import Ge
 
-DIGITS = 12  # of a SHA-256, at least, that pin a file
+from cid.settings import Options, one_of, rule, satisfying
+
+DIGITS = 12  # the smallest number of digits of a SHA-256 that pins a file
 TEMPLATES = ("arcface", "dlib", "facenet")  # of :mod:`cid.align`
 
 
 def is_file(name: str) -> bool:
-    """Whether a network's name is that of a file."""
+    """Return whether a network's name is that of a file."""
     return "@" in name or name.endswith(".onnx")
 
 
 def pinned(name: str) -> tuple[Path, str]:
-    """The file that ``path/to/model.onnx@SHA256`` names, and its whole SHA-256, lower case.
+    """Return the file that ``path/to/model.onnx@SHA256`` names, and its whole SHA-256, lower case.
 
-    The digits behind @ are the first of the checksum, :data:`DIGITS` or more. A FileNotFoundError if
-    there is no such file; a ValueError, with what to write, if the checksum is missing or not the
-    file's, or if the file is a text.
+    Behind @ stand the first :data:`DIGITS` or more digits of the checksum. FileNotFoundError if there is
+    no such file. ValueError, with the name to write, if the checksum is missing or another one, or if
+    the file is a text.
     """
-    path, _, digits = name.rpartition("@") if "@" in name else (name, "", "")
+    if "@" in name:
+        path, _, digits = name.rpartition("@")
+    else:
+        path = name
+        digits = ""
     digits = digits.lower()
     complete = re.fullmatch(f"[0-9a-f]{{{DIGITS},64}}", digits) is not None
     file = Path(path)
     if not file.is_file():
         if not complete:
-            what = f"{DIGITS} or more of the first digits of that file's SHA-256"
-            raise ValueError(f"{name} pins no file; write {path}@ and {what}")
+            raise ValueError(
+                f"{name} pins no file; write {path}@ and {DIGITS} or more of the first digits of that "
+                "file's SHA-256"
+            )
         raise FileNotFoundError(f"{path} is missing in {Path.cwd()}; put the network there")
     with file.open("rb") as stream:
-        if not re.search(rb"[\x00-\x08\x0e-\x1f]", head := stream.read(512)):
-            begins = " ".join(head.decode(errors="replace").split())[:40]
-            raise ValueError(f"{path} is no ONNX file but a text, {begins!r}; fetch the file again")
+        head = stream.read(512)
+    if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):  # no control characters: a text
+        begins = " ".join(head.decode(errors="replace").split())[:40]
+        raise ValueError(f"{path} is no ONNX file but a text, {begins!r}; fetch the file again")
     state = file.stat()
-    found = _sha256(file, state.st_size, state.st_mtime_ns)
-    if not (complete and found.startswith(digits)):
-        problem = f"has another SHA-256 than {digits}" if complete else "lacks its SHA-256 behind @"
-        raise ValueError(f"{path} {problem}; if it is the file you mean, write {path}@{found[:16]}")
-    return file, found
+    sha256 = _sha256(file, state.st_size, state.st_mtime_ns)
+    if not complete:
+        problem = "lacks its SHA-256 behind @"
+    elif not sha256.startswith(digits):
+        problem = f"has another SHA-256 than {digits}"
+    else:
+        return file, sha256
+    raise ValueError(f"{path} {problem}; if it is the file you mean, write {path}@{sha256[:16]}")
 
 
 @lru_cache
 def _sha256(file: Path, size: int, modified: int) -> str:
-    """Read once as long as neither the size nor the time of the last change is another."""
+    """Return the checksum of a file, read again only if its size or modification time has changed."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _numbers(value, count: int) -> bool:
-    """Whether a value is a list of so many finite numbers."""
-    real = isinstance(value, list | tuple) and len(value) == count
-    return real and all(type(v) in (int, float) and math.isfinite(v) for v in value)
+    """Return whether a value is a list of ``count`` finite numbers."""
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return False
+    return all(type(number) in (int, float) and math.isfinite(number) for number in value)
 
 
-def _a_channel(low: float) -> dict:
-    """Of a setting that is one finite number above ``low``, or three."""
-    be = "a number" if low < 0 else "a number greater than 0"
+def _per_channel(values, low: float) -> bool:
+    """Return whether a value is one finite number above ``low``, or three of them."""
+    if not isinstance(values, list | tuple):
+        values = [values] * 3
+    return _numbers(values, 3) and min(values) > low
 
-    def holds(value):
-        values = value if isinstance(value, list | tuple) else [value] * 3
-        return _numbers(values, 3) and min(values) > low
 
-    wanted = f"{be}, or a list of three, one a channel", holds
-    return {"may_hold": wanted, "types": (float, list, tuple)}
+def _is_mean(value) -> bool:
+    return _per_channel(value, -math.inf)
+
+
+def _is_scale(value) -> bool:
+    return _per_channel(value, 0)
 
 
 def _is_template(value) -> bool:
     if isinstance(value, str):
         return value in TEMPLATES
-    if len(value) != 5 or not all(_numbers(point, 2) for point in value):
+    if not isinstance(value, list | tuple) or len(value) != 5:
         return False
-    return all(max(side) - min(side) > 2 for side in zip(*value, strict=True))  # so not in sides
+    if not all(_numbers(point, 2) for point in value):
+        return False
+    # Points that lie within 2 px are given in parts of a side, not in pixels.
+    return all(max(side) - min(side) > 2 for side in zip(*value, strict=True))
+
+
+Template = satisfying(
+    f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template
+)
+Mean = satisfying("a number, or a list of three, one per channel", _is_mean)
+Scale = satisfying("a number greater than 0, or a list of three, one per channel", _is_scale)
 
 
 @dataclass(frozen=True)
 class OnnxOptions(Options):
-    """What a network in an ONNX file takes; ``embed.onnx`` of params.yaml. ArcFace's by default."""
+    """The input of a network in an ONNX file; ``embed.onnx`` of params.yaml. By default ArcFace's."""
 
     # Where the landmarks go: left eye, right eye, nose and the mouth's corners, as seen in the picture.
-    template: str | tuple = setting(
-        "arcface",
-        (f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template),
-        types=(str, list, tuple),
-    )
-    size: int = setting(112, at_least(8))  # px: side of the crop
-    channels: str = setting("rgb", one_of("rgb", "bgr"))  # their order
+    template: Template = "arcface"
+    size: rule("a whole number of at least 8", int, Ge(8)) = 112  # px: side of the crop
+    channels: one_of("rgb", "bgr") = "rgb"  # their order
     # What is subtracted from values in 0..255, and by what the difference is divided; in that order.
-    mean: float | tuple = setting(127.5, **_a_channel(-math.inf))
-    scale: float | tuple = setting(127.5, **_a_channel(0))
+    mean: Mean = 127.5
+    scale: Scale = 127.5
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("template", "mean", "scale"):  # so that equal options have one hash
-            if isinstance(value := getattr(self, name), list | tuple):
-                rows = (tuple(v) if isinstance(v, list | tuple) else v for v in value)
-                object.__setattr__(self, name, tuple(rows))
+        for name in ("template", "mean", "scale"):  # tuples, so that equal options have one hash
+            value = getattr(self, name)
+            if isinstance(value, list | tuple):
+                object.__setattr__(self, name, _as_tuple(value))
+
+
+def _as_tuple(value):
+    """Return nested lists as nested tuples."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(_as_tuple(item) for item in value)

@@ -1,128 +1,181 @@
-"""What a study will cost, and what it could show, before it starts.
+"""What a study will take, and what it could show, before it starts.
 
-python -m study.pipeline.cost     what `dvc repro` would run, about how long it takes, and the smallest
-                                  effect it would detect, by the committed study that is most like it
+python -m study cost     what `dvc repro` would run, about how long that takes, and the smallest effect
+                         it would detect, estimated from the committed study most like it
 """
 
 import json
 import subprocess
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 from ruamel.yaml import YAML
 
+from study.commands import parser, run_renamed
+from study.errors import check_repository
 from study.experiment.design import usable_identities
-from study.experiment.options import JUDGED
 from study.faces import dataset
+from study.methods.registry import JUDGED
 from study.pipeline import params, stages
-from study.pipeline.notebook import TIMES, seconds
+from study.pipeline.notebook import TIMES, read_times
 from study.results import inference
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
 
-PROFILE = Path("benchmarks/profile.csv")  # seconds of every stage as committed, on two cores
+PROFILE = Path(
+    "benchmarks/profile.csv"
+)  # seconds of every stage of the committed study, on two cores
+UNKNOWN = 15  # seconds of a stage that was never timed
+
+
+# ---- time --------------------------------------------------------------------------------------
 
 
 def cost() -> str:
-    """What ``dvc repro`` would run now, and how long it takes by the last runs here or the committed
-    one, if whatever is upstream changes everything downstream."""
-    # `dvc repro --dry` stops at the first file that an earlier stage has yet to make.
-    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr + done.stdout).splitlines()
-        problem = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-        raise ValueError(f"DVC cannot say what is out of date: {(problem or said or ['?'])[0]}")
-    wanted = outdated(json.loads(done.stdout))
+    """What ``dvc repro`` would run now, and about how long it would take.
+
+    Times are those of the last runs here, or else of the committed study. A stage counts as run if one
+    that it depends on runs, because that may change its inputs.
+    """
+    wanted = outdated(dvc_status())
     if not wanted:
         return "Nothing to run: everything is up to date."
-    here, committed = seconds(TIMES), seconds(PROFILE)
-    total = sum(here.get(stage) or committed.get(stage, 15) for stage in wanted)
+    here = read_times(TIMES)
+    committed = read_times(PROFILE)
+    seconds = sum(here.get(stage) or committed.get(stage, UNKNOWN) for stage in wanted)
+    if all(stage in here for stage in wanted):
+        origin = "of the last runs here"
+    else:
+        origin = "partly of the committed run, on 2 cores"
+
     lines = [f"{len(wanted)} stages would run: {', '.join(wanted)}."]
-    card = Path("data/card.json")
-    if "embed" in wanted and card.exists():
-        counts = json.loads(card.read_text(encoding="utf-8")).get("counts")
-        lines += [f"{counts['images']:,} faces would be embedded."] if counts else []
-    known = all(stage in here for stage in wanted)
-    source = "of the last runs here" if known else "partly of the committed run, on 2 cores"
-    lines.append(f"About {max(1, round(total / 60))} minutes, by the times {source}.")
+    images = count_images()
+    if "embed" in wanted and images is not None:
+        lines.append(f"{images:,} faces would be embedded.")
+    lines.append(f"About {max(1, round(seconds / 60))} minutes, by the times {origin}.")
     return "\n".join(lines)
 
 
-def outdated(status: dict) -> list[str]:
-    """Stages that would run, by what ``dvc status`` says of each, in the order of dvc.yaml.
+def dvc_status() -> dict:
+    """What ``dvc status`` says, by stage.
 
-    What is deleted and in DVC's cache is fetched from there; a dependency that is deleted is its own
-    stage's affair.
+    (``dvc repro --dry`` stops at the first file that an earlier stage has yet to make.)
     """
-    wanted, made = [], set()
-    for name, stage in stages.stages().items():
-        files = [state for part in status.get(name, []) for state in _files(part)]
-        if any(state != "deleted" for state in files) or made & set(stage.get("deps", [])):
+    done = subprocess.run(["dvc", "status", "--json"], capture_output=True, text=True)
+    if done.returncode:
+        lines = (done.stderr + done.stdout).splitlines()
+        errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+        problem = (errors or lines or ["?"])[0]
+        raise ValueError(f"DVC cannot say what is out of date: {problem}")
+    return json.loads(done.stdout)
+
+
+def count_images() -> int | None:
+    """How many images the data set in ``data/`` holds, if its card says so."""
+    card = Path("data/card.json")
+    if not card.exists():
+        return None
+    counts = json.loads(card.read_text(encoding="utf-8")).get("counts")
+    return counts["images"] if counts else None
+
+
+def outdated(status: Mapping) -> list[str]:
+    """Stages that would run, in the order of dvc.yaml, given what ``dvc status`` says of each.
+
+    An output that is deleted but in DVC's cache is fetched from there, so it runs nothing. A dependency
+    that is deleted is the business of the stage that makes it.
+    """
+    wanted = []
+    made: set[str] = set()
+    for name, stage in stages.read_stages().items():
+        states = [state for part in status.get(name, []) for state in _states(part)]
+        changed = any(state != "deleted" for state in states)
+        if changed or made & set(stage.get("deps", [])):
             wanted.append(name)
-            made |= {out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]}
+            made.update(out if isinstance(out, str) else next(iter(out)) for out in stage["outs"])
     return wanted
 
 
-def _files(part: str | dict) -> list:
-    """What ``dvc status`` says of the files of a stage; of a command that changed, that it did."""
-    return [part] if isinstance(part, str) else [s for kind in part.values() for s in kind.values()]
+def _states(part: str | Mapping) -> list:
+    """The states in a part of ``dvc status``: of files, or a text such as "changed command"."""
+    if isinstance(part, str):
+        return [part]
+    return [state for files in part.values() for state in files.values()]
 
 
-def people(own: dict) -> int:
+# ---- power -------------------------------------------------------------------------------------
+
+
+def count_people(study: Mapping) -> int:
     """How many people of the data set in ``data/`` would take part in a study."""
-    bias, faces = own["bias"], dataset.read_faces("data", check_images=False, name=own["data"])
-    how = [bias[key] for key in ("images_per_identity", "test_per_class", "kind", "levels")]
-    table = usable_identities(faces.frame["identity"], faces.labels(own["task"]), *how)
+    bias = study["bias"]
+    faces = dataset.read_faces("data", check_images=False, name=study["data"])
+    table = usable_identities(
+        faces.frame["identity"],
+        faces.labels(study["task"]),
+        bias["images_per_identity"],
+        bias["test_per_class"],
+        bias["kind"],
+        bias["levels"],
+    )
     usable = int(table["usable"].sum())
-    taken = usable if bias["people"] is None else min(usable, bias["people"])
-    return taken * (own["seeds"] if bias["cohorts"] else 1)
+    per_seed = usable if bias["people"] is None else min(usable, bias["people"])
+    return per_seed * study["seeds"] if bias["cohorts"] else per_seed
 
 
-def power(own: dict, number: int, reports: Path = Path("reports")) -> str:
-    """The smallest effects that a study of so many people would detect, by a committed study.
+def power(study: Mapping, people: int, reports: Path = Path("reports")) -> str:
+    """The smallest effects that a study of a number of people would detect.
 
-    The pilot is the one that has most in common with it: kind of bias, model, data, task, people.
+    How much a method varies is taken from the committed study that has most in common with it: first
+    the kind of bias, then model, data, task, and the number of people.
     """
     pilots = []
     for file in sorted(reports.glob("[!.]*/power.csv")):
-        other = YAML(typ="safe").load(file.parent / "params.yaml")
-        alike = [
-            other["bias"]["kind"] == own["bias"]["kind"],
-            other["train"]["model"] == own["train"]["model"],
-            other["data"] == own["data"],
-            other["task"] == own["task"],
-        ]
         table = pd.read_csv(file)
-        apart = abs(int(table["people"].max()) - number)
-        pilots.append((*[not same for same in alike], apart, file.parent.name, table))
+        distance = _distance(study, people, file.parent, table)
+        pilots.append((distance, file.parent.name, table))
     if not pilots:
         return "No study is committed, so nothing is known of its power."
-    *_, name, table = min(pilots, key=lambda pilot: pilot[:-1])
-    rows = table[(table["test"] == "seen") & table["pair_sd"].notna()].set_index(
-        ["metric", "method"]
-    )
-    method = next((m for m in JUDGED if m in rows.index.get_level_values("method")), None)
-    pairs = number if own["bias"]["cohorts"] else None  # a person of a cohort meets one seed only
-    said = [
-        f"{METRICS[metric].title.lower()} "
-        f"{100 * inference.detectable(rows.loc[metric, method], own['seeds'], number, pairs):.2f}"
-        for metric in PRIMARY
-        if (metric, method) in rows.index
-    ]
+    _, pilot, table = min(pilots, key=lambda entry: entry[:2])
+
+    known = table[(table["test"] == "seen") & table["pair_sd"].notna()]
+    rows = known.set_index(["metric", "method"])
+    measured = rows.index.get_level_values("method")
+    method = next((name for name in JUDGED if name in measured), None)
+    # Each person of a cohort is in one seed only.
+    pairs = people if study["bias"]["cohorts"] else None
+    effects = []
+    for metric in PRIMARY:
+        if (metric, method) in rows.index:
+            row = rows.loc[metric, method]
+            effect = 100 * inference.detectable(row, study["seeds"], people, pairs)
+            effects.append(f"{METRICS[metric].title.lower()} {effect:.2f}")
     return (
-        f"With {own['seeds']} seeds and {number} people it would detect, with probability .8 and by what "
-        f"{method} varied in {name}, in points: {', '.join(said)}."
+        f"With {study['seeds']} seeds and {people} people it would detect, with probability .8 and by "
+        f"what {method} varied in {pilot}, in points: {', '.join(effects)}."
     )
 
 
-@params.command
-def main(argv: list[str] | None) -> None:
-    own = params.read()
-    params.check_repository()
+def _distance(study: Mapping, people: int, report: Path, table: pd.DataFrame) -> tuple:
+    """How far a committed study is from another one: what differs, most important first."""
+    other = YAML(typ="safe").load(report / "params.yaml")
+    return (
+        other["bias"]["kind"] != study["bias"]["kind"],
+        other["train"]["model"] != study["train"]["model"],
+        other["data"] != study["data"],
+        other["task"] != study["task"],
+        abs(int(table["people"].max()) - people),
+    )
+
+
+def main(arguments: list[str]) -> None:
+    parser("cost").parse_args(arguments)
+    study = params.read()
+    check_repository()
     print(cost())
-    print(power(own, people(own)))
+    print(power(study, count_people(study)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,13 +1,13 @@
-"""Run and clean the study's notebooks.
+"""Execute and clean the notebooks of the study.
 
-    python -m study.pipeline.notebook run STAGE        notebooks/compute/STAGE.ipynb, as dvc.yaml has it
-    python -m study.pipeline.notebook paper            notebooks/paper/*.ipynb, several at a time
-    python -m study.pipeline.notebook clean [--check] FILES
-    python -m study.pipeline.notebook lab
+    python -m study stage NAME                     notebooks/compute/NAME.ipynb, as dvc.yaml calls it
+    python -m study paper                          notebooks/paper/*.ipynb, several at a time
+    python -m study lab                            copies to run by hand, in build/lab/
+    python -m study notebooks clean|check FILES    strip outputs, or say which files have some
 
-``run`` hands a notebook the keys of params.yaml that its stage lists in dvc.yaml, each under its last
-name, below the cell tagged ``parameters``; there are no defaults. ``lab`` puts copies of the notebooks
-with these parameters into ``build/lab/``, to be run by hand in JupyterLab with the same result.
+A stage's notebook receives the keys of params.yaml that dvc.yaml lists for it, each under its last name,
+below the cell tagged ``parameters``; there are no defaults. ``lab`` puts copies of the notebooks with these
+parameters into ``build/lab/``, to be run by hand in JupyterLab with the same result.
 
 Executing the same notebook twice gives the same bytes: outputs are stored without times, random ids,
 progress bars or memory addresses, and cells run with a fixed hash seed.
@@ -21,14 +21,14 @@ import shutil
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from study.commands import parser, run_renamed
 from study.pipeline import params, stages
 from study.store import write_text
 
@@ -38,17 +38,22 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
-INJECTED = "injected-parameters"
-ONE_LEVEL = ("proxies", "ablate")  # stages whose own section says which
+INJECTED = "injected-parameters"  # papermill's tag of the cell that holds the parameters
+WIDGET = "application/vnd.jupyter.widget-view+json"
+ONE_LEVEL = ("proxies", "ablate")  # stages at one level of bias, which their own section names
 TIMES = Path("build/seconds.csv")  # how long the last run of every stage took, here
+DIED = "DeadKernelError: the kernel died, most often for lack of memory."
 
 
 class CellFailed(ValueError):
     """A cell raised; the message names the notebook, the cell and what was raised."""
 
 
-def read(path: str | Path) -> nbformat.NotebookNode:
-    """A notebook of format 4; a file that is none raises ``ValueError``."""
+# ---- notebooks as files ------------------------------------------------------------------------
+
+
+def read_notebook(path: str | Path) -> nbformat.NotebookNode:
+    """Read a notebook of format 4; ``ValueError`` if the file holds anything else."""
     try:
         nb = nbformat.v4.reads(Path(path).read_text(encoding="utf-8"))
         if nb.nbformat == 4 and isinstance(nb.cells, list):
@@ -63,8 +68,27 @@ def dumps(nb: nbformat.NotebookNode) -> str:
     return nbformat.v4.writes(nb, indent=1, sort_keys=True) + "\n"
 
 
+def headings(cell: Mapping) -> list[str]:
+    """Headings of a Markdown cell, as plain text; none for other cells."""
+    if cell.cell_type != "markdown":
+        return []
+    found = re.findall(r"(?m)^#+ +(.+?) *$", cell.source)
+    return [re.sub("[`*]", "", text) for text in found]
+
+
 def _tags(cell: Mapping) -> list[str]:
     return cell.metadata.get("tags", [])
+
+
+def _is_injected(cell: Mapping) -> bool:
+    return INJECTED in _tags(cell)
+
+
+def _code_cells(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+# ---- parameters --------------------------------------------------------------------------------
 
 
 def pick(tree: Mapping, keys: Iterable[str]) -> dict[str, Any]:
@@ -81,226 +105,312 @@ def pick(tree: Mapping, keys: Iterable[str]) -> dict[str, Any]:
     return picked
 
 
-def handed(stage: str, tree: Mapping) -> dict[str, Any]:
-    """The parameters that the notebook of a stage is handed: those that dvc.yaml lists.
+def stage_parameters(stage: str, tree: Mapping) -> dict[str, Any]:
+    """The parameters that the notebook of a stage receives: those that dvc.yaml lists.
 
-    Of bias.levels, stages of one level are handed the ends, as these decide who is usable and the others
-    nothing: so another level between them changes nothing for such a stage.
+    Stages at one level of bias receive only the ends of ``bias.levels``. The ends decide who is usable;
+    the levels between them change nothing for such a stage.
     """
-    given = pick(tree, stages.parameters(stage))
+    parameters = pick(tree, stages.parameter_keys(stage))
     if stage in ONE_LEVEL:
-        levels = given["bias"]["levels"]
-        given["bias"] = given["bias"] | {"levels": sorted({min(levels), max(levels)})}
-    return given
+        levels = parameters["bias"]["levels"]
+        ends = sorted({min(levels), max(levels)})
+        parameters["bias"] = parameters["bias"] | {"levels": ends}
+    return parameters
 
 
-def _sockets(folder: str) -> dict[str, str]:
-    """How to talk to a kernel, by files in a folder: no ports to race for, nothing listens."""
-    transport = "ipc" if len(os.fsencode(folder)) < 90 else "tcp"  # a path is short, in bytes
-    return {"transport": transport, "connection_file": f"{folder}/k"}
+# ---- kernels -----------------------------------------------------------------------------------
 
 
 @contextmanager
-def started(one_thread: bool = False, first: str = "") -> Iterator[Any]:
-    """A kernel of *this* interpreter in the current folder, which gets ready while the caller goes on:
-    ``python3`` looked up by name would be one in the user's home, often of another environment.
+def start_kernel(one_thread: bool = False, first: str = "") -> Iterator[Any]:
+    """Start a kernel of *this* interpreter in the current folder; shut it down at the end.
 
-    ``first`` is code, such as imports that take seconds, that it executes meanwhile.
+    It gets ready while the caller goes on. The kernel called ``python3`` would be one in the user's
+    home, often of another environment.
+
+    Parameters
+    ----------
+    one_thread : bool
+        Whether torch and NumPy compute on one thread.
+    first : str
+        Code that the kernel executes while it gets ready, such as imports that take seconds.
     """
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
     from jupyter_core.utils import run_sync
-    from traitlets.config import Config
 
+    options = ["--InteractiveShell.xmode=Plain", "--HistoryManager.hist_file=:memory:"]
+    if first:
+        options.append(f"--IPKernelApp.code_to_run={first}")
     with tempfile.TemporaryDirectory() as folder:
-        inline = "module://matplotlib_inline.backend_inline"
-        env = {"PYTHONHASHSEED": "0", "MPLBACKEND": inline, "IPYTHONDIR": folder}
-        if one_thread:  # read by torch, and by every BLAS of numpy
-            names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
-            env |= dict.fromkeys(names, "1")
-        clients: list = []
-
-        class ThisInterpreter(AsyncKernelManager):
-            kernel_spec = KernelSpec(**get_kernel_dict(), env=env)
-
-            def client(self, **how):
-                clients.append(super().client(**how))
-                return clients[-1]
-
-            async def empty(self) -> None:
-                """Forget all names and how many cells have run, so that another notebook may."""
-                code = "get_ipython().reset()"
-                await clients[-1].execute(code, silent=True, reply=True, timeout=60)
-
-        kernel = ThisInterpreter(config=Config(KernelManager=_sockets(folder)))
-        told = ["--InteractiveShell.xmode=Plain", "--HistoryManager.hist_file=:memory:"]
-        told += [f"--IPKernelApp.code_to_run={first}"] if first else []
-        run_sync(kernel.start_kernel)(extra_arguments=told)
+        kernel = _kernel_manager(folder, one_thread)
+        run_sync(kernel.start_kernel)(extra_arguments=options)
         try:
             yield kernel
         finally:
             run_sync(kernel.shutdown_kernel)(now=True)
-            for client in clients:
+            for client in kernel.clients:
                 client.stop_channels()
 
 
-def headings(cell: Mapping) -> list[str]:
-    """Headings of a Markdown cell, as plain text; none for other cells."""
-    if cell.cell_type != "markdown":
-        return []
-    return [re.sub("[`*]", "", text) for text in re.findall(r"(?m)^#+ +(.+?) *$", cell.source)]
+def _kernel_manager(folder: str, one_thread: bool):
+    """A manager of one kernel, which knows its clients and can empty its kernel."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+    from traitlets.config import Config
+
+    environment = {
+        "PYTHONHASHSEED": "0",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "IPYTHONDIR": folder,
+    }
+    if one_thread:  # read by torch, and by every BLAS of numpy
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            environment[name] = "1"
+    clients: list = []
+
+    class ThisInterpreter(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=environment)
+
+        def client(self, **options):
+            clients.append(super().client(**options))
+            return clients[-1]
+
+        async def empty(self) -> None:
+            """Forget all names and the count of cells, so that another notebook can run."""
+            code = "get_ipython().reset()"
+            await clients[-1].execute(code, silent=True, reply=True, timeout=60)
+
+    kernel = ThisInterpreter(config=Config(KernelManager=_sockets(folder)))
+    kernel.clients = clients
+    return kernel
+
+
+def _sockets(folder: str) -> dict[str, str]:
+    """How to talk to a kernel: by files in a folder, so that no ports clash and nothing listens."""
+    short = len(os.fsencode(folder)) < 90  # the system limits the path of a socket, in bytes
+    return {"transport": "ipc" if short else "tcp", "connection_file": f"{folder}/k"}
+
+
+# ---- executing one notebook --------------------------------------------------------------------
+
+
+class Progress:
+    """Which cell of a notebook runs: kept for messages and, unless ``quiet``, printed on stderr."""
+
+    def __init__(self, source: nbformat.NotebookNode, name: str, quiet: bool):
+        self.labels = _labels(source)
+        self.name = name
+        self.quiet = quiet
+        self.current = "cell 1"
+
+    def __call__(self, cell: Mapping, cell_index: int) -> None:
+        """Called by papermill before every cell."""
+        self.current = self.labels.get(cell.id, "the injected parameters")
+        if not self.quiet:
+            print(f"{self.name}: {self.current}", file=sys.stderr, flush=True)
 
 
 def _labels(nb: nbformat.NotebookNode) -> dict[str, str]:
-    """Cell id to ``cell 5 (the heading it stands under)``."""
-    labels, heading = {}, ""
+    """Cell id to ``cell 5 of 9 (the heading above it)``."""
+    labels = {}
+    heading = ""
     for number, cell in enumerate(nb.cells, start=1):
         heading = ([heading] + headings(cell))[-1]
-        labels[cell.id] = f"cell {number} of {len(nb.cells)}" + (f" ({heading})" if heading else "")
+        place = f" ({heading})" if heading else ""
+        labels[cell.id] = f"cell {number} of {len(nb.cells)}{place}"
     return labels
 
 
-def run(notebook, output, parameters: Mapping | None = None, *, kernel=None, quiet=False) -> None:
-    """Execute a notebook with papermill, with some names defined, and store it normalised.
+def run_notebook(
+    notebook: str | Path,
+    output: str | Path,
+    parameters: Mapping | None = None,
+    *,
+    kernel=None,
+    quiet: bool = False,
+) -> None:
+    """Execute a notebook with papermill and store it normalised.
 
-    The kernel is one that has :func:`started`, by default one of its own. Unless ``quiet``, it is said
-    on stderr which cell runs. The output is written once, at the end. If a cell raises, exits, or takes
-    the kernel down, ``CellFailed`` says which, and the half-executed notebook is kept as
-    ``<output stem>.failed.ipynb``.
+    The output is written once, at the end.
+
+    Parameters
+    ----------
+    notebook, output : path
+        The source, and where the executed notebook goes.
+    parameters : mapping, optional
+        Names that the notebook's cells find defined.
+    kernel : optional
+        One that :func:`start_kernel` made; by default one of its own.
+    quiet : bool
+        Whether not to print on stderr which cell runs.
+
+    Raises
+    ------
+    CellFailed
+        If a cell raises, exits, or takes the kernel down. The half-executed notebook is kept as
+        ``<output stem>.failed.ipynb``.
     """
     if kernel is None:
-        with started() as kernel:
-            return run(notebook, output, parameters, kernel=kernel, quiet=quiet)
-    import papermill
+        with start_kernel() as kernel:
+            return run_notebook(notebook, output, parameters, kernel=kernel, quiet=quiet)
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every parameter
-    from nbclient.exceptions import DeadKernelError
-
-    notebook, output = Path(notebook), Path(output)
-    source = read(notebook)
-    clean(source)
-    labels = _labels(source)
+    notebook = Path(notebook)
+    output = Path(output)
     failed = output.with_suffix(".failed.ipynb")
+    source = read_notebook(notebook)
+    clean(source)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(output.parent, os.W_OK):  # said now, and not after all is computed
+    if not os.access(output.parent, os.W_OK):  # refused now, and not after all is computed
         raise PermissionError(errno.EACCES, "Permission denied", str(output.parent))
     failed.unlink(missing_ok=True)
-    begun, raised = ["cell 1"], ""
 
-    def begin(cell, cell_index):
-        begun.append(labels.get(cell.id, "the injected parameters"))
-        if not quiet:
-            print(f"{output.stem}: {begun[-1]}", file=sys.stderr, flush=True)
-
-    with tempfile.TemporaryDirectory() as folder:
-        executed = Path(folder, "executed.ipynb")
-        try:
-            papermill.execute_notebook(
-                source, executed, parameters or {}, progress_bar=False, stderr_file=sys.stderr,
-                on_cell_execute=begin, km=kernel,
-            )  # fmt: skip
-        except papermill.PapermillExecutionError:
-            pass  # the cell's output says more
-        except DeadKernelError:
-            raised = "DeadKernelError: the kernel died, most often for lack of memory."
-        nb = read(executed)
-
-    errors = [out for cell in nb.cells for out in cell.get("outputs", []) if "ename" in out]
-    if errors:  # also SystemExit, which papermill takes for success
-        raised = f"{errors[0].ename}: {errors[0].evalue}".removesuffix(": ")
-        traceback = re.sub(r"\x1b\[[\d;]*m", "", "\n".join(errors[0].traceback))
-        print(traceback, file=sys.stderr)
-    if raised:
-        with suppress(OSError):  # a full disk is what it may have failed for
+    progress = Progress(source, output.stem, quiet)
+    nb, died = _execute(source, parameters or {}, kernel, progress)
+    problem = _raised(nb) or (DIED if died else "")
+    if problem:
+        with suppress(OSError):  # it may have failed because the disk is full
             write_text(failed, dumps(nb))
             print(f"The half-executed notebook is kept: {failed}\n", file=sys.stderr)
-        raise CellFailed(f"{notebook}, {begun[-1]}: {raised}")
+        raise CellFailed(f"{notebook}, {progress.current}: {problem}")
 
     normalise(nb)
     write_text(output, dumps(nb))
 
 
+def _execute(
+    source: nbformat.NotebookNode, parameters: Mapping, kernel, progress: Progress
+) -> tuple[nbformat.NotebookNode, bool]:
+    """The notebook as far as it was executed, and whether its kernel died."""
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of every parameter
+    died = False
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder, "executed.ipynb")
+        try:
+            papermill.execute_notebook(
+                source,
+                executed,
+                parameters,
+                progress_bar=False,
+                stderr_file=sys.stderr,
+                on_cell_execute=progress,
+                km=kernel,
+            )
+        except papermill.PapermillExecutionError:
+            pass  # the cell's output says more
+        except DeadKernelError:
+            died = True
+        return read_notebook(executed), died
+
+
+def _raised(nb: nbformat.NotebookNode) -> str:
+    """What a cell raised, with its traceback printed on stderr; "" if no cell raised anything.
+
+    This finds SystemExit too, which papermill takes for success.
+    """
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", [])]
+    errors = [output for output in outputs if "ename" in output]
+    if not errors:
+        return ""
+    error = errors[0]
+    colour = r"\x1b\[[\d;]*m"
+    print(re.sub(colour, "", "\n".join(error.traceback)), file=sys.stderr)
+    return f"{error.ename}: {error.evalue}".removesuffix(": ")
+
+
+# ---- stages and sections -----------------------------------------------------------------------
+
+
 def run_stage(stage: str) -> bool:
-    """Execute the notebook of a stage with its parameters, into ``build/notebooks/``; returns whether
-    that was :func:`study.pipeline.stages.done_before`."""
+    """Execute the notebook of a stage into ``build/notebooks/``.
+
+    Returns whether that was :func:`study.pipeline.stages.done_before`.
+    """
+    notebook = stages.notebook_of(stage)
     output = f"build/notebooks/{stage}.ipynb"
-    notebook = stages.notebook(stage)
-    # Beside the reading of what it works on.
-    with started(first=stages.imports(notebook)) as kernel:
-        given = handed(stage, params.read())  # which checks the whole file
-        work = partial(run, notebook, output, given, kernel=kernel)
-        return stages.done_before(stage, given, work)
+    # The kernel imports what the notebook needs while the parameters and inputs are read here.
+    with start_kernel(first=stages.imports_of(notebook)) as kernel:
+        parameters = stage_parameters(stage, params.read())  # which checks the whole file
+        work = partial(run_notebook, notebook, output, parameters, kernel=kernel)
+        return stages.done_before(stage, parameters, work)
 
 
 def run_paper() -> None:
-    """Execute the section notebooks into ``build/paper/``, in as many kernels as there are processors:
-    one runs many, emptied in between, as most of a section's time would be imports. Every section that
-    failed is named after the others have run.
+    """Execute the section notebooks into ``build/paper/``, one kernel a processor.
+
+    A kernel runs many sections and is emptied in between, because most of a section's time would be
+    imports. A section that fails stops no other; the error at the end names every one that failed.
     """
-    from jupyter_core.utils import ensure_event_loop, run_sync
-
-    folder, failed = Path("build/paper"), []
+    folder = Path("build/paper")
     shutil.rmtree(folder, ignore_errors=True)
-    found = sorted(stages.PAPER.glob("*.ipynb"))
-    left = iter(found)  # shared: each thread takes what is next
-
-    def section(path: Path, kernel) -> bool:
-        began = time.monotonic()
-        try:
-            run(path, folder / path.name, kernel=kernel, quiet=True)
-        except ValueError as error:
-            failed.append(str(error))
-            return False
-        print(f"{path.stem}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
-        return True
-
-    def sections(_) -> None:
-        try:
-            while path := next(left, None):
-                with started(one_thread=True) as kernel:  # another one after a failure
-                    while path and section(path, kernel):
-                        run_sync(kernel.empty)()
-                        path = next(left, None)
-        finally:
-            ensure_event_loop().close()  # this thread's, which Jupyter leaves open
-
+    sections = sorted(stages.PAPER.glob("*.ipynb"))
+    waiting = iter(sections)  # shared: each thread takes the next one
+    failures: list[str] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        list(pool.map(sections, found))
+        list(pool.map(lambda _: _run_sections(waiting, folder, failures), sections))
     finally:
-        list(left)  # an interrupt: nothing more is begun
+        list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
-    if failed:
-        raise CellFailed("\nerror: ".join(sorted(failed)))
+    if failures:
+        raise CellFailed("\nerror: ".join(sorted(failures)))
 
 
-def seconds(path: str | Path = TIMES) -> dict[str, float]:
+def _run_sections(waiting: Iterator[Path], folder: Path, failures: list[str]) -> None:
+    """Execute sections until none is waiting; a failure ends the kernel, and another one goes on."""
+    from jupyter_core.utils import ensure_event_loop, run_sync
+
+    try:
+        while path := next(waiting, None):
+            with start_kernel(one_thread=True) as kernel:
+                while path and _run_section(path, folder, kernel, failures):
+                    run_sync(kernel.empty)()
+                    path = next(waiting, None)
+    finally:
+        ensure_event_loop().close()  # this thread's, which Jupyter leaves open
+
+
+def _run_section(path: Path, folder: Path, kernel, failures: list[str]) -> bool:
+    """Execute one section; return whether that went well."""
+    began = time.monotonic()
+    try:
+        run_notebook(path, folder / path.name, kernel=kernel, quiet=True)
+    except ValueError as error:
+        failures.append(str(error))
+        return False
+    print(f"{path.stem}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+    return True
+
+
+def read_times(path: str | Path = TIMES) -> dict[str, float]:
     """Seconds by stage: the first two columns of a CSV, if it exists."""
     text = Path(path).read_text() if Path(path).exists() else ""
     return {name: float(took) for name, took in re.findall(r"(?m)^([^,]+),([\d.]+)", text)}
 
 
-def _remember(stage: str, took: float) -> None:
-    """Keep how long a stage took, for an estimate of the next run."""
-    known = seconds() | {stage: round(took, 1)}
+def record_time(stage: str, took: float) -> None:
+    """Keep how many seconds a stage took, for an estimate of the next run."""
+    times = read_times() | {stage: round(took, 1)}
     with suppress(OSError):  # the stage itself is done
-        write_text(TIMES, "".join(f"{name},{value}\n" for name, value in sorted(known.items())))
+        write_text(TIMES, "".join(f"{name},{value}\n" for name, value in sorted(times.items())))
 
 
 def lab() -> list[Path]:
-    """Copies of the notebooks with their parameters, which work in this folder wherever they start."""
+    """Write copies of the notebooks with their parameters, which work in this folder wherever they start."""
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     tree = params.read()
-    notebooks = sorted(stages.COMPUTE.glob("*.ipynb")) + sorted(stages.PAPER.glob("*.ipynb"))
     written = []
-    for path in notebooks:
+    for path in [*sorted(stages.COMPUTE.glob("*.ipynb")), *sorted(stages.PAPER.glob("*.ipynb"))]:
         nb = load_notebook_node(str(path))
-        if path.parent == stages.COMPUTE and (given := handed(path.stem, tree)):
-            nb = parameterize_notebook(nb, given)
-        for cell in [cell for cell in nb.cells if cell.cell_type == "code"][:1]:
+        parameters = stage_parameters(path.stem, tree) if path.parent == stages.COMPUTE else {}
+        if parameters:
+            nb = parameterize_notebook(nb, parameters)
+        for cell in _code_cells(nb)[:1]:
             cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
         _tidy(nb)
         written.append(Path("build/lab", path.name))
@@ -308,95 +418,129 @@ def lab() -> list[Path]:
     return written
 
 
+# ---- cleaning ----------------------------------------------------------------------------------
+
+
 def _tidy(nb: nbformat.NotebookNode) -> None:
-    """Whitelisted metadata, ids by position (an injected cell does not shift the others)."""
+    """Keep metadata that is known, and number the cells; an injected cell does not shift the others."""
     nb.metadata = nbformat.from_dict({"kernelspec": KERNELSPEC})
-    nb.nbformat, nb.nbformat_minor = 4, 5
+    nb.nbformat = 4
+    nb.nbformat_minor = 5
     number = 0
     for cell in nb.cells:
-        cell.metadata = nbformat.from_dict({"tags": _tags(cell)} if _tags(cell) else {})
-        number += INJECTED not in _tags(cell)
-        cell.id = INJECTED if INJECTED in _tags(cell) else f"cell-{number:02d}"
+        tags = _tags(cell)
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        if INJECTED in tags:
+            cell.id = INJECTED
+        else:
+            number += 1
+            cell.id = f"cell-{number:02d}"
 
 
 def clean(nb: nbformat.NotebookNode) -> None:
     """Make a notebook a source, in place: no outputs, counts or volatile metadata."""
-    nb.cells = [cell for cell in nb.cells if INJECTED not in _tags(cell)]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    nb.cells = [cell for cell in nb.cells if not _is_injected(cell)]
+    for cell in _code_cells(nb):
+        cell.outputs = []
+        cell.execution_count = None
     _tidy(nb)
 
 
 def normalise(nb: nbformat.NotebookNode) -> None:
-    """Take everything out of an executed notebook, in place, that differs from run to run: also
-    widget views, the random ids of styled tables, and how stdout is cut into pieces."""
+    """Remove what differs from run to run from an executed notebook, in place.
+
+    That includes widget views, the random ids of styled tables, and how stdout is cut into pieces.
+    """
     _tidy(nb)
-    for cell in (cell for cell in nb.cells if cell.cell_type == "code"):
-        kept: list[Any] = []
-        for out in cell.outputs:
-            if (
-                kept
-                and out.output_type == kept[-1].output_type == "stream"
-                and out.name == "stdout"
-            ):
-                kept[-1].text += out.text
-            elif out.get("name") != "stderr":
-                kept.append(out)
-        cell.outputs = kept
-        for number, out in enumerate(kept):
-            data = out.get("data", {})
-            data.pop("application/vnd.jupyter.widget-view+json", None)
-            for holder, key in [(data, "text/html"), (data, "text/plain"), (out, "text")]:
-                if key in holder:
-                    text = re.sub(r" at 0x[0-9a-f]{6,}", "", holder[key])
-                    styled = f"T_{cell.id}-{number}"
-                    holder[key] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-z])", styled, text)
+    for cell in _code_cells(nb):
+        cell.outputs = _joined(cell.outputs)
+        for number, output in enumerate(cell.outputs):
+            _normalise_output(output, f"T_{cell.id}-{number}")
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.notebook", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="execute the notebook of a stage").add_argument("stage")
-    commands.add_parser("paper", help="execute the section notebooks")
-    add = commands.add_parser("clean", help="strip outputs, counts and volatile metadata")
-    add.add_argument("notebooks", type=Path, nargs="+")
-    add.add_argument("--check", action="store_true", help="change nothing, fail if dirty")
-    commands.add_parser("lab", help="copies of the notebooks with the current parameters")
-    args = parser.parse_args(argv)
-    if args.command == "clean":
-        return _clean(args.notebooks, args.check)
-    if args.command == "lab":
-        print(*lab(), sep="\n")
-        return 0
-    began = time.monotonic()
-    try:
-        if args.command == "run":
-            before = run_stage(args.stage)
-        else:
-            before = stages.done_before("paper", {}, run_paper)
-    except KeyboardInterrupt:
-        logging.disable()  # asyncio would complain about the cell it can no longer await
-        print("interrupted; the next run goes on from the work that is finished", file=sys.stderr)
-        return 130
-    if not before:
-        _remember(getattr(args, "stage", "paper"), time.monotonic() - began)
-    return 0
+def _joined(outputs: list) -> list:
+    """The outputs of a cell without stderr, and with consecutive pieces of stdout as one."""
+    kept: list[Any] = []
+    for output in outputs:
+        name = output.get("name")
+        follows = kept and output.output_type == kept[-1].output_type == "stream"
+        if follows and name == "stdout":
+            kept[-1].text += output.text
+        elif name != "stderr":
+            kept.append(output)
+    return kept
 
 
-def _clean(paths: list[Path], check: bool) -> int:
+def _normalise_output(output, table_id: str) -> None:
+    """Remove a widget's view and memory addresses; give a styled table an id that stays."""
+    data = output.get("data", {})
+    data.pop(WIDGET, None)
+    for holder, key in [(data, "text/html"), (data, "text/plain"), (output, "text")]:
+        if key in holder:
+            text = re.sub(r" at 0x[0-9a-f]{6,}", "", holder[key])
+            holder[key] = re.sub(r"\bT_[0-9a-f]{5}(?![0-9a-z])", table_id, text)
+
+
+def clean_files(paths: Iterable[Path], check: bool) -> int:
+    """Clean notebooks, or only say which are not clean; return the exit status."""
     dirty = 0
     for path in paths:
-        nb = read(path)
+        nb = read_notebook(path)
         clean(nb)
-        if dumps(nb) != path.read_text(encoding="utf-8"):
-            dirty += 1
-            print(f"{path} is not clean" if check else f"{path} cleaned")
-            if not check:
-                write_text(path, dumps(nb))
-    return int(dirty > 0 and check)
+        if dumps(nb) == path.read_text(encoding="utf-8"):
+            continue
+        dirty += 1
+        if check:
+            print(f"{path} is not clean")
+        else:
+            write_text(path, dumps(nb))
+            print(f"{path} cleaned")
+    return int(check and dirty > 0)
+
+
+# ---- commands ----------------------------------------------------------------------------------
+
+
+def _timed(stage: str, work: Callable[[], bool]) -> None:
+    """Do the work of a stage, and keep how long it took unless it was done before."""
+    began = time.monotonic()
+    try:
+        before = work()
+    except KeyboardInterrupt:
+        logging.disable()  # asyncio would complain about the cell it can no longer await
+        raise
+    if not before:
+        record_time(stage, time.monotonic() - began)
+
+
+def main_stage(arguments: list[str]) -> None:
+    options = parser("stage")
+    options.add_argument("stage", help="a stage of dvc.yaml that has a notebook")
+    stage = options.parse_args(arguments).stage
+    _timed(stage, partial(run_stage, stage))
+
+
+def main_paper(arguments: list[str]) -> None:
+    parser("paper").parse_args(arguments)
+    _timed("paper", partial(stages.done_before, "paper", {}, run_paper))
+
+
+def main_lab(arguments: list[str]) -> None:
+    parser("lab").parse_args(arguments)
+    print(*lab(), sep="\n")
+
+
+def main_notebooks(arguments: list[str]) -> int:
+    options = parser("notebooks")
+    options.add_argument(
+        "command",
+        choices=["clean", "check"],
+        help="check changes nothing, and fails if one is dirty",
+    )
+    options.add_argument("notebooks", type=Path, nargs="+")
+    args = options.parse_args(arguments)
+    return clean_files(args.notebooks, check=args.command == "check")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

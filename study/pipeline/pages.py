@@ -5,7 +5,7 @@ Formulas become MathML, and everything a page shows lies in its own folder. Ligh
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -17,40 +17,76 @@ from latex2mathml.converter import convert
 from markupsafe import Markup
 from mistune import create_markdown
 
-from study.pipeline.notebook import headings, read
+from study.pipeline.notebook import headings, read_notebook
 from study.store import write_text
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
-MANY = 8  # columns, beyond which a table is set closer
+MANY = 8  # a table of more columns is set closer
 
 _markdown = create_markdown(plugins=["table"])
 _environment = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-)  # fmt: skip
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
 @dataclass
 class Block:
-    """A piece of a page: Markdown of a cell (prose), Markdown or HTML that a cell computed (a result), a
-    figure, plain output (text), or source (code)."""
+    """A piece of a page.
+
+    Attributes
+    ----------
+    kind : str
+        ``prose`` (Markdown of a cell), ``result`` (Markdown or HTML that a cell computed), ``fold`` (a
+        result behind a summary), ``figure``, ``text`` (plain output) or ``code`` (source).
+    body : str
+        HTML of prose and results, a figure's caption; plain text of the others.
+    src, alt : str
+        Address and description of a figure; ``alt`` is the summary of a fold.
+    number : int, optional
+        Of a figure with a name.
+    faces : bool
+        Whether a figure shows faces, whose colours a dark page leaves as they are.
+    """
 
     kind: str
-    body: Markup | str  # HTML of prose and results, a figure's caption; plain text of the others
+    body: Markup | str
     src: str = ""
     alt: str = ""
     number: int | None = None
+    faces: bool = False
 
 
-def blocks(path: Path, source: Callable, numbers=None, *, level: int = 1, code: bool = False):
-    """An executed notebook as a list of :class:`Block`, if wanted with its code.
+def blocks(
+    path: Path,
+    source: Callable[[str, dict], str],
+    numbers: Iterator[int] | None = None,
+    *,
+    level: int = 1,
+    code: bool = False,
+) -> list[Block]:
+    """Read an executed notebook as a list of :class:`Block`.
 
-    ``source(name, data)`` gives the address of a figure from its name and the output's data;
-    ``numbers`` is where figures get their numbers from, and ``level`` that of the notebook's title
-    among the headings of the page.
+    Parameters
+    ----------
+    path : Path
+        The notebook.
+    source : callable
+        ``source(name, data)`` gives the address of a figure from its name and the output's data.
+    numbers : iterator of int, optional
+        Numbers of the figures; by default 1, 2, ...
+    level : int
+        Level of the notebook's title among the headings of the page.
+    code : bool
+        Whether to include the code of the cells.
     """
-    numbers, found, heading = numbers or count(1), [], path.stem
-    for cell in read(path).cells:
+    numbers = numbers or count(1)
+    found = []
+    heading = path.stem
+    for cell in read_notebook(path).cells:
         heading = ([heading] + headings(cell))[-1]
         if cell.cell_type == "markdown":
             found.append(Block("prose", markdown(cell.source, level)))
@@ -58,97 +94,162 @@ def blocks(path: Path, source: Callable, numbers=None, *, level: int = 1, code: 
         if cell.cell_type == "code" and code and cell.source:
             found.append(Block("code", cell.source))
         for output in cell.get("outputs", []):
-            data, meta = output.get("data", {}), output.get("metadata", {})
-            image = next((kind for kind in IMAGES if kind in data), None)
-            if "caption" in meta:
-                continue  # stands under its figure
-            if "figure" in meta or image:
-                told = meta.get("figure", {"name": "", "caption": "", "alt": heading})
-                src = source(told["name"], data)
-                caption = Markup(re.sub("</?p>", "", markdown(told["caption"])))
-                number = next(numbers) if told["name"] else None
-                found.append(Block("figure", caption, src, told["alt"], number))
-            elif "text/markdown" in data:
-                found.append(Block("result", markdown(data["text/markdown"], level)))
-            elif "text/html" in data:
-                found.append(Block("result", _tables(data["text/html"])))
-            elif text := output.get("text") or data.get("text/plain"):
-                found.append(Block("text", text))
+            block = _output_block(output, source, numbers, level, heading)
+            if block is not None:
+                found.append(block)
     return found
 
 
-def markdown(text: str, level: int = 1) -> Markup:
-    """Markdown as HTML: raw HTML stays text, formulas become MathML, headings start at a level."""
-    formulas = []
+def _output_block(
+    output: dict, source: Callable, numbers: Iterator[int], level: int, heading: str
+) -> Block | None:
+    """The block of one output of a cell; None for an output that is not shown by itself."""
+    data = output.get("data", {})
+    metadata = output.get("metadata", {})
+    has_image = any(kind in data for kind in IMAGES)
+    if "caption" in metadata:
+        return None  # it stands under its figure
+    if "fold" in metadata:
+        summary = metadata["fold"]
+        text = data["text/markdown"].removeprefix(f"**{summary}**")
+        return Block("fold", markdown(text, level), alt=summary)
+    if "figure" in metadata or has_image:
+        about = metadata.get("figure", {"name": "", "caption": "", "alt": heading})
+        caption = Markup(re.sub("</?p>", "", markdown(about["caption"])))
+        return Block(
+            "figure",
+            caption,
+            src=source(about["name"], data),
+            alt=about["alt"],
+            number=next(numbers) if about["name"] else None,
+            faces=about.get("faces", False),
+        )
+    if "text/markdown" in data:
+        return Block("result", markdown(data["text/markdown"], level))
+    if "text/html" in data:
+        return Block("result", _tables(data["text/html"]))
+    text = output.get("text") or data.get("text/plain")
+    return Block("text", text) if text else None
 
-    def keep(match: re.Match) -> str:
-        shown, tex = ("block", match[1]) if match[1] else ("inline", match[2])
-        # A negative space is nothing that browsers know.
-        formulas.append(convert(tex.replace(r"\!", ""), display=shown))
+
+def markdown(text: str, level: int = 1) -> Markup:
+    """Convert Markdown to HTML: raw HTML stays text, formulas become MathML, headings start at ``level``."""
+    formulas: list[str] = []
+
+    def keep_formula(match: re.Match) -> str:
+        display, tex = ("block", match[1]) if match[1] else ("inline", match[2])
+        # Browsers do not know a negative space.
+        formulas.append(convert(tex.replace(r"\!", ""), display=display))
         return f"\x02{len(formulas) - 1}\x03"
 
-    text = re.sub(r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$", keep, text, flags=re.DOTALL)
-    shown = _markdown(text)
-    shown = re.sub(r"(</?h)(\d)>", lambda m: f"{m[1]}{min(int(m[2]) + level - 1, 6)}>", shown)
-    shown = re.sub("\x02(\\d+)\x03", lambda m: formulas[int(m[1])], shown)
-    return _tables(shown)
+    def shift_heading(match: re.Match) -> str:
+        return f"{match[1]}{min(int(match[2]) + level - 1, 6)}>"
+
+    formula = r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$"
+    text = re.sub(formula, keep_formula, text, flags=re.DOTALL)
+    html = _markdown(text)
+    html = re.sub(r"(</?h)(\d)>", shift_heading, html)
+    html = re.sub("\x02(\\d+)\x03", lambda match: formulas[int(match[1])], html)
+    return _tables(html)
 
 
-def _tables(text: str) -> Markup:
+def _tables(html: str) -> Markup:
     """HTML whose tables scroll where they are too wide, with numbers set to the right."""
-    if "<table" not in text:
-        return Markup(text)
-    soup = BeautifulSoup(text, "html.parser")
+    if "<table" not in html:
+        return Markup(html)
+    soup = BeautifulSoup(html, "html.parser")
     for table in soup.find_all("table"):
         table.attrs = {}
         rows = [row.find_all(["th", "td"]) for row in table.find_all("tr")]
         if len(rows[0]) > MANY:
             table["class"] = "many"
-        columns = list(zip(*(row for row in rows if len(row) == len(rows[0])), strict=True))
+        full_rows = [row for row in rows if len(row) == len(rows[0])]
+        columns = list(zip(*full_rows, strict=True))
         for column in columns[1:]:  # the first one names its row
-            texts = [cell.get_text().strip() for cell in column[1:]]
-            numeric = sum(bool(re.match(r"[+−-]?[.\d]|–?$", text)) for text in texts)
-            for cell in column if numeric > len(texts) / 2 else ():
-                cell["class"] = "number"
-                if parts := re.fullmatch(r"\s*(\S+) (\[[^\]]+\])\s*", cell.get_text()):
-                    cell["class"] = "number range"  # an interval may stand below its estimate
-                    cell.clear()
-                    cell.extend([f"{parts[1]} ", soup.new_tag("span", string=parts[2])])
+            if _is_numeric(column[1:]):
+                for cell in column:
+                    _set_number(soup, cell)
         table.wrap(soup.new_tag("div", attrs={"class": "wide", "tabindex": "0"}))
     return Markup(str(soup))
 
 
-def page(template: str, path: Path, *, alone: bool = False, **shown) -> Path:
-    """Fill a template and write the page; ``ValueError`` if it would run a script, or need anything
-    outside its own folder (``alone``: outside its own file)."""
+def _is_numeric(cells) -> bool:
+    texts = [cell.get_text().strip() for cell in cells]
+    numbers = sum(bool(re.match(r"[+−-]?[.\d]|–?$", text)) for text in texts)
+    return numbers > len(texts) / 2
+
+
+def _set_number(soup: BeautifulSoup, cell) -> None:
+    """Set a cell to the right; an interval may stand below its estimate."""
+    cell["class"] = "number"
+    parts = re.fullmatch(r"\s*(\S+) (\[[^\]]+\])\s*", cell.get_text())
+    if parts:
+        cell["class"] = "number range"
+        cell.clear()
+        cell.extend([f"{parts[1]} ", soup.new_tag("span", string=parts[2])])
+
+
+def page(
+    template: str, path: Path, *, alone: bool = False, links: Collection[str] = (), **shown
+) -> Path:
+    """Fill a template and write the page.
+
+    Parameters
+    ----------
+    template : str
+        Name of the template, without its ending.
+    path : Path
+        The file to write.
+    alone : bool
+        Whether the page must be complete in its own file.
+    links : collection of str
+        Addresses outside the page's folder that it may link to.
+    **shown
+        The variables of the template.
+
+    Raises
+    ------
+    ValueError
+        If the page would run a script, or need anything outside its own folder or file.
+    """
     text = _environment.get_template(f"{template}.html.j2").render(**shown)
-    if outside := _outside(text, None if alone else path.parent):
+    folder = None if alone else path.parent
+    outside = _outside(text, folder, links)
+    if outside:
         raise ValueError(f"{path} would not open without a network: {outside}")
     write_text(path, text)
     return path
 
 
-def _outside(text: str, folder: Path | None) -> str | None:
-    """The tag of a page that runs, fetches, or looks for something where it is not, if there is one."""
+def _outside(text: str, folder: Path | None, links: Collection[str]) -> str | None:
+    """The first tag of a page that runs, fetches, or points to a file that is not there."""
     for tag in BeautifulSoup(text, "html.parser").find_all(True):
         runs = tag.name in ("script", "iframe", "object", "embed", "form", "base")
-        names = ["src", "srcset", "poster", "data"] + ["href"] * (tag.name in ("link", "a"))
-        addresses = [tag[name] for name in names if tag.get(name)]
+        listens = any(name.startswith("on") for name in tag.attrs)
         style = tag.get("style", "") + (tag.text if tag.name == "style" else "")
-        if (
-            runs
-            or any(name.startswith("on") for name in tag.attrs)
-            or not all(_inside(address, folder, tag.name == "a") for address in addresses)
-            or re.search(r"@import|url\(\s*['\"]?(?!data:|#)", style)
-        ):
+        fetches = re.search(r"@import|url\(\s*['\"]?(?!data:|#)", style)
+        if runs or listens or fetches or not _all_inside(tag, folder, links):
             return str(tag)[:80]
     return None
 
 
-def _inside(address: str, folder: Path | None, link: bool) -> bool:
-    """Whether an address leads to a file of a folder, or is none; a link may lead elsewhere."""
+def _all_inside(tag, folder: Path | None, links: Collection[str]) -> bool:
+    """Whether every address of a tag is one that the page may use."""
+    names = ["src", "srcset", "poster", "data"]
+    if tag.name in ("link", "a"):
+        names.append("href")
+    addresses = [tag[name] for name in names if tag.get(name)]
+    is_link = tag.name == "a"
+    allowed = links if is_link else ()
+    return all(address in allowed or _inside(address, folder, is_link) for address in addresses)
+
+
+def _inside(address: str, folder: Path | None, is_link: bool) -> bool:
+    """Whether an address leads to a file of a folder, or to none; a link may lead to the web."""
     parts = urlsplit(address)
-    if address.startswith(("data:", "#")) or (link and parts.scheme in ("http", "https")):
+    if address.startswith(("data:", "#")):
+        return True
+    if is_link and parts.scheme in ("http", "https"):
         return True
     if folder is None or parts.scheme or parts.netloc or not parts.path:
         return False
@@ -157,13 +258,15 @@ def _inside(address: str, folder: Path | None, link: bool) -> bool:
 
 
 def embedded(name: str, data: dict) -> str:
-    """A figure as an address that holds it."""
+    """Return a figure as an address that holds it."""
     kind = next(kind for kind in IMAGES[1:] if kind in data)
     return f"data:{kind};base64,{data[kind]}"
 
 
 def single(path: Path, folder: Path) -> Path:
-    """One executed notebook as one file, with its code folded away."""
-    title = next((text for cell in read(path).cells for text in headings(cell)), path.stem)
-    body, target = blocks(path, embedded, code=True), folder / f"{path.stem}.html"
-    return page("notebook", target, alone=True, title=title, blocks=body)
+    """Write one executed notebook as one file, with its code folded away."""
+    titles = [text for cell in read_notebook(path).cells for text in headings(cell)]
+    title = titles[0] if titles else path.stem
+    body = blocks(path, embedded, code=True)
+    target = folder / f"{path.stem}.html"
+    return page("notebook", target, alone=True, page_title=title, blocks=body)

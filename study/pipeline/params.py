@@ -1,6 +1,6 @@
 """What may stand in params.yaml, checked before anything runs.
 
-    python -m study.pipeline.params        check params.yaml; one line names the first thing that is wrong
+    python -m study params        check params.yaml; one line names the first thing that is wrong
 
 Every command of the pipeline checks the whole file before it starts, so that a slip in the settings of
 the last stage does not cost the hours of those before it. What depends on the data (does this attribute
@@ -8,27 +8,47 @@ exist?) is checked by the stage ``data``, before anything is embedded.
 """
 
 import ast
-import errno
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import io
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field, WrapValidator, model_validator
+from annotated_types import Ge, Gt, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    StringConstraints,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.tokens import CommentToken
 
 import cid
-from cid import options
 from cid.names import find, suggest
-from study.experiment.levels import built_levels
-from study.experiment.methods import METHODS, kind_of
-from study.experiment.options import HEADS_ONLY, HeadOptions
+from cid.options import NetworkOptions
+from cid.settings import (
+    Count,
+    CountFrom2,
+    Positive,
+    ShareBelow1,
+    Text,
+    Truth,
+    one_of,
+    rule,
+)
+from cid.settings import read as read_options
+from study.commands import parser, run_renamed
+from study.errors import check_repository
+from study.experiment.levels import KINDS, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
+from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -36,13 +56,15 @@ FIXED = {  # what an ablation cannot vary, and why
     "train.model": "an ablation is of linear heads",
     "train.network": "an ablation is of linear heads",
 }
-REMEDIES = {  # by what the system says when it refuses to write
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "work in a folder that can be written to",
-    errno.EACCES: "work in a folder that can be written to",
-    errno.EPERM: "work in a folder that can be written to",
-}
+
+
+class NullAsWord(RoundTripRepresenter):
+    """Writes None as ``null``; by default ruamel.yaml writes nothing."""
+
+
+NullAsWord.add_representer(
+    type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+)
 
 
 def _registered(module: str, name: str) -> tuple[str, ...]:
@@ -54,36 +76,17 @@ def _registered(module: str, name: str) -> tuple[str, ...]:
     raise LookupError(f"cid.{module} has no registry {name}")
 
 
-def _a(be: str, kind: Any, names: Sequence[str] = (), **bounds) -> Any:
-    """A kind of value within bounds; whatever is wrong with one, it is told what it must be."""
-
-    def checked(value, handler):
-        try:
-            return handler(value)
-        except ValidationError:
-            near = suggest(value, names) if isinstance(value, str) else ""
-            raise PydanticCustomError("must", f"is {value!r}; it must be {be}{near}") from None
-
-    return Annotated[kind, Field(**bounds), WrapValidator(checked)]
-
-
-def _one_of(*names: str) -> Any:
-    said = " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    return _a(said, Literal[names], names)
-
-
-def _or_auto(be: str, kind: type, **bounds) -> Any:
-    return _a(f"{be}, or auto", Annotated[kind, Field(**bounds)] | Literal["auto"], ["auto"])
-
-
 def _some(kind: Any) -> Any:
+    """A list of at least one."""
     return Annotated[list[kind], Field(min_length=1)]
 
 
 def _each_once(what: str) -> AfterValidator:
+    """Refuse a list that holds a value twice."""
+
     def checked(values: list) -> list:
         if len({f"{v:g}" if isinstance(v, float) else v for v in values}) < len(values):
-            raise PydanticCustomError("must", "{said}", {"said": f"names {what} twice"})
+            raise PydanticCustomError("must", "{sentence}", {"sentence": f"names {what} twice"})
         return values
 
     return AfterValidator(checked)
@@ -109,30 +112,24 @@ def _with_baseline(methods: list[str]) -> list[str]:
     return methods
 
 
-Positive = _a("a number above 0, 1e30 at most", float, gt=0, le=1e30)
-Noise = _a("a number above 0, 1e6 at most", float, gt=0, le=1e6)
-Zoom = _a("a number from 0.1 to 10", float, ge=0.1, le=10)
-Exponent = _a("a number from 0 to 1e6", float, ge=0, le=1e6)
-Level = _a("a number from 0 to 1", float, ge=0, le=1)
-AtLeast2 = _a("a whole number of at least 2", int, ge=2)
-Seeds = _a("a whole number of at least 2, 10,000 at most", int, ge=2, le=10_000)
-Truth = _a("true or false", bool)
-Text = _a("a text", str)
-PositiveOrAuto = _or_auto("a number above 0", float, gt=0)
-CountOrAuto = _or_auto("a whole number of at least 1", int, ge=1)
+Noise = rule("a number above 0, 1e6 at most", float, Gt(0), Le(1e6))
+Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
+Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
+Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
+People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
-Kind = _one_of("correlation", "longtail", "natural")
+Kind = one_of(*KINDS)
 NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
-Network = Annotated[_a(NETWORK, str), AfterValidator(_network)]
+Network = Annotated[rule(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], _each_once("a network")]
-Methods = Annotated[
-    _some(_one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")
-]
-Name = _a(
+Methods = Annotated[_some(one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")]
+Name = rule(
     "letters, digits, -, _ and dots inside, 60 at most",
-    str, pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60,
-)  # fmt: skip
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*$", max_length=60),
+)
 
 
 class Section(BaseModel):
@@ -146,7 +143,8 @@ class Section(BaseModel):
         known = cls.model_fields
         for key in values if isinstance(values, Mapping) else ():
             if key not in known:  # first of all: a misspelt name is also one that is missing
-                near = suggest(key, [k for k in known if k not in values] or known)
+                missing = [name for name in known if name not in values]
+                near = suggest(key, missing) or suggest(key, known)
                 raise PydanticCustomError("unknown", f"{key} is unknown{near}; delete or rename it")
         return values
 
@@ -157,7 +155,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: _one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory")
     note: Text
     detectable: Detectable | None
 
@@ -165,18 +163,18 @@ class Protocol(Section):
 class Embed(Section):
     network: Network
     trunk: Network
-    precision: _one_of("single", "half")
+    precision: one_of("single", "half")
     detect: Truth
-    onnx: dict[str, Any] = {}  # checked by cid.options
+    onnx: dict[str, Any] = {}  # checked by study.faces.network_files.OnnxOptions
 
 
 class Bias(Section):
     kind: Kind
     levels: _some(Level)
-    images_per_identity: AtLeast2
-    test_per_class: _a("a whole number of at least 1", int, ge=1)
-    unseen_share: _a("a number of at least 0 and below 1", float, ge=0, lt=1)
-    people: _a("a whole number of at least 2, or null", int | None, ge=2)
+    images_per_identity: CountFrom2
+    test_per_class: Count
+    unseen_share: ShareBelow1
+    people: People
     cohorts: Truth
 
     @model_validator(mode="after")
@@ -192,29 +190,18 @@ class Bias(Section):
         return self
 
 
-class Weights(Section):
-    tau: _or_auto("a number from 1e-9 to 1e9", float, ge=1e-9, le=1e9)
-    power: Exponent
-    temper: Exponent
-    class_prior: _one_of("balanced", "empirical")
-    include_self: Truth
-    rarity: Exponent
-    surprise: _or_auto("a number from 0 to 1e6", float, ge=0, le=1e6)
-    neighbours: CountOrAuto
-    posterior_tau: PositiveOrAuto
-    keep_class_direction: Truth
-    local_scaling: Truth
-    clusters: CountOrAuto
-    bias_l2: Positive = 1.0
-    erase_clusters: CountOrAuto = 2
+# The settings of all methods that weigh, and of all that train linear heads in a way of their own. They
+# are declared, with their defaults, where the methods are: in study/methods/.
+Weights = create_model("Weights", __base__=Section, **all_weigh_settings())
+Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 
 class Train(Section):
-    model: _one_of("linear", *_registered("networks", "MODELS"))
+    model: one_of("linear", *_registered("models", "MODELS"))
     l2: Positive
-    through: _one_of("loss", "sampler")
-    robust: dict[str, Any]  # these two are checked by cid.options
-    network: dict[str, Any]
+    through: one_of("loss", "sampler")
+    robust: Robust
+    network: dict[str, Any]  # checked by cid.options.NetworkOptions
 
     @model_validator(mode="after")
     def _fits(self):
@@ -253,13 +240,13 @@ class Params(Section):
     """The whole of params.yaml."""
 
     study: Name
-    data: _a("the name of a data set, or null", str | None)
+    data: rule("the name of a data set, or null", str | None)
     task: Text
     protocol: Protocol
     embed: Embed
     bias: Bias
     seeds: Seeds
-    bootstrap: _a("a whole number of at least 20, 1e6 at most", int, ge=20, le=10**6)
+    bootstrap: Bootstrap
     methods: Methods
     weights: Weights
     train: Train
@@ -279,11 +266,11 @@ class Params(Section):
                 f"train.model is finetune, which trains the last block of dlib-resnet, but embed.trunk "
                 f"is {self.embed.trunk}; write trunk: dlib-resnet"
             )
-        only = [m for m in self.methods if kind_of(m) in HEADS_ONLY]
-        if only and self.train.model != "linear":
+        heads_only = [name for name in self.methods if kind_of(name) is None]
+        if heads_only and self.train.model != "linear":
             raise ValueError(
-                f"methods has {only[0]}, which trains linear heads only, but train.model is "
-                f"{self.train.model}; drop {', '.join(only)}, or write model: linear"
+                f"methods has {heads_only[0]}, which trains linear heads only, but train.model is "
+                f"{self.train.model}; drop {', '.join(heads_only)}, or write model: linear"
             )
         networks = [
             self.embed.network,
@@ -301,8 +288,16 @@ class Params(Section):
 
 
 def read(path: str | Path = PARAMS) -> dict:
-    """The parameters of a study, by the parser DVC uses; ``ValueError`` says in one line the file, the
-    key, what it holds, and what it may hold or the nearest name."""
+    """Read the parameters of a study; settings of methods that the file leaves out have their defaults.
+
+    A ``ValueError`` says in one line the file, the key, what it holds, and what it may hold or the
+    nearest name.
+    """
+    return filled(load(path))
+
+
+def load(path: str | Path = PARAMS) -> dict:
+    """As :func:`read`, with nothing but what the file says; by the parser that DVC uses."""
     if not Path(path).is_file():
         raise ValueError(
             f"{path} is missing in {Path.cwd()}; run this in the root of the repository, or restore "
@@ -318,6 +313,47 @@ def read(path: str | Path = PARAMS) -> dict:
     return tree
 
 
+def filled(tree: Mapping) -> dict:
+    """Add the default of every setting of a method that parameters leave out."""
+    weights = {name: default for name, (_, default) in all_weigh_settings().items()}
+    robust = {name: default for name, (_, default) in all_fit_settings().items()}
+    train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
+    return {**tree, "weights": weights | tree["weights"], "train": train}
+
+
+def resolved_text(path: str | Path = PARAMS) -> str:
+    """The text of a parameter file, comments included, with every setting of :func:`filled` written out.
+
+    A report then shows the value of each setting, also after a default has changed.
+    """
+    tree = load(path)
+    resolved = filled(tree)
+    text = Path(path).read_text(encoding="utf-8")
+    if resolved == tree:
+        return text
+    yaml = YAML()
+    yaml.width = 105
+    yaml.Representer = NullAsWord
+    document = yaml.load(text)
+    _append(document["weights"], resolved["weights"])
+    _append(document["train"]["robust"], resolved["train"]["robust"])
+    stream = io.StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _append(section: CommentedMap, settings: Mapping) -> None:
+    """Append the settings that a section lacks, before the blank line that ends it."""
+    missing = {name: value for name, value in settings.items() if name not in section}
+    comments = section.ca.items.get(next(reversed(section), None))
+    section.update(missing)
+    section.fa.set_block_style()  # one setting a line, also where the file has {}
+    if missing and comments and comments[2] and comments[2].value.endswith("\n\n"):
+        comments[2].value = comments[2].value[:-1]
+        blank = CommentToken("\n\n", CommentMark(0), None)
+        section.ca.items[next(reversed(section))] = [None, None, blank, None]
+
+
 def _problem(error: YAMLError | RecursionError) -> str:
     """What the YAML parser found, on one line."""
     return " ".join(str(getattr(error, "problem", None) or error).split())
@@ -328,8 +364,9 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     if not isinstance(tree, Mapping):
         raise ValueError(f"{path} holds no keys; start again from the committed one")
     _check(tree, f"{path}: ")
-    bias, kinds = tree["bias"], dict.fromkeys([tree["bias"]["kind"], *tree["breadth"]["kinds"]])
-    for kind in kinds:
+    tree = filled(tree)
+    bias = tree["bias"]
+    for kind in dict.fromkeys([bias["kind"], *tree["breadth"]["kinds"]]):
         _check_levels(f"{path}: bias.levels", bias["levels"], bias | {"kind": kind})
     _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
     _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
@@ -366,9 +403,8 @@ def _check(tree: Mapping, where: str) -> None:
         Params.model_validate(tree)
     except ValidationError as error:
         raise ValueError(where + _sentence(error.errors()[0])) from None
-    options.read(OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
-    options.read(HeadOptions, tree["train"]["robust"], f"{where}train.robust")
-    options.read(options.NetworkOptions, tree["train"]["network"], f"{where}train.network")
+    read_options(OnnxOptions, tree["embed"].get("onnx", {}), f"{where}embed.onnx")
+    read_options(NetworkOptions, tree["train"]["network"], f"{where}train.network")
 
 
 def _sentence(error: Mapping) -> str:
@@ -387,52 +423,11 @@ def _sentence(error: Mapping) -> str:
     return f"{key}{between}{text}" if key else text
 
 
-def command(main: Callable[..., int | None]) -> Callable[..., int]:
-    """An entry point, which returns the exit status: 1 after one sentence on what is wrong, 130 after
-    Ctrl-C."""
-
-    @wraps(main)
-    def told(argv: list[str] | None = None) -> int:
-        try:
-            return main(argv) or 0
-        except (ValueError, OSError, SyntaxError, YAMLError) as error:
-            print(f"error: {error}{remedy(str(error))}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted; what is done is kept", file=sys.stderr)
-            return 130
-
-    return told
-
-
-def remedy(said: str) -> str:
-    """What to do where the system refused to write or to run DVC, by the error as text; else nothing."""
-    if said.endswith("No such file or directory: 'dvc'"):  # the program: no file is called so
-        where = "with the packages of requirements.lock: activate their environment"
-        return f"; dvc is installed {where}"
-    number = re.search(r"\[Errno (\d+)\]", said)
-    found = REMEDIES.get(int(number[1])) if number else None
-    return f"; {found} and run it again: what is done is kept" if found else ""
-
-
-def check_repository() -> None:
-    """Refuse a folder in which DVC cannot work, as a download without history, with the remedy."""
-    here = Path.cwd()
-    if not (here / ".dvc").is_dir():
-        raise ValueError(f"{here} has no folder .dvc; run this in the root of the repository")
-    alone = any("no_scm" in f.read_text() for f in (here / ".dvc").glob("config*") if f.is_file())
-    if not alone and not any((folder / ".git").exists() for folder in (here, *here.parents)):
-        raise ValueError(
-            f"{here} is no git repository, which DVC asks for: clone it, or, if the report need not "
-            "name its commit, run `dvc config --local core.no_scm true`"
-        )
-
-
-@command
-def main(argv: list[str] | None) -> None:
+def main(arguments: list[str]) -> None:
+    parser("params").parse_args(arguments)
     read()
     check_repository()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

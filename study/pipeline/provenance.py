@@ -1,7 +1,7 @@
 """What a report was made of, and whether it still is.
 
-python -m study.pipeline.provenance check     does the report come from these data, settings and code?
-python -m study.pipeline.provenance verify    are the numbers those that were committed?
+python -m study provenance check            does the report come from these data, settings and code?
+python -m study provenance verify [NAME]    are the numbers those that were committed?
 """
 
 import io
@@ -9,10 +9,7 @@ import json
 import os
 import platform
 import subprocess
-import sys
-from argparse import ArgumentParser
 from importlib.metadata import version
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,20 +17,28 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
+from cid.names import suggest
+from study.commands import parser, run_renamed
 from study.faces.network_files import is_file
-from study.pipeline import params, stages
+from study.pipeline import params, protocols, stages
+from study.pipeline.protocols import git
 from study.store import digest
 
 FILE = "provenance.json"
+REPORTS = Path("reports")
+RUN = Path("build/report")  # the report of the last run, before it is published
 PACKAGES = ("torch", "torchvision", "facenet-pytorch", "numpy", "scipy", "scikit-learn", "pandas",
             "matplotlib", "dvc")  # fmt: skip
-# Half an interval is taken for so much at least: where two methods score all images but one alike, an
-# image more is no other result.
+# Half an interval counts as at least this much: where two methods differ on a single image, one image
+# more is not another result.
 NARROW = 5e-4
-TOLERANCE = 0.1  # by which a mean may move, as a share of half the width of its 95 % interval
-# Share of the means that may move further, if none leaves its interval: on another kind of processor
-# choices between near ties, such as clusters or the worst person, fall otherwise.
+TOLERANCE = 0.1  # by which a mean can move, as a share of half the width of its 95 % interval
+# Share of the means that can move further, if none leaves its interval: on another kind of processor
+# choices between near ties, such as clusters or the worst person, turn out differently.
 TIES = 0.05
+# Two reports with the same entries here differ by rounding alone, or not at all.
+SOURCES = ("data", "parameters", "packages", "code", "protocol")
+CLAIM = ("task", "kind", "claim", "method", "test", "metric")  # what names an entry of claims.json
 
 
 def made_of() -> dict:
@@ -42,14 +47,17 @@ def made_of() -> dict:
     ``data`` (DVC's hash), ``parameters`` (of their values: comments do not count), ``packages`` (of
     requirements.lock), ``code`` (one a file), ``stages`` (of what each read and wrote, from dvc.lock).
     """
-    yaml, lock, data = YAML(typ="safe"), Path("dvc.lock"), Path("data.dvc")
+    yaml = YAML(typ="safe")
+    lock = Path("dvc.lock")
+    data = Path("data.dvc")
     ran = yaml.load(lock)["stages"] if lock.exists() else {}
+    before = {name: entry for name, entry in ran.items() if name not in ("report", "publish")}
     return {
         "data": yaml.load(data)["outs"][0]["md5"] if data.exists() else None,
         "parameters": _short(params.read()),
         "packages": _short(Path(stages.PINS).read_text()),
         "code": {str(file): _short(file.read_text(encoding="utf-8")) for file in code_files()},
-        "stages": _short({k: ran[k] for k in ran if k not in ("report", "publish")}),
+        "stages": _short(before),
     }
 
 
@@ -59,55 +67,58 @@ def _short(value) -> str:
 
 def code_files() -> list[Path]:
     """The modules, notebooks and templates that dvc.yaml names as dependencies, sorted."""
-    deps = {dep for stage in stages.stages().values() for dep in stage.get("deps", [])}
-    named = [Path(dep) for dep in deps if stages.is_code(dep) and dep != stages.PINS]
-    return sorted(f for path in named for f in ([path] if path.is_file() else path.glob("[!.]*.*")))
+    deps = {dep for stage in stages.read_stages().values() for dep in stage.get("deps", [])}
+    files = []
+    for dep in deps:
+        if stages.is_code(dep) and dep != stages.PINS:
+            path = Path(dep)
+            files += [path] if path.is_file() else path.glob("[!.]*.*")
+    return sorted(files)
 
 
 def record() -> dict:
-    """:func:`made_of`, with the versions; the last commit that touched the code and packages, with a
-    note where there are edits since, or, in ``no_commit``, why none is known; and the commit that fixed
-    the study's protocol; with dates."""
-    paths = [stages.PINS, *map(str, code_files())]
-    commit = _git("log", "-1", "--format=%H", "--", *paths).strip() or None
-    if commit and _git("status", "--porcelain", "--untracked-files=no", "--", *paths):
-        commit += " with edits"
+    """:func:`made_of`, and the commits and versions behind it.
+
+    ``commit`` is the last one that touched code or packages, with a note where there are edits since;
+    ``no_commit`` says why none is known. ``protocol`` has the commit that fixed the study's protocol.
+    """
     study = params.read()
-    file = Path("studies", f"{study['study']}.yaml")
-    fixed, _, date = _git("log", "-1", "--format=%H %cI", "--", str(file)).strip().partition(" ")
-    protocol = {
-        "status": study["protocol"]["status"],
-        "commit": fixed or None,
-        "date": date or None,
-    }
-    networks = study["embed"]["network"], study["embed"]["trunk"]
-    packages = [*PACKAGES, *["onnxruntime"] * any(map(is_file, networks))]
-    versions = {"python": platform.python_version()} | {p: version(p) for p in packages}
-    made = {
-        "commit": commit,
-        "date": _git("log", "-1", "--format=%cI", "--", *paths).strip() or None,
-    }
+    paths = [stages.PINS, *map(str, code_files())]
+    commit, _, date = git("log", "-1", "--format=%H %cI", "--", *paths).strip().partition(" ")
+    if commit and git("status", "--porcelain", "--untracked-files=no", "--", *paths):
+        commit += " with edits"
+    made = made_of()
+    made["commit"] = commit or None
+    made["date"] = date or None
     if not commit:
         made["no_commit"] = no_git() or "no commit of its repository holds the code"
-    made |= {"protocol": protocol, "versions": versions, "processors": os.cpu_count()}
-    return made_of() | made
+    fixed = protocols.fixed(study)
+    made["protocol"] = {
+        "status": study["protocol"]["status"],
+        "commit": fixed.commit if fixed else None,
+        "date": fixed.date if fixed else None,
+    }
+    made["versions"] = _versions(study["embed"])
+    made["processors"] = os.cpu_count()
+    return made
 
 
-def _git(*arguments: str) -> str:
-    """What a git command prints, or nothing where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout
+def _versions(embed: dict) -> dict[str, str]:
+    """Versions of Python and of the packages that numbers come from."""
+    packages = list(PACKAGES)
+    if is_file(embed["network"]) or is_file(embed["trunk"]):
+        packages.append("onnxruntime")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def no_git() -> str | None:
     """Why git knows nothing of this folder, or None where it does."""
     try:
-        command = ["git", "rev-parse", "--git-dir"]
         done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"}
+            ["git", "rev-parse", "--git-dir"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"LC_ALL": "C"},
         )
     except FileNotFoundError:
         return "git is not installed"
@@ -118,11 +129,12 @@ def no_git() -> str | None:
 
 
 def check(folder: Path) -> list[str]:
-    """What of a report's recorded digests is not that of the files at hand, as lines to print."""
+    """Lines that say which recorded digests of a report differ from those of the files at hand."""
     file = folder / FILE
     if not file.exists():
         raise ValueError(f"{file} is missing; run `dvc repro`, which writes it")
-    then, now = json.loads(file.read_text()), made_of()
+    then = json.loads(file.read_text())
+    now = made_of()
     lines = [
         f"{name}: {then[name]} in the report, {now[name]} here"
         for name in ("data", "parameters", "packages", "stages")
@@ -135,99 +147,212 @@ def check(folder: Path) -> list[str]:
 
 
 class Verified(NamedTuple):
-    """How a report's numbers lie to those committed."""
+    """How the numbers of a run compare with those of the committed report."""
 
-    lines: list[str]  # one a file that differs
-    within: bool  # no other verdict, no mean out of its interval, few beyond TOLERANCE
+    lines: list[str]  # one for each file that differs
+    within: bool  # the same verdicts, no mean outside its interval, few beyond TOLERANCE
     sentence: str  # the same in words
 
 
+class Difference(NamedTuple):
+    """How two versions of one file of numbers differ."""
+
+    words: str
+    moved: pd.Series  # of every mean, the share of half its interval; the index names its row
+    comparable: bool = True  # False: other rows, other verdicts, or no file
+
+
 def verify(folder: Path, commit: str = "HEAD") -> Verified:
-    """Compare a report's numbers with those committed; ``ValueError`` if none are, or none are known."""
+    """Compare the numbers of a report with those committed.
+
+    Of a run for which :func:`in_place_of` left the committed report in its folder, the numbers in
+    ``build/report`` are compared. ``ValueError`` if no numbers are committed, or none are known.
+    """
+    return _verify(RUN if _same_sources(RUN, folder) else folder, folder, commit)
+
+
+def _verify(run: Path, folder: Path, commit: str) -> Verified:
+    """Compare the numbers in ``run`` with those that a commit holds in ``folder``."""
     if unknown := no_git():
         raise ValueError(f"no committed numbers are known to compare with: {unknown}")
-    names = _git("ls-tree", "--name-only", f"{commit}:{folder.as_posix()}").split()
-    names = [n for n in names if n.endswith((".csv", ".json")) and n not in (FILE, "card.json")]
+    names = _committed_numbers(folder, commit)
     if not names:
         raise ValueError(f"{commit} holds no numbers in {folder}; commit a report first")
-    lines, broken, tables = [], [], [pd.Series(dtype=float)]
+    differences = {}
     for name in names:
-        before, file = _git("show", f"{commit}:{(folder / name).as_posix()}"), folder / name
-        after = file.read_text(encoding="utf-8") if file.exists() else None
-        if before == after:
-            continue
-        said, moved = _compare(name, before, after)
-        lines.append(f"{name}: {said}")
-        if moved is None:
-            broken.append(lines[-1])
-        else:
-            tables.append(moved.rename(lambda row, name=name: f"{row} in {name}"))
-    moved = pd.concat(tables)
-    largest, far = moved.max() if len(moved) else 0.0, moved > TOLERANCE
+        before = git("show", f"{commit}:{(folder / name).as_posix()}")
+        after = (run / name).read_text(encoding="utf-8") if (run / name).exists() else None
+        if before != after:
+            differences[name] = compare(name, before, after)
+    return _verdict(differences, files=len(names))
+
+
+def _committed_numbers(folder: Path, commit: str) -> list[str]:
+    """Names of the tables and JSON files that a commit holds in a report's folder."""
+    names = git("ls-tree", "--name-only", f"{commit}:{folder.as_posix()}").split()
+    of_numbers = (name for name in names if name.endswith((".csv", ".json")))
+    return [name for name in of_numbers if name not in (FILE, "card.json")]
+
+
+def _verdict(differences: dict[str, Difference], files: int) -> Verified:
+    """Whether the files that differ hold the same results, by the rules at the head of this module."""
+    lines = [f"{name}: {difference.words}" for name, difference in differences.items()]
+    other = [
+        line
+        for line, difference in zip(lines, differences.values(), strict=True)
+        if not difference.comparable
+    ]
+    if other:
+        more = f", and {len(other) - 1} more" if len(other) > 1 else ""
+        return Verified(lines, False, f"Not reproduced: {other[0]}{more}.")
+    moved = _joined(differences)
+    largest = moved.max() if len(moved) else 0.0
+    far = moved > TOLERANCE
     ties = (
         f"{far.sum():,} of {len(moved):,} means moved by more than a tenth of half their interval"
     )
-    ties += f", most of all {moved.idxmax()}, by {largest:.2g}" if far.any() else ""
-    if broken:
-        more = f", and {len(broken) - 1} more" if broken[1:] else ""
-        return Verified(lines, False, f"Not reproduced: {broken[0]}{more}.")
+    if far.any():
+        ties += f", most of all {moved.idxmax()}, by {largest:.2g}"
     if far.mean() > TIES or largest > 1:
         return Verified(lines, False, f"Not reproduced: {ties}.")
-    sentence = f"Reproduced: {len(names)} files identical to the byte"
     if far.any():
-        sentence = f"Reproduced but for near ties, as on another kind of processor: {ties}"
-        sentence += "; every verdict is the same"
+        sentence = (
+            f"Reproduced except for near ties, as on another kind of processor: {ties}; "
+            "every verdict is the same"
+        )
     elif lines:
         sentence = f"Reproduced: means moved by at most {largest:.2g} of half their interval"
+    else:
+        sentence = f"Reproduced: {files} files identical to the byte"
     return Verified(lines, True, f"{sentence}.")
 
 
-def _compare(name: str, before: str, after: str | None) -> tuple[str, pd.Series | None]:
-    """How two versions of a file of numbers differ, in words, and by which share of half its interval
-    every mean has moved, under what its row is of; None where they cannot be the same numbers.
-    """
-    none = pd.Series(dtype=float)
+def _joined(differences: dict[str, Difference]) -> pd.Series:
+    """By how much every mean of every file moved; the index names row and file."""
+    tables = [pd.Series(dtype=float)]
+    for name, difference in differences.items():
+        rows = [f"{row} in {name}" for row in difference.moved.index]
+        tables.append(difference.moved.set_axis(rows))
+    return pd.concat(tables)
+
+
+def compare(name: str, before: str, after: str | None) -> Difference:
+    """Compare two versions of a file of numbers; ``after`` is None where the file is missing."""
+    nothing = pd.Series(dtype=float)
     if after is None:
-        return "missing here", None
+        return Difference("missing here", nothing, comparable=False)
     if name == "claims.json":
-        key = itemgetter("task", "kind", "claim", "method", "test", "metric")
-        old, new = ({key(e): e["verdict"] for e in json.loads(t)} for t in (before, after))
-        others = [key for key in old | new if old.get(key) != new.get(key)]
-        return f"{len(others)} other verdicts", None if others else none
+        others = _other_verdicts(before, after)
+        return Difference(f"{others} other verdicts", nothing, comparable=others == 0)
     if not name.endswith(".csv"):
-        return "other numbers", none  # those of the tables
-    old, new = (pd.read_csv(io.StringIO(text)) for text in (before, after))
+        return Difference("other numbers", nothing)  # which are those of the tables
+    old = pd.read_csv(io.StringIO(before))
+    new = pd.read_csv(io.StringIO(after))
     if list(old) != list(new) or len(old) != len(new):
-        return "other rows or columns", None
-    means = [mean for mean in old if mean.startswith("mean") and mean.replace("mean", "low") in old]
-    named, found = old.columns[: list(old).index(means[0])] if means else [], [none]
-    rows = [" ".join(map(str, row)) for row in old[list(named)].itertuples(index=False)]
+        return Difference("other rows or columns", nothing, comparable=False)
+    moved = _moved_means(old, new)
+    largest = moved.max() if len(moved) else 0.0
+    return Difference(f"means move by at most {largest:.2g} of half their interval", moved)
+
+
+def _other_verdicts(before: str, after: str) -> int:
+    """The number of claims of which one version says something else than the other, or nothing."""
+    old = _verdicts(before)
+    new = _verdicts(after)
+    return sum(old.get(key) != new.get(key) for key in old.keys() | new.keys())
+
+
+def _verdicts(text: str) -> dict[tuple, str]:
+    entries = json.loads(text)
+    return {tuple(entry[key] for key in CLAIM): entry["verdict"] for entry in entries}
+
+
+def _moved_means(old: pd.DataFrame, new: pd.DataFrame) -> pd.Series:
+    """By which share of half its interval every mean of a table moved; the index names the row.
+
+    Means are the columns ``mean...`` with columns ``low...`` and ``high...``; the columns before the
+    first of them name the row.
+    """
+    means = [c for c in old if c.startswith("mean") and c.replace("mean", "low") in old]
+    if not means:
+        return pd.Series(dtype=float)
+    naming = list(old.columns[: old.columns.get_loc(means[0])])
+    rows = [" ".join(map(str, row)) for row in old[naming].itertuples(index=False)]
+    tables = []
     for mean in means:
-        low, high = (mean.replace("mean", end) for end in ("low", "high"))
-        half = ((old[high] - old[low]) / 2).clip(lower=NARROW)
+        low = old[mean.replace("mean", "low")]
+        high = old[mean.replace("mean", "high")]
+        half = ((high - low) / 2).clip(lower=NARROW)
         moved = ((new[mean] - old[mean]).abs() / half).replace(np.inf, np.nan)
         moved[new[mean].isna() != old[mean].isna()] = np.inf
-        found.append(moved.set_axis(rows).dropna())
-    moved = pd.concat(found)
-    largest = moved.max() if len(moved) else 0.0
-    return f"means move by at most {largest:.2g} of half their interval", moved
+        tables.append(moved.set_axis(rows).dropna())
+    return pd.concat(tables)
 
 
-@params.command
-def main(argv: list[str] | None) -> int:
-    parser = ArgumentParser("study.pipeline.provenance", description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["check", "verify"])
-    parser.add_argument("--commit", default="HEAD", help="whose numbers `verify` compares with")
-    args = parser.parse_args(argv)
-    folder = Path("reports", params.read()["study"])
+def in_place_of(run: Path, folder: Path) -> str | None:
+    """Why a committed report stays in its folder in place of a new run, or None: publish the run.
+
+    It stays where both come from the same data, parameters, packages and code, and the numbers of the
+    run are the committed ones but for rounding: on another kind of processor the last digits differ.
+    """
+    if not _same_sources(run, folder) or no_git():
+        return None
+    if not _committed_numbers(folder, "HEAD") or git("status", "--porcelain", "--", str(folder)):
+        return None
+    committed = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    if not committed["commit"] or committed["commit"].endswith("edits"):
+        return None  # a run of committed code says more
+    verified = _verify(run, folder, "HEAD")
+    if not verified.within or _same_files(run, folder):
+        return None
+    return f"{folder} stays as it was committed; this run is in {run}. {verified.sentence}"
+
+
+def _same_sources(run: Path, folder: Path) -> bool:
+    """Whether two reports record the same data, parameters, packages, code and protocol."""
+    if not (run / FILE).exists() or not (folder / FILE).exists():
+        return False
+    ours = json.loads((run / FILE).read_text(encoding="utf-8"))
+    theirs = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return all(ours.get(key) == theirs.get(key) for key in SOURCES)
+
+
+def _same_files(run: Path, folder: Path) -> bool:
+    """Whether two folders hold the same files with the same bytes."""
+    contents = []
+    for place in (run, folder):
+        files = (file for file in place.rglob("*") if file.is_file())
+        contents.append({file.relative_to(place): file.read_bytes() for file in files})
+    return contents[0] == contents[1]
+
+
+def main(arguments: list[str]) -> int:
+    options = parser("provenance")
+    commands = options.add_subparsers(dest="command", required=True)
+    commands.add_parser("check")
+    verifying = commands.add_parser("verify")
+    verifying.add_argument("name", nargs="?", help="of a kept study; else that of params.yaml")
+    verifying.add_argument("--commit", default="HEAD", help="whose numbers to compare with")
+    args = options.parse_args(arguments)
     if args.command == "check":
-        differing = check(folder)
-        print("\n".join(differing) or f"{folder} comes from these data, settings and code.")
-        return int(bool(differing))
-    found = verify(folder, args.commit)
-    print(*found.lines, found.sentence, sep="\n")
-    return int(not found.within)
+        folder = REPORTS / params.read()["study"]
+        lines = check(folder)
+        print("\n".join(lines) or f"{folder} comes from these data, settings and code.")
+        return int(bool(lines))
+    folder = _reported(args.name) if args.name else REPORTS / params.read()["study"]
+    verified = verify(folder, args.commit)
+    print(*verified.lines, verified.sentence, sep="\n")
+    return int(not verified.within)
+
+
+def _reported(name: str) -> Path:
+    """The folder of a study's report; ``ValueError`` with the nearest name where there is none."""
+    known = sorted(file.parent.name for file in REPORTS.glob(f"[!.]*/{FILE}"))
+    if name not in known:
+        there = f"there are {', '.join(known)}" if known else "there is none"
+        raise ValueError(f"{REPORTS / name} holds no report{suggest(name, known)}; {there}")
+    return REPORTS / name
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

@@ -1,29 +1,33 @@
-"""A study rehearsed at its true size, without an image: how long it will take, and how much memory.
+"""A study rehearsed at its true size without an image: how long it will take, and how much memory.
 
-    python -m study.pipeline.rehearse ANNOTATIONS [--study celeba-smiling] [--natural] [--seeds N] [--varied]
+    python -m study rehearse ANNOTATIONS [--study celeba-smiling] [--natural] [--seeds N] [--varied]
 
-Identities and attributes are those of a table, ``image``, ``identity`` and attributes of 0 and 1, as
-parquet or CSV; proxies and features are made up. Sets are drawn, weighed, trained on and evaluated as
-the stages do it, one step after another. Nothing is kept, and nothing of a study is touched.
+Identities and attributes come from a table, parquet or CSV, with the columns ``image``, ``identity`` and
+attributes of 0 and 1; proxies and features are made up. Sets are drawn, weighed, trained on and evaluated
+as the stages do it, one step after another. Nothing is kept, and no file of a study is touched.
 """
 
 import resource
-import sys
 import time
-from argparse import ArgumentParser
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cid.names import suggest
-from study.experiment import runs, variations
+from study.commands import parser, run_renamed
+from study.experiment import proxies, runs, variations
+from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets, usable_identities
-from study.pipeline import params
-from study.pipeline.study import kept
+from study.pipeline import kept, params
 from study.results import inference, tables
+from study.results.claims import PRIMARY
 
-PROXY, TRUNK = 128, 2048  # numbers a face, as dlib-resnet has
+PROXY = 128  # numbers a face, as dlib-resnet has
+TRUNK = 2048
 FACES = 100  # found, aligned and embedded in a second, on 2 cores
 NATURAL_SEEDS = 3
 
@@ -40,67 +44,84 @@ def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
         raise ValueError(f"{path} is no parquet file or .csv ({problem})") from None
     for column in ("image", "identity", task):
         if column not in frame:
-            near = suggest(column, map(str, frame))
-            raise ValueError(f"{path} has no column {column!r}{near}; the study needs it")
+            nearest = suggest(column, map(str, frame))
+            raise ValueError(f"{path} has no column {column!r}{nearest}; the study needs it")
         if column != task and frame[column].isna().any():
             row = int(frame[column].isna().argmax())
             raise ValueError(f"{path}: {column} is empty in row {row}; fill it in or drop the row")
-    found = frame[task].dropna().unique()
-    if not set(found) <= {0, 1}:
-        values = ", ".join(map(str, found[:5]))
-        raise ValueError(f"{path}: {task} holds {values}; an attribute is 0 or 1, or empty")
+    values = frame[task].dropna().unique()
+    if not set(values) <= {0, 1}:
+        shown = ", ".join(map(str, values[:5]))
+        raise ValueError(f"{path}: {task} holds {shown}; an attribute is 0 or 1, or empty")
     return frame
 
 
-def made_up(identities, labels) -> variations.Arrays:
-    """Proxies and features of images that nobody has: the same for the same people and labels.
+def make_up(identities, labels) -> Arrays:
+    """Make up proxies and features; the same people and labels always give the same arrays.
 
-    A person is a cluster, as near to others as in face embeddings; a label moves an image a little in
-    the proxy and more in the features.
+    A person is a cluster, about as near to others as in face embeddings. A label moves an image a little
+    in the proxy and more in the features.
     """
     rng = np.random.default_rng(0)
-    people, n = np.unique(identities, return_inverse=True)[1], len(labels)
-    side = np.nan_to_num(2.0 * labels - 1).astype(np.float32)[:, None]
+    people = np.unique(identities, return_inverse=True)[1]
+    n = len(labels)
+    side = np.nan_to_num(2.0 * labels - 1).astype(np.float32)[
+        :, None
+    ]  # (n, 1): -1, 1, or -1 for none
 
     def normal(*shape) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32)
 
     proxy = 2 + normal(people.max() + 1, PROXY)[people]
     proxy += 0.7 * normal(n, PROXY) + 0.15 * side * normal(PROXY)
-    trunk = normal(n, TRUNK)
-    trunk[:, :PROXY] += proxy
-    trunk += 0.05 * side * normal(TRUNK)
-    return variations.Arrays(proxy, trunk, np.asarray(labels, dtype=float), np.asarray(identities))
+    features = normal(n, TRUNK)
+    features[:, :PROXY] += proxy
+    features += 0.05 * side * normal(TRUNK)
+    return Arrays(
+        proxy=proxy,
+        features=features,
+        labels=np.asarray(labels, dtype=float),
+        identities=np.asarray(identities),
+    )
 
 
-def as_found(own: dict, seeds: int = NATURAL_SEEDS) -> dict:
+def as_natural(study: Mapping, seeds: int = NATURAL_SEEDS) -> dict:
     """The parameters of a study with the data as they are: bias of the kind natural."""
-    bias = own["bias"] | {"kind": "natural", "levels": [0.0], "people": None, "cohorts": False}
-    level = {"level": 0.0}
-    changed = {"bias": bias, "seeds": seeds, "breadth": own["breadth"] | {"kinds": ["natural"]}}
-    changed |= {part: own[part] | level for part in ("proxies", "ablation")}
-    return own | changed
+    natural = {"kind": "natural", "levels": [0.0], "people": None, "cohorts": False}
+    return {
+        **study,
+        "bias": study["bias"] | natural,
+        "seeds": seeds,
+        "breadth": study["breadth"] | {"kinds": ["natural"]},
+        "proxies": study["proxies"] | {"level": 0.0},
+        "ablation": study["ablation"] | {"level": 0.0},
+    }
 
 
-class Steps:
-    """What has been done: rows of ``step``, ``seconds`` and the peak ``GB`` of the process."""
+# ---- time and memory ---------------------------------------------------------------------------
 
-    def __init__(self, show=print):
-        self.rows, self.show = [], show
 
-    def __call__(self, name: str, work):
-        """Do the work, and note what it took."""
+class Stopwatch:
+    """Measures steps: ``rows`` of ``step``, ``seconds`` and the peak ``GB`` of the process."""
+
+    def __init__(self, show: Callable[[str], object] = print):
+        self.rows: list[dict] = []
+        self.show = show
+
+    def measure(self, step: str, work: Callable[[], Any]) -> Any:
+        """Do the work of a step; note and show what it took; return what it returned."""
         _forget_peak()
         began = time.perf_counter()
         result = work()
-        row = {"step": name, "seconds": time.perf_counter() - began, "GB": _peak()}
-        self.rows.append(row)
-        self.show(f"{name}: {row['seconds']:.1f} s, {row['GB']:.1f} GB")
+        seconds = time.perf_counter() - began
+        memory = _peak()
+        self.rows.append({"step": step, "seconds": seconds, "GB": memory})
+        self.show(f"{step}: {seconds:.1f} s, {memory:.1f} GB")
         return result
 
 
 def _forget_peak() -> None:
-    """Let the peak begin anew, where Linux allows it; else it is that of all steps so far."""
+    """Let the peak begin anew, where Linux allows it; elsewhere it is that of all steps so far."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -108,7 +129,7 @@ def _forget_peak() -> None:
 
 
 def _peak() -> float:
-    """The largest memory of the process since it was forgotten, in GB."""
+    """The largest memory of the process since :func:`_forget_peak`, in GB."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1e6
@@ -116,124 +137,219 @@ def _peak() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
-def rehearse(frame: pd.DataFrame, own: dict, varied: bool = False, show=print) -> pd.DataFrame:
-    """The steps of a study with the parameters ``own``, on the people and labels of ``frame``.
+# ---- the steps of a study ----------------------------------------------------------------------
+
+
+class Rehearsal:
+    """The steps of a study with its parameters, on the people and labels of a table.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`read_annotations`.
+    study : mapping
+        Parameters such as those of params.yaml.
+    show : callable
+        Receives a line after every step.
+    """
+
+    def __init__(self, frame: pd.DataFrame, study: Mapping, show: Callable[[str], object] = print):
+        self.frame = frame
+        self.study = study
+        self.watch = Stopwatch(show)
+        identities = frame["identity"].astype(str).to_numpy()
+        labels = frame[study["task"]].to_numpy(dtype=float)
+        self.arrays = self.watch.measure("make up", lambda: make_up(identities, labels))
+
+    def run(self) -> None:
+        """Draw, weigh, train and evaluate. Every method is weighed by itself, so what methods share is
+        counted for each."""
+        study = self.study
+        arrays = self.arrays
+        sets = self.watch.measure(
+            "draw",
+            lambda: draw_sets(
+                arrays.identities, arrays.labels, seeds=study["seeds"], **study["bias"]
+            ),
+        )
+        for method in study["methods"]:
+            weigh = partial(
+                runs.weigh_sets,
+                sets,
+                arrays.proxy,
+                arrays.labels,
+                arrays.identities,
+                [method],
+                study["weights"],
+            )
+            weighed = self.watch.measure(f"weigh: {method}", weigh)
+            sets = sets.join(weighed[weighed.columns.difference(sets.columns)])
+        predictions, _ = self.watch.measure(
+            "train",
+            lambda: runs.train_sets(  # linear heads, because networks need faces
+                sets,
+                arrays.features,
+                arrays.labels,
+                study["methods"],
+                study["train"],
+            ),
+        )
+        self.watch.measure(
+            "evaluate",
+            lambda: inference.estimate(
+                predictions,
+                study["methods"],
+                arrays.labels,
+                arrays.identities,
+                replicates=study["bootstrap"],
+            ),
+        )
+
+    def run_variations(self) -> None:
+        """What the stages breadth, proxies and ablate do."""
+        breadth = self.study["breadth"]
+        for kind in breadth["kinds"]:
+            for task in breadth["tasks"]:
+                self.watch.measure(f"breadth: {task}, {kind}", partial(self._breadth, kind, task))
+        noise = self.study["proxies"]["noise"]
+        versions = proxies.degraded(self.arrays.proxy, self.arrays.identities, noise)
+        self.watch.measure("proxies", lambda: self._proxies(versions))
+        design = self.arrays.design()
+        for name, ablation in self.study["ablations"].items():
+            self.watch.measure(f"ablation: {name}", partial(self._ablation, ablation, design))
+
+    def _settings(self, methods: list[str]) -> dict:
+        """What :mod:`study.experiment.variations` reads of a study."""
+        keys = ("seeds", "bias", "weights", "train")
+        return {key: self.study[key] for key in keys} | {"methods": methods}
+
+    def _evaluate(self, predictions, labels, methods, condition: str):
+        return inference.estimate(
+            predictions,
+            methods,
+            labels,
+            self.arrays.identities,
+            replicates=self.study["bootstrap"],
+            metrics=PRIMARY,
+            condition=condition,
+        )
+
+    def _breadth(self, kind: str, task: str):
+        methods = self.study["breadth"]["methods"]
+        settings = self._settings(methods)
+        settings["bias"] = settings["bias"] | {"kind": kind}
+        labels = self.frame[task].to_numpy(dtype=float)
+        arrays = Arrays(
+            proxy=self.arrays.proxy,
+            features=self.arrays.features,
+            labels=labels,
+            identities=self.arrays.identities,
+        )
+        predictions = variations.run(arrays, settings)
+        return self._evaluate(predictions, labels, methods, "level")
+
+    def _proxies(self, proxies: Mapping[str, np.ndarray]):
+        methods = self.study["proxies"]["methods"]
+        level = self.study["proxies"]["level"]
+        predictions = variations.vary_proxy(self.arrays, self._settings(methods), proxies, level)
+        return self._evaluate(predictions, self.arrays.labels, methods, "value")
+
+    def _ablation(self, ablation: Mapping, design):
+        methods = self.study["ablation"]["methods"]
+        settings = self._settings(methods) | self.study["ablation"]
+        predictions = variations.vary(
+            self.arrays,
+            settings,
+            ablation["setting"],
+            ablation["values"],
+            self.study["ablation"]["level"],
+            design=design,
+        )
+        return self._evaluate(predictions, self.arrays.labels, methods, "value")
+
+
+def rehearse(
+    frame: pd.DataFrame, study: Mapping, varied: bool = False, show: Callable[[str], object] = print
+) -> pd.DataFrame:
+    """Do the steps of a study; ``varied`` adds breadth, proxies and ablations.
 
     Returns
     -------
     pandas.DataFrame
-        ``step``, ``seconds``, ``GB``. Every method is weighed by itself, so what several share is
-        counted for each. ``varied``: also breadth, proxies and ablations.
+        ``step``, ``seconds``, ``GB``. Parameters as of :class:`Rehearsal`.
     """
-    steps, task = Steps(show), own["task"]
-    people = frame["identity"].astype(str).to_numpy()
-    arrays = steps("make up", lambda: made_up(people, frame[task].to_numpy(dtype=float)))
-    data = arrays.proxy, arrays.labels, arrays.identities
-    where = dict(seeds=own["seeds"], **own["bias"])
-    sets = steps("draw", lambda: draw_sets(people, arrays.labels, **where))
-    for method in own["methods"]:
-        given = sets, *data, [method], own["weights"]
-        found = steps(f"weigh: {method}", lambda given=given: runs.weigh_sets(*given))
-        sets = sets.join(found[found.columns.difference(sets.columns)])
-    train = own["train"]  # linear heads, as networks need faces
-    fitted = sets, arrays.features, arrays.labels, own["methods"], train["l2"]
-    fitted += (runs.head_options(train),)
-    predictions, _ = steps("train", lambda: runs.train_sets(*fitted))
-    given, many = (arrays.labels, people), {"replicates": own["bootstrap"]}
-    evaluated = predictions, own["methods"], *given
-    steps("evaluate", lambda: inference.estimate(*evaluated, **many))
+    rehearsal = Rehearsal(frame, study, show)
+    rehearsal.run()
     if varied:
-        _vary(frame, own, arrays, steps, many)
-    return pd.DataFrame(steps.rows)
+        rehearsal.run_variations()
+    return pd.DataFrame(rehearsal.watch.rows)
 
 
-def _vary(frame, own: dict, arrays: variations.Arrays, steps: Steps, many: dict) -> None:
-    """What varies the study, as the stages breadth, proxies and ablate do it."""
-    keys = ("seeds", "bias", "weights", "train")
-    settings = {key: own[key] for key in keys} | {"methods": own["breadth"]["methods"]}
-
-    def judged(predictions, labels, methods, cell="level"):
-        more = many | {"metrics": tables.MAIN, "cell": cell}
-        return inference.estimate(predictions, methods, labels, arrays.identities, **more)
-
-    def study(kind, task):
-        labels = frame[task].to_numpy(dtype=float)
-        other = variations.Arrays(arrays.proxy, arrays.features, labels, arrays.identities)
-        changed = settings | {"bias": own["bias"] | {"kind": kind}}
-        return judged(variations.run(other, changed), labels, settings["methods"])
-
-    for kind in own["breadth"]["kinds"]:
-        for task in own["breadth"]["tasks"]:
-            steps(f"breadth: {task}, {kind}", lambda kind=kind, task=task: study(kind, task))
-    settings["methods"], level = own["proxies"]["methods"], own["proxies"]["level"]
-    proxies = variations.degraded(arrays.proxy, arrays.identities, own["proxies"]["noise"])
-
-    def compare():
-        found = variations.vary_proxy(arrays, settings, proxies, level)
-        return judged(found, arrays.labels, settings["methods"], "value")
-
-    steps("proxies", compare)
-    some, design = settings | own["ablation"], arrays.design()
-    for name, one in own["ablations"].items():
-
-        def ablate(one=one):
-            what = one["setting"], one["values"], own["ablation"]["level"]
-            found = variations.vary(arrays, some, *what, design=design)
-            return judged(found, arrays.labels, some["methods"], "value")
-
-        steps(f"ablation: {name}", ablate)
+# ---- what is printed ---------------------------------------------------------------------------
 
 
-def people_sentence(frame: pd.DataFrame, own: dict) -> str:
+def people_sentence(frame: pd.DataFrame, study: Mapping) -> str:
     """How many people are usable, and the cohorts they make."""
-    bias, n = own["bias"], frame["identity"].nunique()
-    how = [bias[key] for key in ("images_per_identity", "test_per_class", "kind", "levels")]
-    table = usable_identities(frame["identity"].astype(str), frame[own["task"]], *how)
+    bias = study["bias"]
+    table = usable_identities(
+        frame["identity"].astype(str),
+        frame[study["task"]],
+        bias["images_per_identity"],
+        bias["test_per_class"],
+        bias["kind"],
+        bias["levels"],
+    )
+    people = frame["identity"].nunique()
     usable = int(table["usable"].sum())
-    said = f"{len(frame):,} images of {n:,} people, {usable:,} of them usable for {own['task']}"
+    sentence = (
+        f"{len(frame):,} images of {people:,} people, {usable:,} of them usable for {study['task']}"
+    )
     if not bias["cohorts"]:
-        return f"{said}."
-    most = usable // bias["people"]
-    return f"{said}: {most} cohorts of {bias['people']}, of which {own['seeds']} are taken."
+        return f"{sentence}."
+    cohorts = usable // bias["people"]
+    return (
+        f"{sentence}: {cohorts} cohorts of {bias['people']}, of which {study['seeds']} are taken."
+    )
 
 
-def told(steps: pd.DataFrame, images: int, times: float = 1.0) -> str:
-    """The table, and what a real run will take if its steps take ``times`` as long."""
+def prediction(steps: pd.DataFrame, images: int, factor: float = 1.0) -> str:
+    """The table of steps, and what a real run will take if its steps take ``factor`` times as long."""
     rows = [[row.step, f"{row.seconds:.1f}", f"{row.GB:.1f}"] for row in steps.itertuples()]
+    table = tables.markdown_table(["step", "seconds", "GB"], rows)
     real = steps[steps["step"] != "make up"]
-    embedding, rest = images / FACES / 60, times * real["seconds"].sum() / 60
-    return "\n".join(
-        [
-            tables.markdown_table(["step", "seconds", "GB"], rows),
-            f"Predicted for the real run: {embedding + rest:.0f} minutes, {embedding:.0f} of them "
-            f"before the first step, to embed the faces ({FACES} a second on 2 cores), and "
-            f"{steps['GB'].max():.0f} GB of memory.",
-        ]
+    embedding = images / FACES / 60  # minutes
+    rest = factor * real["seconds"].sum() / 60
+    return (
+        f"{table}\n"
+        f"Predicted for the real run: {embedding + rest:.0f} minutes, {embedding:.0f} of them "
+        f"before the first step, to embed the faces ({FACES} a second on 2 cores), and "
+        f"{steps['GB'].max():.0f} GB of memory."
     )
 
 
-@params.command
-def main(argv: list[str] | None) -> None:
-    parser = ArgumentParser("study.pipeline.rehearse", description=__doc__.split("\n")[0])
-    parser.add_argument("annotations", help="table: image, identity, attributes of 0 and 1")
-    parser.add_argument("--study", default="celeba-smiling", help="of a file in studies/")
-    parser.add_argument("--natural", action="store_true", help="with the data as they are, 3 seeds")
-    parser.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
-    parser.add_argument("--varied", action="store_true", help="breadth, proxies, ablations as well")
-    args = parser.parse_args(argv)
-    own = params.read(kept(args.study))
-    own = as_found(own) if args.natural else own
-    seeds = args.seeds or own["seeds"]
-    if not 2 <= seeds <= own["seeds"]:
-        raise ValueError(f"--seeds is {seeds}; it must be from 2 to the study's {own['seeds']}")
-    tasks = [own["task"], *(own["breadth"]["tasks"] if args.varied else [])]
-    frame = [read_annotations(args.annotations, task) for task in dict.fromkeys(tasks)][0]
-    print(people_sentence(frame, own), flush=True)
-    found = rehearse(
-        frame, own | {"seeds": seeds}, args.varied, lambda text: print(text, flush=True)
-    )
-    print(f"\n{told(found, len(frame), own['seeds'] / seeds)}")
+def main(arguments: list[str]) -> None:
+    options = parser("rehearse")
+    options.add_argument("annotations", help="table: image, identity, attributes of 0 and 1")
+    options.add_argument("--study", default="celeba-smiling", help="name of a file in studies/")
+    options.add_argument("--natural", action="store_true", help="the data as they are, 3 seeds")
+    options.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
+    options.add_argument("--varied", action="store_true", help="also breadth, proxies, ablations")
+    args = options.parse_args(arguments)
+
+    study = params.filled(kept.resolve(args.study))
+    if args.natural:
+        study = as_natural(study)
+    seeds = args.seeds or study["seeds"]
+    if not 2 <= seeds <= study["seeds"]:
+        raise ValueError(f"--seeds is {seeds}; it must be from 2 to the study's {study['seeds']}")
+    frame = read_annotations(args.annotations, study["task"])
+    if args.varied:
+        for task in set(study["breadth"]["tasks"]) - {study["task"]}:
+            read_annotations(args.annotations, task)  # refuses a table that lacks its column
+    print(people_sentence(frame, study), flush=True)
+    steps = rehearse(frame, study | {"seeds": seeds}, args.varied, partial(print, flush=True))
+    print(f"\n{prediction(steps, len(frame), study['seeds'] / seeds)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_renamed(__spec__.name)

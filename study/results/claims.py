@@ -16,7 +16,7 @@ tasks or kinds of bias show.
 1. clear of 0 in the claimed direction after Holm: *supported*; or, if the whole interval lies below
    the smallest effect of interest, *supported, but too small to matter*, which counts as no support;
 2. as clear in the other direction: *not supported*;
-3. the oracles' own gain is not clear of 0, so that there is nothing to find, or the smallest effect that
+3. the oracles' gain is not clear of 0, so that there is nothing to find, or the smallest effect that
    the study would detect with probability .8 exceeds the smallest of interest: *not testable*;
 4. the whole interval lies below the smallest effect of interest: *not supported*;
 5. else *inconclusive*.
@@ -25,16 +25,19 @@ tasks or kinds of bias show.
 if the whole interval of that share lies above :data:`MUCH`, not supported if below, not testable where
 the oracle removes nothing that is clear of 0. It is to be read beside claim 2: a model that is poor at
 every bias level is not sensitive either.
+
+Whether a method needs a face recogniser as its proxy is decided by :func:`recogniser_verdict`.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from cid.names import find
-from study.experiment.methods import METHODS
+from study.methods.registry import METHODS
 from study.results import inference
 from study.results.inference import BASELINE, ORACLE, Estimates, holm
 from study.results.metrics import METRICS, TOO_FEW
@@ -45,6 +48,8 @@ SECONDARY = ("worst_decile", "identity_sd")
 ENDPOINTS = (*PRIMARY, *SECONDARY)
 ORACLES = (ORACLE, "oracle-tempered")  # a study can show an effect where one of them has one
 TESTS = ("seen", "unseen")
+FACELESS = ("untrained", "pixels")  # networks of cid.recognition that were not trained on faces
+OWN_TRUNK = "own trunk"  # of study.experiment.variations.controls
 
 # Smallest effects of interest: about a tenth of what the strongest bias cost ERM in the runs that
 # settled the design (5 points of accuracy, 10 of worst decile), and a twentieth of the standard
@@ -58,8 +63,11 @@ SMALLEST = {
 }
 MUCH = 0.5  # "much less sensitive": at least this share of what the oracle removes
 
-SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
-TOO_SMALL, NOT_TESTABLE = "supported, but too small to matter", "not testable"
+SUPPORTED = "supported"
+TOO_SMALL = "supported, but too small to matter"
+NOT_SUPPORTED = "not supported"
+INCONCLUSIVE = "inconclusive"
+NOT_TESTABLE = "not testable"
 DESCRIPTIVE = "descriptive"
 
 _MEASURES = {
@@ -100,7 +108,8 @@ def verdict(
     smallest effect of interest, > 0; ``detectable`` the smallest that is found with probability .8;
     ``oracle_low`` the lower end of the oracles' gain, NaN without one; ``better`` is "higher" or "lower".
     """
-    gain, most = (effect, high) if better == "higher" else (-effect, -low)
+    gain = effect if better == "higher" else -effect
+    most = high if better == "higher" else -low
     if p_holm < ALPHA and gain > 0:
         if most < smallest:
             return TOO_SMALL, f"the whole interval is short of {points_of(smallest)}"
@@ -110,8 +119,10 @@ def verdict(
     if not oracle_low > 0:
         return NOT_TESTABLE, "no oracle gains anything that is clear of 0"
     if detectable > smallest:
-        found = f"only an effect of {100 * detectable:.2f} points would be detected"
-        return NOT_TESTABLE, f"{found}, and {points_of(smallest)} would matter"
+        return NOT_TESTABLE, (
+            f"only an effect of {100 * detectable:.2f} points would be detected, and "
+            f"{points_of(smallest)} would matter"
+        )
     if most < smallest:
         return NOT_SUPPORTED, f"the whole interval is short of {points_of(smallest)}"
     return INCONCLUSIVE, "not clear of 0 after Holm"
@@ -141,7 +152,7 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
     estimates : Estimates
         With the metrics of :data:`ENDPOINTS`.
     method : str
-        A key of :data:`study.experiment.methods.METHODS`.
+        A key of :data:`study.methods.registry.METHODS`.
     task, kind : str
         Attribute predicted and kind of bias, for the record.
 
@@ -158,28 +169,48 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
     ValueError
         If the method or a metric is missing from the estimates.
     """
-    some = _chosen(estimates, method)
-    tables = {"area": inference.area(some), "slope": inference.sensitivity(some)}
-    tables["share"] = inference.sensitivity_removed(some)
+    chosen = _chosen(estimates, method)
+    tables = {
+        "area": inference.area(chosen),
+        "slope": inference.sensitivity(chosen),
+        "share": inference.sensitivity_removed(chosen),
+    }
     entries = []
-    for test in [t for t in TESTS if (t, "accuracy") in some.point]:
+    for test in TESTS:
+        if (test, "accuracy") not in chosen.point:
+            continue
         for claim, metric, measure, statement in _CLAIMS:
-            nothing = metric not in SECONDARY and np.isnan(some.point[test, metric]).all()
-            if nothing or measure != "area" and len(some.levels) < 2:
+            undefined = metric not in SECONDARY and np.isnan(chosen.point[test, metric]).all()
+            needs_levels = measure != "area"
+            if undefined or (needs_levels and len(chosen.levels) < 2):
                 continue
-            gains = [_numbers(tables["area"], test, m, metric)["low"] for m in ORACLES]
             primary = measure == "area" and metric in PRIMARY
+            numbers = _numbers(tables[measure], test, method, metric)
             entries.append(
-                {"claim": claim, "statement": statement, "task": task, "kind": kind}
-                | {"method": method, "test": test, "metric": metric, "primary": primary}
-                | {"measure": _MEASURES[measure].format(METRICS[metric].title)}
-                | _numbers(tables[measure], test, method, metric)
-                | {"p_holm": None, "smallest": SMALLEST[metric] if primary else None}
-                | {"oracle_low": float(np.fmax.reduce(gains)) if primary else None}
-                | {"labels_used": _labels_used(method)}
+                {
+                    "claim": claim,
+                    "statement": statement,
+                    "task": task,
+                    "kind": kind,
+                    "method": method,
+                    "test": test,
+                    "metric": metric,
+                    "primary": primary,
+                    "measure": _MEASURES[measure].format(METRICS[metric].title),
+                    "effect": numbers["effect"],
+                    "low": numbers["low"],
+                    "high": numbers["high"],
+                    "p": numbers["p"],
+                    "detectable": numbers["detectable"],
+                    "p_holm": None,
+                    "smallest": SMALLEST[metric] if primary else None,
+                    "oracle_low": _oracle_low(tables["area"], test, metric) if primary else None,
+                    "labels_used": _labels_used(method),
+                }
             )
     family = [entry for entry in entries if entry["primary"]]
-    for entry, p_holm in zip(family, holm([e["p"] for e in family]), strict=True):
+    adjusted = holm([entry["p"] for entry in family])
+    for entry, p_holm in zip(family, adjusted, strict=True):
         entry["p_holm"] = float(p_holm)
     for entry in entries:
         entry["verdict"], entry["reason"] = _judged(entry)
@@ -191,8 +222,8 @@ def identity_free(
 ) -> dict:
     """Verdict on claim 4, that training needs no identity annotation: an exact comparison.
 
-    Both sides are the same named arrays (weights, logits), computed with the true identities handed
-    to the method and withheld from it. The entry is as in :func:`claims`, without numbers, but with
+    Both sides are the same named arrays (weights, logits), computed once with the true identities
+    available to the method and once with them withheld. The entry is as in :func:`claims`, without numbers, but with
     ``sha256`` of both sides and ``differing``: names of arrays whose type, shape or bytes differ.
 
     Raises
@@ -201,27 +232,76 @@ def identity_free(
         If there is nothing to compare, or an array holds Python objects.
     """
     if not with_identities or not without:
-        raise ValueError("nothing to compare: name at least one array on either side")
+        raise ValueError("nothing to compare: name at least one array on each side")
     names = sorted(with_identities.keys() | without.keys())
-    one, two = ({n: _digest(side, n) for n in names} for side in (with_identities, without))
-    differing = [name for name in names if one[name] != two[name]]
-    sides = {
-        label: hashlib.sha256("".join(f"{n} {d}\n" for n, d in side.items()).encode()).hexdigest()
-        for label, side in (("with_identities", one), ("without", two))
+    digests_with = {name: _digest(with_identities, name) for name in names}
+    digests_without = {name: _digest(without, name) for name in names}
+    differing = [name for name in names if digests_with[name] != digests_without[name]]
+    return {
+        "claim": "4",
+        "statement": "Training uses no identity annotation.",
+        "task": task,
+        "kind": kind,
+        "method": method,
+        "test": None,
+        "metric": None,
+        "measure": "bytes of " + ", ".join(names) + ", with the identities and without",
+        "primary": False,
+        "effect": None,
+        "low": None,
+        "high": None,
+        "p": None,
+        "p_holm": None,
+        "smallest": None,
+        "detectable": None,
+        "oracle_low": None,
+        "labels_used": _labels_used(method) | {"evaluation": []},
+        "verdict": NOT_SUPPORTED if differing else SUPPORTED,
+        "reason": "supported if and only if all bytes are equal with the identities withheld",
+        "sha256": {
+            "with_identities": _joint_digest(digests_with),
+            "without": _joint_digest(digests_without),
+        },
+        "differing": differing,
     }
-    return (
-        {"claim": "4", "statement": "Training uses no identity annotation.", "task": task}
-        | {"kind": kind, "method": method, "test": None, "metric": None}
-        | {"measure": "bytes of " + ", ".join(names) + ", with the identities and without"}
-        | {"primary": False}
-        | dict.fromkeys(
-            ("effect", "low", "high", "p", "p_holm", "smallest", "detectable", "oracle_low")
-        )
-        | {"labels_used": _labels_used(method) | {"evaluation": []}}
-        | {"verdict": NOT_SUPPORTED if differing else SUPPORTED}
-        | {"reason": "supported if and only if all bytes are equal with the identities withheld"}
-        | {"sha256": sides, "differing": differing}
-    )
+
+
+def recogniser_verdict(gain: dict, change: dict, trunk: str, network: str) -> str:
+    """Whether a face recogniser is needed as the proxy, with heads on the features of one trunk.
+
+    A recogniser is *needed* where the method gains with the study's own network as the proxy, and less
+    with every proxy that no face was used to train (:func:`faceless_proxies`). It is needed *for the
+    whole gain* where the method also gains with one of these. It is *not shown to be needed* where, with
+    one of these, the method is not shown to gain less. The question is left open where there is no gain,
+    no such proxy, or no recogniser. Each comparison holds where its 95 % interval is clear of 0.
+
+    Parameters
+    ----------
+    gain, change : dict
+        By (trunk, proxy), dicts with ``low`` and ``high``: the method's gain over ERM with that proxy, and
+        the paired difference of this gain to the gain with the study's own network.
+    trunk, network : str
+        The trunk that is judged, and the study's own network.
+    """
+    faceless = faceless_proxies(change, trunk)
+    if network in FACELESS or not faceless or not gain[trunk, network]["low"] > 0:
+        return "Whether a face recogniser is needed cannot be told"
+    if not all(change[trunk, proxy]["high"] < 0 for proxy in faceless):
+        return "A face recogniser is not shown to be needed"
+    if any(gain[trunk, proxy]["low"] > 0 for proxy in faceless):
+        return "A face recogniser is needed for the whole gain"
+    return "A face recogniser is needed"
+
+
+def faceless_proxies(known: Iterable[tuple[str, str]], trunk: str) -> list[str]:
+    """The proxies of one trunk, among ``known`` pairs (trunk, proxy), that no face was used to train.
+
+    These are :data:`FACELESS`, and the trunk's own features where the trunk is one of them.
+    """
+    faceless = FACELESS
+    if trunk in FACELESS:
+        faceless = (*FACELESS, OWN_TRUNK)
+    return [proxy for of_trunk, proxy in known if of_trunk == trunk and proxy in faceless]
 
 
 def _judged(entry: dict) -> tuple[str, str]:
@@ -232,8 +312,16 @@ def _judged(entry: dict) -> tuple[str, str]:
         return NOT_TESTABLE, TOO_FEW
     if not entry["primary"]:
         return DESCRIPTIVE, "no endpoint of the protocol"
-    keys = ("effect", "low", "high", "p_holm", "smallest", "detectable", "oracle_low")
-    return verdict(**{key: entry[key] for key in keys}, better=METRICS[entry["metric"]].better)
+    return verdict(
+        effect=entry["effect"],
+        low=entry["low"],
+        high=entry["high"],
+        p_holm=entry["p_holm"],
+        smallest=entry["smallest"],
+        detectable=entry["detectable"],
+        oracle_low=entry["oracle_low"],
+        better=METRICS[entry["metric"]].better,
+    )
 
 
 def _chosen(estimates: Estimates, method: str) -> Estimates:
@@ -260,18 +348,28 @@ def _chosen(estimates: Estimates, method: str) -> Estimates:
 def _numbers(table: pd.DataFrame, test: str, method: str, metric: str) -> dict[str, float]:
     """Effect, interval, p value and detectable effect of a method's difference, or of its share."""
     suffix = "_difference" if "p" in table else ""
-    columns = [*(f"{name}{suffix}" for name in ("mean", "low", "high")), "p", "detectable"]
-    rows = table[
-        (table["test"] == test) & (table["method"] == method) & (table["metric"] == metric)
-    ]
-    rows = rows.reindex(columns=columns)
-    values = rows.iloc[0] if len(rows) else [np.nan] * 5  # with one bias level there is no slope
-    names = ("effect", "low", "high", "p", "detectable")
-    return dict(zip(names, map(float, values), strict=True))
+    columns = {
+        "effect": f"mean{suffix}",
+        "low": f"low{suffix}",
+        "high": f"high{suffix}",
+        "p": "p",
+        "detectable": "detectable",
+    }
+    of_method = (table["test"] == test) & (table["method"] == method)
+    rows = table[of_method & (table["metric"] == metric)].reindex(columns=list(columns.values()))
+    if rows.empty:  # with one bias level there is no slope
+        return dict.fromkeys(columns, np.nan)
+    return {name: float(rows[column].iloc[0]) for name, column in columns.items()}
+
+
+def _oracle_low(area: pd.DataFrame, test: str, metric: str) -> float:
+    """The lower end of the oracles' gain, the larger of the two; NaN without an oracle."""
+    ends = [_numbers(area, test, oracle, metric)["low"] for oracle in ORACLES]
+    return float(np.fmax.reduce(ends))
 
 
 def _labels_used(method: str) -> dict[str, list[str]]:
-    sees = list(find("method", method, METHODS).sees)
+    sees = list(find("method", method, METHODS).uses)
     return {"training": sees, "evaluation": ["class", "identity"]}
 
 
@@ -282,5 +380,11 @@ def _digest(arrays: dict, name: str) -> str:
     array = np.ascontiguousarray(arrays[name])
     if array.dtype.hasobject:
         raise ValueError(f"array {name!r} holds Python objects; give numbers")
-    about = f"{array.dtype.str} {array.shape} ".encode()
-    return hashlib.sha256(about + array.tobytes()).hexdigest()
+    header = f"{array.dtype.str} {array.shape} ".encode()
+    return hashlib.sha256(header + array.tobytes()).hexdigest()
+
+
+def _joint_digest(digests: dict[str, str]) -> str:
+    """One hash of the hashes of several named arrays."""
+    text = "".join(f"{name} {digest}\n" for name, digest in digests.items())
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,56 +3,66 @@
 The numbers of a study vary for two reasons: other training sets would have been drawn (seeds), and
 other people would have been photographed (identities). Every seed tests many identities and every
 identity is tested under many seeds, so the two are crossed and neither alone gives an honest interval.
-The two-way clustered variance adds the variance between seeds to that between people and takes off
-what both of them hold, the noise of single (seed, person) pairs: A. C. Cameron, J. B. Gelbach, D. L.
-Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29 (2011);
-as there, it is never taken to be less than either alone. (Resampling seeds and people together, A. B.
-Owen's pigeonhole bootstrap, counts the pairs' noise up to three times: intervals a third to a half too
-wide in studies like these.)
+The two-way clustered variance adds the variance between seeds to that between people and subtracts
+what both of them contain, the noise of single (seed, person) pairs: A. C. Cameron, J. B. Gelbach, D. L.
+Miller, "Robust inference with multiway clustering", Journal of Business & Economic Statistics 29 (2011).
+As in that paper, it is never taken to be less than either of the two. (Resampling seeds and people
+together, A. B. Owen's pigeonhole bootstrap, counts the pairs' noise up to three times: intervals would be
+a third to a half too wide in studies like these.)
 
-Every number is a mean over seeds of a run's metric, and :func:`estimate` finds the three covariances of
-these means, over all levels and methods at once:
+Every number is a mean over seeds of a metric of a test set, and :func:`estimate` finds the three
+covariances of these means, over all levels and methods at once:
 
-- *seed*: between seeds, of the metric of whole runs;
-- *person*: between resamples of people, the same for all runs (a bootstrap, as most metrics are no means);
-- *pair*: in the same resamples, of each run's deviation from the mean over seeds. For a metric that is
-  a mean this is the variance of the pairs' own noise alone; that of the people, which a bootstrap of
-  single pairs would hold as well, drops out.
+- *seed*: between seeds, of the metric of whole test sets;
+- *person*: between resamples of people, the same for all test sets (a bootstrap, because most metrics are
+  not means);
+- *pair*: in the same resamples, of each test set's deviation from the mean over seeds. For a metric that
+  is a mean this is the variance of the pairs' noise alone; that of the people, which a bootstrap of
+  single pairs would include, drops out.
 
-All else is a linear function of the means, or a ratio of two, and follows from the covariances. All
+Everything else is a linear function of the means, or a ratio of two, and follows from the covariances. All
 methods and levels share the resamples, so every comparison is paired:
 
 - an interval is ``point +- t * se``, at 95 %, where t is Student's quantile with one degree of freedom
-  less than there are seeds or identities, whichever are fewer;
+  less than the number of seeds or of identities, whichever is smaller;
 - a p value is two-sided and from the same t: below .05 exactly where the interval leaves out 0;
 - with one seed or one identity the interval is unbounded (infinite) and p is 1.
 
-``tests/study/results/test_coverage.py`` holds the coverage on simulated studies of known truth. An
-interval speaks of redraws of the training sets *and* of the people, from the population that these people
-were drawn from. It does not speak of another population, and where a metric is a maximum or minimum over
-people (the gaps, the worst identity) it is a rough guide only: a resample cannot hold anyone worse than
+``tests/study/results/test_coverage.py`` checks the coverage on simulated studies whose truth is known. An
+interval is about redrawing the training sets *and* the people, from the population that these people
+were drawn from. It says nothing about another population, and where a metric is a maximum or minimum over
+people (the gaps, the worst identity) it is a rough guide only: a resample cannot contain anyone worse than
 the worst.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cid.names import find, suggest
-from study import source, store
-from study.results.metrics import METRICS, Run, cells, evaluate, runs, share
+from study import store
+from study.results.metrics import (
+    METRICS,
+    TestSet,
+    conditions,
+    evaluate,
+    iterate_test_sets,
+    mean_over_images,
+)
+from study.results.rounding import INTERVAL
 
-CONFIDENCE, POWER = 0.95, 0.8
-BASELINE, ORACLE = "erm", "oracle"  # what differences are to, and what they are compared with
+CONFIDENCE = 0.95
+POWER = 0.8
+BASELINE = "erm"  # differences are to this method
+ORACLE = "oracle"  # and are compared with this one's
 NOTHING = 1e-12  # differences of equal numbers, summed in another order
 
-_WHERE, _INTERVAL = ["test", "metric", "level", "method"], ["mean", "low", "high"]
-_DIFFERENCE = [*(f"{name}_difference" for name in _INTERVAL), "p", "detectable", "p_holm"]
-_UNDEFINED = dict.fromkeys(_INTERVAL, np.nan)
+_WHERE = ["test", "metric", "level", "method"]
+_DIFFERENCE = [*(f"{name}_difference" for name in INTERVAL), "p", "detectable", "p_holm"]
+_UNDEFINED = dict.fromkeys(INTERVAL, np.nan)
 
 
 @dataclass(frozen=True)
@@ -62,20 +72,20 @@ class Estimates:
     Attributes
     ----------
     levels : array, shape (L,)
-        The bias levels, rising; with another ``cell``, its values in order of appearance.
+        The bias levels, rising; with another ``condition``, its values in order of appearance.
     methods : list of str
     runs : pandas.DataFrame
-        Metrics of every run, from :func:`study.results.metrics.evaluate`.
+        Metrics of every test set, from :func:`study.results.metrics.evaluate`.
     point : dict of float arrays, shape (L, M)
-        By (test, metric): mean over seeds of the run's metric.
+        By (test, metric): mean of the metric over seeds.
     covariance : dict of float arrays, shape (3, L, M, L, M)
-        By (test, metric): of these means, by seed, by person and by pair.
+        By (test, metric): covariances of these means by seed, by person and by pair.
     seeds : int
     people : dict of int
         By (test, metric): how many people are tested, over all seeds.
     pairs : dict of int
-        By (test, metric): how many pairs of a seed and a person that it tests.
-    cell : str
+        By (test, metric): how many pairs there are of a seed and a person that it tests.
+    condition : str
         What ``levels`` are: the column of that name in every table.
     """
 
@@ -87,10 +97,10 @@ class Estimates:
     seeds: int
     people: dict[tuple, int]
     pairs: dict[tuple, int]
-    cell: str = "level"
+    condition: str = "level"
 
-    def freedom(self, key: tuple) -> int:
-        """Degrees of freedom of an interval."""
+    def degrees_of_freedom(self, key: tuple) -> int:
+        """Degrees of freedom of an interval, by (test, metric)."""
         return min(self.seeds, self.people[key]) - 1
 
 
@@ -103,16 +113,16 @@ def estimate(
     metrics=METRICS,
     replicates: int = 1000,
     seed: int = 0,
-    cell: str = "level",
+    condition: str = "level",
     folder: str | Path | None = None,
 ) -> Estimates:
-    """Means of a study, and their covariances by seed, person and pair.
+    """Estimate the means of a study, and their covariances by seed, person and pair.
 
     Parameters
     ----------
-    predictions, methods, labels, identities, metrics, cell
-        As in :func:`study.results.metrics.evaluate`. Every seed must have been run in every cell and
-        on every test set.
+    predictions, methods, labels, identities, metrics, condition
+        As in :func:`study.results.metrics.evaluate`. Every seed must have been run under every condition
+        and on every test set.
     replicates, seed : int
         Resamples of people, at least 2, and the seed that decides which.
     folder : path, optional
@@ -124,36 +134,58 @@ def estimate(
         On an unknown metric, a method without scores, scores that are not finite, a seed that lacks a
         level or test set, or fewer than 2 replicates.
     """
-    methods, metrics = list(methods), list(metrics)
+    methods = list(methods)
+    metrics = list(metrics)
     measures = {name: find("metric", name, METRICS).measure for name in metrics}
-    about = (predictions, methods, labels, identities)
-    _check(predictions, methods, replicates, cell)
+    _check_predictions(predictions, methods, replicates, condition)
 
     def compute() -> dict[str, np.ndarray]:
-        found = _covariances(*about, measures, replicates, seed, cell)
-        return {"/".join(key): values for key, (_, values) in found.items()}
+        estimated = _estimate_measures(
+            predictions, methods, labels, identities, measures, replicates, seed, condition
+        )
+        return {"/".join(key): covariance for key, (_, covariance) in estimated.items()}
 
-    key = None if folder is None else _key(*about, metrics, replicates, seed, cell)
-    kept = store.kept(folder, f"covariances-{key}", compute)
-    covariance = {tuple(k.split("/")): v for k, v in kept.items()}
-    table, levels = evaluate(*about, metrics, cell), cells(predictions, cell)
-    means = table.groupby(["test", cell, "method"])[metrics].mean()
+    inputs = None
+    if folder is not None:
+        inputs = _covariance_inputs(
+            predictions, methods, labels, identities, metrics, replicates, seed, condition
+        )
+    code = [
+        "study.results.inference._estimate_measures",
+        *(f"study.results.metrics.METRICS[{metric}]" for metric in metrics),
+    ]
+    kept = store.kept(folder, "covariances", inputs, code, compute)
+    covariance = {tuple(name.split("/")): values for name, values in kept.items()}
+
+    runs = evaluate(predictions, methods, labels, identities, metrics, condition)
+    levels = conditions(predictions, condition)
+    means = runs.groupby(["test", condition, "method"])[metrics].mean()
     order = pd.MultiIndex.from_product([levels, methods])
     point = {
-        (test, name): means.loc[test][name].loc[order].to_numpy().reshape(len(levels), -1)
-        for test, name in covariance
+        (test, metric): means.loc[test][metric].loc[order].to_numpy().reshape(len(levels), -1)
+        for test, metric in covariance
     }
-    tests, who = predictions["test"].astype(str), _people(predictions, identities)
-    tested = pd.DataFrame({"test": tests, "seed": predictions["seed"], "person": who})
-    pairs = tested.drop_duplicates().groupby("test").size()
-    people = who.groupby(tests).nunique()
-    by_key = [{(test, name): int(n[test]) for test, name in point} for n in (people, pairs)]
-    n_seeds = table["seed"].nunique()
-    return Estimates(levels, methods, table, point, covariance, n_seeds, *by_key, cell)
+
+    tests = predictions["test"].astype(str)
+    persons = _person_of_prediction(predictions, identities)
+    tested = pd.DataFrame({"test": tests, "seed": predictions["seed"], "person": persons})
+    people_by_test = persons.groupby(tests).nunique()
+    pairs_by_test = tested.drop_duplicates().groupby("test").size()
+    return Estimates(
+        levels=levels,
+        methods=methods,
+        runs=runs,
+        point=point,
+        covariance=covariance,
+        seeds=runs["seed"].nunique(),
+        people={(test, metric): int(people_by_test[test]) for test, metric in point},
+        pairs={(test, metric): int(pairs_by_test[test]) for test, metric in point},
+        condition=condition,
+    )
 
 
-def _covariances(
-    predictions, methods, labels, identities, measures, replicates, seed, cell="level"
+def _estimate_measures(
+    predictions, methods, labels, identities, measures, replicates, seed, condition="level"
 ) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
     """Means, shape (L, M), and their covariances, (3, L, M, L, M), by (test, name of the measure).
 
@@ -164,66 +196,84 @@ def _covariances(
 
     from study.cores import on_all_cores
 
-    levels, seeds = cells(predictions, cell).tolist(), np.unique(predictions["seed"])
-    person = _people(predictions, identities)
-    names = np.unique(person)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=replicates)
-    counts = np.vstack([np.ones(len(names)), counts]).astype(float)  # the plain value comes first
-    found, tests = {}, predictions["test"].astype(str)
+    levels = conditions(predictions, condition).tolist()
+    seeds = np.unique(predictions["seed"])
+    tests = predictions["test"].astype(str)
+    persons = _person_of_prediction(predictions, identities)
+    names = np.unique(persons)
+    counts = _resampled_counts(len(names), replicates, seed)
+    shape = (len(counts), len(seeds), len(levels), len(methods))
+    estimated = {}
     bar = tqdm(
         total=len(levels) * len(seeds) * tests.nunique(), desc="resample", mininterval=5, delay=2
     )
-    shape = (len(counts), len(seeds), len(levels), len(methods))
     for test, part in predictions.groupby(tests):
         values = {name: np.full(shape, np.nan) for name in measures}
 
-        def resample(one, values=values) -> None:
-            (value, own, _), run = one
-            at = slice(None), np.searchsorted(seeds, own), levels.index(value)
-            drawn = counts[:, np.searchsorted(names, run.people)]
+        def resample(item, values=values) -> None:
+            (level, seed_of_set, _), test_set = item
+            s = np.searchsorted(seeds, seed_of_set)
+            k = levels.index(level)
+            counts_of_set = counts[:, np.searchsorted(names, test_set.people)]
             for name, measure in measures.items():
-                values[name][at] = measure(run, drawn)
+                values[name][:, s, k] = measure(test_set, counts_of_set)
             bar.update()
 
-        on_all_cores(resample, runs(part, methods, labels, identities, cell), "cpu")
-        people = person[part.index].nunique()
-        for name, drawn in values.items():
-            found[test, name] = _reduced(drawn, people)
+        test_sets = iterate_test_sets(part, methods, labels, identities, condition)
+        on_all_cores(resample, test_sets, "cpu")
+        people = persons[part.index].nunique()
+        for name in measures:
+            estimated[test, name] = _mean_and_covariances(values[name], people)
     bar.close()
-    return found
+    return estimated
 
 
-def _reduced(values: np.ndarray, people: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over seeds and its covariances from a measure of shape (1 + R, S, L, M), the plain one first."""
-    seeds, shape = values.shape[1], values.shape[2:]
+def _resampled_counts(people: int, replicates: int, seed: int) -> np.ndarray:
+    """How often each person counts, (1 + R, people): once each in the first row, which is the data."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(people, np.full(people, 1 / people), size=replicates)
+    return np.vstack([np.ones(people), counts]).astype(float)
+
+
+def _mean_and_covariances(values: np.ndarray, people: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds, (L, M), and its covariances by seed, person and pair, (3, L, M, L, M).
+
+    ``values``, shape (1 + R, S, L, M), is a metric of the data, in the first row, and of R resamples of
+    ``people`` people.
+    """
+    _, seeds, *shape = values.shape
     flat = values.reshape(len(values), seeds, -1)
-    plain, draws = flat[0], flat[1:]
+    plain = flat[0]  # (S, L * M)
+    draws = flat[1:]  # (R, S, L * M)
     defined = np.isfinite(plain)
-    number = defined.sum(axis=0)
+    number = defined.sum(axis=0)  # seeds that define the metric
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(defined, plain, 0).sum(axis=0) / number
         # A seed in which a metric is undefined has no influence on its mean.
         scale = defined / np.sqrt(number * (number - 1.0))
-    known = number > 1  # of one seed alone nothing is known but its value
+    known = number > 1  # from one seed alone nothing is known but its value
     scale[:, ~known] = 0
-    spread = np.where(defined, plain - mean, 0) * scale
-    by_seed = spread.T @ spread
-    # A resample in which a run has no value says nothing of it.
+
+    seed_deviation = np.where(defined, plain - mean, 0) * scale
+    by_seed = seed_deviation.T @ seed_deviation
+
+    # A resample in which a test set has no value says nothing about it.
     draws = np.where(np.isfinite(draws), draws, np.where(defined, plain, 0)[None])
     draws = np.where(defined, draws - draws.mean(axis=0), 0)
-    few = people / max(people - 1, 1) / max(len(draws) - 1, 1)
-    common = draws.sum(axis=1) / np.maximum(number, 1)
-    by_person = few * common.T @ common
-    apart = ((draws - common[:, None]) * scale).reshape(-1, draws.shape[2])
-    by_pair = few * apart.T @ apart
+    small_sample = people / max(people - 1, 1) / max(len(draws) - 1, 1)
+    common = draws.sum(axis=1) / np.maximum(number, 1)  # what all seeds share
+    by_person = small_sample * common.T @ common
+
+    pair_deviation = ((draws - common[:, None]) * scale).reshape(-1, draws.shape[2])
+    by_pair = small_sample * pair_deviation.T @ pair_deviation
+
     covariance = np.stack([by_seed, by_person, by_pair])
     covariance[:, ~known] = np.nan
     covariance[:, :, ~known] = np.nan
     return mean.reshape(shape), covariance.reshape(3, *shape, *shape)
 
 
-def _check(predictions: pd.DataFrame, methods, replicates: int, cell: str) -> None:
+def _check_predictions(predictions: pd.DataFrame, methods, replicates: int, condition: str) -> None:
     if replicates < 2:
         raise ValueError(f"replicates is {replicates}; at least 2 are needed, 1000 is usual")
     for method in methods:
@@ -236,36 +286,39 @@ def _check(predictions: pd.DataFrame, methods, replicates: int, cell: str) -> No
         if bad.any():
             first = predictions[bad].iloc[0]
             raise ValueError(
-                f"predictions of {method!r} are not finite at {cell} {first[cell]}, seed "
+                f"predictions of {method!r} are not finite at {condition} {first[condition]}, seed "
                 f"{first['seed']}, row {first['row']}; train it again"
             )
-    there = predictions.groupby([cell, "seed", "test"]).size()
+    there = predictions.groupby([condition, "seed", "test"]).size()
     missing = pd.MultiIndex.from_product(there.index.levels).difference(there.index)
     if len(missing):
         value, seed, test = missing[0]
         raise ValueError(
-            f"predictions have no rows of {cell} {value}, seed {seed}, test {test!r}; every seed needs "
-            f"every {cell} and test set"
+            f"predictions have no rows of {condition} {value}, seed {seed}, test {test!r}; every seed "
+            f"needs every {condition} and test set"
         )
 
 
-def _people(predictions: pd.DataFrame, identities) -> pd.Series:
+def _person_of_prediction(predictions: pd.DataFrame, identities) -> pd.Series:
     return pd.Series(np.asarray(identities)[predictions["row"]], predictions.index)
 
 
-def _key(predictions, methods, labels, identities, metrics, replicates, seed, cell) -> str:
-    """Digest of all that covariances depend on."""
-    code = source.code(
-        "study.results.inference._covariances",
-        *(f"study.results.metrics.METRICS[{m}]" for m in metrics),
-    )
+def _covariance_inputs(
+    predictions, methods, labels, identities, metrics, replicates, seed, condition
+) -> dict:
+    """Everything that covariances depend on besides code."""
+    columns = (condition, "seed", "test", "row", "minority", *methods)
+    scores = predictions[[name for name in columns if name in predictions]]
     truth = pd.DataFrame({"label": labels, "identity": identities})
-    named = [c for c in (cell, "seed", "test", "row", "minority", *methods) if c in predictions]
-    rows = [
-        pd.util.hash_pandas_object(table, index=False).to_numpy()
-        for table in (predictions[named], truth)
-    ]
-    return store.digest(code, methods, metrics, replicates, seed, cell, *rows)
+    return {
+        "methods": methods,
+        "metrics": metrics,
+        "replicates": replicates,
+        "seed": seed,
+        "condition": condition,
+        "scores": pd.util.hash_pandas_object(scores, index=False).to_numpy(),
+        "truth": pd.util.hash_pandas_object(truth, index=False).to_numpy(),
+    }
 
 
 def variance(covariance: np.ndarray) -> np.ndarray:
@@ -274,7 +327,7 @@ def variance(covariance: np.ndarray) -> np.ndarray:
     return np.maximum(seed + person - pair, np.maximum(seed, person))
 
 
-def interval(point, se, freedom: int) -> dict[str, np.ndarray]:
+def interval(point, se, degrees_of_freedom: int) -> dict[str, np.ndarray]:
     """Student t interval and p value of an estimate and its standard error, shape (...).
 
     With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the
@@ -283,24 +336,33 @@ def interval(point, se, freedom: int) -> dict[str, np.ndarray]:
     """
     from scipy.special import stdtr  # Student's distribution function
 
-    point, se = np.asarray(point, dtype=float), np.asarray(se, dtype=float)
-    se = np.where(np.isnan(se) | (freedom < 1), np.inf, se)
+    point = np.asarray(point, dtype=float)
+    se = np.asarray(se, dtype=float)
+    se = np.where(np.isnan(se) | (degrees_of_freedom < 1), np.inf, se)
     se = np.where(np.isfinite(point), se, np.nan)
-    reach, t = _t(freedom) * se, np.abs(point) / np.maximum(se, NOTHING)
-    alike = np.maximum(np.abs(point), se) < NOTHING
-    p = np.where(alike, 1.0, 2 * stdtr(max(freedom, 1), -t))
-    found = {"mean": point, "low": point - reach, "high": point + reach, "p": p}
-    return found | {"detectable": reach + _t(freedom, 2 * POWER - 1) * se}
+    half = _t_quantile(degrees_of_freedom) * se
+    t = np.abs(point) / np.maximum(se, NOTHING)
+    p = 2 * stdtr(max(degrees_of_freedom, 1), -t)
+    zero = np.maximum(np.abs(point), se) < NOTHING  # equal numbers, up to the order of sums
+    return {
+        "mean": point,
+        "low": point - half,
+        "high": point + half,
+        "p": np.where(zero, 1.0, p),
+        "detectable": half + _t_quantile(degrees_of_freedom, 2 * POWER - 1) * se,
+    }
 
 
-def _t(freedom: int, confidence: float = CONFIDENCE) -> float:
+def _t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
     """Student's quantile of a two-sided interval; with no degree of freedom that of one."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(max(freedom, 1), (1 + confidence) / 2))
+    return float(stdtrit(max(degrees_of_freedom, 1), (1 + confidence) / 2))
 
 
-def fieller(numerator: float, denominator: float, covariance: np.ndarray, freedom: int) -> dict:
+def fieller(
+    numerator: float, denominator: float, covariance: np.ndarray, degrees_of_freedom: int
+) -> dict:
     """Ratio of two estimates with Fieller's interval: ``mean`` (the ratio), ``low``, ``high``.
 
     The interval holds the ratios r for which ``numerator - r * denominator`` is not significantly
@@ -311,16 +373,18 @@ def fieller(numerator: float, denominator: float, covariance: np.ndarray, freedo
     union of theirs.
     """
     seed, person, pair = covariance
-    t2, ends = _t(freedom) ** 2, []
+    t2 = _t_quantile(degrees_of_freedom) ** 2
+    ends = []
     for c in (seed + person - pair, seed, person):
-        # q2 r^2 - 2 q1 r + q0 <= 0
+        # The ends are the roots r of q2 r^2 - 2 q1 r + q0 = 0.
         q2 = denominator**2 - t2 * c[1, 1]
         q1 = numerator * denominator - t2 * c[0, 1]
         q0 = numerator**2 - t2 * c[0, 0]
-        if freedom < 1 or not q2 > NOTHING**2:
+        if degrees_of_freedom < 1 or not q2 > NOTHING**2:
             return dict(_UNDEFINED)
         root = np.sqrt(max(q1**2 - q2 * q0, 0.0))
-        ends += [(q1 - root) / q2, (q1 + root) / q2]
+        ends.append((q1 - root) / q2)
+        ends.append((q1 + root) / q2)
     return {"mean": numerator / denominator, "low": min(ends), "high": max(ends)}
 
 
@@ -343,7 +407,7 @@ def summary(estimates: Estimates) -> pd.DataFrame:
 
     One row per test, metric, level and method: ``mean``, ``low``, ``high``.
     """
-    return _intervals(estimates).drop(columns=["p", "detectable"])
+    return _interval_table(estimates).drop(columns=["p", "detectable"])
 
 
 def difference(estimates: Estimates) -> pd.DataFrame:
@@ -352,18 +416,20 @@ def difference(estimates: Estimates) -> pd.DataFrame:
     With ``p``, ``detectable`` (see :func:`interval`), and ``p_holm``, which is adjusted over the methods
     and levels of a metric and test.
     """
-    return _tested(_gains(estimates))
+    return _difference_table(_differences_to(estimates, BASELINE))
 
 
-def against(estimates: Estimates, reference) -> pd.DataFrame:
-    """As :func:`difference`, for each other cell's paired difference of gains over ERM to one cell's.
+def difference_of_gains(estimates: Estimates, reference) -> pd.DataFrame:
+    """How much more each method gains over ERM under other conditions than under ``reference``.
 
-    A cell is a level, or a value of whatever else :attr:`Estimates.cell` names; ``reference`` is one of
-    them. ``p_holm`` is adjusted over the methods and cells of a metric and test.
+    Columns as in :func:`difference`. Each row is a method's gain under a condition minus its gain under
+    ``reference``, paired. A condition is a bias level, or a value of what :attr:`Estimates.condition` names.
+    ``p_holm`` is adjusted over the methods and conditions of a metric and test.
     """
     at = list(estimates.levels).index(reference)
     others = np.delete(estimates.levels, at)
-    return difference(replace(_linear(estimates, _apart(len(others), at)), levels=others))
+    contrasts = _contrasts(len(estimates.levels), at)
+    return difference(_combine_levels(estimates, contrasts, others))
 
 
 def sensitivity(estimates: Estimates) -> pd.DataFrame:
@@ -373,15 +439,15 @@ def sensitivity(estimates: Estimates) -> pd.DataFrame:
     suffix ``_difference`` for the slope minus ERM's; ``p``, ``detectable`` and ``p_holm`` (over the
     methods) of that difference. ERM's own difference is NaN. Empty with fewer than two levels.
     """
-    return _with_difference(_over_levels(estimates, slope_weights)).drop(columns="level")
+    return _summary_with_difference(_slope(estimates)).drop(columns="level")
 
 
 def area(estimates: Estimates) -> pd.DataFrame:
-    """Mean level of a metric: the area under its curve over the bias, by the range of the bias.
+    """Mean level of a metric: the area under its curve over the bias, divided by the range of the bias.
 
     Columns as in :func:`sensitivity`. The area is the trapezoids'; with one level it is the metric.
     """
-    return _with_difference(_over_levels(estimates, area_weights)).drop(columns="level")
+    return _summary_with_difference(_area(estimates)).drop(columns="level")
 
 
 def lead(estimates: Estimates, method: str) -> pd.DataFrame:
@@ -389,8 +455,9 @@ def lead(estimates: Estimates, method: str) -> pd.DataFrame:
 
     Columns as in :func:`difference`, without the level: the row of a method is ``method`` minus it.
     """
-    behind = _gains(_over_levels(estimates, area_weights), method)
-    return _tested(_linear(behind, methods=-np.eye(len(behind.methods)))).drop(columns="level")
+    behind = _differences_to(_area(estimates), method)
+    ahead = _combine_methods(behind, -np.eye(len(behind.methods)), behind.methods)
+    return _difference_table(ahead).drop(columns="level")
 
 
 def power(estimates: Estimates) -> pd.DataFrame:
@@ -400,22 +467,34 @@ def power(estimates: Estimates) -> pd.DataFrame:
     ``pair_sd`` (standard deviation of the difference between training sets, between people, and between
     pairs of them), ``se`` and ``detectable``: see :func:`detectable`. NaN where an error is unknown.
     """
-    gains, rows = _gains(_over_levels(estimates, area_weights)), []
-    for (key, covariance), (m, method) in product(
-        gains.covariance.items(), enumerate(gains.methods)
-    ):
-        seeds, people = gains.seeds, gains.people[key]
-        by_seed, by_person, by_pair = own = covariance[:, 0, m, 0, m]
-        by_pair = min(by_pair, max(by_seed, by_person))  # so that they add up to the variance
-        pairs = gains.pairs[key]
-        sds = (by_seed - by_pair) * seeds, (by_person - by_pair) * people, by_pair * pairs
-        names = ("seed_sd", "person_sd", "pair_sd")
-        found = {name: np.sqrt(max(v, 0.0)) for name, v in zip(names, sds, strict=True)}
-        se = float(np.sqrt(variance(own)))
-        told = interval(0.0 if np.isfinite(se) else np.nan, se, gains.freedom(key))
-        where = dict(zip(("test", "metric"), key, strict=True)) | {"method": method}
-        rows.append(where | {"seeds": seeds, "people": people} | found | {"se": se}
-                    | {"detectable": float(told["detectable"])})  # fmt: skip
+    gains = _differences_to(_area(estimates), BASELINE)
+    rows = []
+    for (test, metric), covariance in gains.covariance.items():
+        for m, method in enumerate(gains.methods):
+            variances = covariance[:, 0, m, 0, m]
+            se = float(np.sqrt(variance(variances)))
+            of_no_effect = interval(
+                0.0 if np.isfinite(se) else np.nan, se, gains.degrees_of_freedom((test, metric))
+            )
+            seed_variance, person_variance, pair_variance = variances
+            # The three parts must add up to the variance, which is no less than either of the first two.
+            pair_variance = min(pair_variance, max(seed_variance, person_variance))
+            people = gains.people[test, metric]
+            pairs = gains.pairs[test, metric]
+            rows.append(
+                {
+                    "test": test,
+                    "metric": metric,
+                    "method": method,
+                    "seeds": gains.seeds,
+                    "people": people,
+                    "seed_sd": _root((seed_variance - pair_variance) * gains.seeds),
+                    "person_sd": _root((person_variance - pair_variance) * people),
+                    "pair_sd": _root(pair_variance * pairs),
+                    "se": se,
+                    "detectable": float(of_no_effect["detectable"]),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -424,11 +503,12 @@ def detectable(row, seeds: int, people: int, pairs: int | None = None) -> float:
 
     With probability :data:`POWER`, with other numbers of seeds and people:
     ``se^2 = seed_sd^2 / seeds + person_sd^2 / people + pair_sd^2 / pairs``. Pairs are those of a seed
-    and a person that it tests: ``seeds * people`` unless told, but ``people`` if each seed has its own.
+    and a person that it tests: ``seeds * people`` by default, but ``people`` if each seed has its own.
     """
-    pairs = seeds * people if pairs is None else pairs
-    square = row["seed_sd"] ** 2 / seeds + row["person_sd"] ** 2 / people
-    se = np.sqrt(square + row["pair_sd"] ** 2 / pairs)
+    if pairs is None:
+        pairs = seeds * people
+    between_sets_and_people = row["seed_sd"] ** 2 / seeds + row["person_sd"] ** 2 / people
+    se = np.sqrt(between_sets_and_people + row["pair_sd"] ** 2 / pairs)
     return float(interval(0.0, se, min(seeds, people) - 1)["detectable"])
 
 
@@ -440,19 +520,20 @@ def oracle_gap_recovered(estimates: Estimates) -> pd.DataFrame:
     or is a loss. Empty if the oracle was not run.
     """
     levels = estimates.levels
-    lines = _linear(estimates, np.vstack([np.eye(len(levels)), area_weights(levels)]))
-    return _shares(replace(lines, levels=np.append(levels, np.nan)))
+    every_level_and_area = np.vstack([np.eye(len(levels)), area_weights(levels)])
+    combined = _combine_levels(estimates, every_level_and_area, np.append(levels, np.nan))
+    return _share_of_oracle_gain(combined)
 
 
 def sensitivity_removed(estimates: Estimates) -> pd.DataFrame:
-    """What a method takes off ERM's sensitivity to bias, as a share of what the oracle takes off.
+    """How much of ERM's sensitivity to bias a method removes, as a share of what the oracle removes.
 
     ``(slope of the method - slope of ERM) / (slope of the oracle - slope of ERM)``, with Fieller's
     interval: 0 is as sensitive as ERM, 1 as the oracle. One row per test, metric and method but these
-    two: ``mean``, ``low``, ``high``; NaN where the oracle takes off nothing that is clear of 0. Empty with
+    two: ``mean``, ``low``, ``high``; NaN where the oracle removes nothing that is clear of 0. Empty with
     fewer than two levels, or without the oracle.
     """
-    return _shares(_over_levels(estimates, slope_weights)).drop(columns="level")
+    return _share_of_oracle_gain(_slope(estimates)).drop(columns="level")
 
 
 def accuracy_by_group(
@@ -460,8 +541,8 @@ def accuracy_by_group(
 ) -> pd.DataFrame:
     """Accuracy by demographic group, and the gap between the best-served group and the worst.
 
-    A gap is a maximum minus a minimum, so it is above 0 by chance alone, the more so the smaller the
-    groups; look at its difference between two methods, or at the groups themselves.
+    A gap is a maximum minus a minimum, so chance alone makes it positive, and more so in small groups. Look
+    at its difference between two methods, or at the groups themselves.
 
     Parameters
     ----------
@@ -477,150 +558,222 @@ def accuracy_by_group(
         One row per test, column, group, level and method: ``people`` of the group in the test set,
         and the columns of :func:`sensitivity`, with ``p_holm`` over methods and levels. The row of
         the gap has the group ``gap`` and the people of the smallest group. Degrees of freedom follow
-        the seeds or the people of the group, whichever are fewer. Empty without columns.
+        the number of seeds or of people in the group, whichever is smaller. Empty without columns.
     """
-    methods, identities = list(methods), np.asarray(identities)
-    columns = ["test", "column", "group", "people", "level", "method", *_INTERVAL, *_DIFFERENCE]
-    measures, people = {}, {}
+    methods = list(methods)
+    identities = np.asarray(identities)
+    tests = predictions["test"].astype(str)
+    measures = {}  # by (column, group)
+    people = {}  # by (test, (column, group))
     for column in groups:
         codes, names = pd.factorize(pd.Series(groups[column]), sort=True)
-        keys = [(column, str(name)) for name in names]
-        measures |= {key: _group_accuracy(codes, g) for g, key in enumerate(keys)}
+        for g, name in enumerate(names):
+            measures[column, str(name)] = _group_accuracy(codes, g)
         measures[column, "gap"] = _group_gap(codes, len(names))
-        for test, rows in predictions.groupby(predictions["test"].astype(str))["row"]:
-            found = [len(set(identities[rows[codes[rows] == g]])) for g in range(len(names))]
-            people |= {(test, key): n for key, n in zip(keys, found, strict=True)}
-            people[test, (column, "gap")] = min((n for n in found if n), default=0)
+        for test, rows in predictions.groupby(tests)["row"]:
+            sizes = [len(set(identities[rows[codes[rows] == g]])) for g in range(len(names))]
+            for name, size in zip(names, sizes, strict=True):
+                people[test, (column, str(name))] = size
+            people[test, (column, "gap")] = min((n for n in sizes if n), default=0)
+    columns = [
+        "test", "column", "group", "people", "level", "method", *INTERVAL, *_DIFFERENCE,
+    ]  # fmt: skip
     if not measures:
         return pd.DataFrame(columns=columns)
-    _check(predictions, methods, replicates, "level")
-    found = _covariances(predictions, methods, labels, identities, measures, replicates, 0)
-    study = Estimates(
-        levels=cells(predictions, "level"),
+    _check_predictions(predictions, methods, replicates, "level")
+    estimated = _estimate_measures(
+        predictions, methods, labels, identities, measures, replicates, seed=0
+    )
+    estimates = Estimates(
+        levels=conditions(predictions, "level"),
         methods=methods,
         runs=pd.DataFrame(),
-        point={key: point for key, (point, _) in found.items()},
-        covariance={key: covariance for key, (_, covariance) in found.items()},
+        point={key: point for key, (point, _) in estimated.items()},
+        covariance={key: covariance for key, (_, covariance) in estimated.items()},
         seeds=predictions["seed"].nunique(),
         people=people,
         pairs=people,  # not read: power is of whole test sets
     )
-    table = _with_difference(study)
+    table = _summary_with_difference(estimates)
     table["people"] = [people[key] for key in zip(table["test"], table["metric"], strict=True)]
-    table["column"], table["group"] = zip(*table["metric"], strict=True)
+    table["column"] = [column for column, _ in table["metric"]]
+    table["group"] = [group for _, group in table["metric"]]
     return table[columns]
 
 
 def _group_accuracy(codes: np.ndarray, group: int) -> Callable:
-    return lambda run, counts: share(run, counts, run.right, codes[run.row] == group)
+    """A measure: accuracy on the images of one group, by the ``codes`` of all rows of the data set."""
+
+    def measure(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
+        in_group = codes[test_set.rows] == group
+        return mean_over_images(test_set, counts, test_set.correct, in_group)
+
+    return measure
 
 
 def _group_gap(codes: np.ndarray, n_groups: int) -> Callable:
-    def measure(run: Run, counts: np.ndarray) -> np.ndarray:
-        shares = np.stack([_group_accuracy(codes, g)(run, counts) for g in range(n_groups)])
-        return np.fmax.reduce(shares) - np.fmin.reduce(shares)  # both pass over groups not drawn
+    """A measure: accuracy on the best-served group minus that on the worst."""
+    measures = [_group_accuracy(codes, group) for group in range(n_groups)]
+
+    def measure(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
+        accuracies = np.stack([of_group(test_set, counts) for of_group in measures])
+        # Both ignore groups of which nobody was drawn.
+        return np.fmax.reduce(accuracies) - np.fmin.reduce(accuracies)
 
     return measure
 
 
 def slope_weights(levels) -> np.ndarray:
-    """A row whose product with a curve is its least-squares slope; none with fewer than two levels."""
+    """A row, (1, L), whose product with a curve over the levels is its least-squares slope.
+
+    No row, shape (0, 1), for a single level.
+    """
     centred = np.asarray(levels, dtype=float) - np.mean(levels)
-    return (centred / (centred @ centred))[None] if len(centred) > 1 else np.empty((0, 1))
+    if len(centred) < 2:
+        return np.empty((0, 1))
+    return (centred / (centred @ centred))[None]
 
 
 def area_weights(levels) -> np.ndarray:
-    """A row whose product with a curve is its area (trapezoids) by the range of the levels."""
+    """A row, (1, L), whose product with a curve is its area (trapezoids) by the range of the levels."""
     if len(levels) == 1:
         return np.ones((1, 1))
-    steps = np.diff(np.asarray(levels, dtype=float)) / 2
-    return (np.append(steps, 0) + np.insert(steps, 0, 0))[None] / np.ptp(levels)
+    half_steps = np.diff(np.asarray(levels, dtype=float)) / 2
+    return (np.append(half_steps, 0) + np.insert(half_steps, 0, 0))[None] / np.ptp(levels)
 
 
-def _linear(estimates: Estimates, levels=None, methods=None, **changes) -> Estimates:
-    """The study after linear maps of its levels, (K, L), and of its methods, (N, M)."""
-    w = np.eye(len(estimates.levels)) if levels is None else levels
-    b = np.eye(len(estimates.methods)) if methods is None else methods
-    point, covariance = {}, {}
-    for key, values in estimates.point.items():
-        known = estimates.covariance[key]
-        both = np.einsum("ka,nb,xabcd->xkncd", w, b, np.nan_to_num(known), optimize=True)
-        both = np.einsum("lc,md,xkncd->xknlm", w, b, both, optimize=True)
-        # What is unknown spoils what it has a weight in, and nothing else (0 * NaN would be NaN).
-        lost, blurred = (
-            (w != 0).astype(float) @ np.isnan(v) @ (b != 0).T > 0
-            for v in (values, np.einsum("abab->ab", known[0]))
-        )
-        point[key] = np.where(lost, np.nan, w @ np.nan_to_num(values) @ b.T)
-        both[:, blurred] = both[:, :, :, blurred] = np.nan
-        covariance[key] = both
-    return replace(estimates, point=point, covariance=covariance, **changes)
+def _slope(estimates: Estimates) -> Estimates:
+    """The study with the slopes over its levels in their place; no level where it had only one."""
+    return _over_bias(estimates, slope_weights(estimates.levels))
 
 
-def _gains(estimates: Estimates, baseline: str = BASELINE) -> Estimates:
-    """The study's differences to ERM, or to another method."""
+def _area(estimates: Estimates) -> Estimates:
+    """The study with the areas over its levels in their place."""
+    return _over_bias(estimates, area_weights(estimates.levels))
+
+
+def _over_bias(estimates: Estimates, weights: np.ndarray) -> Estimates:
+    """The study with weighted sums of its levels, ``weights`` (K, L), in their place."""
+    combined = _combine_levels(estimates, weights, np.arange(len(weights)))
+    return replace(combined, condition="level")
+
+
+def _combine_levels(estimates: Estimates, weights: np.ndarray, names) -> Estimates:
+    """The study with weighted sums of its levels, ``weights`` (K, L), as new levels ``names``."""
+    methods = np.eye(len(estimates.methods))
+    return replace(_linear_map(estimates, weights, methods), levels=names)
+
+
+def _combine_methods(estimates: Estimates, weights: np.ndarray, names: list[str]) -> Estimates:
+    """The study with weighted sums of its methods, ``weights`` (N, M), as new methods ``names``."""
+    levels = np.eye(len(estimates.levels))
+    return replace(_linear_map(estimates, levels, weights), methods=names)
+
+
+def _differences_to(estimates: Estimates, baseline: str) -> Estimates:
+    """The study's differences of all other methods to one."""
     others = [method for method in estimates.methods if method != baseline]
-    apart = _apart(len(others), estimates.methods.index(baseline))
-    return replace(_linear(estimates, methods=apart), methods=others)
+    contrasts = _contrasts(len(estimates.methods), estimates.methods.index(baseline))
+    return _combine_methods(estimates, contrasts, others)
 
 
-def _apart(others: int, at: int) -> np.ndarray:
-    """The linear map, (others, others + 1), from numbers to what the others are above the one ``at``."""
-    apart = np.delete(np.eye(others + 1), at, axis=0)
-    apart[:, at] = -1
-    return apart
+def _contrasts(number: int, reference: int) -> np.ndarray:
+    """The contrast matrix, (number - 1, number): differences of all others to one of some numbers."""
+    contrasts = np.delete(np.eye(number), reference, axis=0)
+    contrasts[:, reference] = -1
+    return contrasts
 
 
-def _over_levels(estimates: Estimates, weights: Callable) -> Estimates:
-    """The study with combinations of its levels, of which ``weights`` makes rows (K, L), in their place."""
-    rows = weights(estimates.levels)
-    if not len(rows):
-        rows = np.empty((0, len(estimates.levels)))
-    levels = np.arange(len(rows))
-    return replace(_linear(estimates, rows), levels=levels, cell="level")
+def _linear_map(estimates: Estimates, levels: np.ndarray, methods: np.ndarray) -> Estimates:
+    """The means and covariances under linear maps of levels, (K, L), and of methods, (N, M)."""
+    point = {}
+    covariance = {}
+    for key, means in estimates.point.items():
+        before = estimates.covariance[key]
+        half = np.einsum(
+            "ka,nb,xabcd->xkncd", levels, methods, np.nan_to_num(before), optimize=True
+        )
+        after = np.einsum("lc,md,xkncd->xknlm", levels, methods, half, optimize=True)
+        # What is unknown makes unknown what it has a weight in, and nothing else (0 * NaN would be NaN).
+        unknown_means = _touched(np.isnan(means), levels, methods)
+        variances = np.einsum("abab->ab", before[0])
+        unknown_variances = _touched(np.isnan(variances), levels, methods)
+        mapped = levels @ np.nan_to_num(means) @ methods.T
+        point[key] = np.where(unknown_means, np.nan, mapped)
+        after[:, unknown_variances] = np.nan
+        after[:, :, :, unknown_variances] = np.nan
+        covariance[key] = after
+    return replace(estimates, point=point, covariance=covariance)
 
 
-def _shares(estimates: Estimates) -> pd.DataFrame:
+def _touched(marked: np.ndarray, levels: np.ndarray, methods: np.ndarray) -> np.ndarray:
+    """Which results (K, N) of the two linear maps have a weight on something ``marked``, (L, M)."""
+    return (levels != 0).astype(float) @ marked @ (methods != 0).T > 0
+
+
+def _share_of_oracle_gain(estimates: Estimates) -> pd.DataFrame:
     """The other methods' gains over ERM as shares of the oracle's, where that is a gain."""
-    columns, rows = [*_WHERE, *_INTERVAL], []
+    columns = [*_WHERE, *INTERVAL]
     if ORACLE not in estimates.methods:
         return pd.DataFrame(columns=columns)
-    gains = _gains(estimates)
+    gains = _differences_to(estimates, BASELINE)
     oracle = gains.methods.index(ORACLE)
-    others = [m for m in gains.methods if m != ORACLE]
-    for key, point in gains.point.items():
-        sign = 1 if METRICS[key[1]].better == "higher" else -1
-        for (k, level), method in product(enumerate(gains.levels), others):
-            pair, found = [gains.methods.index(method), oracle], _UNDEFINED
-            if sign * point[k, oracle] > 0:
-                covariance = gains.covariance[key][:, k][:, pair, k][:, :, pair]
-                found = fieller(*point[k, pair], covariance, gains.freedom(key))
-            rows.append([*key, level, method, *found.values()])
+    rows = []
+    for (test, metric), point in gains.point.items():
+        sign = 1 if METRICS[metric].better == "higher" else -1
+        covariance = gains.covariance[test, metric]
+        degrees_of_freedom = gains.degrees_of_freedom((test, metric))
+        for k, level in enumerate(gains.levels):
+            for m, method in enumerate(gains.methods):
+                if method == ORACLE:
+                    continue
+                share = _UNDEFINED
+                if sign * point[k, oracle] > 0:
+                    pair = [m, oracle]
+                    share = fieller(
+                        numerator=point[k, m],
+                        denominator=point[k, oracle],
+                        covariance=covariance[:, k][:, pair, k][:, :, pair],
+                        degrees_of_freedom=degrees_of_freedom,
+                    )
+                rows.append([test, metric, level, method, *(share[name] for name in INTERVAL)])
     return pd.DataFrame(rows, columns=columns)
 
 
-def _intervals(estimates: Estimates) -> pd.DataFrame:
-    """Interval and p value of every number of a study."""
-    levels, methods = estimates.levels, estimates.methods
+def _interval_table(estimates: Estimates) -> pd.DataFrame:
+    """Interval and p value of every number of a study, one row each."""
+    levels = estimates.levels
+    methods = estimates.methods
     tables = []
     for (test, metric), point in estimates.point.items():
-        own = np.einsum("xlmlm->xlm", estimates.covariance[test, metric])
-        found = interval(point, np.sqrt(variance(own)), estimates.freedom((test, metric)))
-        where = {"test": test, "metric": [metric] * point.size}
-        where |= {estimates.cell: np.repeat(levels, len(methods)), "method": methods * len(levels)}
-        numbers = {name: values.ravel() for name, values in found.items()}
-        tables.append(pd.DataFrame(where | numbers))
+        variances = np.einsum("xlmlm->xlm", estimates.covariance[test, metric])
+        se = np.sqrt(variance(variances))
+        intervals = interval(point, se, estimates.degrees_of_freedom((test, metric)))
+        columns = {
+            "test": test,
+            "metric": [metric] * point.size,
+            estimates.condition: np.repeat(levels, len(methods)),
+            "method": methods * len(levels),
+        }
+        for name, values in intervals.items():
+            columns[name] = values.ravel()
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
-def _tested(estimates: Estimates) -> pd.DataFrame:
+def _difference_table(differences: Estimates) -> pd.DataFrame:
     """Differences with their intervals, and p values adjusted over all of a metric and test."""
-    table = _intervals(estimates)
+    table = _interval_table(differences)
     table["p_holm"] = table.groupby(["test", "metric"])["p"].transform(holm)
     return table
 
 
-def _with_difference(estimates: Estimates) -> pd.DataFrame:
+def _summary_with_difference(estimates: Estimates) -> pd.DataFrame:
     """A summary beside its differences to ERM."""
-    apart = difference(estimates)
-    return summary(estimates).merge(apart, "left", _WHERE, suffixes=("", "_difference"))
+    return summary(estimates).merge(
+        difference(estimates), "left", _WHERE, suffixes=("", "_difference")
+    )
+
+
+def _root(square: float) -> float:
+    return np.sqrt(max(square, 0.0))

@@ -1,251 +1,289 @@
-"""Figures, one function each, in one style: colour-blind-safe, one colour a method everywhere.
+"""Figures of the report, one function each, in one colour-blind-safe style.
 
-A function takes tables as the stages write them, of the function in brackets (where no module is named,
-of :mod:`study.results.inference`). It returns a matplotlib figure, or a sentence where there is nothing
-to draw or photographs must not be shown. Of the methods named it draws those that the table has, of the
-metrics one panel each. :func:`show` writes a figure for the paper and displays it.
+Every function takes tidy tables as the stages write them; the name in brackets is the function that makes
+the table, of :mod:`study.results.inference` where no module is named. It returns a figure, or a sentence
+where there is nothing to draw or photographs must not be shown. Methods that a table lacks are left out,
+and so are panels without a number. :func:`show` writes a figure for the paper and displays it.
 """
 
-import base64
-import io
-import re
-from pathlib import Path
-
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
-from study import store
-from study.experiment.methods import METHODS
+from study.results.drawing import (
+    ACCENT,
+    FIGURES,
+    OTHER,
+    PRIVATE,
+    QUIET,
+    TEXT,
+    Drawn,
+    LineEnd,
+    Picture,
+    add_legend,
+    bias_axis,
+    done,
+    draw_against_bias,
+    draw_band,
+    draw_intervals,
+    draw_side_by_side,
+    label_ends,
+    list_rows,
+    log_axis,
+    marker_style,
+    panels,
+    percent_tick,
+    points_tick,
+    present,
+    show,
+    show_folded,
+    style,
+    value_name,
+    without_erm,
+    words,
+    zero_line,
+)
 from study.results.metrics import METRICS
-from study.results.tables import STRONG, network, untold
+from study.results.palette import colour
+from study.results.tables import STRONG
+from study.results.titles import (
+    marked_title,
+    method_title,
+    network_title,
+    uses_identities,
+    without_identities,
+)
 
-Drawn = Figure | Markdown  # a sentence where there is nothing to draw
-
-FIGURES = Path("build/paper/figures")
-LAID_OUT = {"figure.constrained_layout.use": False}  # of a figure that will not move any more
-README_PNG = {"against-bias-seen"}  # code hosts show a PNG in a README at any size
-
-# Okabe & Ito's colour-blind-safe palette. The method under study is the strong one; methods it is
-# compared with stand back.
-COLOURS = {
-    "erm": "#4d4d4d",
-    "balanced": "#8c8c8c",
-    "inverse-density": "#cc79a7",
-    "cid": "#d55e00",
-    "cid-power": "#8c3b00",
-    "cid-kernel": "#e69f00",
-    "cid-knn": "#56b4e9",
-    "surprise": "#0072b2",
-    # Paul Tol's muted palette for what they are compared with.
-    "cvar-dro": "#999933",
-    "kl-dro": "#ddcc77",
-    "jtt": "#882255",
-    "lff": "#aa4499",
-    "cluster-dro": "#332288",
-    "afr": "#88ccee",
-    "selective": "#6699cc",
-    "xrm": "#cc6677",
-    "ula": "#aa7744",
-    "erase": "#77aadd",
-    "oracle": "#009e73",
-    "oracle-tempered": "#66c2a5",
-    "group-dro": "#117733",
-    "last-layer": "#44aa99",
-}
-
-OTHER, ACCENT, QUIET, TEXT = "#0072b2", "#d55e00", "#9a9a9a", "#555555"
+__all__ = ["FIGURES", "STRONG", "show", "show_folded", "style"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
-PRIVATE = Markdown("*The photographs of this data set are of real people and not shown.*")
+FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
+
+# Titles of ablations; a key without an entry is shown as the words of its last part.
+SETTINGS = {
+    "weights.tau": "width τ of CID's kernel",
+    "weights.power": "power of CID's weights",
+    "weights.temper": "exponent of the tempered oracle",
+    "weights.rarity": "exponent of rarity",
+    "weights.surprise": "exponent of label surprise",
+    "weights.neighbours": "neighbours k of label surprise",
+    "weights.class_prior": "total weight of each class",
+    "weights.include_self": "density counts the image itself",
+    "weights.keep_class_direction": "class direction kept in the proxy",
+    "weights.local_scaling": "local scaling of the kernel",
+    "bias.images_per_identity": "training images per person",
+    "bias.people": "people in the training set",
+    "train.l2": "L2 penalty",
+    "train.through": "how training uses the weights",
+}
 
 
-def style() -> None:
-    """Set the figure style; call once at the top of a notebook."""
-    mpl.rc(("figure", "savefig"), dpi=110, facecolor="white")  # legible on a dark page too
-    mpl.rc("figure.constrained_layout", use=True)
-    # The first ships with matplotlib; a reader's machine has it or the second, which is as wide.
-    mpl.rc("font", **{"family": "sans-serif", "sans-serif": ["DejaVu Sans", "Verdana"], "size": 10})
-    mpl.rc("axes", edgecolor=TEXT, labelsize=9.5)
-    mpl.rc("axes", titlesize=10.5, titleweight="bold", titlelocation="left")
-    mpl.rc("axes.spines", top=False, right=False)
-    mpl.rc(("xtick", "ytick"), color=TEXT, labelcolor="black", labelsize=9)
-    mpl.rc("lines", solid_capstyle="butt")
-    mpl.rc("legend", frameon=False, fontsize=9)
-
-
-def show(figure: Figure | Image | Markdown, name: str, caption: str, alt: str) -> None:
-    """Write a figure into :data:`FIGURES` and display it with its caption.
-
-    A matplotlib figure is written as ``<name>.svg`` (and ``.png``, if in :data:`README_PNG`), a
-    picture as ``<name>.jpg``, with the same bytes for the same data; a sentence is only displayed.
-    The caption says in Markdown what to see; ``alt`` says what is shown, for who cannot see it.
-    """
-    if isinstance(figure, Markdown):
-        display(figure)
-        return
-    if isinstance(figure, Image):
-        kind, data = "image/jpeg", figure.data
-        store.write(FIGURES / f"{name}.jpg", lambda file: file.write(data))
-    else:
-        area = _area(figure)
-        kind, data, svg = "image/png", _png(figure, area), _svg(figure, area)
-        store.write(FIGURES / f"{name}.svg", lambda file: file.write(svg))
-        if name in README_PNG:
-            png = _png(figure, area, dpi=200)
-            store.write(FIGURES / f"{name}.png", lambda file: file.write(png))
-    about = {"name": name, "caption": caption, "alt": alt}
-    picture = {kind: base64.b64encode(data).decode(), "text/plain": alt}
-    display(picture, raw=True, metadata={"figure": about})
-    display({"text/markdown": caption, "text/plain": caption}, raw=True, metadata={"caption": name})
-
-
-def title(method: str) -> str:
-    """A method's name in figures; the oracle is marked, as it alone saw true identities."""
-    return METHODS[method].title + (" (true identities)" if _told(method) else "")
+# ---------------------------------------------------------------------------- faces
 
 
 def face_grid(
     crops, rows, card: dict, *, columns: int, captions=None, row_titles=None
-) -> Image | Markdown:
-    """Faces in a grid, read row by row, as a JPEG: a tenth of a PNG's size for photographs.
+) -> Picture | Markdown:
+    """Draw faces in a grid, read row by row.
 
-    ``crops``, uint8 of shape (n, 3, side, side), are of the whole data set, None where none are kept;
-    ``rows`` are shown, unless ``show_images`` of the data card is false. ``captions`` stand under each
-    face, ``row_titles`` left of each row.
+    Parameters
+    ----------
+    crops : uint8 array of shape (n, 3, side, side), or None
+        Aligned faces of the whole data set; None where the study keeps none.
+    rows : sequence of int
+        The faces to show.
+    card : dict
+        Data card; nothing is drawn where its ``show_images`` is false.
+    captions, row_titles : sequence of str, optional
+        Text under each face, and left of each row.
     """
-    if crops is None or not card.get("show_images", True):
+    if not _may_show(crops, card):
         return PRIVATE
-    high = 1.04 if captions is None else 1.22  # of a line, by the side of a face
+    height = 1.04 if captions is None else 1.22  # of a row, in sides of a face
     lines = -(-len(rows) // columns)
-    # One axis for all faces: an axis each takes ten times as long.
-    figure, axis = plt.subplots(figsize=(0.72 * columns, 0.72 * lines * high), layout="none")
-    for k, row in enumerate(rows):
-        x, y = 1.04 * (k % columns), -high * (k // columns)
-        axis.imshow(np.moveaxis(crops[row], 0, -1), extent=(x, x + 1, y, y + 1))
+    # All faces share an axis: an axis for each takes ten times as long.
+    figure, axis = plt.subplots(figsize=(0.72 * columns, 0.72 * lines * height), layout="none")
+    for place, row in enumerate(rows):
+        x = 1.04 * (place % columns)
+        y = -height * (place // columns)
+        _draw_face(axis, crops[row], x, y, 1.0)
         if captions is not None:
-            axis.text(x + 0.5, y - 0.03, captions[k], fontsize=7.5, ha="center", va="top")
+            axis.text(x + 0.5, y - 0.03, captions[place], fontsize=7.5, ha="center", va="top")
     for line, text in enumerate(row_titles or []):
-        axis.text(-0.08, 0.5 - high * line, text, fontsize=8, ha="right", va="center")
-    axis.set(xlim=(0, 1.04 * columns - 0.04), ylim=(1 - high * lines, 1))
+        axis.text(-0.08, 0.5 - height * line, text, fontsize=8, ha="right", va="center")
+    axis.set(xlim=(0, 1.04 * columns - 0.04), ylim=(1 - height * lines, 1))
     axis.axis("off")
     figure.subplots_adjust(0, 0, 1, 1)
-    return _jpeg(figure)
+    return Picture(done(figure))
+
+
+def _may_show(crops, card: dict) -> bool:
+    return crops is not None and card.get("show_images", True)
+
+
+def _draw_face(axis: Axes, crop: np.ndarray, x: float, y: float, side: float) -> None:
+    """Draw a face, its lower left corner at (x, y)."""
+    face = PIL.Image.fromarray(np.moveaxis(np.asarray(crop), 0, -1))
+    if face.width > FACE_PIXELS:
+        face = face.resize((FACE_PIXELS, FACE_PIXELS), PIL.Image.Resampling.LANCZOS)
+    axis.imshow(np.asarray(face), extent=(x, x + side, y, y + side), interpolation="none")
 
 
 def idea(
-    crops, card: dict, sets: DataFrame, proxy, labels, identities, task: str, method: str = "cid"
-) -> Image | Markdown:
-    """The study in pictures: a person's faces, their neighbours, and their weights as bias grows.
+    crops,
+    card: dict,
+    sets: DataFrame,
+    proxy: np.ndarray,
+    labels: np.ndarray,
+    identities: np.ndarray,
+    task: str,
+    method: str = "cid",
+) -> Picture | Markdown:
+    """Draw the idea: a person's faces, the faces nearest to one of them, and weights as bias grows.
 
-    ``crops`` and ``card`` are as in :func:`face_grid`; ``sets`` of all levels
-    (:func:`study.experiment.runs.weigh_sets`), of which the first seed is drawn; ``proxy``, unit vectors
-    (n, d), and ``labels`` (of ``task``) and ``identities``, (n,), of the whole data set. Weights are
-    ``method``'s and, where it took part, the oracle's.
+    Parameters
+    ----------
+    crops, card
+        As in :func:`face_grid`.
+    sets : DataFrame
+        Training sets of all levels (:func:`study.experiment.runs.weigh_sets`); the first seed is drawn.
+    proxy : float array of shape (n, d)
+        Unit vectors.
+    labels, identities : arrays of shape (n,)
+        Of the whole data set; the labels are those of ``task``.
+    method : str
+        Whose weights are drawn, beside those of the oracle if it took part.
     """
-    if crops is None or not card.get("show_images", True):
+    if not _may_show(crops, card):
         return PRIVATE
-    train = sets[(sets["seed"] == sets["seed"].min()) & (sets["part"] == "train")]
+    first_seed = sets["seed"].min()
+    train = sets[(sets["seed"] == first_seed) & (sets["part"] == "train")]
     train = train.assign(person=identities[train["row"]], label=labels[train["row"]])
-    # Somebody whose training sets keep an image of the rarer label for as long as anybody's.
-    mixed = train.groupby(["level", "person"])["label"].nunique()
-    person = mixed.groupby("person").sum().idxmax()
-    parts = dict(tuple(train[train["person"] == person].groupby("level")))
-    shown = sorted({list(parts)[k] for k in (0, len(parts) // 2, -1)})
-    columns = min(20, max(len(parts[level]) for level in shown))
-    top = max(parts[level][method].max() for level in shown)
+    person = _most_mixed_person(train)
+    training_sets = dict(tuple(train[train["person"] == person].groupby("level")))
+    levels = list(training_sets)
+    shown = sorted({levels[0], levels[len(levels) // 2], levels[-1]})
+    columns = min(20, max(len(training_sets[level]) for level in shown))
+    top = max(training_sets[level][method].max() for level in shown)
 
-    of_one = np.flatnonzero(identities == person)
-    of_one = of_one[np.linspace(0, len(of_one) - 1, min(columns, len(of_one))).astype(int)]
-    near = np.argsort(-(proxy @ proxy[of_one[0]]), kind="stable")[1 : columns + 1]
+    own = np.flatnonzero(identities == person)
+    own = own[np.linspace(0, len(own) - 1, min(columns, len(own))).astype(int)]
+    near = np.argsort(-(proxy @ proxy[own[0]]), kind="stable")[1 : columns + 1]
     same = (identities[near] == person).sum()
-    nearest = f"Nearest to the first face\nin the proxy, of all:\n{same} of {len(near)} are theirs"
-    rows = [("One person", of_one, None, (0, 1.02)), (nearest, near, None, (0, 1.02))]
+    near_title = (
+        f"Nearest to the first face\nin the proxy, of all:\n{same} of {len(near)} are theirs"
+    )
+
+    # One strip a row: its title, the faces, the weights above them if any, and its vertical limits.
+    strips = [("One person", own, None, (0, 1.02)), (near_title, near, None, (0, 1.02))]
     for level in shown:
-        part = parts[level]
-        rarer = part.groupby("label")["row"].transform(
-            "size"
-        )  # what does not fit is of the other label
-        part = part.loc[rarer.sort_values(kind="stable").index[:columns]]
-        part = part.sort_values(["label", "row"])
-        tallest = min(part[[m for m in (method, "oracle") if m in part]].max(axis=None) / top, 1.1)
-        span = (-0.22, 1.3 + 0.95 * tallest)
-        rows.append((f"Their training set\nat bias {level:g}", part["row"].to_numpy(), part, span))
-    heights = [1.12 * (high - low) for *_, (low, high) in rows]
+        part = _rarer_label_first(training_sets[level], columns)
+        drawn = [name for name in (method, "oracle") if name in part]
+        tallest = min(part[drawn].max(axis=None) / top, 1.1)
+        limits = (-0.22, 1.3 + 0.95 * tallest)
+        name = f"Their training set\nat bias {level:g}"
+        strips.append((name, part["row"].to_numpy(), part, limits))
+    heights = [1.12 * (high - low) for *_, (low, high) in strips]
     size = (11, 11 / (columns + 3.2) * sum(heights))
-    figure, axes = plt.subplots(len(rows), 1, figsize=size, height_ratios=heights, layout="none")
-    for axis, (text, row, part, span) in zip(axes, rows, strict=True):
-        x = np.arange(len(row), dtype=float)
+    figure, axes = plt.subplots(len(strips), 1, figsize=size, height_ratios=heights, layout="none")
+    for axis, (name, rows, part, limits) in zip(axes, strips, strict=True):
+        x = np.arange(len(rows), dtype=float)
         if part is not None:
             x += 0.35 * (part["label"].to_numpy() > part["label"].min())
             _weights_above(axis, x, part, method, top, task)
-        for at, index in zip(x, row, strict=True):
-            axis.imshow(np.moveaxis(crops[index], 0, -1), extent=(at, at + 0.94, 0, 0.94))
-            if identities[index] != person:
-                frame = {"fill": False, "ec": ACCENT, "lw": 1.5, "ls": ":"}
-                axis.add_patch(plt.Rectangle((at, 0), 0.94, 0.94, label="somebody else", **frame))
-        axis.set(xlim=(0, columns + 0.4), ylim=span, aspect="equal")
+        for left, row in zip(x, rows, strict=True):
+            _draw_face(axis, crops[row], left, 0, 0.94)
+            if identities[row] != person:
+                axis.add_patch(_frame(left))
+        axis.set(xlim=(0, columns + 0.4), ylim=limits, aspect="equal")
         axis.axis("off")
-        axis.text(-0.25, 0.47, text, ha="right", va="center", fontsize=9)
-    _legend(figure, loc="lower center", reverse=True)
+        axis.text(-0.25, 0.47, name, ha="right", va="center", fontsize=9)
+    add_legend(figure, loc="lower center", reverse=True)
     figure.subplots_adjust(left=0.14, right=0.99, top=0.99, bottom=0.07, hspace=0.12)
-    return _jpeg(figure, dpi=110)
+    return Picture(done(figure))
 
 
-def _weights_above(axis, x, part: DataFrame, method: str, top: float, task: str) -> None:
-    """Weights of a training set's images over their faces, and what is under them."""
-    scale, colour = 0.95 / top, COLOURS["oracle"]
-    bars = {"bottom": 1.08, "color": COLOURS[method], "label": f"weight, {title(method)}"}
+def _most_mixed_person(train: DataFrame):
+    """A person whose training sets keep an image of the rarer label up to the highest bias."""
+    labels_kept = train.groupby(["level", "person"])["label"].nunique()
+    return labels_kept.groupby("person").sum().idxmax()
+
+
+def _rarer_label_first(part: DataFrame, columns: int) -> DataFrame:
+    """At most ``columns`` images, none of the rarer label left out for one of the other; by label."""
+    images_of_label = part.groupby("label")["row"].transform("size")
+    kept = part.loc[images_of_label.sort_values(kind="stable").index[:columns]]
+    return kept.sort_values(["label", "row"])
+
+
+def _frame(left: float) -> plt.Rectangle:
+    """A dotted frame around a face of somebody else."""
+    look = {"fill": False, "edgecolor": ACCENT, "linewidth": 1.5, "linestyle": ":"}
+    return plt.Rectangle((left, 0), 0.94, 0.94, label="somebody else", **look)
+
+
+def _weights_above(axis: Axes, x, part: DataFrame, method: str, top: float, task: str) -> None:
+    """Draw the weights of a training set's images above their faces, and their label below."""
+    scale = 0.95 / top
+    bars = {"bottom": 1.08, "color": colour(method), "label": f"weight, {marked_title(method)}"}
     axis.bar(x + 0.47, part[method] * scale, 0.7, **bars)
-    line = {"color": colour, "lw": 1.6, "label": f"weight, {title('oracle')}"}
-    for at, weight in zip(x, part.get("oracle", []), strict=False):
-        high = 1.08 + min(weight, 1.1 * top) * scale
-        axis.hlines(high, at + 0.08, at + 0.86, **line)
+    green = colour("oracle")
+    for left, weight in zip(x, part.get("oracle", []), strict=False):
+        height = 1.08 + min(weight, 1.1 * top) * scale
+        name = f"weight, {marked_title('oracle')}"
+        axis.hlines(height, left + 0.08, left + 0.86, color=green, lw=1.6, label=name)
         if weight > 1.1 * top:  # beyond the picture
-            where = {"ha": "center", "va": "bottom", "fontsize": 7.5, "color": colour}
-            axis.text(at + 0.47, high, f"↑ {weight:.1f}", **where)
-    for value, own in zip(*np.unique(part["label"], return_counts=True), strict=True):
+            text = f"↑ {weight:.1f}"
+            axis.text(
+                left + 0.47, height, text, color=green, fontsize=7.5, ha="center", va="bottom"
+            )
+    for value, count in zip(*np.unique(part["label"], return_counts=True), strict=True):
         first = x[part["label"].to_numpy() == value][0]
-        axis.text(first, -0.05, f"{task} = {value}: {own}", fontsize=8, va="top")
+        axis.text(first, -0.05, f"{words(task)} = {value}: {count}", fontsize=8, va="top")
+
+
+# ---------------------------------------------------------------------------- data and proxy
 
 
 def audit(people: DataFrame, attribute: str) -> Figure:
-    """Images per person and label (:func:`study.experiment.design.usable_identities`)."""
+    """Draw images per person and label (:func:`study.experiment.design.usable_identities`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
     images = people["class_0"] + people["class_1"]
-    low, high = images.min(), images.max()
+    low = images.min()
+    high = images.max()
     step = max(1, round((high - low) / 40))
     left.hist(images, bins=np.arange(low - 0.5, high + step + 0.5, step), color=OTHER, rwidth=0.9)
     left.set_xlim(low - 3, high + 3)  # whole numbers on the axis, also where all have the same
     left.set(title="Images per person", xlabel="images", ylabel="people")
 
     spots = people.groupby(["class_0", "class_1", "usable"]).size().reset_index(name="people")
-    for usable, colour, label in ((True, OTHER, "used"), (False, QUIET, "excluded")):
+    looks = (
+        (False, "excluded", {"color": QUIET, "marker": "x", "linewidth": 1.0}),
+        (True, "used", {"color": OTHER, "marker": "o", "linewidth": 0.0, "alpha": 0.8}),
+    )
+    for usable, label, look in looks:
         part = spots[spots["usable"] == usable]
         if len(part):
             size = (18 + 5 * part["people"]).clip(upper=250)
-            right.scatter(
-                part["class_0"], part["class_1"], s=size, color=colour, alpha=0.8,
-                lw=0, label=f"{label}: {part['people'].sum()} people",
-            )  # fmt: skip
-    x, y = (f"images with {attribute} = {value}" for value in (0, 1))
-    right.set(title="Label balance inside people", xlabel=x, ylabel=y)
-    right.set(xlim=(0, None), ylim=(0, None))
+            name = f"{label}: {part['people'].sum()} people"
+            right.scatter(part["class_0"], part["class_1"], s=size, label=name, **look)
+    right.set(title="Label balance inside people", xlim=(0, None), ylim=(0, None))
+    right.set_xlabel(f"images with {words(attribute)} = 0")
+    right.set_ylabel(f"images with {words(attribute)} = 1")
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     for handle in right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).legend_handles:
         handle.set_sizes([30])  # whatever the size of the first spot
-    return _done(figure)
+    return done(figure)
 
 
 def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
-    """Correlation of the 0/1 attributes over images, and of each with identity.
+    """Draw the correlation of the 0/1 attributes over images, and of each with identity.
 
     Dependence on identity is the share of a label's variance that lies between people (eta squared);
     it is 0 when everyone has the same share of positive images.
@@ -258,32 +296,40 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     means = frame.groupby("identity")[attributes].transform("mean")
     table["identity (η²)"] = means.var(ddof=0) / frame[attributes].var(ddof=0)
     sns.heatmap(
-        table.rename(index=_words, columns=_words), vmin=-1, vmax=1, cmap="vlag", square=True,
-        annot=len(attributes) <= 10, fmt=".2f", annot_kws={"fontsize": 8}, linewidths=1,
-        cbar_kws={"shrink": 0.7, "label": "correlation"}, ax=axis,
-    )  # fmt: skip
+        table.rename(index=words, columns=words),
+        vmin=-1,
+        vmax=1,
+        cmap="vlag",
+        square=True,
+        annot=len(attributes) <= 10,
+        fmt=".2f",
+        annot_kws={"fontsize": 8},
+        linewidths=1,
+        cbar_kws={"shrink": 0.7, "label": "correlation"},
+        ax=axis,
+    )
     axis.tick_params(axis="x", length=0, rotation=35)
     axis.tick_params(axis="y", length=0, rotation=0)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
-    return _done(figure)
+    return done(figure)
 
 
 def demographics(people: DataFrame, columns: list[str]) -> Figure:
-    """People per demographic group; ``people`` has one row an identity."""
+    """Draw people per demographic group; ``people`` has one row per identity."""
     figure, axes = plt.subplots(1, len(columns), figsize=(2.8 * len(columns), 2.6), squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         counts = people[column].value_counts().sort_index()
         bars = axis.barh(counts.index.astype(str), counts, color=OTHER, height=0.7)
         axis.bar_label(bars, padding=3, fontsize=8)
-        axis.set(title=_words(column), xlabel="people")
+        axis.set(title=words(column), xlabel="people")
         axis.margins(x=0.18)
         axis.tick_params(axis="y", length=0)
         axis.invert_yaxis()
-    return _done(figure)
+    return done(figure)
 
 
 def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
-    """Similarity of same-person and different-people pairs, and the ROC curve.
+    """Draw the similarity of same-person and different-people pairs, and the ROC curve.
 
     ``similarity`` has the ``left`` and ``right`` edge of bins of cosine similarity and the densities
     ``same`` and ``different`` of pairs; ``roc`` has ``false_match_rate`` and ``true_match_rate``.
@@ -291,133 +337,268 @@ def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
     edges = np.append(similarity["left"], similarity["right"].iloc[-1])
     pairs = {"different": ("different people", QUIET), "same": ("same person", ACCENT)}
-    for column, (name, colour) in pairs.items():
+    for column, (name, shade) in pairs.items():
         density = similarity[column].to_numpy()
-        left.stairs(density, edges, fill=True, color=colour, alpha=0.75)
+        left.stairs(density, edges, fill=True, color=shade, alpha=0.75)
         peak = density.argmax()
-        left.annotate(name, (edges[peak : peak + 2].mean(), density[peak]), (0, 3), ha="center",
-                      textcoords="offset points", color=colour, fontweight="bold")  # fmt: skip
+        place = (edges[peak : peak + 2].mean(), density[peak])
+        look = {"color": shade, "fontweight": "bold", "ha": "center"}
+        left.annotate(name, place, (0, 3), textcoords="offset points", **look)
     left.margins(y=0.12)
     left.set_ylim(bottom=0)
     left.set(title="Similarity of pairs", xlabel="cosine similarity", ylabel="density", yticks=[])
     drawn = roc[roc["false_match_rate"] > 0]
     right.plot(drawn["false_match_rate"], drawn["true_match_rate"], color=ACCENT, lw=2)
-    right.set(title=f"Verification ROC, area {auc:.4f}", xscale="log", ylim=(0, 1.02),
-              xlabel="false match rate (log scale)", ylabel="true match rate")  # fmt: skip
+    right.set(title=f"Verification ROC, area {auc:.4f}", xscale="log", ylim=(0, 1.02))
+    right.set(xlabel="false match rate (log scale)", ylabel="true match rate")
     right.grid(alpha=0.3)
-    return _done(figure)
+    return done(figure)
+
+
+# ---------------------------------------------------------------------------- weights
 
 
 def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
-    """Weight of an image by the true size of its (person, class) cell (`tables.weights_summary`).
+    """Draw weights by the true number of images of the same person and class (`metrics.weights_summary`).
 
-    Methods that weigh all images by 1 are left out.
+    Methods that give every image the weight 1 are left out.
     """
-    apart = (table[["mean", "low", "high"]] - 1).abs().max(axis=1).groupby(table["method"]).max()
-    methods = [m for m in _present(table, methods) if apart[m] > 1e-3]
+    distance_from_1 = (table[["mean", "low", "high"]] - 1).abs().max(axis=1)
+    farthest = distance_from_1.groupby(table["method"]).max()
+    methods = [method for method in present(table, methods) if farthest[method] > 1e-3]
     if not methods:
-        return Markdown("*All methods weigh all images alike.*")
+        return Markdown("*Every method gives all images the same weight.*")
     levels = np.unique(table["level"])
-    figure, axes = _panels(len(levels), 5, 2.35, 3.0, sharex=True, sharey=True)
+    figure, axes = panels(len(levels), 5, 2.35, 3.0, sharex=True, sharey=True)
     for axis, level in zip(axes.flat, levels, strict=False):
         for method in methods:
-            part = table[(table["level"] == level) & (table["method"] == method)]
-            _band(axis, part["cell_size"], part, method, "o-", alpha=0.15, ms=3)
+            rows = table[(table["level"] == level) & (table["method"] == method)]
+            draw_band(axis, rows["cell_size"], rows, method, alpha=0.15, markersize=3)
         axis.axhline(1, color=QUIET, lw=0.8, ls=":", zorder=0)
-        _log_numbers(axis)
+        log_axis(axis)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axis.set(title=f"bias {level:g}", xlabel="size of the (person, class) cell")
-    figure.supylabel("weight (mean 1, log scale)", fontsize=9.5)
-    return _done(_legend(figure))
+        axis.set(title=f"bias {level:g}", xlabel="images per person and class")
+    for row in axes:
+        row[0].set_ylabel("weight (mean 1, log scale)")
+    return done(add_legend(figure))
 
 
 def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
-    """Effective sample size of uneven weights, as a share of n (`tables.weights_summary`)."""
-    figure, axis = plt.subplots(figsize=(7, 3.6))
+    """Draw the effective sample size of uneven weights, as a share of n (`metrics.weights_summary`)."""
     uneven = set(table.loc[table["mean"] < 0.9995, "method"]) | {"erm"}
-    ends = [_line(axis, table, m) for m in _present(table, methods) if m in uneven]
-    _level_axis(axis, table)
+    methods = [method for method in present(table, methods) if method in uneven]
+    levels = np.unique(table["level"])
+    if len(levels) == 1:
+        return _effective_sizes_at_one_level(table.set_index("method"), methods, levels[0])
+    figure, axis = plt.subplots(figsize=(7, 3.6))
+    ends = [draw_against_bias(axis, table, method) for method in methods]
+    bias_axis(axis, levels)
     axis.set(ylim=(0, 1.05), title="Effective sample size", ylabel="share of the training images")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _direct_labels(axis, ends)
-    return _done(figure)
+    label_ends(axis, ends)
+    return done(figure)
+
+
+def _effective_sizes_at_one_level(rows: DataFrame, methods: list[str], level: float) -> Figure:
+    """The same as a list, the largest first."""
+    size_of = rows["mean"].to_dict()
+    methods = sorted(methods, key=lambda method: -size_of[method])
+    figure, axis = plt.subplots(figsize=(7, 0.3 * len(methods) + 1.1))
+    for place, method in enumerate(methods):
+        draw_intervals(axis, place, rows.loc[[method]], method)
+    list_rows(axis, [marked_title(method) for method in methods])
+    axis.set(xlim=(0, 105), title=f"Effective sample size, bias {level:g}")
+    axis.set_xlabel("percent of the training images")
+    return done(figure)
+
+
+def factors(tables: dict[str, DataFrame], columns: dict[str, str]) -> Figure:
+    """Draw each factor of the weights, and the true one, by the images of the same person and class.
+
+    ``tables`` (`factors.factors`) are by the title of a row of panels, ``columns`` are the titles of
+    the panels by factor.
+    """
+    size = (2.75 * len(columns), 2.6 * len(tables) + 0.3)
+    shape = (len(tables), len(columns))
+    figure, axes = plt.subplots(*shape, figsize=size, sharex="row", sharey="row", squeeze=False)
+    for row, (kind, table) in zip(axes, tables.items(), strict=True):
+        for axis, (factor, name) in zip(row, columns.items(), strict=True):
+            _draw_factor(axis, table[table["factor"] == factor].sort_values("cell_size"))
+            if axis in axes[0]:
+                axis.set_title(name, fontsize=9.5)
+        row[0].set_ylabel(f"{words(kind)}\nfactor (mean 1, log scale)", fontsize=9)
+    figure.supxlabel("training images of the same person and class", fontsize=9.5)
+    return done(figure)
+
+
+def _draw_factor(axis: Axes, rows: DataFrame) -> None:
+    size = rows["cell_size"]
+    truth = rows["truth"]
+    green = colour("oracle")
+    axis.plot(size, truth, "--", color=green, lw=1.8)
+    axis.fill_between(size, rows["low"], rows["high"], color=OTHER, alpha=0.15, lw=0)
+    axis.plot(size, rows["mean"], "o-", ms=3, color=OTHER)
+    log_axis(axis)
+    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(rows):
+        place = (size.iloc[0], truth.iloc[0])
+        look = {"color": green, "fontsize": 8.5, "fontweight": "bold"}
+        axis.annotate("truth", place, (6, 4), textcoords="offset points", **look)
+
+
+def posteriors(table: DataFrame) -> Drawn:
+    """Draw the likeliest posteriors at each bias level, and how well they fit (`factors.posteriors`).
+
+    A study of one level has no curve: it gets a sentence with the same means.
+    """
+    mean = table.groupby(["estimator", "level"]).mean(numeric_only=True)
+    knn = mean.loc["knn"]
+    kernel = mean.loc["kernel"]
+    if table["level"].nunique() == 1:
+        return _posteriors_at_one_level(knn.iloc[0], kernel.iloc[0])
+    near = ("k-NN", knn, colour("cid-knn"), "v-")
+    wide = ("kernel", kernel, colour("cid-kernel"), "o-")
+    prior = ("prior", kernel, QUIET, ":")
+    truth = ("truth", kernel, colour("oracle"), "--")
+    losses = [(near, "loss"), (wide, "loss"), (prior, "prior_loss"), (truth, "true_loss")]
+    curves = {
+        "Loss of the posterior (nats)": losses,
+        "Neighbours k": [(near, "scale")],
+        "Kernel width τ": [(wide, "scale")],
+        "Exponent of the odds": [(near, "slope"), (wide, "slope")],
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(11.5, 2.9))
+    axes[3].axhline(1, color=QUIET, lw=0.8, ls=":")
+    for axis, (heading, lines) in zip(axes, curves.items(), strict=True):
+        ends = []
+        for (name, rows, shade, form), column in lines:
+            axis.plot(rows.index, rows[column], form, ms=4, color=shade, lw=1.6)
+            ends.append(LineEnd(rows.index[-1], rows[column].iloc[-1], name, shade))
+        axis.set_title(heading, fontsize=9.5)
+        axis.set_ylim(bottom=0)
+        axis.margins(x=0.08)
+        bias_axis(axis, np.unique(table["level"]))
+        if len(ends) > 1:
+            label_ends(axis, ends)
+    return done(figure)
+
+
+def _posteriors_at_one_level(knn, kernel) -> Markdown:
+    return Markdown(
+        "The likelihood of the class labels chooses the posterior on each training set. Means over the "
+        f"training sets: {knn['scale']:.1f} neighbours and {knn['slope']:.2f} as the exponent of the odds "
+        f"for k-NN; width {kernel['scale']:.4f} and exponent {kernel['slope']:.2f} for the kernel. The "
+        f"leave-one-out loss is {knn['loss']:.3f} nats for k-NN and {kernel['loss']:.3f} for the kernel, "
+        f"compared with {kernel['prior_loss']:.3f} for the class frequencies and "
+        f"{kernel['true_loss']:.3f} for each person's true frequencies."
+    )
+
+
+# ---------------------------------------------------------------------------- metrics against the bias
 
 
 def against_bias(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Metrics against the bias level, with 95 % bands (`summary`)."""
-    return _curves(table, metrics, test, methods, zero=False)
-
-
-def front(summary, difference, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """:func:`against_bias`; of a study of one level, whose wide intervals would hide what is paired,
-    :func:`difference_to_erm`."""
-    if summary["level"].nunique() > 1:
-        return against_bias(summary, metrics, test, methods)
-    return difference_to_erm(difference, metrics, test, methods)
+    """Draw metrics against the bias level, with 95 % bands (`summary`)."""
+    table = table[table["test"] == test]
+    levels = np.unique(table["level"])
+    if len(levels) == 1:  # no curve: a list of intervals
+        label = f"percent, bias {levels[0]:g}: {TESTS[test].lower()}"
+        return _forest(table, metrics, methods, label, "Only ERM was run.", zero=False)
+    figure, axes = _metric_panels(metrics, test)
+    for axis, metric in zip(axes, metrics, strict=True):
+        rows = table[table["metric"] == metric]
+        ends = [draw_against_bias(axis, rows, method) for method in present(rows, methods)]
+        axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_formatter(percent_tick)
+        bias_axis(axis, levels)
+        label_ends(axis, ends)
+        axis.set_title(METRICS[metric].title)
+    return done(figure)
 
 
 def difference_to_erm(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Paired differences to ERM against the bias level, with 95 % bands (`difference`)."""
-    return _curves(table, metrics, test, _but_erm(methods), zero=True)
-
-
-def _curves(table, metrics, test, methods, zero) -> Drawn:
+    """Draw paired differences to ERM against the bias level, with 95 % intervals (`difference`)."""
     table = table[table["test"] == test]
+    methods = without_erm(methods)
     levels = np.unique(table["level"])
-    if len(levels) == 1:  # no curve: intervals below each other
-        what = "points over ERM" if zero else "percent"
-        label = f"{what}, bias {levels[0]:g}: {TESTS[test].lower()}"
-        return _forest(table, metrics, methods, label, "Only ERM was run.", zero=zero)
-    figure, axes = plt.subplots(1, len(metrics), figsize=(5.4 * len(metrics), 3.9), squeeze=False)
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        rows = table[table["metric"] == metric]
-        ends = [_line(axis, rows, method) for method in _present(rows, methods)]
-        axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-        axis.yaxis.set_major_formatter(lambda y, _: f"{round(100 * y, 2):g} %")
-        if zero:
-            axis.yaxis.set_major_formatter(_points)
-            axis.hlines(0, levels.min(), levels.max(), color=COLOURS["erm"], lw=1.2)
-            ends.append((0.0, levels.max(), "ERM", COLOURS["erm"]))
-            axis.set_ylabel("percentage points")
-        _level_axis(axis, rows)
-        _direct_labels(axis, ends)
-        axis.set_title(METRICS[metric].title + (" − ERM" if zero else ""))
+    if len(levels) == 1:  # no curve: a list of intervals
+        label = f"points over ERM, bias {levels[0]:g}: {TESTS[test].lower()}"
+        return _forest(table, metrics, methods, label, "Only ERM was run.")
+    figure, axes = _metric_panels(metrics, test)
+    for axis, metric in zip(axes, metrics, strict=True):
+        ends = _draw_gains(axis, table[table["metric"] == metric], methods)
+        bias_axis(axis, levels)
+        label_ends(axis, ends)
+        axis.set_title(f"{METRICS[metric].title} − ERM")
+        axis.set_ylabel("percentage points")
+    return done(figure)
+
+
+def _draw_gains(axis: Axes, table: DataFrame, methods: list[str]) -> list[LineEnd]:
+    """Draw gains over ERM as lines with whiskers, the methods side by side; return the lines' ends."""
+    levels = np.unique(table["level"])
+    axis.hlines(0, levels.min(), levels.max(), color=colour("erm"), lw=1.2)
+    ends = [LineEnd(levels.max(), 0.0, "ERM", colour("erm"))]
+    methods = present(table, methods)
+    for order, method in enumerate(methods):
+        rows = table[table["method"] == method].sort_values("level")
+        step = 0.012 * (levels.max() - levels.min())
+        places = rows["level"].to_numpy() + step * (order - (len(methods) - 1) / 2)
+        axis.plot(places, rows["mean"], lw=1.4, color=colour(method))
+        draw_intervals(axis, places, rows, method, upright=True, scale=1)
+        end = LineEnd(places[-1], rows["mean"].iloc[-1], method_title(method), colour(method))
+        ends.append(end)
+    axis.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_formatter(points_tick)
+    axis.grid(axis="y", alpha=0.25)
+    return ends
+
+
+def _metric_panels(metrics: list[str], test: str) -> tuple[Figure, np.ndarray]:
+    """A figure with one panel per metric, and the test set as its title."""
+    size = (5.4 * len(metrics), 3.9)
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
     figure.suptitle(TESTS[test], x=0.01, ha="left", fontsize=10, color=TEXT)
     figure.get_layout_engine().set(wspace=0.06)
-    return _done(figure)
+    return figure, axes[0]
 
 
 def identity_distribution(people: DataFrame, methods: list[str], level: float) -> Figure:
-    """Accuracy of every person, averaged over seeds, sorted; and each person's gain over ERM.
+    """Draw the accuracy of every person, averaged over seeds and sorted, and each person's gain.
 
-    ``people`` has one row a person and one column a method: the mean over seeds that saw them.
+    ``people`` has one row per person and one column per method: the mean over the seeds that saw them.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.9))
-    rank, erm = np.arange(1, len(people) + 1), people["erm"]
-    methods = [m for m in methods if m in people]
+    rank = np.arange(1, len(people) + 1)
+    erm = people["erm"]
+    methods = [method for method in methods if method in people]
     for method in methods:
-        left.plot(rank, np.sort(people[method]), lw=2, color=COLOURS[method], label=title(method))
-    for method in _but_erm(methods):
-        colour = COLOURS[method]
+        accuracy = np.sort(people[method])
+        left.plot(rank, accuracy, lw=2, color=colour(method), label=marked_title(method))
+    for method in without_erm(methods):
         gain = 100 * (people[method] - erm)
-        right.scatter(erm, gain, s=13, color=colour, alpha=0.5, lw=0)
+        look = {"color": colour(method), "marker": marker_style(method)["marker"]}
+        right.scatter(erm, gain, s=15, alpha=0.5, lw=0, **look)
         if np.ptp(erm) > 0:
-            slope, cut = np.polyfit(erm, gain, 1)
+            slope, intercept = np.polyfit(erm, gain, 1)
             ends = np.array([erm.min(), erm.max()])
-            right.plot(ends, cut + slope * ends, color=colour, lw=2)
-    right.axhline(0, color=COLOURS["erm"], lw=1.2)
+            right.plot(ends, intercept + slope * ends, color=colour(method), lw=2)
+    zero_line(right, upright=False)
     for axis in (left.yaxis, right.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    left.set(title=f"Accuracy person by person, bias {level:g}", xlabel="people, worst first",
-             ylabel="accuracy")  # fmt: skip
-    right.set(title="Who gains", xlabel="the person's accuracy under ERM",
-              ylabel="gain over ERM (points)")  # fmt: skip
-    return _done(_legend(figure))
+    left.set(title=f"Accuracy person by person, bias {level:g}", xlabel="people, worst first")
+    left.set_ylabel("accuracy")
+    right.set(title="Who gains", xlabel="the person's accuracy under ERM")
+    right.set_ylabel("gain over ERM (points)")
+    return done(add_legend(figure))
+
+
+# ---------------------------------------------------------------------------- lists of methods
 
 
 def sensitivity(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Slope over the bias level with its interval; nearer 0 is less sensitive (`sensitivity`)."""
-    nothing = "One bias level only: there is no slope over the bias."
+    """Draw slopes over the bias level with intervals; nearer 0 is less sensitive (`sensitivity`)."""
+    nothing = "This study has one bias level, so there is no slope over the bias."
     label = "change of the metric from bias 0 to 1 (points)"
     return _forest(table[table["test"] == test], metrics, methods, label, nothing)
 
@@ -425,416 +606,246 @@ def sensitivity(table: DataFrame, metrics: list[str], test: str, methods: list[s
 def recovered(
     table: DataFrame, metrics: list[str], test: str, methods: list[str], level: float
 ) -> Drawn:
-    """Share of the oracle's gain over ERM that methods recover (`oracle_gap_recovered`)."""
+    """Draw the share of the oracle's gain over ERM that methods recover (`oracle_gap_recovered`)."""
     rows = table[(table["test"] == test) & (table["level"] == level)]
-    nothing = "The oracle was not run: there is no gain of it to recover."
+    nothing = "The oracle was not run, so it has no gain to recover."
     label = f"share of the oracle's gain over ERM at bias {level:g} (0 = ERM, 1 = oracle)"
     return _forest(rows, metrics, methods, label, nothing, scale=1)
 
 
 def compare(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Gain over ERM, mean over the bias range; best of each kind first (`area`).
+    """Draw gains over ERM, means over the bias range, the largest first (`area`).
 
-    Methods that saw true identities stand below the others and have squares.
+    Methods that use true identities stand below the others.
     """
     rows = table[(table["test"] == test) & (table["method"] != "erm")]
     gain = rows[rows["metric"] == metrics[0]].set_index("method")["mean_difference"]
-    methods = sorted(_present(rows, methods), key=lambda method: (_told(method), -gain[method]))
-    nothing = "Only ERM was run: there is nothing to compare it with."
+    methods = present(rows, methods)
+    methods = sorted(methods, key=lambda method: (uses_identities(method), -gain[method]))
+    nothing = "Only ERM was run, so there is nothing to compare it with."
     label = "points over ERM, mean over the bias range"
     return _forest(rows, metrics, methods, label, nothing, suffix="_difference")
 
 
-def _forest(rows, metrics, methods, label, nothing, *, suffix="", scale=100, zero=True) -> Drawn:
-    """Intervals of methods below each other, one panel a metric; a sentence where there is none."""
-    methods = _present(rows, methods)
+def _forest(
+    table: DataFrame,
+    metrics: list[str],
+    methods: list[str],
+    label: str,
+    nothing: str,
+    *,
+    suffix: str = "",
+    scale: float = 100.0,
+    zero: bool = True,
+) -> Drawn:
+    """Draw intervals of methods below each other, one panel per metric.
+
+    ``label`` is that of the horizontal axis; ``nothing`` is the sentence where no method was run.
+    """
+    methods = present(table, methods)
     if not methods:
         return Markdown(f"*{nothing}*")
     size = (3.6 * len(metrics) + 2.6, 0.3 * len(methods) + 1.1)
     figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False, sharey=True)
-    told = [_told(method) for method in methods]
+    use_identities = [uses_identities(method) for method in methods]
     for axis, metric in zip(axes[0], metrics, strict=True):
-        part = rows[rows["metric"] == metric].set_index("method")
+        rows = table[table["metric"] == metric].set_index("method")
         if zero:
-            axis.axvline(0, color=COLOURS["erm"], lw=1)
-        for y, method in enumerate(methods):
-            _intervals(axis, y, part.loc[[method]], method, suffix=suffix, scale=scale)
-            if not np.isfinite(part.loc[method, f"mean{suffix}"]):
+            zero_line(axis)
+        for place, method in enumerate(methods):
+            draw_intervals(axis, place, rows.loc[[method]], method, suffix=suffix, scale=scale)
+            if not np.isfinite(rows.loc[method, f"mean{suffix}"]):
                 note = "undefined: no clear gain of the oracle"
-                axis.annotate(note, (0, y), (4, 0), textcoords="offset points", va="center",
-                              fontsize=8, color=TEXT)  # fmt: skip
-        if told == sorted(told) and any(told) and not all(told):
-            axis.axhline(told.index(True) - 0.5, color=QUIET, lw=0.8, ls=":")
-        _listed(axis, [title(method) for method in methods])
+                look = {"va": "center", "fontsize": 8, "color": TEXT}
+                axis.annotate(note, (0, place), (4, 0), textcoords="offset points", **look)
+        if any(use_identities) and use_identities == sorted(use_identities):
+            first = use_identities.index(True)
+            if first:
+                axis.axhline(first - 0.5, color=QUIET, lw=0.8, ls=":")
+        list_rows(axis, [marked_title(method) for method in methods])
         axis.set_title(METRICS[metric].title)
     figure.supxlabel(label, fontsize=9.5)
-    return _done(figure)
+    return done(figure)
 
 
-def factors(tables: dict[str, DataFrame], columns: dict[str, str]) -> Figure:
-    """Each factor of the weights, and the true one, by the size of the (person, class) cell.
-
-    Tables (`variations.factors`) by the title of a panel row; titles of panels by factor.
-    """
-    figure, axes = plt.subplots(
-        len(tables), len(columns), figsize=(2.75 * len(columns), 2.6 * len(tables) + 0.3),
-        sharex="row", sharey="row", squeeze=False,
-    )  # fmt: skip
-    for row, (kind, table) in zip(axes, tables.items(), strict=True):
-        for axis, (factor, name) in zip(row, columns.items(), strict=True):
-            part = table[table["factor"] == factor].sort_values("cell_size")
-            size, truth = part["cell_size"], part["truth"]
-            axis.plot(size, truth, "--", color=COLOURS["oracle"], lw=1.8)
-            axis.fill_between(size, part["low"], part["high"], color=OTHER, alpha=0.15, lw=0)
-            axis.plot(size, part["mean"], "o-", ms=3, color=OTHER)
-            _log_numbers(axis)
-            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            if axis in axes[0]:
-                axis.set_title(name, fontsize=9.5)
-            if len(part):
-                axis.annotate("truth", (size.iloc[0], truth.iloc[0]), (6, 4), fontsize=8.5,
-                              textcoords="offset points", color=COLOURS["oracle"],
-                              fontweight="bold")  # fmt: skip
-        row[0].set_ylabel(f"{kind}\nfactor (mean 1, log scale)", fontsize=9)
-    figure.supxlabel("training images of the same person and class", fontsize=9.5)
-    return _done(figure)
-
-
-def posteriors(table: DataFrame) -> Figure:
-    """The likeliest posteriors at each bias level, and how well they fit (`variations.posteriors`)."""
-    figure, axes = plt.subplots(1, 4, figsize=(11.5, 2.9))
-    axes[3].axhline(1, color=QUIET, lw=0.8, ls=":")
-    mean = table.groupby(["estimator", "level"]).mean(numeric_only=True)
-    one = table["level"].nunique() == 1
-    knn = ("k-NN", mean.loc["knn"], COLOURS["cid-knn"], "o-")
-    kernel = ("kernel", mean.loc["kernel"], COLOURS["cid-kernel"], "o-")
-    prior = ("prior", mean.loc["kernel"], QUIET, "s" if one else ":")
-    truth = ("truth", mean.loc["kernel"], COLOURS["oracle"], "s" if one else "--")
-    losses = [(knn, "loss"), (kernel, "loss"), (prior, "prior_loss"), (truth, "true_loss")]
-    panels = {
-        "Loss of the posterior (nats)": losses,
-        "Neighbours k": [(knn, "scale")],
-        "Kernel width τ": [(kernel, "scale")],
-        "Exponent of the odds": [(knn, "slope"), (kernel, "slope")],
-    }
-    for axis, (heading, lines) in zip(axes, panels.items(), strict=True):
-        ends = []
-        for (name, part, colour, form), column in lines:
-            axis.plot(part.index, part[column], form, ms=4, color=colour, lw=1.6)
-            ends.append((part[column].iloc[-1], part.index[-1], name, colour))
-        axis.set_title(heading, fontsize=9.5)
-        axis.set_ylim(bottom=0)
-        axis.margins(x=0.08)
-        _level_axis(axis, table)
-        _direct_labels(axis, ends if len(ends) > 1 else [])
-    return _done(figure)
+# ---------------------------------------------------------------------------- variations of a study
 
 
 def ablation(table: DataFrame, setting: str, metrics: list[str], methods: list[str]) -> Figure:
-    """Gain over ERM on seen people for every ``value`` of a setting (`difference`)."""
-    figure, axes = plt.subplots(1, len(metrics), figsize=(5.2 * len(metrics), 3.5), squeeze=False)
+    """Draw the gain over ERM on seen people for every ``value`` of a setting (`difference`)."""
+    size = (5.2 * len(metrics), 3.5)
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
-        _varied(axis, table, metric, methods)
+        _draw_values(axis, table, metric, methods)
         axis.set(xlabel=setting, title=f"{METRICS[metric].title} − ERM")
     axes[0, 0].set_ylabel("percentage points")
-    return _done(_legend(figure))
+    return done(add_legend(figure))
 
 
-def ablations(tables: dict[str, DataFrame], metric: str, methods: list[str]) -> Figure:
-    """As :func:`ablation`, tables by setting: a small panel each, one scale a row."""
-    figure, axes = _panels(len(tables), 4, 2.8, 2.3, sharey="row")
+def ablations(
+    tables: dict[str, DataFrame],
+    metric: str,
+    methods: list[str],
+    baselines: dict[str, DataFrame] | None = None,
+) -> Figure:
+    """Draw :func:`ablation` for many settings: a small panel each, one scale per row.
+
+    ``tables`` are by setting; ``baselines``, of ERM's own accuracy under each value (`summary`), are
+    written below the values where they are known.
+    """
+    baselines = baselines or {}
+    figure, axes = panels(len(tables), 4, 2.8, 2.4, sharey="row")
     for axis, (setting, table) in zip(axes.flat, tables.items(), strict=False):
-        _varied(axis, table, metric, methods, small=True)
-        axis.set_title(_words(setting), fontsize=9.5)
-    figure.supylabel(f"{METRICS[metric].title} − ERM (points)", fontsize=9.5)
-    return _done(_legend(figure))
+        _draw_values(axis, table, metric, methods, small=True, baseline=baselines.get(setting))
+        axis.set_title(setting_title(setting), fontsize=9)
+    for row in axes:
+        row[0].set_ylabel("points over ERM")
+    return done(add_legend(figure))
 
 
-def _varied(axis, table, metric, methods, small: bool = False) -> None:
-    """Intervals of the gain over ERM for every value of a setting."""
+def setting_title(setting: str) -> str:
+    """Return a setting's name in words."""
+    return SETTINGS.get(setting, words(setting.rpartition(".")[2]))
+
+
+def _draw_values(
+    axis: Axes,
+    table: DataFrame,
+    metric: str,
+    methods: list[str],
+    *,
+    small: bool = False,
+    baseline: DataFrame | None = None,
+) -> None:
+    """Draw intervals of the gain over ERM for every value of a setting."""
     rows = table[(table["test"] == "seen") & (table["metric"] == metric)].set_index("value")
     values = rows.index.unique()
-    axis.axhline(0, color=COLOURS["erm"], lw=1.2)
-    at, size = np.arange(len(values)), 3.5 if small else 4.5
-    _beside(axis, at, 0.13, rows, values, _but_erm(methods), upright=True, size=size)
-    names = [_value(v) for v in values]
-    axis.set_xticks(at, names)
+    zero_line(axis, upright=False)
+    places = np.arange(len(values))
+    size = 3.5 if small else 4.5
+    methods = without_erm(methods)
+    draw_side_by_side(axis, places, 0.13, rows, values, methods, upright=True, size=size)
+    names = [value_name(value) for value in values]
     axis.set_xlim(-0.5, len(values) - 0.5)
-    if max(map(len, names)) > 7 or sum(map(len, names)) > (26 if small else 60):
-        plt.setp(axis.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
     axis.grid(axis="y", alpha=0.25)
+    if baseline is None:
+        axis.set_xticks(places, names)
+    else:
+        erm = baseline[(baseline["test"] == "seen") & (baseline["metric"] == metric)]
+        pairs = zip(names, erm["mean"], strict=True)
+        labels = [f"{name}\n{100 * accuracy:.1f}" for name, accuracy in pairs]
+        axis.set_xticks(places, labels, fontsize=8)
+    longest = max(map(len, names))
+    crowded = sum(map(len, names)) > (26 if small else 60)
+    if crowded or longest > (9 if small else 7):
+        plt.setp(axis.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
 
 
 def breadth(table: DataFrame, metrics: list[str], methods: list[str]) -> Figure:
-    """Gain over ERM on seen people, by ``task`` and ``kind`` of bias (`area`)."""
-    table = table[table["test"] == "seen"]
-    kinds, tasks = table["kind"].unique(), table["task"].unique()
-    figure, axes = plt.subplots(
-        len(kinds), len(metrics), squeeze=False, sharex="col", sharey=True,
-        figsize=(4.8 * len(metrics), len(kinds) * (0.55 * len(tasks) + 0.6) + 0.7),
-    )  # fmt: skip
+    """Draw gains over ERM on seen people, by ``task`` and ``kind`` of bias (`area`).
+
+    A metric or a panel without a number, such as minority cells in a long tail, is left out.
+    """
+    table = table[(table["test"] == "seen") & table["mean_difference"].notna()]
+    kinds = list(table["kind"].unique())
+    tasks = list(table["task"].unique())
+    metrics = [metric for metric in metrics if metric in set(table["metric"])]
+    height = len(kinds) * (0.55 * len(tasks) + 0.9) + 0.5
+    size = (4.8 * len(metrics), height)
+    shape = (len(kinds), len(metrics))
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, sharey=True)
+    places = np.arange(len(tasks))
+    last_kinds = table.groupby("metric")["kind"].last()
+    lowest = [(last_kinds[metric], metric) for metric in metrics]  # panels at the foot of a column
     for row, kind in zip(axes, kinds, strict=True):
         for axis, metric in zip(row, metrics, strict=True):
-            axis.axvline(0, color=COLOURS["erm"], lw=1.2)
             rows = table[(table["kind"] == kind) & (table["metric"] == metric)].set_index("task")
-            at = np.arange(len(tasks))
-            _beside(axis, at, 0.2, rows, tasks, _but_erm(methods), suffix="_difference")
-            _listed(axis, [_words(task) for task in tasks])
-            axis.set_title(f"{kind}: {METRICS[metric].title.lower()} − ERM")
-    for axis in axes[-1]:
-        axis.set_xlabel("points over ERM, mean over the bias range")
-    return _done(_legend(figure))
+            list_rows(axis, [words(task) for task in tasks])
+            if rows.empty:
+                axis.axis("off")
+                continue
+            zero_line(axis)
+            chosen = without_erm(methods)
+            draw_side_by_side(axis, places, 0.2, rows, tasks, chosen, suffix="_difference")
+            axis.set_title(f"{words(kind)}: {METRICS[metric].title.lower()} − ERM", fontsize=9.5)
+            if (kind, metric) in lowest:
+                axis.set_xlabel("points over ERM, mean over the bias range", fontsize=9)
+    return done(add_legend(figure))
 
 
-def controls(table: DataFrame, told: DataFrame, metric: str, methods: list[str]) -> Drawn:
-    """Gain over ERM on seen people with every proxy, one panel a trunk, and the oracle's as a band.
+def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]) -> Drawn:
+    """Draw the gain over ERM on seen people with every proxy, one panel a trunk.
 
-    ``table`` is of :func:`study.results.inference.difference`, ``told``, which orders the proxies and says
-    beside each how well it tells people apart, of :func:`study.experiment.variations.leaks_of`; both with
-    a column ``trunk``. Narrow, with panels below each other, to be read in a column of text.
+    The oracle's gain is a band. Panels stand below each other, to be read in a column of text.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`study.results.inference.difference`, with a column ``trunk``.
+    leaks : DataFrame
+        What each proxy reveals (:func:`study.experiment.proxies.leaks_of`), with a column ``trunk``;
+        its verification AUC orders the proxies and stands beside each.
     """
     rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
-    shown = untold(_present(rows, methods))
-    if not shown:
+    methods = without_identities(present(rows, methods))
+    if not methods:
         return Markdown("*No method was run that needs a proxy.*")
     trunks = rows["trunk"].unique()
-    auc = told.set_index(["trunk", "proxy"])["verification AUC"]
-    names = auc[trunks[0]].sort_values(ascending=False, kind="stable").index
-    size = (5.2, len(trunks) * (0.36 * len(names) + 0.45) + 1.0)
+    auc = leaks.set_index(["trunk", "proxy"])["verification AUC"]
+    proxies = auc[trunks[0]].sort_values(ascending=False, kind="stable").index
+    size = (5.2, len(trunks) * (0.36 * len(proxies) + 0.45) + 1.0)
     figure, axes = plt.subplots(len(trunks), 1, figsize=size, squeeze=False, sharex=True)
-    at = np.arange(len(names))
+    places = np.arange(len(proxies))
+    beside = {"annotation_clip": False, "fontsize": 9, "color": TEXT}
     for axis, trunk in zip(axes[:, 0], trunks, strict=True):
         part = rows[rows["trunk"] == trunk].set_index("proxy")
-        axis.axvline(0, color=COLOURS["erm"], lw=1.2)
-        for _, best in part[part["method"] == "oracle"].head(1).iterrows():
-            if np.isfinite(best["low"]):
-                span = 100 * best["low"], 100 * best["high"]
-                axis.axvspan(*span, color=COLOURS["oracle"], alpha=0.12, lw=0)
-            line = {"color": COLOURS["oracle"], "lw": 1.6, "ls": "--", "label": title("oracle")}
-            axis.axvline(100 * best["mean"], **line)
-        _beside(axis, at, 0.26, part, names, shown, size=5.5)
-        _listed(axis, [network(name) for name in names])
-        for y, name in zip(at, names, strict=True):
-            axis.annotate(f"{auc[trunk, name]:.2f}", (1.02, y), xycoords=("axes fraction", "data"),
-                          va="center", fontsize=9, color=TEXT, annotation_clip=False)  # fmt: skip
-        axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", fontsize=9, color=TEXT)
-        axis.set_title(f"Heads on {network(trunk)}")
+        zero_line(axis)
+        _draw_oracle_band(axis, part)
+        draw_side_by_side(axis, places, 0.26, part, proxies, methods, size=5.5)
+        list_rows(axis, [network_title(proxy) for proxy in proxies])
+        for place, proxy in zip(places, proxies, strict=True):
+            where = ("axes fraction", "data")
+            text = f"{auc[trunk, proxy]:.2f}"
+            axis.annotate(text, (1.02, place), xycoords=where, va="center", **beside)
+        axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", **beside)
+        axis.set_title(f"Heads on {network_title(trunk)}")
     axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
-    return _done(_legend(figure))
+    return done(add_legend(figure))
+
+
+def _draw_oracle_band(axis: Axes, rows: DataFrame) -> None:
+    """Draw the oracle's gain, which no proxy changes, as a line and its interval as a band."""
+    for _, oracle in rows[rows["method"] == "oracle"].head(1).iterrows():
+        low = 100 * oracle["low"]
+        high = 100 * oracle["high"]
+        green = colour("oracle")
+        if np.isfinite(low):
+            axis.axvspan(low, high, color=green, alpha=0.12, lw=0)
+        axis.axvline(
+            100 * oracle["mean"], color=green, lw=1.6, ls="--", label=marked_title("oracle")
+        )
 
 
 def by_group(table: DataFrame, methods: list[str], level: float) -> Drawn:
-    """Accuracy of groups of seen people under ERM, and gains over it (`accuracy_by_group`)."""
+    """Draw accuracy of groups of seen people under ERM, and gains over it (`accuracy_by_group`)."""
     rows = table[(table["test"] == "seen") & (table["level"] == level) & (table["group"] != "gap")]
     if rows.empty:
         return Markdown("*This data set names no demographic groups.*")
     rows = rows.set_index(["column", "group", "people"])
     groups = rows.index.unique()
-    names = [f"{_words(column)}: {group} ({people})" for column, group, people in groups]
+    names = [f"{words(column)}: {group} ({people})" for column, group, people in groups]
     column = groups.get_level_values("column").to_series()
-    y = np.arange(len(groups)) + 0.6 * column.ne(column.shift()).cumsum().to_numpy()
+    is_new_column = column.ne(column.shift()).to_numpy()
+    places = np.arange(len(groups)) + 0.6 * is_new_column.cumsum()
     size = (10.5, 0.36 * len(groups) + 1.5)
     figure, (left, right) = plt.subplots(1, 2, figsize=size, sharey=True, width_ratios=[1, 1.3])
-    _beside(left, y, 0.2, rows, groups, ["erm"])
-    _beside(right, y, 0.2, rows, groups, _but_erm(methods), suffix="_difference", size=4.5)
+    gaining = without_erm(methods)
+    draw_side_by_side(left, places, 0.2, rows, groups, ["erm"])
+    draw_side_by_side(right, places, 0.2, rows, groups, gaining, suffix="_difference", size=4.5)
     for axis in (left, right):
-        _listed(axis, names, y)
+        list_rows(axis, names, places)
     left.set(title=f"Accuracy under ERM, bias {level:g}", xlabel="accuracy (%)")
     left.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
-    right.axvline(0, color=COLOURS["erm"], lw=1.2)
+    zero_line(right)
     right.set(title="Gain over ERM", xlabel="percentage points")
-    return _done(_legend(figure))
-
-
-# ---------------------------------------------------------------------------- what figures share
-
-
-def _done(figure: Figure) -> Figure:
-    """Close a finished figure: a notebook then shows it once, where it is told to."""
-    plt.close(figure)
-    return figure
-
-
-def _bytes(figure: Figure, kind: str, area: Bbox, **options) -> bytes:
-    buffer = io.BytesIO()
-    # The same ids in every run; letters as letters, a third of the bytes of their outlines.
-    with mpl.rc_context({"svg.hashsalt": "cid", "svg.fonttype": "none"} | LAID_OUT):
-        figure.savefig(buffer, format=kind, bbox_inches=area, **options)
-    return buffer.getvalue()
-
-
-def _area(figure: Figure) -> Bbox:
-    """What of a figure holds something, in inches. It is laid out once and for all: saving would do so
-    twice for every file, which takes longer than to draw it."""
-    figure.draw_without_rendering()
-    with mpl.rc_context(LAID_OUT):
-        figure.set_layout_engine(None)
-    return figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])
-
-
-def _svg(figure: Figure, area: Bbox) -> bytes:
-    """With coordinates to a hundredth of a point, so that no last digit of a sum is seen."""
-    text = _bytes(figure, "svg", area, metadata={"Date": None, "Creator": None}).decode()
-    number = re.compile(r"(?<![\w.])-?\d+\.\d{3,}")
-    short = re.sub(
-        "<[^>]+>", lambda tag: number.sub(lambda found: f"{float(found[0]):.2f}", tag[0]), text
-    )
-    return re.sub(r"\n +", "\n", short).encode()
-
-
-def _png(figure: Figure, area: Bbox, dpi: int = 100) -> bytes:
-    """With a palette of 128 colours, which no eye tells from all of them: a third of the bytes."""
-    drawn = _bytes(figure, "png", area, metadata={"Software": None}, dpi=dpi)
-    picture = PIL.Image.open(io.BytesIO(drawn))
-    buffer = io.BytesIO()
-    picture.convert("RGB").quantize(128).save(buffer, "png", optimize=True)
-    return buffer.getvalue()
-
-
-def _jpeg(figure: Figure, dpi: int = 100) -> Image:
-    data = _bytes(_done(figure), "jpeg", _area(figure), dpi=dpi, pil_kwargs={"quality": 82})
-    return Image(data, format="jpeg")
-
-
-def _evenly(count: int, most: int) -> tuple[int, int]:
-    """Rows and columns for so many, with at most so many in a row, evenly filled."""
-    rows = -(-count // most)
-    return rows, -(-count // rows)
-
-
-def _panels(count: int, most: int, width: float, height: float, **shared) -> tuple:
-    """A figure and its axes, :func:`_evenly` filled rows; what is left over is blank."""
-    rows, columns = _evenly(count, most)
-    size = (max(5.5, width * columns), height * rows + 0.5)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, **shared)
-    for axis in axes.flat[count:]:
-        axis.axis("off")
-    return figure, axes
-
-
-def _present(table: DataFrame, methods) -> list[str]:
-    """Those of the methods that a table has rows of."""
-    return [m for m in methods if m in set(table["method"])]
-
-
-def _but_erm(methods) -> list[str]:
-    return [m for m in methods if m != "erm"]
-
-
-def _told(method: str) -> bool:
-    """Whether a method is told the true identities."""
-    return "identity" in METHODS[method].sees
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _value(value) -> str:
-    if str(value) in ("True", "False"):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _points(share: float, _=None) -> str:
-    """A tick in percentage points."""
-    return f"{round(100 * share, 2):+g}".replace("-", "−") if share else "0"
-
-
-def _marker(method: str) -> str:
-    """Methods that saw true identities have a square, the others a disc."""
-    return "s" if _told(method) else "o"
-
-
-def _intervals(axis, at, part, method, *, upright=False, suffix="", scale=100.0, size=5.0) -> None:
-    """Means and 95 % intervals of a method at places of an axis; an unbounded one is not drawn."""
-    at = np.broadcast_to(at, len(part))
-    names = [name + suffix for name in ("mean", "low", "high")]
-    mean, low, high = scale * part[names].to_numpy(dtype=float).T
-    bounded = np.isfinite(low) & np.isfinite(high)
-    lines = axis.vlines if upright else axis.hlines
-    lines(at[bounded], low[bounded], high[bounded], color=COLOURS[method], lw=1.8)
-    where = (at, mean) if upright else (mean, at)
-    axis.plot(*where, _marker(method), ms=size, color=COLOURS[method], label=title(method))
-
-
-def _beside(axis, at, step, table, keys, methods, *, upright=False, suffix="", size=5.0) -> None:
-    """Intervals of several methods at each place, ``step`` apart: the table's rows at ``keys``."""
-    methods = _present(table, methods)
-    for k, method in enumerate(methods):
-        part = table[table["method"] == method].reindex(keys)
-        places = at + step * (k - (len(methods) - 1) / 2)
-        if upright:  # the values of a setting, so a line leads from one to the next
-            mean = 100 * part["mean"].to_numpy()
-            axis.plot(places, mean, lw=0.8, color=COLOURS[method], alpha=0.6)
-        _intervals(axis, places, part, method, upright=upright, suffix=suffix, size=size)
-
-
-def _listed(axis, names, at=None) -> None:
-    """Names down the vertical axis, the first on top."""
-    at = np.arange(len(names)) if at is None else at
-    axis.set_yticks(at, names)
-    axis.set_ylim(at[-1] + 0.5, at[0] - 0.5)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="x", alpha=0.25)
-
-
-def _band(axis, x, part, method, form, *, alpha, **line) -> None:
-    """A method's mean as a line, and its interval as a band where it is bounded."""
-    low, high = (part[name].where(np.isfinite(part[name])) for name in ("low", "high"))
-    axis.fill_between(x, low, high, color=COLOURS[method], alpha=alpha, lw=0)
-    axis.plot(x, part["mean"], form, color=COLOURS[method], label=title(method), **line)
-
-
-def _line(axis, table, method) -> tuple:
-    """A method against the bias level; returns what :func:`_direct_labels` takes."""
-    part, strong = table[table["method"] == method].sort_values("level"), method in STRONG
-    _band(axis, part["level"], part, method, _marker(method) + "-", alpha=0.15 if strong else 0.08,
-          lw=2.2 if strong else 1.2, ms=4.5 if strong else 3)  # fmt: skip
-    last = part.iloc[-1]
-    return last["mean"], last["level"], METHODS[method].title, COLOURS[method]
-
-
-def _level_axis(axis, table) -> None:
-    levels = np.unique(table["level"])
-    axis.set_xticks(levels, [f"{level:g}" for level in levels], rotation=50, fontsize=8.5)
-    axis.set_xlabel("bias level of the training set")
-    if len(levels) == 1:
-        axis.set_xlim(levels[0] - 0.1, levels[0] + 0.1)
-
-
-def _log_numbers(axis) -> None:
-    """A logarithmic axis with plain numbers."""
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _legend(figure: Figure, loc: str = "outside lower center", reverse: bool = False) -> Figure:
-    """One legend for all panels, below them: no place inside is free in every study."""
-    entries = {}
-    for axis in figure.axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            entries.setdefault(name, handle)
-    _, columns = _evenly(len(entries), 4)
-    figure.legend(entries.values(), entries.keys(), loc=loc, ncols=columns, reverse=reverse)
-    return figure
-
-
-def _direct_labels(axis, entries) -> None:
-    """Write names at the right end of lines, pushed apart where they would overlap."""
-    low, high = axis.get_ylim()
-    gap = 0.065 * (high - low)
-    spots = sorted(entries, key=lambda entry: entry[0])
-    heights = [entry[0] for entry in spots]
-    for _ in range(100):  # neighbours push each other half the overlap; few entries, fast to settle
-        for k in range(len(heights) - 1):
-            overlap = gap - (heights[k + 1] - heights[k])
-            if overlap > 0:
-                heights[k] -= overlap / 2
-                heights[k + 1] += overlap / 2
-        heights = [max(height, low + gap / 2) for height in heights]  # above the axis
-    for (_, x, text, colour), y in zip(spots, heights, strict=True):
-        axis.annotate(text, (x, y), (7, 0), textcoords="offset points", va="center", color=colour,
-                      fontsize=8.5, fontweight="bold", annotation_clip=False)  # fmt: skip
+    return done(add_legend(figure))

@@ -1,70 +1,128 @@
 """Many small studies: other tasks and kinds of bias, and every value of many settings.
 
-As many are worked on at once as there are cores, as each has parts that keep only one of them busy.
-``settings`` and ``folder`` are as in :mod:`study.experiment.variations`, ``how`` are the metrics and
-replicates of :func:`study.results.inference.estimate`.
+Each study has parts that keep only one core busy, so one study runs on every core at the same time.
+``settings`` and ``folder`` are as in :mod:`study.experiment.variations`; ``metrics`` and ``replicates`` as
+in :func:`study.results.inference.estimate`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pandas as pd
 
 from study.cores import on_all_cores
 from study.experiment import variations
+from study.experiment.arrays import Arrays
 from study.faces.dataset import FaceSet
-from study.results.inference import Estimates, difference, estimate
+from study.results.inference import BASELINE, Estimates, estimate, summary
 
 
 def breadth(
-    arrays: variations.Arrays,
+    arrays: Arrays,
     data: FaceSet,
     settings: dict,
     tasks: Iterable[str],
     kinds: Iterable[str],
     *,
+    metrics: Iterable[str],
+    replicates: int,
     folder=None,
-    **how,
 ) -> dict[tuple[str, str], Estimates]:
-    """The study once more for every task and kind of bias, by (task, kind), kind after kind.
+    """Repeat the study for every task and kind of bias: estimates by (task, kind), kind after kind.
 
-    The labels of ``arrays`` are not looked at; ``data`` has those of every task.
+    The labels come from ``data``, which has those of every task, not from ``arrays``.
     """
 
-    def one(study: tuple[str, str]) -> Estimates:
-        task, kind = study
-        given = replace(arrays, labels=data.labels(task))
-        own = settings | {"bias": settings["bias"] | {"kind": kind}}
-        predictions = variations.run(given, own, folder=folder)
-        about = own["methods"], given.labels, given.identities
-        return estimate(predictions, *about, folder=folder, **how)
+    def study_of(task: str, kind: str) -> Estimates:
+        labelled = replace(arrays, labels=data.labels(task))
+        changed = settings | {"bias": settings["bias"] | {"kind": kind}}
+        return estimate(
+            variations.run(labelled, changed, folder=folder),
+            settings["methods"],
+            labelled.labels,
+            labelled.identities,
+            metrics=metrics,
+            replicates=replicates,
+            folder=folder,
+        )
 
     studies = [(task, kind) for kind in kinds for task in tasks]
-    return dict(zip(studies, on_all_cores(one, studies, label="breadth"), strict=True))
+    estimates = on_all_cores(lambda study: study_of(*study), studies, label="breadth")
+    return dict(zip(studies, estimates, strict=True))
 
 
 def ablate(
-    arrays: variations.Arrays,
+    arrays: Arrays,
     settings: dict,
     ablations: dict[str, dict],
     level: float,
     *,
+    metrics: Iterable[str],
+    replicates: int,
     folder=None,
-    **how,
-) -> dict[str, pd.DataFrame]:
-    """Differences to ERM for every value of one setting at a time, by the name of the ablation.
+) -> dict[str, Estimates]:
+    """Estimates for every value of one setting at a time, by the name of the ablation.
 
     ``ablations`` holds a ``setting`` and its ``values`` by name; all else is as in
     :func:`study.experiment.variations.vary`.
     """
-    design = arrays.design()  # cells share what they have in common
+    design = arrays.design()  # computed once for all values
 
-    def one(name: str) -> pd.DataFrame:
-        varied = ablations[name]["setting"], ablations[name]["values"]
+    def estimates_of(name: str) -> Estimates:
         predictions = variations.vary(
-            arrays, settings, *varied, level, design=design, folder=folder
+            arrays,
+            settings,
+            ablations[name]["setting"],
+            ablations[name]["values"],
+            level,
+            design=design,
+            folder=folder,
         )
-        about = settings["methods"], arrays.labels, arrays.identities
-        return difference(estimate(predictions, *about, cell="value", folder=folder, **how))
+        return estimate(
+            predictions,
+            settings["methods"],
+            arrays.labels,
+            arrays.identities,
+            metrics=metrics,
+            replicates=replicates,
+            condition="value",
+            folder=folder,
+        )
 
-    return dict(zip(ablations, on_all_cores(one, ablations, label="ablations"), strict=True))
+    estimates = on_all_cores(estimates_of, ablations, label="ablations")
+    return dict(zip(ablations, estimates, strict=True))
+
+
+def baselines(studies: dict[str, Estimates]) -> pd.DataFrame:
+    """ERM's own metrics under every value of every setting, which gains over it do not show.
+
+    ``studies`` are of :func:`ablate`; the first column, ``ablation``, holds their names.
+    """
+    columns = ["ablation", "test", "metric", "value", "method", "mean", "low", "high"]
+    tables = [pd.DataFrame(columns=columns)] if not studies else []
+    for name, study in studies.items():
+        table = summary(study).assign(ablation=name)
+        tables.append(table.loc[table["method"] == BASELINE, columns])
+    return pd.concat(tables, ignore_index=True)
+
+
+def join_studies(
+    studies: dict[tuple[str, str], Estimates], functional: Callable[[Estimates], pd.DataFrame]
+) -> pd.DataFrame:
+    """One table of ``functional`` over studies by (task, kind), with the columns ``task`` and ``kind``.
+
+    ``functional`` is a function of :mod:`study.results.inference`, such as ``area``.
+    """
+    tables = [
+        functional(estimates).assign(task=task, kind=kind)
+        for (task, kind), estimates in studies.items()
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def join_trunks(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """One table of tables by the trunk whose features were classified, its first column ``trunk``."""
+    named = [
+        table.assign(trunk=trunk)[["trunk", *table.columns]] for trunk, table in tables.items()
+    ]
+    return pd.concat(named, ignore_index=True)

@@ -138,16 +138,16 @@ def test_heads_over_images_and_over_features_are_the_same(monkeypatch, risk):
     np.testing.assert_allclose(dual.bias, primal.bias, atol=2e-4)
 
 
-def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
+def test_standardised_features_keep_gram_matrices_as_memory_allows(monkeypatch):
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=(40, 60)), np.arange(40) % 2
-    design = heads.Design(x, y)
+    design = heads.StandardisedFeatures(x, y)
     sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
 
     def gram(k):
-        return design.stack(sets[k : k + 1], 32)[0]
+        return design.gram_stack(sets[k : k + 1], 32).gram
 
-    part, first = design.standardised(sets[0])[0], gram(0)
+    part, first = design.in_own_units(sets[0]).features, gram(0)
     torch.testing.assert_close(first[0, :20, :20], part @ part.T, atol=1e-3, rtol=1e-5)
     assert not first[0, 20:].any() and not first[0, :, 20:].any()
     assert gram(0) is first
@@ -156,12 +156,12 @@ def test_a_design_keeps_gram_matrices_as_memory_allows(monkeypatch):
     gram(0), gram(2)  # the longest unused went
     assert gram(0) is first
     assert gram(1) is not kept
-    assert design.stack(sets[:1], 64)[0].shape == (1, 64, 64)
+    assert design.gram_stack(sets[:1], 64).gram.shape == (1, 64, 64)
     weights = np.zeros((2, 40))
     weights[0, :20] = weights[1, 10:30] = 1
     shared = fit_heads(x, y, weights, 0.1, design=design)
     np.testing.assert_array_equal(
-        shared.weight, fit_heads(x, y, weights, 0.1, design=heads.Design(x, y)).weight
+        shared.weight, fit_heads(x, y, weights, 0.1, design=heads.StandardisedFeatures(x, y)).weight
     )
 
 

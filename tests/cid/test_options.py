@@ -9,23 +9,26 @@ from dataclasses import fields
 import pytest
 
 from cid.names import find, suggest
-from cid.options import KINDS, NetworkOptions, read
-from study.experiment import options
-from study.experiment.options import HeadOptions, of_kind
+from cid.options import KINDS, NetworkOptions, of_kind
+from cid.settings import read
+from study.methods.robust import CVaRSettings, KLSettings
+from study.methods.two_stage import LastLayerSettings
 
-HEADS, NETWORK = (HeadOptions, "train.robust"), (NetworkOptions, "train.network")
+CVAR = CVaRSettings, "train.robust"
+KL = KLSettings, "train.robust"
+LAST = LastLayerSettings, "train.robust"
+NETWORK = NetworkOptions, "train.network"
 
 
 @pytest.mark.parametrize(
     ("of", "values", "message"),
     [
-        (HEADS, {"alpa": 0.1}, r"train.robust.alpa is unknown \(did you mean 'alpha'\?\); known"),
-        (HEADS, {"alpha": 1.5}, r"train.robust.alpha is 1.5; it must be a number in \(0, 1\]"),
-        (HEADS, {"tilt": 0}, "train.robust.tilt is 0.0; it must be a number greater than 0"),
-        (HEADS, {"tilt": float("inf")}, "tilt is inf; it must be a number greater than 0"),
-        (HEADS, {"tilt": float("nan")}, "tilt is nan; it must be"),
-        (HEADS, {"draws": 2.5}, "draws is 2.5; it must be a whole number of at least 1"),
-        (HEADS, {"through": "loss"}, "train.robust.through is unknown"),
+        (CVAR, {"alpa": 0.1}, r"train.robust.alpa is unknown \(did you mean 'alpha'\?\); known"),
+        (CVAR, {"alpha": 1.5}, r"train.robust.alpha is 1.5; it must be a number in \(0, 1\]"),
+        (KL, {"tilt": 0}, "train.robust.tilt is 0; it must be a number above 0"),
+        (KL, {"tilt": float("inf")}, "tilt is inf; it must be a number above 0"),
+        (KL, {"tilt": float("nan")}, "tilt is nan; it must be"),
+        (LAST, {"draws": 2.5}, "draws is 2.5; it must be a whole number of at least 1"),
         (
             NETWORK,
             {"batch": 1},
@@ -37,7 +40,7 @@ HEADS, NETWORK = (HeadOptions, "train.robust"), (NetworkOptions, "train.network"
         (NETWORK, {"through": "los"}, "through is 'los'; it must be sampler or loss"),
         (NETWORK, {"pretrained": None}, "pretrained is None; it must be auto, imagenet or none"),
         (NETWORK, {"jtt_upweight": 0.5}, "jtt_upweight is 0.5; it must be a number of at least 1"),
-        (NETWORK, {"weight_decay": -1}, "weight_decay is -1.0; it must be a number of at least 0"),
+        (NETWORK, {"weight_decay": -1}, "weight_decay is -1; it must be a number of at least 0"),
         (NETWORK, {"epochs": 1}, "jtt_epochs is 2, more than the 1 epochs"),
     ],
 )
@@ -52,21 +55,21 @@ def test_a_section_goes_over_the_defaults_and_ints_may_stand_for_floats():
     assert (options.tilt, options.epochs, options.batch) == (2.0, 5, 32)
     assert type(options.tilt) is float
     assert read(NetworkOptions, {"weight_decay": 0}, "here").weight_decay == 0
-    assert read(HeadOptions, {"alpha": 1}, "here", {"through": "sampler"}).through == "sampler"
-    with pytest.raises(ValueError, match="through is 'los'; it must be loss or sampler"):
-        read(HeadOptions, {}, "here", {"through": "los"})
-    with pytest.raises(ValueError, match="alpha is 2.0; it must be"):
-        HeadOptions(alpha=2)
+    assert read(NetworkOptions, {}, "here", {"through": "loss"}).through == "loss"
+    with pytest.raises(ValueError, match="through is 'los'; it must be sampler or loss"):
+        read(NetworkOptions, {}, "here", {"through": "los"})
+    with pytest.raises(ValueError, match="alpha is 2; it must be"):
+        CVaRSettings(alpha=2)
 
 
-@pytest.mark.parametrize(("cls", "kinds"), [(HeadOptions, options.KINDS), (NetworkOptions, KINDS)])
-def test_a_kind_depends_on_its_own_options_and_on_those_of_all_kinds(cls, kinds):
-    parts = {kind: of_kind(cls(), kind) for kind in kinds}
-    assert set().union(*parts.values()) == {field.name for field in fields(cls)}
+def test_a_kind_depends_on_its_own_options_and_on_those_of_all_kinds():
+    parts = {kind: of_kind(NetworkOptions(), kind) for kind in KINDS}
+    names = {field.name for field in fields(NetworkOptions)}
+    assert set().union(*parts.values()) == names
     assert all(part.items() >= parts["weighted"].items() for part in parts.values())
     assert "alpha" in parts["cvar-dro"] and "alpha" not in parts["jtt"]
     assert {key for key in parts["jtt"] if key.startswith("jtt_")} == {
-        field.name for field in fields(cls) if field.name.startswith("jtt_")
+        name for name in names if name.startswith("jtt_")
     }
 
 
@@ -82,11 +85,9 @@ def test_a_name_is_found_or_the_nearest_is_named():
     ("module", "heavy"),
     [
         ("cid.options", "numpy torch sklearn scipy pandas"),
-        ("study.experiment.methods", "torch sklearn scipy pandas"),
-        ("study.experiment.options", "numpy torch sklearn scipy pandas"),
+        ("study.methods.registry", "torch sklearn scipy pandas"),
         ("study.faces.network_files", "numpy torch sklearn scipy pandas"),
         ("cid.density", "sklearn scipy pandas"),
-        ("study.experiment.trainers", "sklearn scipy pandas"),
     ],
 )
 def test_what_only_reads_names_and_facts_imports_nothing_heavy(module, heavy):

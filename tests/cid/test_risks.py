@@ -11,9 +11,13 @@ from cid.risks import (
     cvar_risk,
     generalised_cross_entropy,
     group_risk,
+    jtt_weights,
     mean_risk,
+    minibatch_risk,
+    online_group_risk,
     relative_difficulty,
     tilted_risk,
+    weighted_risk,
 )
 
 LOSSES = torch.tensor([[0.1, 2.0, 0.5, 1.0, 0.2, 3.0]], dtype=torch.float64)
@@ -75,3 +79,59 @@ def test_relative_difficulty_of_arrays_and_tensors_where_both_losses_may_be_zero
     biased, debiased = np.array([3.0, 0.0, 0.0]), np.array([1.0, 2.0, 0.0])
     for losses in ((biased, debiased), tuple(map(torch.from_numpy, (biased, debiased)))):
         assert relative_difficulty(*losses).tolist() == [0.75, 0, 0]
+
+
+# --- of minibatches ---
+
+
+@pytest.mark.parametrize("risk", [cvar_risk(0.4), tilted_risk(2.0), generalised_cross_entropy(0.7)])
+def test_a_minibatch_has_the_risk_of_the_heads_and_its_gradient(risk):
+    losses = torch.tensor([1.0, 4.0, 2.0, 3.0], requires_grad=True)
+    value, slope = risk(losses.detach()[None], torch.full((1, 4), 0.25))
+    found = minibatch_risk(risk, losses)
+    assert found.item() == pytest.approx(value.item())
+    found.backward()
+    torch.testing.assert_close(losses.grad, slope[0])
+
+
+def test_group_step_by_hand():
+    losses = torch.tensor([1.0, 3.0, 2.0, 0.0], requires_grad=True)
+    groups = torch.tensor([0, 0, 1, 2])
+    sizes = torch.tensor([2.0, 1.0, 1.0])
+    shares = torch.tensor([0.5, 0.25, 0.25])
+    risk, new = online_group_risk(losses, groups, sizes, shares, step=0.1)
+    # The batch is the training set, so the groups' mean losses are 2, 2 and 0.
+    raw = np.array([0.5, 0.25, 0.25]) * np.exp(0.1 * np.array([2.0, 2.0, 0.0]))
+    wanted = raw / raw.sum()
+    np.testing.assert_allclose(new.numpy(), wanted, rtol=1e-6)
+    assert risk.item() == pytest.approx(wanted @ [2, 2, 0], rel=1e-6)
+    risk.backward()  # the shares are constants of the descent step
+    np.testing.assert_allclose(
+        losses.grad, [wanted[0] / 2, wanted[0] / 2, wanted[1], wanted[2]], rtol=1e-6
+    )
+
+
+def test_group_means_are_right_on_average_over_the_batches_of_an_epoch():
+    losses = torch.tensor([1.0, 3.0, 2.0, 0.5, 1.5, 7.0])
+    groups = torch.tensor([0, 0, 1, 1, 1, 2])
+    sizes = torch.tensor([2.0, 3.0, 1.0])
+    shares = torch.tensor([0.2, 0.5, 0.3])
+    batches = [[0, 2, 5], [1, 3, 4]]
+    risks = [online_group_risk(losses[b], groups[b], sizes, shares, 0.0)[0] for b in batches]
+    assert np.mean(risks) == pytest.approx(0.2 * 2 + 0.5 * 4 / 3 + 0.3 * 7, rel=1e-6)
+
+
+def test_relative_difficulty_by_hand():
+    weight = relative_difficulty(torch.tensor([3.0, 0.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]))
+    assert weight.tolist() == [0.75, 0, 0]
+
+
+def test_jtt_weights_errors_and_keeps_the_mean():
+    weights = jtt_weights([True, False, False, True], 4)
+    assert weights.tolist() == [1.6, 0.4, 0.4, 1.6]
+
+
+def test_weights_are_copies():
+    losses = torch.tensor([0.5, 2.0, 1.0])
+    weights = torch.tensor([2.0, 0.0, 1.0])
+    assert weighted_risk(losses, weights) == losses[[0, 0, 2]].mean()

@@ -107,7 +107,7 @@ def trial(folder: Path) -> dict[str, str]:
 WORK = {
     "repro": Work(["dvc", "repro"]),
     "import": Work(
-        [sys.executable, "-m", "study.faces.importers", "folder", "PHOTOS", "--out", "imported",
+        [sys.executable, "-m", "study", "import", "folder", "PHOTOS", "--out", "imported",
          "--labels", "labels.csv", "--attribute", "smiling"],
         photographs, hashes, an_old_or_a_new_data_set, 0.95,
     ),
@@ -155,7 +155,7 @@ def survives(folder: Path, name: str, times: int, draw: random.Random) -> bool:
                 work.holds(folder)
                 continue
             if status and "dvc.lock' validation failed" in (folder / LOG).read_text()[-500:]:
-                # DVC was killed while it wrote the file, which it does in place; the remedy of README.md.
+                # DVC was killed while it wrote the file, which it does in place; the remedy of docs/guide.md.
                 print("(dvc.lock cut short and removed)", end=" ", flush=True)
                 remove(folder, "dvc.lock")
                 continue

@@ -32,8 +32,8 @@ COMPUTING = [stage for stage in STAGES if stage not in DRAWN]
 METHODS = ["erm", "cid", "cid-power", "cid-knn", "surprise", "jtt", "cluster-dro", "xrm", "oracle",
            "group-dro", "last-layer"]  # fmt: skip
 GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
-COMMAND = [sys.executable, "-m", "study.pipeline.notebook"]
-BUILD_REPORT = [sys.executable, "-m", "study.pipeline.report", "build"]
+COMMAND = [sys.executable, "-m", "study"]
+BUILD_REPORT = [sys.executable, "-m", "study", "report", "build"]
 yaml = YAML()
 
 needs_data = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def ran(output: str) -> list[str]:
 
 def parameters(stage: str) -> dict:
     """What the notebook of a stage gets from params.yaml, in the current folder."""
-    return notebook.handed(stage, params.read())
+    return notebook.stage_parameters(stage, params.read())
 
 
 def execute(folder, *names: str) -> None:
@@ -97,10 +97,10 @@ def execute(folder, *names: str) -> None:
     """
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        with notebook.started() as kernel:
+        with notebook.start_kernel() as kernel:
             for name in names:
-                source, output = stages.notebook(name), f"build/notebooks/{name}.ipynb"
-                notebook.run(source, output, parameters(name), kernel=kernel, quiet=True)
+                source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
+                notebook.run_notebook(source, output, parameters(name), kernel=kernel, quiet=True)
                 run_sync(kernel.empty)()
 
 
@@ -108,7 +108,42 @@ def execute_here(folder, *names: str) -> None:
     """Execute the code of stages' notebooks in this process, with its packages and without DVC."""
     with contextlib.chdir(folder):
         for name in names:
-            exec(stages.code(stages.notebook(name)), parameters(name))
+            exec(stages.code_of(stages.notebook_of(name)), parameters(name))
+
+
+# A method of the tests alone: one file, found by all stages.
+NEWCOMER = '''
+"""Every other image weighs more."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cid.settings import Options, Positive
+from study.methods.base import Method
+
+
+@dataclass(frozen=True)
+class NewcomerSettings(Options):
+    newcomer_weight: Positive = 3.0
+
+
+def weigh(sample, settings):
+    weights = np.where(np.arange(len(sample.labels)) % 2, settings.newcomer_weight, 1.0)
+    return weights / weights.mean()
+
+
+NEWCOMER = Method(
+    name="newcomer",
+    title="The newcomer",
+    colour="#123456",
+    uses=("class",),
+    summary="every other image weighs more",
+    source="the tests",
+    weigh=weigh,
+    weigh_settings=NewcomerSettings,
+)
+'''
 
 
 def small_study(folder):

@@ -54,6 +54,7 @@ def target(name: str, *variables: str) -> list[str]:
     text = found[1]
     for key, _, value in (variable.partition("=") for variable in variables):
         text = text.replace(f"$({key})", value)
+    text = re.sub(r"\$\(\w+\)", "", text)  # a variable that is not given is empty
     return [line for line in text.split("\n\t") if "jupyter lab" not in line]
 
 

@@ -12,10 +12,10 @@ import pytest
 import torch.distributed as dist
 from ruamel.yaml import YAML
 
-from cid.density import cid_weights
-from study import distributed
-from study.distributed import main
-from study.experiment import runs
+from cid.weights import cid_weights
+from study import cli, distributed
+from study.experiment import network_runs
+from study.experiment.train import train_model
 
 TAU = 0.02
 SECONDS = 600  # after which processes count as stuck: far more than on a busy machine
@@ -46,7 +46,8 @@ def test_the_command_line_writes_the_same_file_under_torchrun_and_alone(files, t
             sys.executable,
             "-m",
             *torchrun,
-            "study.distributed",
+            "study",
+            "distributed",
             "weights",
             *arguments,
             many,
@@ -55,7 +56,7 @@ def test_the_command_line_writes_the_same_file_under_torchrun_and_alone(files, t
         check=True,
         timeout=SECONDS,
     )
-    assert main(["weights", *arguments, one, *settings]) == 0
+    assert cli.main(["distributed", "weights", *arguments, one, *settings]) == 0
     assert not dist.is_initialized()
     expected = cid_weights(vectors, labels, TAU, power=0.5, class_prior="empirical")
     for path in (many, one):
@@ -68,12 +69,12 @@ def test_bad_files_are_named(files, tmp_path, capsys):
     (embeddings, labels), _, values = files
     out = str(tmp_path / "weights.npy")
     np.save(labels, values[1:])
-    assert main(["weights", embeddings, labels, out, "--tau", "0.1"]) == 1
+    assert cli.main(["distributed", "weights", embeddings, labels, out, "--tau", "0.1"]) == 1
     assert "labels.npy has shape (300,) but" in capsys.readouterr().err
-    assert main(["weights", "nowhere.npy", labels, out, "--tau", "0.1"]) == 1
+    assert cli.main(["distributed", "weights", "nowhere.npy", labels, out, "--tau", "0.1"]) == 1
     assert "nowhere.npy" in capsys.readouterr().err
     np.save(labels, values)
-    assert main(["weights", embeddings, labels, out, "--tau", "0"]) == 1
+    assert cli.main(["distributed", "weights", embeddings, labels, out, "--tau", "0"]) == 1
     assert "tau is 0.0" in capsys.readouterr().err
     assert not dist.is_initialized()
     assert not Path(out).exists()
@@ -122,26 +123,26 @@ def test_processes_leave_their_runs_where_the_stage_train_finds_them(tmp_path, m
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        assert main(["train", "0.9"]) == 0
+        assert cli.main(["distributed", "train", "0.9"]) == 0
         assert len(list(Path("build/runs").iterdir())) == 3 * (rank + 1)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
-        assert main(["train"]) == 0
+        assert cli.main(["distributed", "train"]) == 0
     assert len(list(Path("build/runs").iterdir())) == 12
 
     # As in notebooks/compute/train.ipynb.
     train = {"model": "mlp", "network": {"epochs": 2, "jtt_epochs": 1}}
-    monkeypatch.setattr(runs, "fit", None)
-    predictions, about = runs.train_model(
+    monkeypatch.setattr(network_runs, "fit", None)
+    predictions, about = train_model(
         sets, features, None, Labels().labels("smiling"), ["erm", "cid"], train, folder="build/runs"
     )
     assert predictions.notna().all(axis=None) and about.startswith("12 networks")
 
     capsys.readouterr()
-    assert main(["train", "0.7"]) == 1
+    assert cli.main(["distributed", "train", "0.7"]) == 1
     assert "level 0.7 is not in build/weights; known: [0.5, 0.9]" in capsys.readouterr().err
     say(monkeypatch, PARAMS % "linear")
-    assert main(["train"]) == 1
+    assert cli.main(["distributed", "train"]) == 1
     assert "train.model is linear" in capsys.readouterr().err
 
 
@@ -154,6 +155,6 @@ def test_a_process_embeds_its_share(tmp_path, monkeypatch):
     say(monkeypatch, "embed: {network: dlib-resnet, detect: false}")
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("RANK", "1")
-    assert main(["embed"]) == 0
+    assert cli.main(["distributed", "embed"]) == 0
     settings = {"network": "dlib-resnet", "detect": False}
     assert given == [(("data", settings, 1, 3), {"folder": distributed.KEPT})]

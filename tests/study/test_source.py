@@ -125,6 +125,6 @@ def test_the_sources_here_can_be_followed():
     names = [
         ".".join(path.relative_to(root).with_suffix("").parts)
         for path in files
-        if path.stem != "__init__"
+        if path.stem not in ("__init__", "__main__") and "def " in path.read_text()
     ]
     assert len({source.code(name) for name in names}) == len(names) > 30

@@ -11,14 +11,16 @@ import sys
 import pandas as pd
 import pytest
 
+from study import cli
 from study.faces.dataset import read_faces
-from study.pipeline import notebook, report, stages
-from study.results import tables
+from study.pipeline import notebook, stages
+from study.results import rounding
 from tests.study.small import (
     BUILD_REPORT,
     COMMAND,
     COMPUTING,
     DRAWN,
+    NEWCOMER,
     ROOT,
     call,
     edit,
@@ -47,7 +49,7 @@ def test_the_report_is_complete(study):
         assert executed.exists() and f'href="notebooks/{section.name}"' in index
     figures = {path.name for path in (report / "figures").iterdir()}
     shown = set(re.findall(r'<img[^>]*src="figures/([^"]+)"', index))
-    assert shown <= figures and {"against-bias-seen.svg", "compare.svg", "idea.jpg"} <= shown
+    assert shown <= figures and {"gain-seen.svg", "compare.svg", "idea.svg"} <= shown
     assert "<script" not in index and 'src="http' not in index
     numbers = json.loads((report / "metrics.json").read_text())
     assert set(numbers["seen"]) == {"bias 0", "bias 0.8"}
@@ -67,7 +69,7 @@ def test_the_numbers_are_those_of_the_predictions(study):
     for method in ("erm", "cid", "cid-knn", "last-layer", "oracle"):
         by_seed = ((seen[method] > 0) == truth).groupby(seen["seed"]).mean()
         mean = numbers["seen"]["bias 0.8"]["accuracy"]["mean"][method]
-        digits = int(tables.decimals(*summary.loc[method, ["low", "high"]]))
+        digits = int(rounding.decimals(*summary.loc[method, ["low", "high"]]))
         assert mean == pytest.approx(by_seed.mean(), abs=0.501 * 10**-digits)
 
 
@@ -94,7 +96,7 @@ def test_a_second_run_runs_nothing(study):
 def outputs(folder, stage: str) -> list[str]:
     """The outputs of a stage, as dvc.yaml names them."""
     with contextlib.chdir(folder):
-        return stages.stages()[stage]["outs"]
+        return stages.read_stages()[stage]["outs"]
 
 
 def remove(folder, names: list[str]) -> None:
@@ -128,7 +130,7 @@ def test_notebooks_run_by_hand_show_what_the_pipeline_shows(study, tmp_path):
     for stem, folder in (("weights", "notebooks"), ("04_results", "paper")):
         shown = []
         for path in (tmp_path / f"{stem}.ipynb", study / "build" / folder / f"{stem}.ipynb"):
-            nb = notebook.read(path)
+            nb = notebook.read_notebook(path)
             notebook.normalise(nb)
             shown.append([cell.outputs for cell in nb.cells if cell.cell_type == "code"])
         assert shown[0] == shown[1]
@@ -210,7 +212,7 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
     monkeypatch.chdir(study)
     for name in ("", ".", "..", "../notes", "/tmp/notes", "a/b", "tiny/../../notes"):
         edit(study, study=name)
-        said = [(report.main(["publish"]), capsys.readouterr().err)]
+        said = [(cli.main(["report", "publish"]), capsys.readouterr().err)]
         # Also through DVC: of all reports, and of a folder outside.
         if name in ("", "../notes"):
             said.append(call(study, "dvc", "repro", check=False))
@@ -219,3 +221,29 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
         assert (notes / "mine.txt").read_text() == "mine"
         assert sorted(study.rglob("reports/**/*")) == reports
     edit(study, study="tiny")
+
+
+def test_a_new_method_is_one_file(study):
+    """Found in weights, heads, tables, figures and the report, and its setting in the parameters."""
+    (study / "study/methods/newcomer.py").write_text(NEWCOMER.lstrip())
+    edit(study, study="tiny", methods=["erm", "newcomer", "cid", "surprise", "oracle"])
+    for command in (["stage", "weights"], ["stage", "train"], ["stage", "evaluate"], ["paper"]):
+        call(study, *COMMAND, *command)
+    call(study, *BUILD_REPORT)
+    sets = pd.read_parquet(study / "build/weights/sets.parquet")
+    weights = sets.loc[sets["part"] == "train", "newcomer"]
+    assert sorted(set(weights.round(6))) == [0.5, 1.5]
+    predictions = pd.read_parquet(study / "build/train/predictions.parquet")
+    assert predictions["newcomer"].notna().all()
+    assert (predictions["newcomer"] != predictions["erm"]).any()
+    report = study / "build" / "report"
+    assert "newcomer" in set(pd.read_csv(report / "difference.csv")["method"])
+    assert "newcomer_weight: 3.0" in (report / "params.yaml").read_text()
+    assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
+    figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
+    assert any("The newcomer" in text and "#123456" in text for text in figures)
+    assert "newcomer: The newcomer" in call(study, *COMMAND, "methods")
+    assert (
+        call(study, *COMMAND, "stages", "check").strip()
+        == "Every stage names the code that it uses."
+    )

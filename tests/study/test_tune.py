@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
 from study import tune
-from study.experiment import variations
+from study.experiment.arrays import Arrays
+from study.pipeline import params
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,13 +35,13 @@ def test_every_setting_of_the_grid_is_tried_and_the_best_is_marked(monkeypatch):
     rng = np.random.default_rng(0)
     people, labels = np.repeat(np.arange(12), 20), np.tile([0, 1], 120)
     proxy = np.eye(12)[people] + 0.1 * rng.normal(size=(240, 12))
-    arrays = variations.Arrays(
+    arrays = Arrays(
         proxy.astype(np.float32),
         np.c_[proxy, labels + rng.normal(size=240)].astype(np.float32), labels, people,
     )  # fmt: skip
-    params = YAML(typ="safe").load(ROOT / "params.yaml")
-    settings = {key: params[key] for key in ("weights", "train")} | {"seeds": 2}
-    settings["bias"] = params["bias"] | {
+    parameters = params.read(ROOT / "params.yaml")
+    settings = {key: parameters[key] for key in ("weights", "train")} | {"seeds": 2}
+    settings["bias"] = parameters["bias"] | {
         "levels": [0.0, 0.75], "images_per_identity": 8, "test_per_class": 3,
     }  # fmt: skip
     monkeypatch.setattr(tune, "GRID", {("oracle-tempered", "weights.temper"): [0.5, 1.25]})
@@ -61,7 +61,7 @@ def test_every_setting_of_the_grid_is_tried_and_the_best_is_marked(monkeypatch):
 
 def test_the_parameters_are_what_the_committed_table_chose():
     table = pd.read_csv(ROOT / tune.TABLE, dtype={"value": str})
-    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    parameters = params.read(ROOT / "params.yaml")
     grid = {(method, setting) for method, setting in tune.GRID} | {
         ("cid", "cid.density.neighbour_width")
     }
@@ -69,7 +69,7 @@ def test_the_parameters_are_what_the_committed_table_chose():
     for (_, setting), own in table.groupby(["method", "setting"], sort=False):
         used = own.loc[own["used"], "value"].tolist()
         if setting.startswith(("weights", "train")):
-            assert used == [str(tune.at(params, setting))]
+            assert used == [str(tune.at(parameters, setting))]
         if setting in tune.ADAPTS:
             assert used == ["auto"]
         elif setting not in tune.DEFINED:

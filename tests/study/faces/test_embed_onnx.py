@@ -62,7 +62,7 @@ def test_faces_are_cut_and_embedded_as_the_parameters_say(data, settings, tmp_pa
         data, landmarks, settings["network"], onnx=settings["onnx"], folder=None, **HOW
     )
     np.testing.assert_allclose(views["mirrored"], expected, atol=1e-6)  # a mean has no sides
-    summary = faces.write(tmp_path / "out", found, data, settings)
+    summary = faces.write_embeddings(tmp_path / "out", found, data, settings)
     source = r"ONNX file {}.onnx, SHA-256 [0-9a-f]{{64}}, licence: see where it came from"
     both = "; ".join(source.format(name) for name in ("mean", "map"))
     assert re.fullmatch(both, summary["files"])
@@ -105,7 +105,7 @@ def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path,
     given = {"embed": settings, "model": "linear", "proxies": {"zooms": [1.0]}}
     for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "proxies"])):
         used = {name: given[name] for name in names}
-        notebook.run(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
+        notebook.run_notebook(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
     summary = json.loads(Path("build/embed/summary.json").read_text())
     assert summary["files"].startswith("ONNX file mean.onnx, SHA-256 ")
     views, proxy = np.load("build/views/views.npz"), np.load("build/embed/proxy.npy")

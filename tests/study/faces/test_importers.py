@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from study import cli
 from study.faces import annotations, dataset, importers
 from study.faces.dataset import read_faces
 
@@ -557,7 +558,7 @@ def test_another_folder_is_not_overwritten(source, monkeypatch, capsys):
     assert (out / "thesis.tex").read_text() == "years"
     monkeypatch.setattr(importers, "download", None)  # refused before any work
     for where in (out, out / "thesis.tex"):
-        assert importers.main(["lfw", "x", "--download", "--out", str(where), *LFW]) == 1
+        assert cli.main(["import", "lfw", "x", "--download", "--out", str(where), *LFW]) == 1
         assert "is not a data set" in capsys.readouterr().err
 
 
@@ -809,7 +810,7 @@ def test_warnings_are_printed_with_names_and_kept_without(source, capsys):
     add(source, "x.png,Bob,1")
     out = source.parent / "out"
     command = ["folder", source, "--labels", source.parent / "labels.csv", "--out", out]
-    assert importers.main([*map(str, command), "--attribute", "glasses"]) == 0
+    assert cli.main(["import", *map(str, command), "--attribute", "glasses"]) == 0
     assert "warning: the identities 'Bob' and 'bob' differ" in (said := capsys.readouterr().out)
     assert "'Bob' and 'bob'" in said
     (kept,) = json.loads((out / "card.json").read_text())["warnings"]
@@ -932,7 +933,7 @@ def test_an_interrupt_is_one_line(source, small_steps, monkeypatch, capsys):
     before = contents(out)
     monkeypatch.setattr(dataset, "write_shard", stop)
     command = ["folder", source, "--labels", source.parent / "labels.csv", "--out", out]
-    assert importers.main([*map(str, command), "--attribute", "glasses"]) == 130
+    assert cli.main(["import", *map(str, command), "--attribute", "glasses"]) == 130
     assert capsys.readouterr().err.endswith(f"interrupted; {out} is as it was\n")
     assert contents(out) == before
 
@@ -974,11 +975,11 @@ def test_the_command_line_says_what_was_done_and_what_is_next(source, capsys):
         "--out",
         str(out),
     ]
-    assert importers.main([*command, "--attribute", "glasses"]) == 0
+    assert cli.main(["import", *command, "--attribute", "glasses"]) == 0
     said = capsys.readouterr().out
     assert "5 images of 2 people" in said and "left out: 1 x empty file" in said
     assert "dvc add" in said and "glasses" in said
-    assert importers.main([*command, "--attribute", "hat"]) == 1
+    assert cli.main(["import", *command, "--attribute", "hat"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert json.loads((out / "card.json").read_text())["counts"]["images"] == 5
 

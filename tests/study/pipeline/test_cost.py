@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from study import cli
 from study.pipeline import cost, notebook, params, stages
 
 ROOT = Path(__file__).parents[3]
@@ -33,8 +34,8 @@ def test_a_run_is_estimated_from_the_last_one(folder, monkeypatch, capsys):
     (folder / "data/card.json").write_text('{"counts": {"images": 4800}}')
     shutil.copy(ROOT / "dvc.yaml", folder)
     changed = ["embed", "train", "evaluate"]
-    alone = {name: {"deps": [], "outs": []} for name in stages.stages()}
-    monkeypatch.setattr(stages, "stages", lambda: alone)
+    alone = {name: {"deps": [], "outs": []} for name in stages.read_stages()}
+    monkeypatch.setattr(stages, "read_stages", lambda: alone)
 
     def dvc(command, **how):
         said = json.dumps(
@@ -48,13 +49,13 @@ def test_a_run_is_estimated_from_the_last_one(folder, monkeypatch, capsys):
         "About 3 minutes, by the times partly of the committed run, on 2 cores."  # 60 + 80 + 15
     )
     for stage, took in (("embed", 200.0), ("train", 100.0), ("evaluate", 180.0)):
-        notebook._remember(stage, took)
-    assert notebook.seconds() == {"embed": 200.0, "evaluate": 180.0, "train": 100.0}
+        notebook.record_time(stage, took)
+    assert notebook.read_times() == {"embed": 200.0, "evaluate": 180.0, "train": 100.0}
     assert cost.cost().endswith("About 8 minutes, by the times of the last runs here.")
     changed.clear()
     assert cost.cost() == "Nothing to run: everything is up to date."
     (folder / "params.yaml").write_text("study: x\n")
-    assert cost.main([]) == 1
+    assert cli.main(["cost"]) == 1
     assert "params.yaml: data is missing" in capsys.readouterr().err
 
 
@@ -91,10 +92,10 @@ def test_power_is_predicted_from_the_study_most_like_it(folder):
 def test_people_are_those_whom_the_design_can_use(folder, monkeypatch):
     shutil.copytree(ROOT / "data", folder / "data")
     own = params.read()
-    assert cost.people(own) == 100
+    assert cost.count_people(own) == 100
     own["bias"] |= {"people": 10}
-    assert cost.people(own) == 10
+    assert cost.count_people(own) == 10
     own["bias"] |= {"cohorts": True}
-    assert cost.people(own | {"seeds": 3}) == 30
+    assert cost.count_people(own | {"seeds": 3}) == 30
     own["bias"] |= {"people": None, "cohorts": False, "test_per_class": 20}
-    assert cost.people(own) == 0
+    assert cost.count_people(own) == 0

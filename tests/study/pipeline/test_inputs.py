@@ -21,9 +21,9 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from study import cli
 from study.faces.dataset import write_faces
 from study.pipeline import cost, notebook, params, provenance, report, stages
-from study.pipeline import study as kept
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
 
@@ -48,7 +48,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
           for key in ("weights.tau", "weights.power", "weights.temper", "weights.rarity",
                       "weights.surprise", "weights.posterior_tau", "train.l2")
           for value in (math.inf, math.nan)],
-        ({"train.robust.tilt": math.inf}, "train.robust.tilt is inf; it must be a number greater than 0"),
+        ({"train.robust.tilt": math.inf}, "train.robust.tilt is inf; it must be a number above 0, 1e30 at most"),
         ({"train.robust.alpha": math.nan}, "train.robust.alpha is nan; it must be a number in (0, 1]"),
         ({"bias.unseen_share": math.nan}, "bias.unseen_share is nan; it must be a number"),
         ({"bias.levels": [0.0, math.nan]}, "bias.levels[1] is nan; it must be a number from 0 to 1"),
@@ -136,7 +136,7 @@ def test_a_file_of_parameters_that_is_none_is_named_with_the_line(
     monkeypatch.chdir(tmp_path)
     if content is not None:
         Path("params.yaml").write_bytes(content)
-    assert params.main([]) == 1
+    assert cli.main(["params"]) == 1
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
 
@@ -144,19 +144,19 @@ def test_a_file_of_parameters_that_is_none_is_named_with_the_line(
 def test_a_folder_that_dvc_cannot_work_in_is_told_what_it_lacks(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    assert params.main([]) == 1 and "has no folder .dvc" in capsys.readouterr().err
+    assert cli.main(["params"]) == 1 and "has no folder .dvc" in capsys.readouterr().err
     Path(".dvc").mkdir()
-    for command in (params.main, cost.main):
-        assert command([]) == 1
+    for command in ("params", "cost"):
+        assert cli.main([command]) == 1
         said = capsys.readouterr().err
         assert "is no git repository" in said and "dvc config --local core.no_scm true" in said
     Path(".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    assert params.main([]) == 0
+    assert cli.main(["params"]) == 0
     Path(".dvc/config.local").unlink()
     Path(".git").mkdir()
-    assert params.main([]) == 0
+    assert cli.main(["params"]) == 0
     with pytest.raises(ValueError, match="dvc.yaml is missing in .*; run this in the root"):
-        stages.stages()
+        stages.read_stages()
 
 
 # ---- the stage `data` --------------------------------------------------------------------------
@@ -204,7 +204,7 @@ def data_stage(**changes) -> None:
     for key, value in changes.items():
         put(tree, key.replace("__", "."), value)
     keys = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["data"]["params"]
-    exec(stages.code(ROOT / "notebooks/compute/data.ipynb"), notebook.pick(tree, keys))
+    exec(stages.code_of(ROOT / "notebooks/compute/data.ipynb"), notebook.pick(tree, keys))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def folder(tmp_path, monkeypatch):
 
 def lacking(*names, state="not in cache") -> dict:
     """What `dvc status` says of stages of which all outputs are gone."""
-    known = stages.stages()
+    known = stages.read_stages()
     built = {dep for s in known.values() for dep in s["deps"] if dep.startswith("build/")}
     return {
         name: [
@@ -277,7 +277,7 @@ def lacking(*names, state="not in cache") -> dict:
 
 
 def test_what_would_run_is_known_without_any_file_of_earlier_stages(folder):
-    every = list(stages.stages())
+    every = list(stages.read_stages())
     assert cost.outdated({}) == []
     assert cost.outdated(lacking()) == every  # a fresh clone
     assert cost.outdated(lacking(state="deleted")) == []  # all is in DVC's cache
@@ -306,12 +306,12 @@ def test_dvcs_own_words_are_cut_to_what_is_wrong(folder, monkeypatch):
 @pytest.mark.parametrize(
     "command, said",
     [
-        (lambda: notebook.main(["run", "train"]), "build/data is missing; run `dvc repro train`, which makes it first"),
-        (lambda: notebook.main(["run", "report"]), "build/data is missing; run `dvc repro report`"),
-        (lambda: report.main(["publish"]), "build/report is missing; run `dvc repro`, which builds it"),
-        (lambda: report.main(["headline"]), "virtual-people holds no report yet; run `dvc repro`"),
-        (lambda: kept.main(["photos"]), "card.json is no card of a data set with a name; fetch the data"),
-        (lambda: cost.main([]), "No such file or directory: 'dvc'; dvc is installed with the packages of"),
+        (lambda: cli.main(["stage", "train"]), "build/data is missing; run `dvc repro train`, which makes it first"),
+        (lambda: cli.main(["stage", "report"]), "build/data is missing; run `dvc repro report`"),
+        (lambda: cli.main(["report", "publish"]), "build/report is missing; run `dvc repro`, which builds it"),
+        (lambda: cli.main(["report", "headline"]), "virtual-people holds no report yet; run `dvc repro`"),
+        (lambda: cli.main(["run", "photos"]), "card.json is no card of a data set with a name; fetch the data"),
+        (lambda: cli.main(["cost"]), "No such file or directory: 'dvc'; dvc is installed with the packages of"),
     ],
 )  # fmt: skip
 def test_a_command_that_comes_too_early_is_told_what_to_run_first(
@@ -339,7 +339,7 @@ def test_a_card_without_counts_costs_no_estimate(folder, monkeypatch):
 def test_a_dvc_yaml_that_holds_no_stages_is_told_how_to_restore_it(folder, text):
     Path("dvc.yaml").write_text(text)
     with pytest.raises(ValueError, match="dvc.yaml holds no stages; restore it with `git checkout"):
-        stages.stages()
+        stages.read_stages()
 
 
 # ---- where a report comes from, and what its reader must know first -----------------------------
@@ -415,13 +415,13 @@ def test_faces_that_were_not_found_are_on_the_front(study, capsys):
     ],
 )  # fmt: skip
 def test_a_full_disk_a_place_that_is_read_only_and_an_interrupt_are_one_sentence(
-    capsys, error, status, said
+    monkeypatch, capsys, error, status, said
 ):
-    @params.command
-    def main(argv):
+    def fail(arguments):
         raise error
 
-    assert main() == status
+    monkeypatch.setattr(params, "main", fail)
+    assert cli.main(["params"]) == status
     told = capsys.readouterr().err
     assert said in told and told.count("\n") == 1
 
@@ -431,7 +431,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_comput
 ):
     shutil.copytree(ROOT / "notebooks/compute", "notebooks/compute")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path("build/notebooks"))
-    assert notebook.main(["run", "data"]) == 1
+    assert cli.main(["stage", "data"]) == 1
     assert re.fullmatch(
         r"error: .*Permission denied: 'build/notebooks'; work in a folder .*\n",
         capsys.readouterr().err,
@@ -453,8 +453,8 @@ def test_a_disk_that_is_full_is_what_is_said_and_not_that_the_notebook_was_not_k
     with pytest.raises(
         notebook.CellFailed, match=r"cell 1 of 1: OSError: \[Errno 28\] No space left"
     ):
-        notebook.run("fills.ipynb", "out/fills.ipynb")
-    notebook._remember("fills", 1.0)  # how long it took is not worth a stage
+        notebook.run_notebook("fills.ipynb", "out/fills.ipynb")
+    notebook.record_time("fills", 1.0)  # how long it took is not worth a stage
 
 
 @pytest.mark.parametrize(
@@ -471,8 +471,8 @@ def test_a_kernel_starts_in_a_temporary_folder_of_a_long_name(folder, monkeypatc
     source = notebook.nbformat.v4.new_notebook()
     source.cells = [notebook.nbformat.v4.new_code_cell("print(1)")]
     Path("prints.ipynb").write_text(notebook.dumps(source))
-    notebook.run("prints.ipynb", "out/prints.ipynb")
-    assert notebook.read("out/prints.ipynb").cells[0].outputs[0].text == "1\n"
+    notebook.run_notebook("prints.ipynb", "out/prints.ipynb")
+    assert notebook.read_notebook("out/prints.ipynb").cells[0].outputs[0].text == "1\n"
 
 
 def test_a_driver_that_is_too_old_fails_no_test():

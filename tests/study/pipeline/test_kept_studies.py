@@ -1,26 +1,63 @@
-"""Running a kept study: params.yaml is lent to it, and put back whatever happens."""
+"""Kept studies: put over their base, run with params.yaml lent to them, and fixed by their content."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from study.pipeline import study
+from study import cli
+from study.methods.registry import (
+    METHODS,
+    all_fit_settings,
+    all_weigh_settings,
+    training_needs,
+    training_weights,
+)
+from study.pipeline import kept, params, protocols, stages, study
 
 ROOT = Path(__file__).parents[3]
 OWN = (ROOT / "params.yaml").read_text()
+STUDIES = kept.names(ROOT / "studies")
+yaml = YAML(typ="safe")
+NEW = """\
+# What this study is about.
+
+base: base-1
+data: virtual-people
+protocol: {status: confirmatory, note: nothing was known, detectable: {accuracy: 1.0, minority_accuracy: 2.0}}
+seeds: 3
+weights: {power: 3.0}
+train: {robust: {alpha: 0.5}}
+ablations:
+  tau: {setting: weights.tau, values: [0.01, auto]}
+"""
+
+
+@cache
+def _resolved(name: str) -> dict:
+    return kept.resolve(name, ROOT / "studies")
+
+
+def resolved(name: str) -> dict:
+    """The parameters of a committed study."""
+    return copy.deepcopy(_resolved(name))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two kept studies, and a `dvc` that says which parameters it found."""
+    """Kept studies, and a `dvc` that keeps the parameters it found."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("# mine\n" + OWN)
     for name in ("studies", ".dvc", ".git"):
@@ -40,6 +77,18 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def overlay(folder):
+    """Writes one more kept study, ``new``, over the committed base; returns its parameters."""
+    shutil.copy(ROOT / "studies/base-1.yaml", "studies")
+
+    def write(text: str = NEW, name: str = "new") -> dict:
+        Path(f"studies/{name}.yaml").write_text(text)
+        return kept.resolve(name)
+
+    return write
+
+
 def mine() -> bool:
     return Path("params.yaml").read_text() == "# mine\n" + OWN and not study.ASIDE.exists()
 
@@ -47,9 +96,31 @@ def mine() -> bool:
 @pytest.mark.parametrize("status", [0, 3])
 def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     monkeypatch.setenv("STATUS", str(status))
-    assert study.main(["fewer"]) == status
+    assert cli.main(["run", "fewer"]) == status
     assert Path("found").read_text() == Path("studies/fewer.yaml").read_text()
     assert mine()
+
+
+def test_without_a_name_it_runs_the_parameters_at_hand(folder, monkeypatch):
+    monkeypatch.setenv("STATUS", "3")
+    assert cli.main(["run"]) == 3
+    assert Path("found").read_text() == Path("params.yaml").read_text() and mine()
+
+
+def test_a_study_over_a_base_runs_with_all_parameters_and_their_comments(overlay):
+    tree = overlay()
+    assert cli.main(["run", "new"]) == 0
+    found = Path("found").read_text()
+    assert yaml.load(found) == tree and mine()
+    assert found.startswith("# What this study is about.\n\nstudy: new")
+    assert "seeds: 3 # training sets drawn per bias level" in found
+    assert "people: null # how many people take part" in found
+
+
+def test_a_study_of_the_values_of_params_yaml_keeps_its_comments(folder):
+    Path("studies/same.yaml").write_text(OWN)
+    assert cli.main(["run", "same"]) == 0
+    assert Path("found").read_text() == "# mine\n" + OWN and mine()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +133,7 @@ def test_a_study_runs_with_its_own_parameters(folder, monkeypatch, status):
     ],
 )
 def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, said):
-    assert study.main([name]) == 1
+    assert cli.main(["run", name]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
     assert mine() and not Path("found").exists()
@@ -71,7 +142,7 @@ def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, sai
 @pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_parameters_are_put_back_whatever_happens(folder, kill):
     process = subprocess.Popen(
-        [sys.executable, "-m", "study.pipeline.study", "fewer"],
+        [sys.executable, "-m", "study", "run", "fewer"],
         env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "600"},
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -84,7 +155,7 @@ def test_parameters_are_put_back_whatever_happens(folder, kill):
     if kill == signal.SIGKILL:  # nothing can be done then; the next run does it
         os.kill(int(Path("pid").read_text()), signal.SIGKILL)
         assert not mine()
-        assert study.main(["fewer"]) == 0
+        assert cli.main(["run", "fewer"]) == 0
     else:
         assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[kill]
         with pytest.raises(ProcessLookupError):
@@ -92,7 +163,256 @@ def test_parameters_are_put_back_whatever_happens(folder, kill):
     assert mine()
 
 
-def test_committed_studies_are_valid(monkeypatch):
+def test_mappings_merge_key_by_key_and_all_else_replaces(overlay):
+    base = yaml.load(ROOT / "studies/base-1.yaml")
+    tree = overlay()
+    assert tree == base | {
+        "study": "new",
+        "protocol": {
+            "status": "confirmatory", "note": "nothing was known",
+            "detectable": {"accuracy": 1.0, "minority_accuracy": 2.0},
+        },
+        "seeds": 3,
+        "weights": base["weights"] | {"power": 3.0},
+        "train": base["train"] | {"robust": base["train"]["robust"] | {"alpha": 0.5}},
+        "ablations": {"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
+    }  # fmt: skip
+    changes = {
+        "train": {"network": {"epochs": 3}},
+        "embed": {"onnx": {}},
+        "bias": {"levels": [0.5]},
+    }
+    before = {
+        "train": {"l2": 1.0, "network": {"batch": 8}},
+        "embed": {"onnx": {"mean": 1}},
+        "bias": {"levels": [0.0, 0.5]},
+    }
+    assert kept.merge(before, changes) == {
+        "train": {"l2": 1.0, "network": {"epochs": 3}},
+        "embed": {"onnx": {}},
+        "bias": {"levels": [0.5]},
+    }
+
+
+@pytest.mark.parametrize(
+    "before, after, said",
+    [
+        ("base-1", "base-3", "studies/new.yaml: base is 'base-3' (did you mean 'base-1'?); there is base-1"),
+        ("base-1", "[1]", "studies/new.yaml: base is [1]"),
+        ("alpha", "alhpa", "studies/new.yaml: train.robust.alhpa is unknown (did you mean 'alpha'?)"),
+        ("seeds: 3", "sedes: 3", "studies/new.yaml: sedes is unknown (did you mean 'seeds'?)"),
+        ("{power: 3.0}", "3", "studies/new.yaml: weights is 3; it must be a mapping"),
+        ("seeds: 3", "seeds: 3\nstudy: old", "study is 'old', but a kept study is named after its file"),
+        ("note: nothing was known, ", "", "studies/new.yaml: protocol.note is missing"),
+        ("seeds: 3", "seeds: [", "studies/new.yaml, line "),
+    ],
+)  # fmt: skip
+def test_a_study_that_is_wrong_is_refused_in_one_sentence(overlay, before, after, said):
+    assert before in NEW
+    with pytest.raises(ValueError) as error:
+        overlay(NEW.replace(before, after))
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def read_settings(tree: dict) -> set[tuple[str, str]]:
+    """The settings that one of a study's methods reads, as (section, key)."""
+    methods = {*tree["methods"]}
+    for section in ("breadth", "proxies", "ablation"):
+        methods |= {*tree[section]["methods"]}
+    found = set()
+    for method in methods:
+        spec = METHODS[method]
+        found |= {("weights", field.name) for field in fields(spec.weigh_settings)}
+        found |= {("train.robust", field.name) for field in fields(spec.fit_settings)}
+    return found
+
+
+def settings(tree: dict) -> dict[tuple[str, str], object]:
+    """All values of the sections of settings, by (section, key)."""
+    found = {("weights", key): value for key, value in tree["weights"].items()}
+    return found | {("train.robust", key): v for key, v in tree["train"]["robust"].items()}
+
+
+def leaves(tree: dict, within: tuple = ()) -> dict:
+    """All single values and lists of a tree, by their place in it."""
+    found = {}
+    for key, value in tree.items():
+        inner = leaves(value, (*within, key)) if isinstance(value, dict) else {}
+        found |= inner or {(*within, key): value}
+    return found
+
+
+# What the code did where a report's parameters do not say it.
+UNSAID = {("train.robust", "lff_l2"): 0.1}
+UNSAID_SECTIONS = {("embed", "onnx"): {}, ("proxies", "controls"): [], ("proxies", "trunks"): []}
+
+
+@pytest.mark.parametrize("name", [n for n in STUDIES if (ROOT / "reports" / n).exists()])
+def test_a_resolved_study_is_what_its_report_was_made_with(name):
+    """Every value of the report's parameters is the same, and what they lack was not read, or was so."""
+    tree = resolved(name)
+    report = yaml.load(ROOT / "reports" / name / "params.yaml")
+    values = leaves(tree)
+    for key, value in leaves(report).items():
+        assert values[key] == value, key
+    assert tree["ablations"] == report["ablations"]
+    assert tree["train"]["network"] == report["train"]["network"]
+    filled = settings(tree).keys() - settings(report).keys()
+    for key in filled & read_settings(tree):
+        assert settings(tree)[key] == UNSAID[key]
+    more = values.keys() - leaves(report).keys()
+    for key in more:
+        if key[0] != "weights" and key[:2] != ("train", "robust"):
+            assert values[key] == UNSAID_SECTIONS[key]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_committed_study_is_valid_with_every_method_added(name):
+    """Every setting that a method needs has a value, and reaches the stages that use it."""
+    tree = resolved(name)
+    assert yaml.load(kept.text(name, ROOT / "studies")) == tree
+    if tree["train"]["model"] != "linear":
+        return  # networks take some of the methods
+    for section in ("breadth", "proxies", "ablation"):
+        tree[section]["methods"] = list(METHODS)
+    tree["methods"] = list(METHODS)
+    params.check(tree, name)
+    assert read_settings(tree) <= settings(tree).keys()
+    assert all(value is not None for value in settings(tree).values())
+
+
+def test_every_method_computes_with_the_settings_of_every_study_of_heads(people):
+    identities, labels, proxy, _ = people
+    trees = [resolved(name) for name in STUDIES]
+    of_heads = [tree for tree in trees if tree["train"]["model"] == "linear"]
+    distinct = {json.dumps(tree["weights"]): tree["weights"] for tree in of_heads}
+    for weights in distinct.values():
+        for method in METHODS:
+            found = training_weights(method, proxy, labels, identities, weights)
+            assert len(found) == len(labels)
+            training_needs(method, proxy, labels, identities, weights)
+
+
+def test_the_stages_that_weigh_and_train_get_all_settings(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for path in study.STUDIES.glob("*.yaml"):
-        study.params.read(path)
+    for stage in ("weights", "train", "proxies", "breadth", "ablate"):
+        assert "weights" in stages.parameter_keys(stage)
+    for stage in ("train", "proxies", "breadth", "ablate"):
+        assert {"train", "train.robust"} & {*stages.parameter_keys(stage)}
+
+
+def test_the_first_base_names_every_setting():
+    base = yaml.load(ROOT / "studies/base-1.yaml")
+    assert all_weigh_settings().keys() <= base["weights"].keys()
+    assert all_fit_settings().keys() <= base["train"]["robust"].keys()
+
+
+def test_every_study_is_short_and_over_a_base():
+    for name in STUDIES:
+        text = kept.find(name, ROOT / "studies").read_text()
+        assert "\nbase: base-" in text and len(text.splitlines()) <= 32
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_content_of_a_kept_study_is_that_of_the_table(name):
+    rows = protocols.read(ROOT / protocols.TABLE)
+    assert name in rows, "commit the study, then run `python -m study protocols`"
+    assert protocols.content_digest(resolved(name), ROOT / "studies") == rows[name].digest
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_table_names_the_commit_in_which_a_content_first_stood(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if protocols.git("rev-parse", "--is-shallow-repository").strip() != "false":
+        pytest.skip("the history is shallow or absent")
+    row = protocols.read()[name]
+    assert protocols.first_stood(name, row.digest) == row
+
+
+def test_a_digest_is_of_the_content_alone(overlay):
+    digest = protocols.content_digest(overlay())
+    other = NEW.replace("# What this study", "# What it").replace("seeds: 3\n", "")
+    assert protocols.content_digest(overlay(other + "seeds: 3\n", "other")) == digest
+    Path("studies/complete.yaml").write_text(kept.text("new"))
+    assert protocols.content_digest(kept.resolve("complete")) == digest
+    assert protocols.content_digest(overlay(NEW.replace("0.5", "0.6"))) != digest
+
+
+def test_a_study_from_before_there_were_controls_had_none(folder):
+    shutil.copy(ROOT / "studies/base-1.yaml", "studies")
+    tree = yaml.load(OWN)
+    tree["proxies"] |= {"controls": [], "trunks": []}
+    digest = protocols.content_digest(tree)
+    tree["weights"]["bias_l2"] = 1.0  # named at its default or not: the same
+    assert protocols.content_digest(tree) == digest
+    del tree["proxies"]["controls"], tree["proxies"]["trunks"], tree["weights"]["bias_l2"]
+    assert protocols.content_digest(tree) == digest
+    tree["weights"]["bias_l2"] = 2.0
+    assert protocols.content_digest(tree) != digest
+
+
+def test_a_setting_that_a_method_gets_later_changes_no_content(folder, monkeypatch):
+    tree = params.filled(yaml.load(OWN))
+    digest = protocols.content_digest(tree)
+    newer = protocols.all_weigh_settings() | {"reach": (float, 3.0)}
+    monkeypatch.setattr(protocols, "all_weigh_settings", lambda: newer)
+    tree["weights"]["reach"] = 3.0
+    assert protocols.content_digest(tree) == digest
+    tree["weights"]["reach"] = 4.0
+    assert protocols.content_digest(tree) != digest
+
+
+def commit(message: str, day: int) -> str:
+    """Commit everything on a day of 2026; returns the commit."""
+    date = f"2026-01-{day:02}T03:04:05+00:00"
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    env = os.environ | {"GIT_COMMITTER_DATE": date}
+    for command in (["add", "-A"], [*identity, "commit", "-qm", message]):
+        subprocess.run(["git", *command], check=True, env=env)
+    return protocols.git("rev-parse", "HEAD").strip()
+
+
+def test_a_protocol_stands_since_its_content_does(overlay):
+    shutil.rmtree(".git")
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name in ("fewer", "photos", "wrong"):
+        Path(f"studies/{name}.yaml").unlink()
+    overlay(NEW.replace("seeds: 3", "seeds: 4"), "old-name")
+    commit("another content", 1)
+    overlay(name="old-name")
+    first = commit("the content", 2)
+    assert protocols.update() == [f"old-name: since {first[:7]} of 2026-01-02"]
+    Path("studies/old-name.yaml").rename("studies/new.yaml")
+    commit("another name", 3)
+    Path("studies/new.yaml").write_text("# A comment.\n" + NEW)
+    commit("a comment", 4)
+    tree = kept.resolve("new")
+    expected = protocols.Fixed(protocols.content_digest(tree), first, "2026-01-02T03:04:05+00:00")
+    assert protocols.fixed(tree) == expected  # by the history
+    assert protocols.update() == [f"new: since {first[:7]} of 2026-01-02", "old-name: gone"]
+    assert protocols.read() == {"new": expected}
+    assert protocols.update() == ["studies/protocols.csv is up to date"]
+    assert protocols.fixed(tree | {"seeds": 5}) is None
+    overlay(NEW, "later")
+    assert "later: not committed as it stands" in protocols.update()[0]
+    shutil.rmtree(".git")
+    assert protocols.fixed(tree) == expected  # by the table
+
+
+def test_the_protocol_of_a_study_that_was_run_cannot_be_entered_anew(overlay):
+    shutil.rmtree(".git")
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name in ("fewer", "photos", "wrong"):
+        Path(f"studies/{name}.yaml").unlink()
+    overlay()
+    commit("the content", 1)
+    protocols.update()
+    overlay(NEW.replace("seeds: 3", "seeds: 4"))
+    second = commit("another content", 2)
+    Path("reports/new").mkdir(parents=True)
+    made = Path("reports/new/provenance.json")
+    made.write_text(json.dumps({"protocol": {"status": "confirmatory"}}))
+    with pytest.raises(ValueError, match="of a study that was run does not change"):
+        protocols.update()
+    made.write_text(json.dumps({"protocol": {"status": "exploratory"}}))
+    assert protocols.update() == [f"new: since {second[:7]} of 2026-01-02"]

@@ -17,8 +17,8 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from ruamel.yaml import YAML
 
+from study.cli import main
 from study.pipeline import notebook
-from study.pipeline.notebook import main
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = Path(__file__).parent / "notebooks"
@@ -27,11 +27,11 @@ CLEAN = [path for path in sorted(FIXTURES.glob("*.ipynb")) if path.stem != "dirt
 
 STAGES = """\
 stages:
-  noisy: {cmd: python -m study.pipeline.notebook run noisy, params: [ablation.level, embed]}
-  raises: {cmd: python -m study.pipeline.notebook run raises}
-  sleeps: {cmd: python -m study.pipeline.notebook run sleeps}
-  misspelt: {cmd: python -m study.pipeline.notebook run misspelt, params: [weights.tua]}
-  twice: {cmd: python -m study.pipeline.notebook run twice, params: [bias.people, weights.people]}
+  noisy: {cmd: python -m study stage noisy, params: [ablation.level, embed]}
+  raises: {cmd: python -m study stage raises}
+  sleeps: {cmd: python -m study stage sleeps}
+  misspelt: {cmd: python -m study stage misspelt, params: [weights.tua]}
+  twice: {cmd: python -m study stage twice, params: [bias.people, weights.people]}
 """
 
 
@@ -68,7 +68,7 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_wrong_parameters_stop_with_one_sentence(folder, capsys, stage, message):
-    assert main(["run", stage]) == 1
+    assert main(["stage", stage]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not (folder / "build").exists()
@@ -83,24 +83,26 @@ def test_keys_are_picked_under_their_last_name():
 def test_a_stage_of_one_level_is_handed_the_ends_of_the_others():
     tree = YAML(typ="safe").load(Path(__file__).parents[3] / "params.yaml")
     tree["bias"]["levels"] = [0.0, 0.5, 0.7, 0.9]
-    assert notebook.handed("breadth", tree)["bias"] == tree["bias"]
+    assert notebook.stage_parameters("breadth", tree)["bias"] == tree["bias"]
     for stage in notebook.ONE_LEVEL:
-        assert notebook.handed(stage, tree)["bias"] == tree["bias"] | {"levels": [0.0, 0.9]}
+        assert notebook.stage_parameters(stage, tree)["bias"] == tree["bias"] | {
+            "levels": [0.0, 0.9]
+        }
         code = (Path(__file__).parents[3] / "notebooks/compute" / f"{stage}.ipynb").read_text()
         assert "levels" not in code  # so that it does not say what it was not handed
     tree["bias"]["levels"] = [0.5]
-    assert notebook.handed("ablate", tree)["bias"]["levels"] == [0.5]
+    assert notebook.stage_parameters("ablate", tree)["bias"]["levels"] == [0.5]
 
 
 def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
     assert main(["lab"]) == 0
     assert "build/lab/noisy.ipynb" in capsys.readouterr().out.split()
-    nb = notebook.read("build/lab/noisy.ipynb")
+    nb = notebook.read_notebook("build/lab/noisy.ipynb")
     assert f"os.chdir({str(folder)!r})" in nb.cells[1].source
     assert nb.cells[2].id == "injected-parameters" and "level = 0.9" in nb.cells[2].source
     section, source = (
-        notebook.read(p) for p in ("build/lab/exits.ipynb", "notebooks/paper/exits.ipynb")
+        notebook.read_notebook(p) for p in ("build/lab/exits.ipynb", "notebooks/paper/exits.ipynb")
     )
     assert [cell.id for cell in section.cells] == [cell.id for cell in source.cells]
     assert section.cells[1].source.startswith("import os")
@@ -126,11 +128,11 @@ def executed(tmp_path_factory):
         patch.setenv("MPLBACKEND", "agg")
         assert KernelSpecManager().get_kernel_spec("python3").argv == ["/gone/python"]
         for run in (1, 2):
-            assert main(["run", "noisy"]) == 0
+            assert main(["stage", "noisy"]) == 0
             assert [path.name for path in Path("build/notebooks").iterdir()] == ["noisy.ipynb"]
             paths.append(folder / f"noisy-{run}.ipynb")
             Path("build/notebooks/noisy.ipynb").rename(paths[-1])
-        assert list(notebook.seconds()) == ["noisy"]
+        assert list(notebook.read_times()) == ["noisy"]
     return paths
 
 
@@ -139,7 +141,7 @@ def test_two_executions_give_the_same_bytes(executed):
 
 
 def test_kernel_is_this_interpreter_in_this_folder_with_these_parameters(executed):
-    cells = notebook.read(executed[0]).cells
+    cells = notebook.read_notebook(executed[0]).cells
     embed = YAML(typ="safe").load(ROOT / "params.yaml")["embed"]
     folder = executed[0].parent
     assert cells[3].outputs[0].text == f"0.9 {embed} {sys.executable} {folder}\n"
@@ -147,7 +149,7 @@ def test_kernel_is_this_interpreter_in_this_folder_with_these_parameters(execute
 
 
 def test_normalised_outputs_keep_what_a_reader_wants(executed):
-    nb = notebook.read(executed[0])
+    nb = notebook.read_notebook(executed[0])
     nbformat.validate(nb)
     by_id = {cell.id: cell for cell in nb.cells}
     stream, result = by_id["cell-05"].outputs
@@ -165,7 +167,7 @@ SENTENCE = "ValueError: tau must be above 0, got -1; set weights.tau in params.y
 
 
 def test_a_raising_cell(folder, capfd):
-    assert main(["run", "raises"]) == 1
+    assert main(["stage", "raises"]) == 1
     error = capfd.readouterr().err
     place = "notebooks/compute/raises.ipynb, cell 4 of 5 (Weights of cid)"
     assert error.endswith(f"\nerror: {place}: {SENTENCE}\n")
@@ -195,7 +197,7 @@ def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
         "again.failed.ipynb", "dies.failed.ipynb", "exits.failed.ipynb", "fine.ipynb",
         "raises.failed.ipynb",
     ]  # fmt: skip
-    (output,) = notebook.read("build/paper/fine.ipynb").cells[0].outputs
+    (output,) = notebook.read_notebook("build/paper/fine.ipynb").cells[0].outputs
     assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
 
 
@@ -203,9 +205,9 @@ def test_a_kernel_has_executed_what_it_was_started_with(folder):
     nb = nbformat.v4.new_notebook()
     nb.cells = [nbformat.v4.new_code_cell("print(first)")]
     Path("x.ipynb").write_text(nbformat.writes(nb))
-    with notebook.started(first="import os\nfirst = os.sep * 3") as kernel:
-        notebook.run("x.ipynb", "y.ipynb", kernel=kernel, quiet=True)
-    assert notebook.read("y.ipynb").cells[0].outputs[0].text == "///\n"
+    with notebook.start_kernel(first="import os\nfirst = os.sep * 3") as kernel:
+        notebook.run_notebook("x.ipynb", "y.ipynb", kernel=kernel, quiet=True)
+    assert notebook.read_notebook("y.ipynb").cells[0].outputs[0].text == "///\n"
 
 
 def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
@@ -223,7 +225,7 @@ def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
         Path(f"notebooks/paper/{name}.ipynb").write_text(notebook.dumps(nb))
     assert main(["paper"]) == 0
     assert len(list(Path().glob("pid-*"))) == 1
-    first, second, third = (notebook.read(f"build/paper/{name}.ipynb") for name in "abc")
+    first, second, third = (notebook.read_notebook(f"build/paper/{name}.ipynb") for name in "abc")
     assert first.cells[1].outputs[0].text == "False False\n"
     assert second.cells[1].outputs[0].text == "False True\n"
     assert second == third and second.cells[3].execution_count == 4
@@ -235,7 +237,7 @@ def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
 )
 def test_a_notebook_that_ends_early_is_no_success(folder, name, message):
     with pytest.raises(notebook.CellFailed) as failure:
-        notebook.run(FIXTURES / f"{name}.ipynb", f"{name}.ipynb")
+        notebook.run_notebook(FIXTURES / f"{name}.ipynb", f"{name}.ipynb")
     assert message in str(failure.value)
     assert not (folder / f"{name}.ipynb").exists()
     assert (folder / f"{name}.failed.ipynb").exists()
@@ -247,7 +249,7 @@ def test_interrupting_leaves_nothing_behind(folder):
     before.write_text("of an earlier run")
     scratch = folder / "t"
     scratch.mkdir()
-    command = [sys.executable, "-m", "study.pipeline.notebook", "run", "sleeps"]
+    command = [sys.executable, "-m", "study", "stage", "sleeps"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(scratch)}
     # A shell's background job ignores SIGINT, and so would every process these tests start.
     process = subprocess.Popen(
@@ -264,7 +266,7 @@ def test_interrupting_leaves_nothing_behind(folder):
     process.send_signal(signal.SIGINT)
     error = process.communicate()[1]
     assert process.returncode == 130
-    assert error.endswith("interrupted; the next run goes on from the work that is finished\n")
+    assert error.endswith("interrupted; what is done is kept\n")
     assert before.read_text() == "of an earlier run"
     assert list(before.parent.iterdir()) == [before] and not notebook.TIMES.exists()
     assert list(scratch.iterdir()) == []
@@ -277,7 +279,7 @@ def test_interrupting_leaves_nothing_behind(folder):
 
 @pytest.mark.parametrize("path", SOURCES + CLEAN, ids=lambda path: path.stem)
 def test_committed_notebooks_are_clean(path, capsys):
-    assert main(["clean", "--check", str(path)]) == 0, capsys.readouterr().out
+    assert main(["notebooks", "check", str(path)]) == 0, capsys.readouterr().out
 
 
 def test_dirty_is_named_and_cleaned_once(folder, capsys):
@@ -285,13 +287,13 @@ def test_dirty_is_named_and_cleaned_once(folder, capsys):
     Path("dirty.ipynb").write_text(original)
     Path("fine.ipynb").write_text(CLEAN[0].read_text())
     both = ["dirty.ipynb", "fine.ipynb"]
-    assert main(["clean", "--check", *both]) == 1
+    assert main(["notebooks", "check", *both]) == 1
     assert capsys.readouterr().out == "dirty.ipynb is not clean\n"
     assert Path("dirty.ipynb").read_text() == original
-    assert main(["clean", *both]) == 0
+    assert main(["notebooks", "clean", *both]) == 0
     assert capsys.readouterr().out == "dirty.ipynb cleaned\n"
     cleaned = Path("dirty.ipynb").read_text()
-    assert main(["clean", *both]) == 0 and main(["clean", "--check", *both]) == 0
+    assert main(["notebooks", "clean", *both]) == 0 and main(["notebooks", "check", *both]) == 0
     assert Path("dirty.ipynb").read_text() == cleaned
 
     nb = json.loads(cleaned)
@@ -309,5 +311,5 @@ def test_dirty_is_named_and_cleaned_once(folder, capsys):
 @pytest.mark.parametrize("text", ["", "[]", '{"nbformat": 3, "worksheets": []}'])
 def test_what_is_no_notebook_is_named(folder, capsys, text):
     Path("broken.ipynb").write_text(text)
-    assert main(["clean", "broken.ipynb"]) == 1
+    assert main(["notebooks", "clean", "broken.ipynb"]) == 1
     assert "broken.ipynb is not a Jupyter notebook" in capsys.readouterr().err

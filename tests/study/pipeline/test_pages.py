@@ -75,6 +75,29 @@ def test_a_notebook_is_read_as_prose_figures_tables_and_text(tmp_path):
     assert found[5].alt == "Title" and found[5].number is None
 
 
+def test_what_a_notebook_folds_is_folded_on_the_page(tmp_path):
+    rows = {"text/markdown": "**The rest**\n\n| a |\n|---|\n| b |\n"}
+    faces = [
+        shown({"image/png": PNG}, figure={"name": "f", "caption": "", "alt": "", "faces": True})
+    ]
+    path = put(tmp_path / "x.ipynb", "# T", [shown(rows, fold="The rest")], faces)
+    _, fold, picture = pages.blocks(path, lambda name, data: f"figures/{name}.svg")
+    assert (fold.kind, fold.alt) == ("fold", "The rest")
+    assert fold.body.startswith("<div") and "The rest" not in fold.body
+    assert picture.faces
+    text = pages.single(path, tmp_path / "html").read_text()
+    assert "<summary>The rest</summary>" in text and 'class="faces"' in text
+
+
+def test_a_page_may_link_to_a_file_outside_its_folder_that_it_names(tmp_path):
+    body = [pages.Block("result", pages.Markup('<a href="../index.html">x</a>'))]
+    pages.page(
+        "notebook", tmp_path / "x.html", links=["../index.html"], page_title="x", blocks=body
+    )
+    with pytest.raises(ValueError, match="would not open"):
+        pages.page("notebook", tmp_path / "x.html", page_title="x", blocks=body)
+
+
 def test_formulas_need_no_script():
     text = pages.markdown(
         "Costs $z_i = f(x)$ and\n\n$$\\frac{1}{p(z \\mid y)}$$\n\n| a | b |\n|---|---|\n| x | $\\tau$ |"
@@ -131,7 +154,7 @@ def test_a_page_that_needs_more_than_its_folder_is_refused(tmp_path, fetching):
     body = [pages.Block("result", pages.Markup(fetching))]
     path = tmp_path / "report" / "index.html"
     with pytest.raises(ValueError, match="index.html would not open without a network"):
-        pages.page("notebook", path, title="x", blocks=body)
+        pages.page("notebook", path, page_title="x", blocks=body)
     assert not path.exists()
 
 
@@ -140,6 +163,6 @@ def test_a_page_may_use_files_of_its_folder_and_link_elsewhere(tmp_path):
     (tmp_path / "figures" / "a b.png").touch()
     inside = '<img src="figures/a%20b.png"><a href="https://example.org">x</a><a href="#y">y</a>'
     body = [pages.Block("result", pages.Markup(inside))]
-    pages.page("notebook", tmp_path / "index.html", title="x", blocks=body)
+    pages.page("notebook", tmp_path / "index.html", page_title="x", blocks=body)
     with pytest.raises(ValueError, match="figures/a%20b.png"):
-        pages.page("notebook", tmp_path / "index.html", alone=True, title="x", blocks=body)
+        pages.page("notebook", tmp_path / "index.html", alone=True, page_title="x", blocks=body)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
 
-from study.pipeline import rehearse
+from study import cli
+from study.pipeline import kept, rehearse
 
 ROOT = Path(__file__).parents[3]
 METHODS = ["erm", "cid", "cid-kernel", "cluster-dro", "oracle"]
@@ -28,8 +27,11 @@ def annotations(people=24, images=16) -> pd.DataFrame:
 
 
 def small() -> dict:
-    own = YAML(typ="safe").load(ROOT / "studies/celeba-smiling.yaml")
-    own = copy.deepcopy(own) | {"seeds": 2, "bootstrap": 20, "methods": METHODS}
+    own = kept.resolve("celeba-smiling", ROOT / "studies") | {
+        "seeds": 2,
+        "bootstrap": 20,
+        "methods": METHODS,
+    }
     own["bias"] |= {"images_per_identity": 8, "people": 10}
     own["weights"]["clusters"] = 2
     own["breadth"] = {
@@ -65,7 +67,7 @@ def test_every_step_of_a_study_is_timed_and_weighed(few_features):
 def test_a_rehearsal_with_the_data_as_they_are_trains_on_all_but_the_tests(
     few_features, monkeypatch
 ):
-    own = rehearse.as_found(small(), seeds=2)
+    own = rehearse.as_natural(small(), seeds=2)
     drawn = []
     draw = rehearse.draw_sets
     monkeypatch.setattr(
@@ -82,7 +84,7 @@ def test_a_rehearsal_with_the_data_as_they_are_trains_on_all_but_the_tests(
 
 def test_what_is_made_up_is_the_same_every_time_and_tells_people_apart(few_features):
     who, labels = np.repeat(["a", "b", "c"], 40), np.tile([0.0, 1.0], 60)
-    one, other = rehearse.made_up(who, labels), rehearse.made_up(who, labels)
+    one, other = rehearse.make_up(who, labels), rehearse.make_up(who, labels)
     np.testing.assert_array_equal(one.proxy, other.proxy)
     np.testing.assert_array_equal(one.features, other.features)
     unit = one.proxy / np.linalg.norm(one.proxy, axis=1, keepdims=True)
@@ -95,7 +97,7 @@ def test_the_prediction_is_for_all_seeds_with_the_embedding():
     steps = pd.DataFrame(
         {"step": ["make up", "draw", "train"], "seconds": [999.0, 20, 40], "GB": [3.0, 1, 7.4]}
     )
-    said = rehearse.told(steps, images=12_000, times=5)
+    said = rehearse.prediction(steps, images=12_000, factor=5)
     assert "| train | 40.0 | 7.4 |" in said
     # 12,000 faces at 100 a second, and five times a minute.
     assert said.endswith(
@@ -123,15 +125,15 @@ def test_what_cannot_be_rehearsed_is_one_sentence(
     for name in ("table.parquet", "table.csv"):
         table = change(annotations())
         (table.to_parquet if name.endswith("parquet") else table.to_csv)(tmp_path / name)
-        assert rehearse.main([str(tmp_path / name), *arguments]) == 1
+        assert cli.main(["rehearse", str(tmp_path / name), *arguments]) == 1
         error = capsys.readouterr().err
         assert re.search(said, error) and error.count("\n") == 1
 
 
 def test_a_file_that_is_no_table_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert rehearse.main([str(tmp_path / "none.parquet")]) == 1
+    assert cli.main(["rehearse", str(tmp_path / "none.parquet")]) == 1
     assert "none.parquet does not exist" in capsys.readouterr().err
     (tmp_path / "a.parquet").write_text("no parquet")
-    assert rehearse.main([str(tmp_path / "a.parquet")]) == 1
+    assert cli.main(["rehearse", str(tmp_path / "a.parquet")]) == 1
     assert "a.parquet is no parquet file or .csv (" in capsys.readouterr().err

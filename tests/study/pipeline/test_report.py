@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from study.pipeline import params, report
+from study import cli
+from study.pipeline import overview, params, report
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -67,12 +68,12 @@ def study(tmp_path, monkeypatch):
 
 def test_the_first_screen_shows_what_was_found(study):
     text = report.build(study).read_text()
-    order = ["<h1>Do they <em>care</em>?</h1>", "CID <strong>gains</strong>.", "Verdicts", "supported",
+    order = ['<a href="../index.html">All studies</a>', "<h1>Do they <em>care</em>?</h1>", "CID <strong>gains</strong>.", "Verdicts", "supported",
              "figures/main.svg", "Contents", "Abstract</h2>", "Long prose.", "The numbers",
-             "<h2>1. Data &amp; people</h2>", "figures/second.svg", "What it was made of</h2>"]  # fmt: skip
+             "<h2>1. Data &amp; people</h2>", "figures/second.svg", "What this page was made of</h2>"]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places)
-    assert "<title>Do they care?</title>" in text
+    assert "<title>virtual-people: Do they care?</title>" in text
     assert "secret()" not in text, "code is not shown"
 
 
@@ -88,7 +89,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
             name for name in attributes if name[:2] == "on"
         ]
         link = attributes.get("href", "#")
-        if not link.startswith(("#", "data:")):
+        if not link.startswith(("#", "data:", "../index.html")):
             assert (report.REPORT / link).is_file(), link
     targets = {a["id"] for _, a in Tags(text).found if "id" in a}
     contents = [a["href"][1:] for tag, a in Tags(text).found if a.get("href", "")[:1] == "#"]
@@ -98,7 +99,10 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
 
 
 def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
-    assert "Exploratory: these or like data had been looked at" in report.build(study).read_text()
+    assert (
+        "Exploratory: these data, or data like them, had been looked at"
+        in report.build(study).read_text()
+    )
     study["protocol"] = {
         "status": "confirmatory", "note": "nothing was known.",
         "detectable": {"accuracy": 0.4, "minority_accuracy": 0.8},
@@ -149,6 +153,23 @@ def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
     assert len({tuple(e[k] for k in keys) for e in entries}) == len(entries) == len(committed)
 
 
+def test_the_parameters_of_a_report_hold_every_setting_with_the_comments_of_the_file(study):
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    page = report.build(study).read_text()
+    file = report.REPORT / "params.yaml"
+    assert params.load("params.yaml") != params.load(file) == params.read("params.yaml")
+    text = file.read_text()
+    assert "\n  temper: 1.25\n" in text and "\n    jtt_upweight: 2.0\n" in text
+    assert "\n  jtt_upweight" not in text and "jtt_upweight: 2.0" in page
+    written = [
+        line for line in Path("params.yaml").read_text().splitlines() if "robust:" not in line
+    ]
+    assert [line for line in text.splitlines() if line in written] == written
+    Path("params.yaml").write_text(text)
+    report.build(study)
+    assert file.read_text() == text
+
+
 def test_two_builds_give_the_same_bytes(study):
     before = report.build(study).read_bytes()
     assert report.build(study).read_bytes() == before
@@ -162,6 +183,12 @@ def test_photographs_that_must_not_be_shown_are_refused(study):
     with pytest.raises(ValueError, match="idea.jpg shows images of faces"):
         report.build(study)
     Path("build/paper/figures/idea.jpg").unlink()
+    Path("build/paper/figures/idea.svg").write_text(
+        "<svg><image href='data:image/jpeg;base64,'/></svg>"
+    )
+    with pytest.raises(ValueError, match="idea.svg shows images of faces"):
+        report.build(study)
+    Path("build/paper/figures/idea.svg").unlink()
     put(Path("build/paper/01_data.ipynb"), "# 1. Data", [shown({"image/jpeg": PNG})])
     with pytest.raises(ValueError, match="01_data.ipynb shows images of faces"):
         report.build(study)
@@ -196,47 +223,119 @@ def test_nothing_but_a_report_is_replaced(study, name):
     assert Path("reports/other/keep.txt").exists() and Path("README.md").exists()
 
 
-def test_the_readme_and_the_list_of_studies_link_to_notebook_and_page(study):
-    report.build(study)
-    report.publish(study)
-    Path("README.md").write_text("".join(f"{b}\nold\n{e}\n" for b, e in (
-        [mark.format(name) for mark in report.MARKS] for name in ("headline", "studies", "rivals", "networks")
-    )))  # fmt: skip
+def write_costs() -> None:
     Path("benchmarks").mkdir()
     costs = 'study,method,images,"weights, s","head, s",ratio\nvirtual-people,cid,9,0.02,0.3,1\n'
     Path("benchmarks/costs.csv").write_text(costs)
-    assert report.main(["readme"]) == 0
+
+
+def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
+    report.build(study)
+    report.publish(study)
+    begin, end = (mark.format("headline") for mark in overview.MARKS)
+    Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    write_costs()
+    assert cli.main(["report", "readme"]) == 0
     text = Path("README.md").read_text()
-    assert "old" not in text
-    for target in ("notebooks/00_abstract.ipynb", "index.html"):
-        assert f"(reports/virtual-people/{target})" in text
+    assert text.startswith(f"before\n{begin}\n| bias |") and text.endswith(f"\n{end}\nafter\n")
     assert report.readme(study) == text
-    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \| 0\.32 \|", text)
-    assert re.search(r"\| JTT \| none \| .*– \|", text)
-    assert "virtual-people: accuracy − ERM |\n" not in text  # its heads are linear
+    table = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert {len(cells) for cells in table} == {4} and "old" not in text
+    interval = r".\d+\.\d+ \[.*?\]"
+    assert re.search(
+        rf"\| 0\.9 \| [\d.]+ % \([\d.]+ %\)( \| {interval} \({interval}\)){{2}} \|", text
+    )
+
+    results = Path("docs/results.md").read_text()
+    assert overview.results_page(study) == results
+    for target in ("notebooks/00_abstract.ipynb", "index.html"):
+        assert f"(../reports/virtual-people/{target})" in results
+    assert "| exploratory |" in results and "smiling, correlation 0 to 0.9 |" in results
+    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \| 0\.32 \|", results)
+    assert re.search(r"\| JTT \| none \| .*– \|", results)
+    assert "virtual-people: accuracy − ERM |\n" not in results  # its heads are linear
     about = Path("reports/virtual-people/about.json")
     about.write_text(json.dumps(json.loads(about.read_text()) | {"model": "cnn"}))
-    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \(\d\.\d\) \|", report.readme(study))
-    page = Path("reports/index.html").read_text()
-    assert "| exploratory |" in text and re.search(r"smiling, correlation 0 to 0\.9 \|", text)
-    # A confirmatory one says when its protocol was committed.
-    file = Path("reports/virtual-people/provenance.json")
-    made = json.loads(file.read_text())
-    made["protocol"] = {
-        "status": "confirmatory",
-        "commit": "a" * 40,
-        "date": "2026-01-02T03:04:05Z",
-    }
-    file.write_text(json.dumps(made))
-    assert "| confirmatory, aaaaaaa of 2026-01-02 |" in report.readme(study)
-    made["protocol"]["commit"] = None
-    file.write_text(json.dumps(made))
-    assert "| confirmatory, not committed |" in report.readme(study)
-    assert "20 seeds; exploratory.</p>" in page
-    assert 'href="virtual-people/index.html"' in page and "faces &lt;of&gt; people" in page
+    results = overview.results_page(study)
+    assert re.search(r"\| CID \| class \| .\d\.\d+ \[.*\] \(\d\.\d\) \|", results)
+
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):
         report.readme(study)
+
+
+def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
+    report.build(study)
+    report.publish(study)
+    write_costs()
+    file = Path("reports/virtual-people/provenance.json")
+    made = json.loads(file.read_text())
+    protocol = {"status": "confirmatory", "commit": "a" * 40, "date": "2026-01-02T03:04:05Z"}
+    file.write_text(json.dumps(made | {"protocol": protocol}))
+    assert "| confirmatory, aaaaaaa of 2026-01-02 |" in overview.results_page(study)
+    file.write_text(json.dumps(made | {"protocol": protocol | {"commit": None}}))
+    assert "| confirmatory, not committed |" in overview.results_page(study)
+
+
+def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
+    shutil.copytree(ROOT / "reports/virtual-people", tmp_path / "s")
+    for name in ("difference", "summary"):
+        file = tmp_path / "s" / f"{name}.csv"
+        lines = file.read_text().splitlines()
+        kept = [line for line in lines if ",oracle," not in line and "minority_acc" not in line]
+        file.write_text("\n".join(kept) + "\n")
+    _, rows = overview.short_headline(tmp_path / "s")
+    assert rows[-1][0] == "0.9" and rows[-1][3] == "–"
+    assert re.fullmatch(r"[\d.]+ %", rows[-1][1])
+
+
+def test_all_studies_stand_on_one_axis_confirmatory_ones_first(study):
+    report.build(study)
+    report.publish(study)
+    first = Path("reports/a-study")
+    shutil.copytree("reports/virtual-people", first)
+    shutil.copytree("reports/virtual-people", "reports/z-study")
+    file = Path("reports/z-study/provenance.json")
+    made = json.loads(file.read_text())
+    made["protocol"] = {"status": "confirmatory", "commit": None, "date": None}
+    file.write_text(json.dumps(made))
+    page = overview.studies_page()
+    text = page.read_text()
+    places = [
+        text.index(f'<a href="{name}/index.html">')
+        for name in ("z-study", "a-study", "virtual-people")
+    ]
+    assert places == sorted(places)
+    assert text.index("Confirmatory") < places[0] < text.index("Exploratory") < places[1]
+    assert "<title>All studies of CID and label surprise</title>" in text
+    assert "faces &lt;of&gt; people" in text and "<h2>The numbers</h2>" in text
+    assert text.count('class="panel"') == 2 * 3
+    assert overview.studies_page().read_text() == text
+
+
+def test_rendered_people_and_photographs_are_told_apart_by_the_data_card():
+    kinds = {
+        name: overview.kind_of_people(json.loads((ROOT / f"reports/{name}/card.json").read_text()))
+        for name in ("virtual-people", "lfw-mouth")
+    }
+    assert kinds["virtual-people"] == "rendered people who do not exist"
+    assert kinds["lfw-mouth"] == "photographs of real people"
+
+
+def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
+    report.build(study)
+    report.publish(study)
+    (one,) = overview.read_studies()
+    axis = overview.make_axis([one], "accuracy")
+    assert axis.ticks[0] <= 0 <= axis.ticks[-1] and 0.0 in axis.ticks
+    for mark in overview.marks(one, axis):
+        row = one.area.loc[("accuracy", mark.method)]
+        share = (100 * row["mean_difference"] - axis.low) / (axis.high - axis.low)
+        assert float(mark.at.rstrip("%")) == pytest.approx(100 * share, abs=0.01)
+        assert (
+            float(mark.low.rstrip("%")) < float(mark.at.rstrip("%")) < float(mark.high.rstrip("%"))
+        )
+    assert [mark.shape for mark in overview.marks(one, axis)] == ["o", "^", "s"]
 
 
 def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
@@ -244,11 +343,11 @@ def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
     report.publish(study)
     for command in (["init", "-q"], ["add", "reports"]):
         subprocess.run(["git", *command], check=True)
-    assert report.main(["headline"]) == 0
+    assert cli.main(["report", "headline"]) == 0
     assert capsys.readouterr().out.endswith("no committed report of this study to compare with.\n")
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
-    assert report.main(["headline"]) == 0
+    assert cli.main(["report", "headline"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"\nReproduced: \d files identical to the byte\.\n$", said)
     assert "| 0.9 |" in said and str(Path("reports/virtual-people/index.html").resolve()) in said
@@ -256,5 +355,5 @@ def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
 
 def test_what_is_missing_is_said(study, capsys):
     shutil.rmtree("build/paper")
-    assert report.main(["build"]) == 1
+    assert cli.main(["report", "build"]) == 1
     assert "build/paper holds no sections; run `dvc repro`" in capsys.readouterr().err

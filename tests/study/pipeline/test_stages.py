@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from study import cli
 from study.pipeline import params, stages
 from study.pipeline.notebook import pick
 
@@ -22,23 +23,23 @@ def root(monkeypatch):
 
 
 def test_every_stage_names_the_code_that_it_uses():
-    assert stages.differences() == [], "run `python -m study.pipeline.stages write`"
+    assert stages.differences() == [], "run `python -m study stages write`"
 
 
 @pytest.mark.parametrize("stage", COMPUTING)
 def test_a_notebook_uses_what_it_is_handed_and_nothing_else(stage):
-    keys = stages.parameters(stage)
-    assert stages.mistakes(stages.notebook(stage), keys) == []
+    keys = stages.parameter_keys(stage)
+    assert stages.name_mistakes(stages.notebook_of(stage), keys) == []
     assert len(pick(params.read(), keys)) == len(keys)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/paper/*.ipynb")), ids=lambda p: p.stem)
 def test_a_section_uses_no_parameters(path):
-    assert stages.mistakes(path) == []
+    assert stages.name_mistakes(path) == []
 
 
 def test_every_key_of_the_parameters_is_read_by_a_stage():
-    read = [key for stage in COMPUTING for key in stages.parameters(stage)]
+    read = [key for stage in COMPUTING for key in stages.parameter_keys(stage)]
     tree = params.read()
     keys = [
         f"{section}.{key}" if isinstance(value, dict) else section
@@ -63,16 +64,16 @@ def notebook(tmp_path):
 
 def test_the_imports_of_a_notebook_are_those_of_its_cells(notebook, tmp_path):
     path = notebook("import a.b as c\nx = 1", "from d import (\n    e,\n)\nif x:\n    import f")
-    assert stages.imports(path) == "import a.b as c\nfrom d import e"
-    assert stages.imports(notebook("import a", "def")) == ""
-    assert stages.imports(tmp_path / "none.ipynb") == ""
+    assert stages.imports_of(path) == "import a.b as c\nfrom d import e"
+    assert stages.imports_of(notebook("import a", "def")) == ""
+    assert stages.imports_of(tmp_path / "none.ipynb") == ""
 
 
 def test_what_a_notebook_does_not_define_is_named(notebook):
     fine = notebook("import numpy as np\nn = len(tau)", "sum(n for n in [np.pi]); display(task)")
-    assert stages.mistakes(fine, ["weights.tau", "task"]) == []
+    assert stages.name_mistakes(fine, ["weights.tau", "task"]) == []
     path = notebook("x = [tua for _ in levels]", "def f(a):\n    return a + b")
-    assert stages.mistakes(path, ["weights.tau", "bias.levels"]) == [
+    assert stages.name_mistakes(path, ["weights.tau", "bias.levels"]) == [
         f"{path} does not use 'tau'",
         f"{path} uses 'b', which nothing defines",
         f"{path} uses 'tua', which nothing defines",
@@ -84,7 +85,7 @@ def test_code_that_a_stage_uses_is_put_into_its_dependencies(tmp_path, monkeypat
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     monkeypatch.chdir(tmp_path)
-    stages.write()
+    stages.write_deps()
     written, tree = Path("dvc.yaml").read_text(), YAML(typ="safe").load(Path("dvc.yaml"))
     comments = [line for line in (ROOT / "dvc.yaml").read_text().splitlines() if "#" in line]
     assert [line for line in written.splitlines() if "#" in line] == comments
@@ -97,13 +98,13 @@ def test_code_that_a_stage_uses_is_put_into_its_dependencies(tmp_path, monkeypat
         assert all((ROOT / d).exists() for d in stage["deps"] if d.startswith(("cid/", "study/")))
 
     Path("dvc.yaml").write_text(written.replace("      - cid/align.py\n", "", 1))
-    assert stages.main(["check"]) == 1
+    assert cli.main(["stages", "check"]) == 1
     assert capsys.readouterr().out == "embed: lacks cid/align.py\n"
-    assert stages.main(["write"]) == 0 and Path("dvc.yaml").read_text() == written
+    assert cli.main(["stages", "write"]) == 0 and Path("dvc.yaml").read_text() == written
     there = "      - cid/align.py\n"
     unused = written.replace(there, f"{there}      - study/results/plots.py\n", 1)
     Path("dvc.yaml").write_text(unused)
-    assert stages.main(["check"]) == 1
+    assert cli.main(["stages", "check"]) == 1
     assert capsys.readouterr().out.endswith("embed: does not use study/results/plots.py\n")
 
 
@@ -115,7 +116,7 @@ def one_stage(tmp_path, monkeypatch):
     Path("data").mkdir()
     Path("data/a.txt").write_text("3")
     outs = {"deps": ["code.py", "data"], "outs": ["build/made", "build/notebooks/made.ipynb"]}
-    monkeypatch.setattr(stages, "stages", lambda: {"made": outs})
+    monkeypatch.setattr(stages, "read_stages", lambda: {"made": outs})
     done = []
 
     def work():

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.results import claims, inference, tables
+from study.results import claims, files, inference, tables
 
 LEVELS, PEOPLE, IMAGES = (0.0, 0.5, 1.0), 20, 40
 LABELS = np.tile([0, 1], PEOPLE * IMAGES // 2)
@@ -253,7 +253,7 @@ def test_written_claims_are_sorted_plain_json(found, tmp_path):
             method="cid",
         )  # fmt: skip
     )
-    tables.write_claims(tmp_path / "claims.json", entries[::-1])
+    files.write_claims(tmp_path / "claims.json", entries[::-1])
     read = json.loads((tmp_path / "claims.json").read_text(encoding="utf-8"))
     assert [e["claim"] for e in read] == ["1", "1", "1", "2", "3a", "3a", "3b", "3b", "4"]
     tiny = found["tiny"]["2", "accuracy"]

@@ -55,7 +55,7 @@ def estimated(right, who, rng) -> inference.Estimates:
     values = np.einsum("rsp,lspm->rslm", drawn, rates, optimize=True)
     with np.errstate(invalid="ignore"):  # a resample may hold nobody of a cohort
         values /= drawn.sum(axis=2)[:, :, None, None]
-    point, covariance = inference._reduced(values, people)
+    point, covariance = inference._mean_and_covariances(values, people)
     key = ("seen", "accuracy")
     return inference.Estimates(
         np.array(LEVELS), ["erm", "other"], pd.DataFrame(), {key: point}, {key: covariance},
@@ -78,7 +78,7 @@ def joined(kind: str, studies: int) -> inference.Estimates:
 def coverage(kind: str, studies: int) -> pd.DataFrame:
     """One row a quantity: coverage of the truth, mean standard error over the true spread."""
     found, rows = joined(kind, studies), []
-    t = inference._t(min(map(found.freedom, found.point)))
+    t = inference._t_quantile(min(map(found.degrees_of_freedom, found.point)))
     own = inference.difference(found).query("level == 1")
     slope = inference.sensitivity(found).query("method == 'other'")
     for what, name, table in (("gain", "", own), ("slope", "_difference", slope)):

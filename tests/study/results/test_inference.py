@@ -71,12 +71,12 @@ def test_counts_are_as_good_as_copies(predictions, labels):
     rng = np.random.default_rng(1)
     counts = rng.multinomial(PEOPLE, np.full(PEOPLE, 1 / PEOPLE), size=6)
     names = np.unique(IDENTITIES)
-    every = metrics.runs(predictions, METHODS, labels, IDENTITIES, "level")
-    for (level, seed, test), run in itertools.islice(every, 0, None, 3):
-        drawn = counts[:, np.searchsorted(names, run.people)]
+    every = metrics.iterate_test_sets(predictions, METHODS, labels, IDENTITIES, "level")
+    for (level, seed, test), test_set in itertools.islice(every, 0, None, 3):
+        drawn = counts[:, np.searchsorted(names, test_set.people)]
         own = predictions[(predictions["level"] == level) & (predictions["seed"] == seed)]
         own = own[own["test"] == test]
-        found = {k: m.measure(run, drawn) for k, m in metrics.METRICS.items()}
+        found = {k: m.measure(test_set, drawn) for k, m in metrics.METRICS.items()}
         for draw in range(6):
             times = counts[draw][own["row"] // IMAGES]
             if not times.any():
@@ -101,7 +101,7 @@ def test_the_three_covariances_of_a_mean_by_hand():
 
     def found(y):  # (seed, person), to the three variances of its mean
         values = (np.einsum("rp,sp->rs", counts, y) / 30)[..., None, None]
-        point, covariance = inference._reduced(values, 30)
+        point, covariance = inference._mean_and_covariances(values, 30)
         assert point[0, 0] == pytest.approx(y.mean())
         return covariance[:, 0, 0, 0, 0]
 
@@ -119,13 +119,13 @@ def test_what_is_undefined_in_a_run_or_a_resample_says_nothing_of_it():
     values = np.random.default_rng(0).normal(size=(51, 4, 1, 2))
     values[:, 3, 0, 0] = np.nan  # a metric that one seed does not have
     values[7, 1, 0, 0] = np.nan
-    point, covariance = inference._reduced(values, 10)
-    three, alone = inference._reduced(np.delete(values, 3, axis=1), 10)
+    point, covariance = inference._mean_and_covariances(values, 10)
+    three, alone = inference._mean_and_covariances(np.delete(values, 3, axis=1), 10)
     assert point[0, 0] == pytest.approx(three[0, 0])
     assert covariance[1, 0, 0, 0, 0] == pytest.approx(alone[1, 0, 0, 0, 0])
     assert np.isfinite(covariance).all()
     values[..., 0] = np.nan
-    point, covariance = inference._reduced(values, 10)
+    point, covariance = inference._mean_and_covariances(values, 10)
     assert np.isnan(point[0, 0]) and np.isnan(covariance[:, 0, 0]).all()
     assert np.isfinite(covariance[:, 0, 1, 0, 1]).all()
 
@@ -149,7 +149,7 @@ def test_kept_covariances_are_not_computed_again(
         return inference.estimate(predictions, METHODS, labels, identities, **options)
 
     first = drawn()
-    monkeypatch.setattr(inference, "_covariances", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(inference, "_estimate_measures", lambda *_: pytest.fail("drawn again"))
     again = drawn()
     for key in again.covariance:
         assert again.covariance[key].tobytes() == estimates.covariance[key].tobytes()
@@ -174,7 +174,7 @@ def test_values_of_a_setting_take_the_place_of_levels(predictions, labels):
     named = part.assign(value=part["level"].map({0.5: "b", 1.0: "a"})).drop(columns="level")
     about = (METHODS, labels, IDENTITIES)
     options = {"metrics": ["accuracy", "tpr_gap"], "replicates": 50}
-    found = inference.estimate(named, *about, cell="value", **options)
+    found = inference.estimate(named, *about, condition="value", **options)
     expected = inference.estimate(part, *about, **options)
     for functional in (inference.summary, inference.difference):
         table = functional(found)
@@ -225,13 +225,13 @@ def test_bad_input_is_one_clear_sentence(predictions, labels, change, options, m
         inference.estimate(change(predictions), METHODS, labels, IDENTITIES, **options)
 
 
-def test_gains_of_two_cells_are_compared_in_pairs(predictions, labels):
+def test_gains_under_two_conditions_are_compared_in_pairs(predictions, labels):
     """By hand: the covariance of two means is that of the sum less those of the parts."""
     study = inference.estimate(
         predictions, METHODS, labels, IDENTITIES, metrics=["accuracy"], replicates=50
     )
     first, *others = study.levels
-    found = inference.against(study, first)
+    found = inference.difference_of_gains(study, first)
     assert list(found) == list(inference.difference(study))
     assert set(found["level"]) == set(others)
     key, erm, cid = ("seen", "accuracy"), METHODS.index("erm"), METHODS.index("cid")
@@ -242,10 +242,12 @@ def test_gains_of_two_cells_are_compared_in_pairs(predictions, labels):
     signs = np.zeros(point.shape)
     signs[last, [cid, erm]], signs[0, [cid, erm]] = (1, -1), (-1, 1)
     three = np.einsum("lm,xlmkn,kn->x", signs, study.covariance[key], signs)
-    told = inference.interval(expected, np.sqrt(inference.variance(three)), study.freedom(key))
+    told = inference.interval(
+        expected, np.sqrt(inference.variance(three)), study.degrees_of_freedom(key)
+    )
     assert (row["low"], row["high"]) == pytest.approx((told["low"], told["high"]))
     with pytest.raises(ValueError, match="0.25"):
-        inference.against(study, 0.25)
+        inference.difference_of_gains(study, 0.25)
 
 
 # ---------------------------------------------------------------------------- intervals
@@ -490,7 +492,11 @@ def test_a_mean_over_some_seeds_varies_as_a_mean_of_so_many():
     values = np.random.default_rng(0).normal(size=(50, 6, 1, 2))
     part = values[:, :3].copy()
     values[:, 3:] = np.nan
-    for one, two in zip(inference._reduced(values, 9), inference._reduced(part, 9), strict=True):
+    for one, two in zip(
+        inference._mean_and_covariances(values, 9),
+        inference._mean_and_covariances(part, 9),
+        strict=True,
+    ):
         np.testing.assert_allclose(one, two)
 
 

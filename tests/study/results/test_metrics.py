@@ -1,4 +1,4 @@
-"""Metrics of a run against hand-worked cases, formulas and scikit-learn; two seconds."""
+"""Metrics of a test set against hand-worked cases, formulas and scikit-learn; two seconds."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ def problem():
 
 
 def measured(labels, scores, people=None, names=metrics.METRICS, minority=None) -> dict:
-    """Metrics of one run of one method in which everybody counts once; by default one person's.
+    """Metrics of one test set and one method in which everybody counts once; by default one person's.
 
     By their formulas, also where people have too few images for a study.
     """
     scores = np.asarray(scores, dtype=float)
     people = np.zeros(len(scores)) if people is None else people
-    run = metrics.Run.of(np.arange(len(scores)), labels, scores[:, None], people, minority)
-    once = np.ones((1, len(run.people)))
-    return {name: metrics.METRICS[name].formula(run, once).item() for name in names}
+    test_set = metrics.TestSet.from_images(
+        np.arange(len(scores)), labels, scores[:, None], people, minority
+    )
+    once = np.ones((1, len(test_set.people)))
+    return {name: metrics.METRICS[name].formula(test_set, once).item() for name in names}
 
 
 def of_people(rates, name) -> float:
@@ -84,12 +86,14 @@ def test_pairs_are_counted_alike_by_people_and_by_place(problem, monkeypatch):
     """In resamples, with ties, and people who have one class only."""
     labels, scores = problem
     people = np.where(labels == 1, np.arange(500) % 31, np.arange(500) % 40)
-    run = metrics.Run.of(np.arange(500), labels, np.stack([scores, -scores], axis=1), people)
+    test_set = metrics.TestSet.from_images(
+        np.arange(500), labels, np.stack([scores, -scores], axis=1), people
+    )
     counts = np.random.default_rng(2).multinomial(40, np.full(40, 1 / 40), size=50).astype(float)
-    monkeypatch.setattr(metrics, "SOME", 40)
-    few = metrics.METRICS["auroc"].formula(run, counts)
-    monkeypatch.setattr(metrics, "SOME", 39)
-    many = metrics.METRICS["auroc"].formula(run, counts)
+    monkeypatch.setattr(metrics, "FEW_PEOPLE", 40)
+    few = metrics.METRICS["auroc"].formula(test_set, counts)
+    monkeypatch.setattr(metrics, "FEW_PEOPLE", 39)
+    many = metrics.METRICS["auroc"].formula(test_set, counts)
     assert few.tobytes() == many.tobytes()
     drawn = np.repeat(np.arange(500), counts[3].astype(int)[people])
     assert few[3, 0] == pytest.approx(roc_auc_score(labels[drawn], scores[drawn]))
@@ -143,11 +147,13 @@ def test_minority_cells_are_those_marked():
 
 def test_people_are_compared_only_where_everybody_has_enough_images():
     metric, once = metrics.METRICS["worst_decile"], np.ones((1, 2))
-    for fewest, known in ((metrics.ENOUGH, True), (metrics.ENOUGH - 1, False)):
+    for fewest, known in ((metrics.MIN_IMAGES, True), (metrics.MIN_IMAGES - 1, False)):
         people = np.repeat([0, 1], [20, fewest])
         labels = np.ones(len(people))
-        run = metrics.Run.of(np.arange(len(people)), labels, labels[:, None], people)
-        assert np.isfinite(metric.measure(run, once)).all() == known
+        test_set = metrics.TestSet.from_images(
+            np.arange(len(people)), labels, labels[:, None], people
+        )
+        assert np.isfinite(metric.measure(test_set, once)).all() == known
 
 
 def test_worst_decile_is_the_mean_of_the_worst_tenth():
@@ -174,11 +180,18 @@ def test_every_metric_says_what_it_is():
         assert metric.definition.endswith(".") and "uses class labels" in metric.definition
 
 
-def test_a_run_is_sorted_by_person():
-    run = metrics.Run.of([5, 6, 7, 8], [1, 0, 1, 1], [[1], [2], [3], [4]], ["b", "a", "b", "a"])
-    assert run.row.tolist() == [6, 8, 5, 7] and run.score.ravel().tolist() == [2, 4, 1, 3]
-    assert run.people.tolist() == ["a", "b"] and run.starts.tolist() == [0, 2]
-    assert run.rate.ravel().tolist() == [0.5, 1.0]
+def test_a_test_set_is_sorted_by_person():
+    test_set = metrics.TestSet.from_images(
+        [5, 6, 7, 8], [1, 0, 1, 1], [[1], [2], [3], [4]], ["b", "a", "b", "a"]
+    )
+    assert test_set.rows.tolist() == [6, 8, 5, 7] and test_set.scores.ravel().tolist() == [
+        2,
+        4,
+        1,
+        3,
+    ]
+    assert test_set.people.tolist() == ["a", "b"] and test_set.starts.tolist() == [0, 2]
+    assert test_set.person_accuracy.ravel().tolist() == [0.5, 1.0]
 
 
 def test_evaluate_joins_predictions_with_the_truth():
@@ -197,13 +210,13 @@ def test_evaluate_joins_predictions_with_the_truth():
         assert found[list(shown)].to_dict() == pytest.approx(
             measured(LABELS, scores, PEOPLE, shown, RARE)
         )
-        few = [k for k, v in metrics.METRICS.items() if v.images == metrics.ENOUGH]
+        few = [k for k, v in metrics.METRICS.items() if v.images == metrics.MIN_IMAGES]
         assert len(few) == 6 and found[few].isna().all()  # four images a person
     by_person = metrics.accuracy_by_identity(shuffled, ["erm"], LABELS, PEOPLE)
     assert by_person.loc[0.5, "seen"]["erm"].to_dict() == {"a": 1.0, "b": 0.5}
 
 
-def test_other_cells_keep_their_order():
+def test_other_conditions_keep_their_order():
     predictions = pd.concat(
         pd.DataFrame({"value": v, "seed": 0, "test": "seen", "row": range(8), "erm": SCORES})
         for v in ("auto", "0.5", "all")
@@ -211,3 +224,25 @@ def test_other_cells_keep_their_order():
     table = metrics.evaluate(predictions, ["erm"], LABELS, PEOPLE, ["accuracy"], "value")
     assert table["value"].tolist() == ["auto", "0.5", "all"]
     assert list(table) == ["value", "seed", "test", "method", "accuracy"]
+
+
+def test_weights_are_summed_up_by_level_and_cell():
+    rng = np.random.default_rng(0)
+    parts = [
+        pd.DataFrame({"level": level, "seed": seed, "part": "train", "row": range(1000)}).assign(
+            cell_size=np.r_[1, np.tile([3, 9, 9], 333)], erm=1.0, cid=rng.random(1000)
+        )
+        for level in (0.0, 0.9)
+        for seed in range(3)
+    ]
+    sets = pd.concat([*parts, parts[0].assign(part="seen", cid=99.0)])
+    found = metrics.weights_summary(sets, ["erm", "cid"])
+    weights = found["weights"].set_index(["level", "cell_size", "method"])
+    assert sorted(set(found["weights"]["cell_size"])) == [3, 9]  # 1 is too rare
+    own = pd.concat(parts[3:]).query("cell_size == 9")["cid"]
+    expected = [own.mean(), own.quantile(0.1), own.quantile(0.9)]
+    assert weights.loc[0.9, 9, "cid"].tolist() == pytest.approx(expected)
+    effective = found["effective"].set_index(["level", "method"])
+    kish = [w.sum() ** 2 / (1000 * (w**2).sum()) for w in (part["cid"] for part in parts[:3])]
+    assert effective.loc[(0.0, "cid"), "mean"] == pytest.approx(np.mean(kish))
+    assert effective.loc[(0.0, "erm")].tolist() == [1, 1, 1]

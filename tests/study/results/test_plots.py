@@ -7,22 +7,25 @@ import itertools
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from IPython.display import Image, Markdown
+from IPython.display import Markdown
 from matplotlib.figure import Figure
 
-from study.results import plots
+from study.methods.registry import METHODS as REGISTRY
+from study.results import drawing, palette, plots
+from study.results.drawing import Picture
 
-METRICS, METHODS = ["accuracy", "worst_decile"], list(plots.COLOURS)
+METRICS, METHODS = ["accuracy", "worst_decile"], list(REGISTRY)
 CROPS = np.random.default_rng(0).integers(0, 255, (40, 3, 8, 8), dtype=np.uint8)
 INTERVAL = {"mean": 0.02, "low": -0.01, "high": 0.03}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _style():
-    with plots.mpl.rc_context():
+    with drawing.mpl.rc_context():
         plots.style()
         yield
 
@@ -85,7 +88,7 @@ def sets(levels=(0.0, 0.9)) -> pd.DataFrame:
     return pd.concat([pd.DataFrame(train).assign(level=level) for level in levels])
 
 
-def idea(crops=CROPS, card=None, **more) -> Image | Markdown:
+def idea(crops=CROPS, card=None, **more) -> Picture | Markdown:
     proxy = np.random.default_rng(0).normal(size=(40, 4))
     labels, identities = np.arange(40) // 2 % 2, np.repeat(list("abcd"), 10)
     return plots.idea(crops, card or {}, sets(**more), proxy, labels, identities, "smiling")
@@ -107,6 +110,12 @@ FIGURES = {
     "ablation": lambda: plots.ablation(by("value", [0.5, "auto"]), "tau", METRICS, METHODS),
     "ablations": lambda: plots.ablations(
         {"tau": by("value", [0.5, 1.0]), "self": by("value", [True, False])}, "accuracy", METHODS
+    ),
+    "ablations beside ERM": lambda: plots.ablations(
+        {"weights.tau": by("value", [0.5, 1.0])},
+        "accuracy",
+        METHODS,
+        {"weights.tau": by("value", [0.5, 1.0], methods=["erm"])},
     ),
     "controls": lambda: plots.controls(*controls(), "accuracy", METHODS),
     "one seed's controls": lambda: plots.controls(
@@ -139,7 +148,6 @@ FIGURES = {
     ),
     "one level's weights": lambda: plots.weights_by_level(weights(levels=(0.0,)), METHODS),
     "one level's sizes": lambda: plots.effective_sizes(table(levels=(0.0,)), METHODS),
-    "one level's posteriors": lambda: plots.posteriors(posteriors(levels=(0.0,))),
     "one seed": lambda: plots.against_bias(
         table(low=-np.inf, high=np.inf), METRICS, "seen", METHODS
     ),
@@ -153,7 +161,8 @@ FIGURES = {
 def test_a_figure_is_drawn_on_white(name):
     figure = FIGURES[name]()
     assert isinstance(figure, Figure)
-    pixels = plots.plt.imread(io.BytesIO(plots._bytes(figure, "png", plots._area(figure))))
+    png = drawing.saved(figure, "png", drawing.used_area(figure))
+    pixels = plots.plt.imread(io.BytesIO(png))
     assert (pixels[0, 0] == 1).all() and (pixels < 0.5).any()
 
 
@@ -169,7 +178,8 @@ def test_a_figure_is_drawn_on_white(name):
             lambda: plots.compare(table(methods=["erm"]), METRICS, "seen", METHODS),
             "Only ERM was run",
         ),
-        (lambda: plots.weights_by_level(weights(), ["erm"]), "weigh all images alike"),
+        (lambda: plots.weights_by_level(weights(), ["erm"]), "the same weight"),
+        (lambda: plots.posteriors(posteriors(levels=(0.0,))), "0.3 neighbours"),
         (lambda: plots.by_group(groups().iloc[:0], METHODS, 0.9), "no demographic groups"),
         (
             lambda: plots.controls(*controls(methods=["erm", "oracle"]), "accuracy", METHODS),
@@ -189,12 +199,13 @@ def test_methods_that_were_not_run_are_not_drawn():
 
 
 @pytest.mark.parametrize(
-    "card, kind", [({}, Image), ({"show_images": True}, Image), ({"show_images": False}, Markdown)]
+    "card, kind",
+    [({}, Picture), ({"show_images": True}, Picture), ({"show_images": False}, Markdown)],
 )
 def test_the_card_decides_whether_photographs_are_shown(card, kind):
     for shown in (plots.face_grid(CROPS, [0, 1], card, columns=2), idea(card=card)):
         assert type(shown) is kind
-        assert kind is Image or "not shown" in shown.data
+        assert kind is Picture or "not reproduced" in shown.data
 
 
 def test_without_crops_a_sentence_takes_the_place_of_photographs():
@@ -203,7 +214,7 @@ def test_without_crops_a_sentence_takes_the_place_of_photographs():
 
 
 def test_the_idea_is_drawn_at_one_level():
-    assert type(idea(levels=(0.0,))) is Image
+    assert type(idea(levels=(0.0,))) is Picture
 
 
 @pytest.fixture
@@ -211,36 +222,96 @@ def shown(tmp_path, monkeypatch):
     """What was displayed: pairs of a bundle and its metadata."""
     found = []
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plots, "display", lambda data, raw=False, metadata=None: found.append(
+    monkeypatch.setattr(drawing, "display", lambda data, raw=False, metadata=None: found.append(
         (data if raw else data.data, metadata)))  # fmt: skip
     return found
 
 
 def test_a_figure_is_written_and_displayed_with_its_caption(shown, tmp_path):
     for _ in range(2):
-        figure = plots.against_bias(table(), METRICS, "seen", METHODS)
-        plots.show(figure, "against-bias-seen", "Look *here*.", "Two curves fall.")
+        figure = plots.difference_to_erm(table(), METRICS, "seen", METHODS)
+        plots.show(figure, "gain-seen", "Look *here*.", "Two curves rise.")
         files = {path.name: path.read_bytes() for path in plots.FIGURES.iterdir()}
-        assert sorted(files) == ["against-bias-seen.png", "against-bias-seen.svg"]
+        assert sorted(files) == ["gain-seen.png", "gain-seen.svg"]
         shown.append(files)
     picture, caption, first = shown[:3]
     assert shown[3:] == [picture, caption, first]  # the same bytes again
     assert set(picture[0]) == {"image/png", "text/plain"}
-    about = {"name": "against-bias-seen", "caption": "Look *here*.", "alt": "Two curves fall."}
+    about = {"name": "gain-seen", "caption": "Look *here*.", "alt": "Two curves rise."}
     assert picture[1] == {"figure": about}
     assert caption[0]["text/markdown"] == "Look *here*."
-    assert caption[1] == {"caption": "against-bias-seen"}
+    assert caption[1] == {"caption": "gain-seen"}
     plots.show(plots.posteriors(posteriors()), "posteriors", "c", "a")
     assert not (plots.FIGURES / "posteriors.png").exists()
 
 
-def test_a_picture_is_written_as_jpeg_and_a_sentence_not_at_all(shown):
-    picture = plots.face_grid(CROPS, [0, 1], {}, columns=2)
-    plots.show(picture, "faces", "Faces.", "Two faces.")
-    assert (plots.FIGURES / "faces.jpg").read_bytes() == picture.data
+def test_a_picture_of_faces_has_text_as_text_and_every_face_as_a_jpeg(shown):
+    for _ in range(2):
+        picture = plots.face_grid(CROPS, [0, 1], {}, columns=2, row_titles=["person 7"])
+        plots.show(picture, "faces", "Faces.", "Two faces.")
+        (file,) = plots.FIGURES.iterdir()
+        shown.append(file.read_bytes())
+    assert file.name == "faces.svg" and shown[:3] == shown[3:]
+    svg = shown[2].decode()
+    assert svg.count("data:image/jpeg;base64,") == 2 and "image/png" not in svg
+    assert ">person 7</text>" in svg
     assert set(shown[0][0]) == {"image/jpeg", "text/plain"}
+    assert shown[0][1]["figure"]["faces"] is True
+
+
+def test_photographs_that_are_not_shown_are_mentioned_by_one_section_and_not_by_every_figure(shown):
     plots.show(plots.PRIVATE, "private", "Faces.", "Two faces.")
-    assert "not shown" in shown[2][0] and len(list(plots.FIGURES.iterdir())) == 1
+    assert shown == [] and not plots.FIGURES.exists()
+
+
+def test_markdown_is_displayed_under_the_summary_that_folds_it(shown):
+    plots.show_folded("The rest", "| a |\n|---|\n")
+    ((bundle, metadata),) = shown
+    assert bundle["text/markdown"] == "**The rest**\n\n| a |\n|---|\n"
+    assert metadata == {"fold": "The rest"}
+
+
+def test_a_method_has_one_look_even_if_nobody_chose_its_colour():
+    assert palette.colour("cid") == REGISTRY["cid"].colour
+    red, green, blue = matplotlib.colors.to_rgb(palette.colour("new-method"))
+    assert red == green == blue, "grey"
+    assert palette.marker("new-method") == "o"
+    strong = [palette.marker(method) for method in plots.STRONG]
+    assert len(set(strong)) == len(strong), "in print, some colours are one grey"
+    figure = plots.compare(
+        table(levels=(0.0,), methods=["erm", "new-method"]), METRICS, "seen", ["new-method"]
+    )
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["new-method"]
+
+
+def test_titles_of_ablations_are_words():
+    assert (
+        plots.setting_title("weights.keep_class_direction") == "class direction kept in the proxy"
+    )
+    assert plots.setting_title("train.robust.tilt_of_all") == "tilt of all"
+
+
+def test_a_metric_or_panel_without_a_number_is_left_out():
+    known = by("task", ["smiling"], kind="correlation")
+    unknown = known.assign(mean_difference=np.nan)
+    tail = known[known["metric"] == "accuracy"].assign(kind="longtail")
+    figure = plots.breadth(
+        pd.concat([known, tail, unknown.assign(metric="identity_sd")]),
+        [*METRICS, "identity_sd"],
+        METHODS,
+    )
+    titles = [axis.get_title(loc="left") for axis in figure.axes if axis.axison]
+    assert [text.partition(":")[0] for text in titles] == ["correlation"] * 2 + ["longtail"]
+
+
+def test_no_label_of_an_axis_lies_under_the_legend():
+    two = {"weights.tau": by("value", [0.5, 1.0]), "train.l2": by("value", [1.0, 2.0])}
+    figure = plots.ablations(two, "accuracy", METHODS)
+    drawing.used_area(figure)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    for axis in figure.axes:
+        assert not box.overlaps(axis.yaxis.label.get_window_extent())
 
 
 def test_drawing_imports_nothing_heavy():
@@ -251,9 +322,9 @@ def test_drawing_imports_nothing_heavy():
     assert heavy & set(run.stdout.split()) == set()
 
 
-def test_the_front_of_a_study_of_one_level_shows_what_is_paired():
+def test_the_gain_of_a_study_of_one_level_is_a_list():
     many, one = (
-        plots.front(table(levels=levels), table(levels=levels), METRICS, "seen", METHODS)
+        plots.difference_to_erm(table(levels=levels), METRICS, "seen", METHODS)
         for levels in ((0.0, 0.9), (0.9,))
     )
     assert many.axes[0].get_xlabel() == "bias level of the training set"
@@ -268,7 +339,7 @@ def test_of_a_set_too_large_to_show_the_rarer_label_is_shown(monkeypatch):
     sets = pd.concat([rows.assign(level=level) for level in (0.0, 0.5, 0.9)])
     seen = []
     monkeypatch.setattr(plots, "_weights_above", lambda axis, x, part, *a: seen.append(part))
-    monkeypatch.setattr(plots, "_legend", lambda *a, **k: None)
+    monkeypatch.setattr(plots, "add_legend", lambda *a, **k: None)
     plots.idea(CROPS, {}, sets, proxy, labels.astype(int), np.arange(40) // 25, "smiling", "cid")
     assert [len(part) for part in seen] == [20] * 3
     assert all(part["label"].sum() == 1 for part in seen)

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from study.experiment import variations
 from study.results import varied
-from study.results.inference import difference, estimate
+from study.results.inference import difference, estimate, summary
 
 WEIGHTS = {"tau": 0.05, "class_prior": "balanced", "include_self": True}
 BIAS = {"kind": "correlation", "images_per_identity": 6, "test_per_class": 2, "unseen_share": 0.2,
@@ -50,8 +51,19 @@ def test_ablations_are_each_what_one_is_alone(arrays, tmp_path):
     for name, own in ablations.items():
         predictions = variations.vary(arrays, STUDY, own["setting"], own["values"], 0.8)
         about = STUDY["methods"], arrays.labels, arrays.identities
-        alone = difference(estimate(predictions, *about, cell="value", **HOW))
-        pd.testing.assert_frame_equal(found[name], alone)
-        assert found[name]["value"].unique().tolist() == [
-            "all" if v is None else str(v) for v in own["values"]
-        ]
+        alone = difference(estimate(predictions, *about, condition="value", **HOW))
+        gains = difference(found[name])
+        pd.testing.assert_frame_equal(gains, alone)
+        values = ["all" if v is None else str(v) for v in own["values"]]
+        assert gains["value"].unique().tolist() == values
+        erm = summary(found[name]).query("method == 'erm'")["mean"]
+        own_accuracy = varied.baselines(found).query("ablation == @name")
+        np.testing.assert_array_equal(own_accuracy["mean"], erm)
+        rows = own_accuracy.query("test == 'seen' and metric == 'accuracy'")
+        assert rows["value"].tolist() == values and set(rows["method"]) == {"erm"}
+
+
+def test_a_study_without_ablations_has_an_empty_table_of_baselines():
+    assert list(varied.baselines({})) == [
+        "ablation", "test", "metric", "value", "method", "mean", "low", "high"
+    ]  # fmt: skip

@@ -1,0 +1,64 @@
+"""A data set as arrays: what the methods, the heads and the evaluation see of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cid.heads import StandardisedFeatures
+from study.faces.dataset import read_labels
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A data set as the methods see it; row i of every array is image i.
+
+    Attributes
+    ----------
+    proxy : float32 array, shape (n, d)
+        Embeddings by a face-recognition network, which stand in for the identity.
+    features : float32 array, shape (n, t)
+        What linear heads are trained on.
+    labels : array, shape (n,)
+        0 or 1, or NaN for an image without a label.
+    identities : array, shape (n,)
+        True identities. They build the biased sets and the oracles, and evaluate.
+    """
+
+    proxy: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+    identities: np.ndarray
+
+    def design(self) -> StandardisedFeatures:
+        """Prepare the features and labels for many fits of heads on the same data set."""
+        return StandardisedFeatures(self.features, whole(self.labels))
+
+    def people(self) -> np.ndarray:
+        """Return the identities as whole numbers from 0, in the order of their names."""
+        return np.unique(self.identities, return_inverse=True)[1]
+
+
+def load(task: str, build: str | Path = "build") -> Arrays:
+    """Read what the stages ``data`` and ``embed`` wrote.
+
+    Parameters
+    ----------
+    task : str
+        The attribute that gives the labels.
+    build : path
+        The folder of their output.
+    """
+    build = Path(build)
+    data = read_labels(build / "data")
+    return Arrays(
+        proxy=np.load(build / "embed/proxy.npy"),
+        features=np.load(build / "embed/trunk.npy"),
+        labels=data.labels(task),
+        identities=data.identities(),
+    )
+
+
+def whole(labels) -> np.ndarray:
+    """Return labels as int64, with 0 for an image without a label (NaN), which is in no set."""
+    return np.nan_to_num(np.asarray(labels, dtype=float)).astype(np.int64)

@@ -1,0 +1,415 @@
+"""All studies side by side: one forest plot, the tables behind it, and what the README shows of them.
+
+Everything is read from the committed reports in ``reports/``; no number is typed in.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from study.methods.registry import METHODS
+from study.pipeline import pages, provenance
+from study.results.claims import PRIMARY
+from study.results.metrics import METRICS
+from study.results.palette import colour, marker
+from study.results.tables import (
+    HEADLINE,
+    Printed,
+    headline_table,
+    kind_of_people,
+    markdown_table,
+    points,
+)
+from study.results.titles import labels_used, marked_title, method_title
+
+REPORTS = Path("reports")
+README, RESULTS = Path("README.md"), Path("docs/results.md")
+MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
+COSTS = Path("benchmarks/costs.csv")
+FOREST = ("cid", "surprise", "oracle")  # methods of the forest plot, the README's figure and table
+DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
+
+INTRODUCTION = """# Results, in tables
+
+`python -m study report readme` writes this page from the files in `reports/`; no number on it was
+typed in. [All studies in one figure](../reports/index.html) is the same as a page for a browser.
+
+How to read it:
+
+- **ERM** is plain training: every image counts the same. Every other number is a gain over ERM in
+  percentage points, with its 95 % interval, on held-out images of people seen in training.
+- **CID** weighs an image by its inverse density among images of its own class, in the embedding of a
+  face-recognition network. **Label surprise** is the second factor of CID alone: it weighs an image by how
+  unusual its label is among the images nearest to it. Neither uses an identity.
+- The **oracle** uses the true identities: every person counts the same in each class. *Tempered*, it
+  raises rare images further. It is a yardstick; other weights can gain more.
+- **Bias level**: 0 is none. The higher it is, the fewer of a person's training images are of the class
+  that is rare for that person. **Minority cells** are the test images of that rare class.
+- **Detectable** is the smallest gain of label surprise that a study would have found with probability .8.
+  Where the interval contains 0, nothing was shown in either direction.
+- A **confirmatory** study's design and endpoints were committed before its first run. **Exploratory**
+  means that these data, or data like them, had been looked at before.
+"""
+
+
+# ---------------------------------------------------------------------------- reading the reports
+
+
+@dataclass(frozen=True)
+class Study:
+    """A committed report, as far as the overview needs it.
+
+    ``area`` and ``power`` are its tables of those names on seen people, by metric and method.
+    """
+
+    name: str
+    card: dict
+    params: dict
+    levels: list[float]
+    model: str
+    protocol: dict
+    area: pd.DataFrame
+    power: pd.DataFrame
+
+    @property
+    def people(self) -> int:
+        return int(self.power["people"].max())
+
+    @property
+    def is_confirmatory(self) -> bool:
+        return self.protocol["status"] == "confirmatory"
+
+    @property
+    def bias(self) -> str:
+        """The task, the kind of bias and its levels."""
+        kind = self.params["bias"]["kind"]
+        text = f"{self.params['task']}, {kind}"
+        if kind == "natural":
+            return text
+        if len(self.levels) == 1:
+            return f"{text} {self.levels[0]:g}"
+        return f"{text} {min(self.levels):g} to {max(self.levels):g}"
+
+    @property
+    def protocol_text(self) -> str:
+        """Whether the study is confirmatory, and when its protocol was committed."""
+        if not self.is_confirmatory:
+            return self.protocol["status"]
+        if not self.protocol["commit"]:
+            return "confirmatory, not committed"
+        return f"confirmatory, {self.protocol['commit'][:7]} of {self.protocol['date'][:10]}"
+
+
+def read_studies() -> list[Study]:
+    """Read all committed reports, in the order of their names."""
+    return [read_study(file.parent) for file in sorted(REPORTS.glob("[!.]*/card.json"))]
+
+
+def read_study(folder: Path) -> Study:
+    about = _read_json(folder / "about.json")
+    return Study(
+        name=folder.name,
+        card=_read_json(folder / "card.json"),
+        params=YAML(typ="safe").load(folder / "params.yaml"),
+        levels=about["levels"],
+        model=about["model"],
+        protocol=_read_json(folder / provenance.FILE)["protocol"],
+        area=seen_people(folder / "area.csv"),
+        power=seen_people(folder / "power.csv"),
+    )
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def seen_people(file: Path) -> pd.DataFrame:
+    """A report's table on held-out images of people seen in training, by metric and method."""
+    return pd.read_csv(file).query("test == 'seen'").set_index(["metric", "method"])
+
+
+def gain_cell(area: pd.DataFrame, metric: str, method: str, detectable: bool = False) -> str:
+    """A method's gain over ERM as text; a dash for ERM and for a method that was not run.
+
+    With ``detectable``, the smallest gain that would have been found follows in brackets.
+    """
+    row = area.reindex([(metric, method)]).iloc[0]
+    if not math.isfinite(row["mean_difference"]):
+        return "–"
+    text = points(*row[DIFFERENCE])
+    if detectable:
+        text += f" ({100 * row['detectable']:.1f})"
+    return text
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def headline_markdown(folder: Path) -> str:
+    """The main numbers of a report, as Markdown: one row a bias level, every method of the headline."""
+    difference = pd.read_csv(folder / "difference.csv")
+    summary = pd.read_csv(folder / "summary.csv")
+    return markdown_table(*headline_table(difference, summary))
+
+
+def short_headline(folder: Path) -> Printed:
+    """The README's table of a report: ERM, and the gains of label surprise and the oracle.
+
+    Numbers on minority cells follow in brackets.
+    """
+    gains = _by_level(folder / "difference.csv")
+    values = _by_level(folder / "summary.csv")
+    head = ["bias", "ERM: accuracy (minority cells)", "label surprise − ERM", "oracle − ERM"]
+    rows = []
+    for level in sorted({level for _, level, _ in values}):
+        accuracy, minority = (values.get((metric, level, "erm")) for metric in PRIMARY)
+        row = [f"{level:g}", _pair(accuracy, minority, _percent)]
+        for method in ("surprise", "oracle"):
+            accuracy, minority = (gains.get((metric, level, method)) for metric in PRIMARY)
+            row.append(_pair(accuracy, minority, _points))
+        rows.append(row)
+    return head, rows
+
+
+def _pair(accuracy: dict | None, minority: dict | None, text: Callable[[dict], str]) -> str:
+    """A number, followed in brackets by that on minority cells; a dash for what is not known."""
+    if accuracy is None or not math.isfinite(accuracy["mean"]):
+        return "–"
+    if minority is None or not math.isfinite(minority["mean"]):
+        return text(accuracy)
+    return f"{text(accuracy)} ({text(minority)})"
+
+
+def _percent(row: dict) -> str:
+    return f"{100 * row['mean']:.1f} %"
+
+
+def _points(row: dict) -> str:
+    return points(row["mean"], row["low"], row["high"])
+
+
+def _by_level(file: Path) -> dict[tuple[str, float, str], dict[str, float]]:
+    """``mean``, ``low`` and ``high`` on seen people, by (metric, level, method)."""
+    table = pd.read_csv(file).query("test == 'seen'").set_index(["metric", "level", "method"])
+    return table[["mean", "low", "high"]].to_dict("index")
+
+
+def studies_table(studies: Iterable[Study]) -> Printed:
+    """All studies side by side: gains over ERM, means over the bias range, and what was detectable."""
+    head = ["study", "data", "people", "task, bias", "model", "seeds", "protocol", "accuracy, ERM"]
+    for metric in PRIMARY:
+        name = METRICS[metric].title.lower()
+        head.append(f"{name}: detectable")
+        head += [f"{name}, {method_title(method)} − ERM" for method in HEADLINE]
+    rows = []
+    for study in studies:
+        row = [
+            study.name,
+            study.card["name"],
+            f"{study.people:,}",
+            study.bias,
+            study.params["train"]["model"],
+            str(study.params["seeds"]),
+            study.protocol_text,
+            f"{100 * study.area.loc[('accuracy', 'erm'), 'mean']:.1f} %",
+        ]
+        for metric in PRIMARY:
+            detectable = study.power["detectable"].get((metric, "surprise"), math.nan)
+            row.append(f"{100 * detectable:.2f}" if math.isfinite(detectable) else "–")
+            row += [gain_cell(study.area, metric, method) for method in HEADLINE]
+        rows.append(row)
+    return head, rows
+
+
+def linear_heads_table() -> Printed:
+    """Every method on every study whose costs ``benchmarks/costs.py`` measured.
+
+    Gains over ERM, means over the bias range on seen people, and seconds for one training set.
+    """
+    costs = pd.read_csv(COSTS).set_index(["study", "method"])
+    names = costs.index.unique("study")
+    areas = {name: seen_people(REPORTS / name / "area.csv") for name in names}
+    head = ["method", "labels behind weights or groups"]
+    for name in names:
+        head += [f"{name}: {METRICS[metric].title.lower()} − ERM" for metric in PRIMARY]
+        head.append(f"{name}: seconds")
+    rows = []
+    for method in METHODS:
+        row = [method_title(method), labels_used(method)]
+        for name in names:
+            row += [gain_cell(areas[name], metric, method) for metric in PRIMARY]
+            if (name, method) in costs.index:
+                cost = costs.loc[(name, method)]
+                row.append(f"{cost['weights, s'] + cost['head, s']:.2f}")
+            else:
+                row.append("–")
+        rows.append(row)
+    return head, rows
+
+
+def networks_table(studies: Iterable[Study]) -> Printed:
+    """Every method on every study of networks: gains over ERM, and behind each what was detectable."""
+    trained = [study for study in studies if study.model != "linear"]
+    head = ["method", "labels behind weights or groups"]
+    for study in trained:
+        head += [f"{study.name}: {METRICS[metric].title.lower()} − ERM" for metric in PRIMARY]
+    rows = []
+    for method in METHODS:
+        cells = [
+            gain_cell(study.area, metric, method, detectable=True)
+            for study in trained
+            for metric in PRIMARY
+        ]
+        if set(cells) - {"–"}:
+            rows.append([method_title(method), labels_used(method), *cells])
+    return head, rows
+
+
+# ---------------------------------------------------------------------------- README and docs/results.md
+
+
+def readme(params: dict) -> str:
+    """README.md with the short table of the study's numbers between its marks, which it must have."""
+    text = README.read_text(encoding="utf-8")
+    table = markdown_table(*short_headline(REPORTS / params["study"]))
+    begin, end = (mark.format("headline") for mark in MARKS)
+    if begin not in text or end not in text:
+        raise ValueError(f"README.md lacks {begin} or {end}; put both around the headline table")
+    before = text.split(begin)[0]
+    after = text.split(end)[1]
+    return f"{before}{begin}\n{table}{end}{after}"
+
+
+def results_page(params: dict) -> str:
+    """docs/results.md: every table across bias levels, studies and methods, and the words they use.
+
+    A study links to its abstract as a notebook, which code hosts show, and to its page.
+    """
+    studies = read_studies()
+    head, rows = studies_table(studies)
+    link = "[{0}](../reports/{0}/notebooks/00_abstract.ipynb) ([page](../reports/{0}/index.html))"
+    rows = [[link.format(name), *rest] for name, *rest in rows]
+    name = params["study"]
+    sections = [
+        INTRODUCTION,
+        f"## {name}: every bias level\n\n"
+        "Accuracy over all held-out images, then over minority cells. Intervals are clustered by training "
+        "set and by person.\n\n" + headline_markdown(REPORTS / name),
+        "## All studies\n\n"
+        "Means over the bias levels of each study.\n\n" + markdown_table(head, rows),
+        "## Every method, with linear heads\n\n"
+        "Gains as above, and seconds for one training set (weights and head together; "
+        "[how they were measured](../benchmarks/README.md)).\n\n"
+        + markdown_table(*linear_heads_table()),
+        "## Every method, with networks\n\n"
+        "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
+        ".8.\n\n" + markdown_table(*networks_table(studies)),
+    ]
+    return "\n".join(sections)
+
+
+# ---------------------------------------------------------------------------- reports/index.html
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One method's interval in a panel; ``at``, ``low`` and ``high`` are percent of its width."""
+
+    method: str
+    colour: str
+    shape: str
+    y: int  # pixels from the top of the panel
+    at: str
+    low: str
+    high: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal axis in percentage points, the same for every study."""
+
+    metric: str
+    low: float
+    high: float
+    ticks: list[float]
+
+    def percent(self, value: float) -> str:
+        return f"{100 * (value - self.low) / (self.high - self.low):.2f}%"
+
+
+def make_axis(studies: Iterable[Study], metric: str) -> Axis:
+    """An axis that holds every bounded interval of the forest plot, with round ends."""
+    values = [0.0]
+    for study in studies:
+        for method in FOREST:
+            interval = study.area.reindex([(metric, method)]).iloc[0][DIFFERENCE]
+            values += [100 * value for value in interval if math.isfinite(value)]
+    span = max(values) - min(values)
+    magnitude = 10.0 ** math.floor(math.log10(max(span, 1e-9) / 5))
+    step = next(magnitude * k for k in (1, 2, 5, 10) if span / (magnitude * k) <= 8)
+    first = math.floor(min(values) / step)
+    last = max(math.ceil(max(values) / step), first + 1)
+    ticks = [round(k * step, 6) for k in range(first, last + 1)]
+    return Axis(metric, low=ticks[0], high=ticks[-1], ticks=ticks)
+
+
+def marks(study: Study, axis: Axis) -> list[Mark]:
+    """The intervals of a study's methods on an axis."""
+    found = []
+    for place, method in enumerate(FOREST):
+        interval = study.area.reindex([(axis.metric, method)]).iloc[0][DIFFERENCE]
+        mean, low, high = (100 * value for value in interval)
+        if not math.isfinite(mean):
+            continue
+        bounded = math.isfinite(low) and math.isfinite(high)
+        found.append(
+            Mark(
+                method=method,
+                colour=colour(method),
+                shape=marker(method),
+                y=10 + 13 * place,
+                at=axis.percent(mean),
+                low=axis.percent(low if bounded else mean),
+                high=axis.percent(high if bounded else mean),
+                text=f"{method_title(method)} {points(*interval)}",
+            )
+        )
+    return found
+
+
+def studies_page() -> Path:
+    """Write ``reports/index.html``: a forest plot of all studies, and the tables behind it."""
+    studies = read_studies()
+    axes = [make_axis(studies, metric) for metric in PRIMARY]
+    groups = {
+        "Confirmatory: the design was committed before the first run": [
+            study for study in studies if study.is_confirmatory
+        ],
+        "Exploratory: these data, or data like them, had been looked at before": [
+            study for study in studies if not study.is_confirmatory
+        ],
+    }
+    head, rows = studies_table(studies)
+    linked = [[f"[{name}]({name}/index.html)", *rest] for name, *rest in rows]
+    numbers = [[row[0], *row[7:]] for row in linked]
+    designs = [row[:7] for row in linked]
+    return pages.page(
+        "studies",
+        REPORTS / "index.html",
+        page_title="All studies of CID and label surprise",
+        count=len(studies),
+        groups={name: members for name, members in groups.items() if members},
+        axes=axes,
+        marks=marks,
+        metrics=METRICS,
+        kind_of_people=kind_of_people,
+        legend=[(marked_title(method), colour(method), marker(method)) for method in FOREST],
+        numbers=pages.markdown(markdown_table([head[0], *head[7:]], numbers)),
+        designs=pages.markdown(markdown_table(head[:7], designs)),
+    )

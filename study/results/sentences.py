@@ -1,0 +1,196 @@
+"""Sentences of Markdown about a study's results, each true whatever was found.
+
+Every function takes tables of :mod:`study.results.inference`, or those tables read back from CSV.
+"""
+
+import inspect
+from collections.abc import Sequence
+
+import pandas as pd
+
+from cid import reference
+from study.methods.registry import JUDGED, METHODS
+from study.results.claims import OWN_TRUNK, PRIMARY, faceless_proxies, recogniser_verdict
+from study.results.metrics import METRICS
+from study.results.rounding import INTERVAL
+from study.results.tables import HEADLINE, points
+from study.results.titles import (
+    method_title,
+    network_title,
+    uses_identities,
+    without_identities,
+)
+
+_NOT_SHOWN = "is not shown to change"
+
+
+def result_sentence(
+    area: pd.DataFrame, task: str, levels: Sequence[float], test: str = "seen"
+) -> str:
+    """What the study found about the first of :data:`JUDGED` that was run, and about the oracle.
+
+    A change is stated where its 95 % interval is clear of 0, and is otherwise "not shown".
+    """
+    rows = area[area["test"] == test].set_index(["method", "metric"])
+    rows = rows[[f"{name}_difference" for name in INTERVAL]].set_axis(INTERVAL, axis=1)
+    gains = rows.dropna(subset="mean").to_dict("index")
+    first, second = PRIMARY
+    if not any(metric == second for _, metric in gains):
+        second = "worst_decile"
+    gains_of = {
+        method: [gains[method, m] for m in (first, second) if (method, m) in gains]
+        for method, _ in gains
+    }
+    judged = next((method for method in (*JUDGED, *gains_of) if method in gains_of), None)
+    if judged is None:
+        return "Only plain training was run, so there is nothing to compare it with."
+
+    if len(levels) > 1:
+        where = f" and averaged over bias levels {min(levels):g} to {max(levels):g}"
+    else:
+        where = f" at bias level {levels[0]:g}"
+    images = "held-out images" if test == "seen" else "images of people never seen in training"
+    accuracy = f"the accuracy of *{task}* on {images}"
+    if second == "worst_decile":
+        other = "the mean accuracy of the worst-served tenth of the people"
+    else:
+        other = "that on minority cells"
+    changes = _changes(gains_of[judged], (accuracy, other))
+    text = f"Compared with plain training{where}, {method_title(judged)} {changes}"
+    if "oracle" in gains_of and judged != "oracle":
+        changes = _changes(gains_of["oracle"], ("the former", "the latter"))
+        text += f"; the oracle, which knows the true identities, {changes}"
+    return text + "."
+
+
+def power_sentence(power: pd.DataFrame) -> str:
+    """The smallest effects that the study would have detected."""
+    rows = power[power["method"].isin(HEADLINE) & power["detectable"].notna()]
+    rows = rows[rows["metric"].isin(PRIMARY)]
+    parts = []
+    for (test, metric), part in rows.groupby(["test", "metric"]):
+        effects = [
+            f"{100 * effect:.2f} ({method_title(method)})"
+            for method, effect in zip(part["method"], part["detectable"], strict=True)
+        ]
+        parts.append(f"{METRICS[metric].title.lower()}, {test} people: {', '.join(effects)}")
+    if not parts:
+        return "With so few seeds or people, no effect of any size would be detected reliably."
+    return (
+        "**Power.** The smallest effect that this study would have detected with probability .8, as a mean "
+        f"over the bias range, in points: {'; '.join(parts)}."
+    )
+
+
+def lead_sentence(lead: pd.DataFrame, test: str = "seen") -> str:
+    """Which methods without identities label surprise is ahead of, behind, or neither, Holm-corrected.
+
+    CID's own forms are left out, because label surprise is one of them.
+    """
+    rivals = [m for m in METHODS if not uses_identities(m) and not m.startswith("cid")]
+    rows = lead[(lead["test"] == test) & (lead["metric"] == "accuracy")]
+    rows = rows[rows["method"].isin(rivals)]
+    clear = rows["p_holm"] < 0.05
+    groups = {
+        "is ahead of": rows[clear & (rows["mean"] > 0)],
+        "is behind": rows[clear & (rows["mean"] < 0)],
+        "cannot be told apart from": rows[~clear],
+    }
+    parts = [f"{verb} {_listed(part['method'])}" for verb, part in groups.items() if len(part)]
+    images = "held-out images of seen people" if test == "seen" else "people never seen in training"
+    return f"In accuracy on {images}, at 5 % after Holm's correction, label surprise {'; it '.join(parts)}."
+
+
+def controls_sentence(gains: pd.DataFrame, changes: pd.DataFrame, network: str) -> str:
+    """Whether a face recogniser is needed, by :func:`study.results.claims.recogniser_verdict`.
+
+    The sentence is about accuracy on held-out images of seen people, under the first of :data:`JUDGED`
+    that was run. ``gains`` and ``changes`` are ``proxies/controls`` and ``proxies/controls-against``;
+    ``network`` is the name of the study's network.
+    """
+    methods = without_identities(gains["method"])
+    if not methods:
+        return "No method was run that needs a proxy."
+    method = next(m for m in (*JUDGED, *methods) if m in methods)
+    gain = _by_trunk_and_proxy(gains, method)
+    change = _by_trunk_and_proxy(changes, method)
+    first, *others = dict.fromkeys(gains["trunk"])
+    verdicts = {
+        trunk: recogniser_verdict(gain, change, trunk, network) for trunk in (first, *others)
+    }
+
+    parts = []
+    faceless = faceless_proxies(change, first)
+    if faceless:
+        parts.append(_compared(change, first, faceless) + ", which never learned from a face")
+    if OWN_TRUNK not in faceless:
+        heads = f"the features that the heads are trained on, of `{network_title(first)}`"
+        parts.append(_compared(change, first, [OWN_TRUNK]).replace(OWN_TRUNK, heads))
+    for verdict in dict.fromkeys(verdicts[trunk] for trunk in others):
+        trunks = [f"`{network_title(trunk)}`" for trunk in others if verdicts[trunk] == verdict]
+        parts.append(f"with heads on {' and '.join(trunks)}, {verdict[0].lower()}{verdict[1:]}")
+    accuracy = _changes([gain[first, network]], ["accuracy"])
+    return (
+        f"**{verdicts[first]}** on these faces: with `{network_title(network)}` as the proxy, "
+        f"{method_title(method)} {accuracy}; {'; '.join(parts)}."
+    )
+
+
+def _by_trunk_and_proxy(table: pd.DataFrame, method: str) -> dict[tuple[str, str], dict]:
+    """A method's intervals of accuracy on seen people."""
+    rows = table.query("test == 'seen' and metric == 'accuracy' and method == @method")
+    return rows.set_index(["trunk", "proxy"])[INTERVAL].to_dict("index")
+
+
+def _compared(change: dict, trunk: str, proxies: Sequence[str]) -> str:
+    """How much less is gained with some proxies, as in "it gains less with a (−1 ...) and b (−2 ...)"."""
+    proxies_by_verb: dict[str, list[str]] = {}
+    for proxy in proxies:
+        interval = change[trunk, proxy]
+        verb = "gains less" if interval["high"] < 0 else "is not shown to gain less"
+        proxies_by_verb.setdefault(verb, []).append(f"{proxy} ({points(**interval)})")
+    parts = [f"{verb} with {' and '.join(named)}" for verb, named in proxies_by_verb.items()]
+    return "it " + " but ".join(parts)
+
+
+def _changes(intervals: Sequence[dict], names: Sequence[str]) -> str:
+    """What happens to metrics, as in "raises A (+1 points) but lowers B (−1 points)"."""
+    verbs = [_verb(**interval) for interval in intervals]
+    objects = [
+        f"{name} ({points(**interval)} points)"
+        for name, interval in zip(names, intervals, strict=False)
+    ]
+    if len(set(verbs)) == 1:
+        joint = " or " if verbs[0] == _NOT_SHOWN else " and "
+        return f"{verbs[0]} {joint.join(objects)}"
+    joint = " but " if set(verbs) == {"raises", "lowers"} else " and "
+    return joint.join(f"{verb} {what}" for verb, what in zip(verbs, objects, strict=True))
+
+
+def _verb(mean: float, low: float, high: float) -> str:
+    if low > 0:
+        return "raises"
+    if high < 0:
+        return "lowers"
+    return _NOT_SHOWN
+
+
+def _listed(methods: Sequence[str]) -> str:
+    *names, last = map(method_title, methods)
+    return f"{', '.join(names)} and {last}" if names else last
+
+
+def reference_code(agreement: pd.DataFrame) -> str:
+    """The code of :mod:`cid.reference` as Markdown, and how well the library agrees with it.
+
+    ``agreement`` is the table of :func:`study.experiment.factors.agreement`; it can be empty.
+    """
+    code = f"```python\n{inspect.getsource(reference).strip()}\n```"
+    if agreement.empty:
+        return code
+    compared = [f"{row.weights} to {row.agree_to}" for row in agreement.itertuples()]
+    images = agreement["images"].iloc[0]
+    return (
+        f"{code}\n\nOn one training set of {images:,} images the library's weights agree with these: "
+        f"{' and '.join(compared)}, the largest relative difference of a weight."
+    )

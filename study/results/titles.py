@@ -1,0 +1,43 @@
+"""What methods and networks are called in figures, tables and sentences, and which labels methods use."""
+
+from collections.abc import Iterable
+
+from study.methods.registry import METHODS
+
+
+def method_title(method: str) -> str:
+    """A method's name; the key itself where the registry has no such method."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def marked_title(method: str) -> str:
+    """A method's name in figures, marked where it uses true identities."""
+    mark = " (true identities)" if uses_identities(method) else ""
+    return method_title(method) + mark
+
+
+def network_title(network: str) -> str:
+    """A network's name; for a network that is a file, the name of the file."""
+    path, _, _ = network.partition("@")
+    return path.rpartition("/")[2]
+
+
+def uses_identities(method: str) -> bool:
+    """Whether the weights or groups of a method are made from true identities."""
+    return method in METHODS and METHODS[method].uses_identities
+
+
+def without_identities(methods: Iterable[str]) -> list[str]:
+    """The methods other than ERM that use no identities, each once: those that a proxy can serve."""
+    return [m for m in dict.fromkeys(methods) if m != "erm" and not uses_identities(m)]
+
+
+def labels_used(method: str, none: str = "none") -> str:
+    """The labels that a method's weights or groups are made from, as in ``class, identity``.
+
+    ``none`` is what to print where there are none. A method that the registry does not have is taken to
+    use the class.
+    """
+    if method not in METHODS:
+        return "class"
+    return ", ".join(METHODS[method].uses) or none

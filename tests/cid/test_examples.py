@@ -1,0 +1,16 @@
+"""The examples in docstrings."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+
+MODULES = ["align", "heads", "lbfgs", "models", "moved", "recognition", "risks", "training"]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_give_what_they_show(name, one_thread):
+    failed, tried = doctest.testmod(importlib.import_module(f"cid.{name}"))
+    assert tried and not failed
