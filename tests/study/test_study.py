@@ -242,7 +242,7 @@ def test_a_new_method_is_one_file(study):
     assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
     figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
     assert any("The newcomer" in text and "#123456" in text for text in figures)
-    assert "newcomer: The newcomer" in call(study, *COMMAND, "methods")
+    assert "newcomer (The newcomer)" in call(study, *COMMAND, "methods")
     assert (
         call(study, *COMMAND, "stages", "check").strip()
         == "Every stage names the code that it uses."
