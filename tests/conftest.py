@@ -10,7 +10,8 @@ def pytest_collection_modifyitems(items):
 
     `test_cookbook` makes a study that `test_study` is also about: it has other tests before it.
     """
-    order = "/test_cookbook.py", "tests/cid/", "tests/study/experiment/", "/test_study.py", "tests/"
+    order = ("/test_cookbook.py", "tests/cid/", "tests/study/methods/", "tests/study/experiment/",
+             "tests/study/results/", "/test_study.py", "tests/")  # fmt: skip
 
     def place(item) -> int:
         return next(i for i, part in enumerate(order) if part in item.nodeid)
