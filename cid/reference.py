@@ -16,13 +16,13 @@ def unit(z):
 
 
 def normalised(w, y):
-    """Weights scaled so that every class has the same total weight, and the mean is 1."""
+    """Weights with the same total in every class, and of mean 1."""
     total = np.bincount(y, weights=w)
     return w / total[y] * len(y) / len(total)
 
 
 def density(z, y, tau):
-    """p(z_i | y_i): the mean kernel exp((cos - 1) / tau) between image i and the images of its class."""
+    """p(z_i | y_i): the mean of exp((cos - 1) / tau) over the images of its class."""
     kernel = np.exp((unit(z) @ unit(z).T - 1) / tau)
     same_class = y[:, None] == y
     return (kernel * same_class).sum(axis=1) / same_class.sum(axis=1)
@@ -34,7 +34,7 @@ def cid(z, y, tau):
 
 
 def posterior(z, y, k):
-    """p(y_i | z_i) among the k nearest other images, smoothed by Laplace's rule with the class prior."""
+    """p(y_i | z_i) among the k nearest other images, by Laplace's rule."""
     cosine = unit(z) @ unit(z).T
     np.fill_diagonal(cosine, -np.inf)  # an image is no neighbour of its own
     nearest = np.argsort(-cosine, axis=1)[:, :k]
@@ -44,5 +44,5 @@ def posterior(z, y, k):
 
 
 def surprise(z, y, k):
-    """Label surprise weights: 1 / p(y | z), the second factor of CID on a scale of its own."""
+    """Label surprise weights: 1 / p(y | z), the second factor alone."""
     return normalised(1 / posterior(z, y, k), y)

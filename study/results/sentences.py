@@ -185,7 +185,11 @@ def reference_code(agreement: pd.DataFrame) -> str:
 
     ``agreement`` is the table of :func:`study.experiment.factors.agreement`; it can be empty.
     """
-    code = f"```python\n{inspect.getsource(reference).strip()}\n```"
+    source = inspect.getsource(reference)
+    functions = source[
+        source.index("import numpy") :
+    ].strip()  # without the docstring of the module
+    code = f"```python\n{functions}\n```"
     if agreement.empty:
         return code
     compared = [f"{row.weights} to {row.agree_to}" for row in agreement.itertuples()]
