@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -94,18 +95,18 @@ def show(figure: Shown, name: str, caption: str, alt: str) -> None:
         drawn = figure.figure
         area = used_area(drawn)
         svg = picture_svg(drawn, area)
-        png = picture_png(drawn, area, dpi=110)
+        png = partial(picture_png, drawn, area, dpi=110)
         kind = "image/jpeg"
         displayed = picture_jpeg(drawn, area, dpi=90)
     else:
         area = used_area(figure)
         svg = chart_svg(figure, area)
-        png = chart_png(figure, area, dpi=200)
+        png = partial(chart_png, figure, area, dpi=200)
         kind = "image/png"
         displayed = chart_png(figure, area, dpi=100)
     store.write(FIGURES / f"{name}.svg", lambda file: file.write(svg))
-    if name in README_PNG:
-        store.write(FIGURES / f"{name}.png", lambda file: file.write(png))
+    if name in README_PNG:  # drawn for these alone, as it takes as long as the figure itself
+        store.write(FIGURES / f"{name}.png", lambda file: file.write(png()))
     picture = {kind: base64.b64encode(displayed).decode(), "text/plain": alt}
     display(picture, raw=True, metadata={"figure": about})
     display({"text/markdown": caption, "text/plain": caption}, raw=True, metadata={"caption": name})
