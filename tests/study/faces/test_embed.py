@@ -785,7 +785,7 @@ def test_photos_are_decoded_a_chunk_a_core_and_no_further(monkeypatch):
 
     how = {"points": None, "device": "cpu", "folder": None, "progress": False}
     data = face_set([GOOD + np.uint8(value) for value in range(7)])
-    found = faces._by_chunk(data, "mean", (), compute, **how)
+    found = faces._by_chunk(data, "mean", (), [], compute, **how)
     assert found["mean"].tolist() == list(range(7)) and sorted(seen) == [1, 2, 2, 2]
     assert sorted(taken) == list(range(7))
 
