@@ -135,7 +135,7 @@ def test_a_batch_without_any_face_gets_centre_crops(kind, count):
     found = detect(list(images))
     assert not found.found.any() and not found.faces.any() and not found.probability.any()
     height, width = images.shape[1:3]
-    side = detection.FALLBACK_SIDE["mtcnn"] * height
+    side = detection.FALLBACK_SIDE * height
     expected = template_in(side, ((width - side) / 2, (height - side) / 2))
     np.testing.assert_allclose(found.landmarks, [expected] * count, atol=1e-4)
 
