@@ -56,6 +56,7 @@ GROUPS = {  # in the order in which a newcomer needs them
     "Called by dvc.yaml": {
         "stage": Command(NOTEBOOK, "NAME", "execute the notebook of a stage", "main_stage"),
         "paper": Command(NOTEBOOK, "", "execute the sections of the report", "main_paper"),
+        "publish": Command("study.pipeline.publish", "", "copy the report to reports/"),
     },
     "Work on the code": {
         "stages": Command("study.pipeline.stages", "check|write", "compare dvc.yaml with the code"),

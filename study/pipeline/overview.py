@@ -13,7 +13,8 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.methods.registry import METHODS
-from study.pipeline import pages, provenance
+from study.pipeline import pages
+from study.pipeline.reproduced import FILE, REPORTS
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
 from study.results.palette import colour, marker
@@ -27,7 +28,6 @@ from study.results.tables import (
 )
 from study.results.titles import labels_used, marked_title, method_title
 
-REPORTS = Path("reports")
 README, RESULTS = Path("README.md"), Path("docs/results.md")
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 COSTS = Path("benchmarks/costs.csv")
@@ -118,7 +118,7 @@ def read_study(folder: Path) -> Study:
         params=YAML(typ="safe").load(folder / "params.yaml"),
         levels=about["levels"],
         model=about["model"],
-        protocol=_read_json(folder / provenance.FILE)["protocol"],
+        protocol=_read_json(folder / FILE)["protocol"],
         area=seen_people(folder / "area.csv"),
         power=seen_people(folder / "power.csv"),
     )

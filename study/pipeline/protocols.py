@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from ruamel.yaml.error import YAMLError
 from study.commands import parser
 from study.methods.registry import all_fit_settings, all_weigh_settings
 from study.pipeline import kept
+from study.pipeline.git import git
 from study.store import write_text
 
 TABLE = kept.STUDIES / "protocols.csv"
@@ -180,15 +180,6 @@ def _parsed(text: str):
         return YAML(typ="safe").load(text)
     except (YAMLError, RecursionError):
         return None
-
-
-def git(*arguments: str) -> str:
-    """What a git command prints, or nothing where it fails."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout
 
 
 def main(arguments: list[str]) -> None:

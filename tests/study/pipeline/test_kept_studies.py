@@ -25,7 +25,7 @@ from study.methods.registry import (
     training_needs,
     training_weights,
 )
-from study.pipeline import kept, params, protocols, stages, study
+from study.pipeline import git, kept, params, protocols, stages, study
 
 ROOT = Path(__file__).parents[3]
 OWN = (ROOT / "params.yaml").read_text()
@@ -323,7 +323,7 @@ def test_the_content_of_a_kept_study_is_that_of_the_table(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_table_names_the_commit_in_which_a_content_first_stood(name, monkeypatch):
     monkeypatch.chdir(ROOT)
-    if protocols.git("rev-parse", "--is-shallow-repository").strip() != "false":
+    if git.git("rev-parse", "--is-shallow-repository").strip() != "false":
         pytest.skip("the history is shallow or absent")
     row = protocols.read()[name]
     assert protocols.first_stood(name, row.digest) == row
@@ -369,7 +369,7 @@ def commit(message: str, day: int) -> str:
     env = os.environ | {"GIT_COMMITTER_DATE": date}
     for command in (["add", "-A"], [*identity, "commit", "-qm", message]):
         subprocess.run(["git", *command], check=True, env=env)
-    return protocols.git("rev-parse", "HEAD").strip()
+    return git.git("rev-parse", "HEAD").strip()
 
 
 def test_a_protocol_stands_since_its_content_does(overlay):

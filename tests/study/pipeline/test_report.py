@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import overview, params, report
+from study.pipeline import overview, params, publish, report, reproduced
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +90,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
         ]
         link = attributes.get("href", "#")
         if not link.startswith(("#", "data:", "../index.html")):
-            assert (report.REPORT / link).is_file(), link
+            assert (reproduced.RUN / link).is_file(), link
     targets = {a["id"] for _, a in Tags(text).found if "id" in a}
     contents = [a["href"][1:] for tag, a in Tags(text).found if a.get("href", "")[:1] == "#"]
     assert (
@@ -115,7 +115,7 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     for command in (["init", "-q"], ["add", "studies"], [*identity, "commit", "-qm", "protocol"]):
         subprocess.run(["git", *command], check=True)
     text = report.build(study).read_text()
-    fixed = json.loads((report.REPORT / "provenance.json").read_text())["protocol"]["commit"]
+    fixed = json.loads((reproduced.RUN / "provenance.json").read_text())["protocol"]["commit"]
     assert "Exploratory" not in text
     assert f"committed before the first run ({fixed[:7]}, 2026-01-02 03:04)" in text
     assert (
@@ -125,7 +125,7 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
 
 def test_the_page_names_what_it_was_made_of(study):
     text = report.build(study).read_text()
-    made = json.loads((report.REPORT / "provenance.json").read_text())
+    made = json.loads((reproduced.RUN / "provenance.json").read_text())
     rows = dict(re.findall(r"<tr><th>([^<]+)</th><td>(.*)</td></tr>", text))
     assert list(rows) == ["commit", "data", "parameters", "packages", "stages", "code files"]
     assert rows["commit"] == "not in a repository" and made["commit"] is None
@@ -140,14 +140,16 @@ def test_the_page_names_what_it_was_made_of(study):
 def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
     report.build(study)
     names = {
-        str(path.relative_to(report.REPORT)) for path in report.REPORT.rglob("*") if path.is_file()
+        str(path.relative_to(reproduced.RUN))
+        for path in reproduced.RUN.rglob("*")
+        if path.is_file()
     }
     assert names == {
         "index.html", "claims.json", "about.json", "card.json", "params.yaml", "provenance.json", "breadth-area.csv",
         "figures/main.svg", "figures/second.svg", "notebooks/00_abstract.ipynb",
         "notebooks/01_data.ipynb", *(f"{name}.csv" for name in KEEP),
     }  # fmt: skip
-    entries = json.loads((report.REPORT / "claims.json").read_text())
+    entries = json.loads((reproduced.RUN / "claims.json").read_text())
     committed = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
     keys = ("task", "kind", "claim", "method", "test", "metric")
     assert len({tuple(e[k] for k in keys) for e in entries}) == len(entries) == len(committed)
@@ -156,7 +158,7 @@ def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
 def test_the_parameters_of_a_report_hold_every_setting_with_the_comments_of_the_file(study):
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
     page = report.build(study).read_text()
-    file = report.REPORT / "params.yaml"
+    file = reproduced.RUN / "params.yaml"
     assert params.load("params.yaml") != params.load(file) == params.read("params.yaml")
     text = file.read_text()
     assert "\n  temper: 1.25\n" in text and "\n    jtt_upweight: 2.0\n" in text
@@ -198,17 +200,17 @@ def test_a_report_is_published_in_its_own_folder_only(study):
     report.build(study)
     Path("reports/other").mkdir(parents=True)
     Path("reports/other/keep.txt").touch()
-    assert report.publish(study) == Path("reports/virtual-people/index.html")
+    assert publish.publish() == Path("reports/virtual-people/index.html")
     Path("reports/virtual-people/of-the-last-one.csv").touch()
-    report.publish(study)
-    files = {p.relative_to(report.REPORT) for p in report.REPORT.rglob("*")}
+    publish.publish()
+    files = {p.relative_to(reproduced.RUN) for p in reproduced.RUN.rglob("*")}
     there = Path("reports/virtual-people")
     assert {p.relative_to(there) for p in there.rglob("*")} == files
     assert sorted(p.name for p in Path("reports").iterdir()) == ["other", "virtual-people"]
     assert Path("reports/other/keep.txt").exists()
     ((folder, copied),) = json.loads(Path("build/published.json").read_text()).items()
     assert folder == "reports/virtual-people" and copied.keys() == {
-        str(path) for path in files if (report.REPORT / path).is_file()
+        str(path) for path in files if (reproduced.RUN / path).is_file()
     }
 
 
@@ -218,8 +220,11 @@ def test_nothing_but_a_report_is_replaced(study, name):
     Path("reports/other").mkdir(parents=True)
     Path("reports/other/keep.txt").touch()
     Path("reports/link").symlink_to("other")
+    settings = reproduced.RUN / "params.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("study: virtual-people", f"study: {name}"))
     with pytest.raises(ValueError, match="is not a folder in reports|is no report"):
-        report.publish(study | {"study": name})
+        publish.publish()
     assert Path("reports/other/keep.txt").exists() and Path("README.md").exists()
 
 
@@ -231,7 +236,7 @@ def write_costs() -> None:
 
 def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     begin, end = (mark.format("headline") for mark in overview.MARKS)
     Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_costs()
@@ -266,7 +271,7 @@ def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
 
 def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     write_costs()
     file = Path("reports/virtual-people/provenance.json")
     made = json.loads(file.read_text())
@@ -291,7 +296,7 @@ def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
 
 def test_all_studies_stand_on_one_axis_confirmatory_ones_first(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     first = Path("reports/a-study")
     shutil.copytree("reports/virtual-people", first)
     shutil.copytree("reports/virtual-people", "reports/z-study")
@@ -324,7 +329,7 @@ def test_rendered_people_and_photographs_are_told_apart_by_the_data_card():
 
 def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     (one,) = overview.read_studies()
     axis = overview.make_axis([one], "accuracy")
     assert axis.ticks[0] <= 0 <= axis.ticks[-1] and 0.0 in axis.ticks
@@ -340,7 +345,7 @@ def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
 
 def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     for command in (["init", "-q"], ["add", "reports"]):
         subprocess.run(["git", *command], check=True)
     assert cli.main(["report", "headline"]) == 0
