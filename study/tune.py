@@ -13,9 +13,11 @@ the training set, which is all that a user without identity labels could measure
 either chooses, so that a reader sees how much of a method is its selection.
 
 Where a setting's right value depends on how many images a person has (:data:`ADAPTS`), ``auto`` is used
-whatever is chosen here, as a number that fits these people would not fit others. The rows of all settings
-but the penalty itself were measured under `train.l2: 0.1`, as it was before it was chosen on the training
-sets; run the command without ``--methods`` to tune all under today's. CID's own power is 1 and
+whatever is chosen here, as a number that fits these people would not fit others. The heads' penalty is no
+longer chosen here at all, but on the training sets of each study (:mod:`cid.penalty`): its rows show what
+these people would have said, and none is used. The committed rows of all other settings were measured under
+the penalty .1 that these people chose, and are kept; the command now measures under `train.l2` of
+params.yaml. CID's own power is 1 and
 the two-factor method's rarity 1 by definition; ``cid-power`` and ``surprise`` are what the grid makes of
 them. A grid holds values at which a method is itself: AFR with gamma 0, and SELF with all of the images
 held out, would be the same class-balanced refit, which was a little better than either.
@@ -46,7 +48,7 @@ GRID = {  # (method, setting): values; declared where the methods are, in study/
     for method in METHODS.values()
     for setting, values in method.tried.items()
 }
-ADAPTS = ("train.l2", "weights.neighbours", "weights.posterior_tau", "weights.clusters")
+ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
 DEFINED = ("weights.rarity",)
 NEAR, SHARE = (1, 3, 5, 10), (1.0, 0.5, 0.25)  # of cid.density.neighbour_width
 

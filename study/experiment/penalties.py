@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cid.arrays import pick_device
 from cid.heads import StandardisedFeatures
 from cid.penalty import FOLDS, best_penalty, cross_validated_losses, folds, search
 from study import store
@@ -137,6 +138,7 @@ def _losses(cell, features, labels, method: str, train: dict, folder) -> dict[fl
             "columns": [cell[name].to_numpy() for name in columns],
             "through": "loss" if weighted else train.get("through", "loss"),
             "settings": vars(fit_settings(method, robust)),
+            "device": pick_device("auto").type,
         }
 
     def compute() -> dict:

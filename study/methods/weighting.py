@@ -233,7 +233,7 @@ ERM = Method(
     colour="#4d4d4d",
     uses=(),
     summary="every image counts the same",
-    tried={"train.l2": [0.01, 0.03, 0.1, 0.3, 1.0, "auto"]},
+    tried={"train.l2": [0.03, 0.1, 0.3, 1.0]},
 )
 BALANCED = Method(
     name="balanced",
