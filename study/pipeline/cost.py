@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.design import usable_identities
+from study.experiment.design import draw_sets
 from study.faces import dataset
 from study.methods.registry import JUDGED
 from study.pipeline import params, stages
@@ -107,25 +107,28 @@ def _states(part: str | Mapping) -> list:
 # ---- power -------------------------------------------------------------------------------------
 
 
-def count_people(study: Mapping) -> int:
-    """How many people of the data set in ``data/`` would take part in a study."""
-    bias = study["bias"]
+def count_tested(study: Mapping) -> tuple[int, int]:
+    """How many people a study would test that it sees in training, and in how many pairs with a seed.
+
+    The sets of the data set in ``data/`` are drawn as the study draws them: ``ValueError`` if it could
+    not. All levels share their test images, so one is enough.
+    """
     faces = dataset.read_faces("data", check_images=False, name=study["data"])
-    table = usable_identities(
-        faces.frame["identity"],
+    identities = faces.identities()
+    sets = draw_sets(
+        identities,
         faces.labels(study["task"]),
-        bias["images_per_identity"],
-        bias["test_per_class"],
-        bias["kind"],
-        bias["levels"],
+        seeds=study["seeds"],
+        only=study["bias"]["levels"][:1],
+        **study["bias"],
     )
-    usable = int(table["usable"].sum())
-    per_seed = usable if bias["people"] is None else min(usable, bias["people"])
-    return per_seed * study["seeds"] if bias["cohorts"] else per_seed
+    seen = sets[sets["part"] == "seen"]
+    tested = seen.assign(person=identities[seen["row"]])[["seed", "person"]].drop_duplicates()
+    return tested["person"].nunique(), len(tested)
 
 
-def power(study: Mapping, people: int, reports: Path = Path("reports")) -> str:
-    """The smallest effects that a study of a number of people would detect.
+def power(study: Mapping, people: int, pairs: int, reports: Path = Path("reports")) -> str:
+    """The smallest effects that a study would detect; ``people`` and ``pairs`` as in :func:`count_tested`.
 
     How much a method varies is taken from the committed study that has most in common with it: first
     the kind of bias, then model, data, task, and the number of people.
@@ -143,8 +146,6 @@ def power(study: Mapping, people: int, reports: Path = Path("reports")) -> str:
     rows = known.set_index(["metric", "method"])
     measured = rows.index.get_level_values("method")
     method = next((name for name in JUDGED if name in measured), None)
-    # Each person of a cohort is in one seed only.
-    pairs = people if study["bias"]["cohorts"] else None
     effects = []
     for metric in PRIMARY:
         if (metric, method) in rows.index:
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> None:
     study = params.read()
     check_repository()
     print(cost())
-    print(power(study, count_people(study)))
+    print(power(study, *count_tested(study)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from cid.names import suggest
 from study.commands import parser, run_renamed
 from study.experiment import proxies, runs, variations
 from study.experiment.arrays import Arrays
-from study.experiment.design import draw_sets, usable_identities
+from study.experiment.design import count_cohorts, draw_sets, usable_identities
 from study.pipeline import kept, params
 from study.results import inference, tables
 from study.results.claims import PRIMARY
@@ -306,10 +306,8 @@ def people_sentence(frame: pd.DataFrame, study: Mapping) -> str:
     )
     if not bias["cohorts"]:
         return f"{sentence}."
-    cohorts = usable // bias["people"]
-    return (
-        f"{sentence}: {cohorts} cohorts of {bias['people']}, of which {study['seeds']} are taken."
-    )
+    number, size = count_cohorts(usable, study["seeds"], bias["people"], bias["cohorts"])
+    return f"{sentence}: {study['seeds']} seeds of {number} cohorts of {size} people."
 
 
 def prediction(steps: pd.DataFrame, images: int, factor: float = 1.0) -> str:

@@ -77,25 +77,32 @@ def committed(folder, name, pair_sd, **changes):
 
 def test_power_is_predicted_from_the_study_most_like_it(folder):
     own = params.read()
-    assert cost.power(own, 100).startswith("No study is committed")
+    assert cost.power(own, 100, 1600).startswith("No study is committed")
     committed(folder, "other-model", 0.1, model="cnn")
     committed(folder, "other-task", 0.2, task="eyes_closed")
     t = stats.t.ppf(0.975, 19) + stats.t.ppf(0.8, 19)
-    expected = 100 * t * 0.2 / np.sqrt(20 * 100)
-    said = cost.power(own, 100)
+    expected = 100 * t * 0.2 / np.sqrt(1600)
+    said = cost.power(own, 100, 1600)
     assert "With 20 seeds and 100 people" in said and "varied in other-task" in said
     assert f"accuracy {expected:.2f}, accuracy on minority cells {expected:.2f}." in said
-    own["bias"] |= {"cohorts": True}  # 100 people in 20 cohorts are 100 pairs, not 2,000
-    assert f"accuracy {100 * t * 0.2 / np.sqrt(100):.2f}, " in cost.power(own, 100)
+    # In 20 cohorts 100 people are 100 pairs.
+    assert f"accuracy {100 * t * 0.2 / np.sqrt(100):.2f}, " in cost.power(own, 100, 100)
 
 
 def test_people_are_those_whom_the_design_can_use(folder, monkeypatch):
     shutil.copytree(ROOT / "data", folder / "data")
-    own = params.read()
-    assert cost.count_people(own) == 100
+    own = params.read() | {"seeds": 6}
+    # A fifth is unseen in a seed, and hardly anybody in six.
+    people, pairs = cost.count_tested(own)
+    assert 95 <= people <= 100 and pairs == 6 * 80
     own["bias"] |= {"people": 10}
-    assert cost.count_people(own) == 10
+    people, pairs = cost.count_tested(own)
+    assert people <= 10 and pairs == 6 * 8
     own["bias"] |= {"cohorts": True}
-    assert cost.count_people(own | {"seeds": 3}) == 30
+    assert cost.count_tested(own) == (6 * 8, 6 * 8)
+    own["bias"] |= {"cohorts": "repeated", "people": 40}
+    people, pairs = cost.count_tested(own)
+    assert 70 <= people <= 80 and pairs == 6 * 32
     own["bias"] |= {"people": None, "cohorts": False, "test_per_class": 20}
-    assert cost.count_people(own) == 0
+    with pytest.raises(ValueError, match="0 of 100 identities are usable"):
+        cost.count_tested(own)

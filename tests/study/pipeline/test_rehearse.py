@@ -54,7 +54,7 @@ def few_features(monkeypatch):
 def test_every_step_of_a_study_is_timed_and_weighed(few_features):
     table, own = annotations(), small()
     assert rehearse.people_sentence(table, own) == (
-        "384 images of 24 people, 23 of them usable for Smiling: 2 cohorts of 10, of which 2 are taken."
+        "384 images of 24 people, 23 of them usable for Smiling: 2 seeds of 2 cohorts of 10 people."
     )
     steps = rehearse.rehearse(table, own, varied=True, show=lambda text: None)
     assert steps["step"].tolist() == [
