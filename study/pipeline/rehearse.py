@@ -1,6 +1,6 @@
 """A study rehearsed at its true size without an image: how long it will take, and how much memory.
 
-    python -m study rehearse ANNOTATIONS [--study celeba-smiling] [--natural] [--seeds N] [--varied]
+    python -m study rehearse ANNOTATIONS [--study celeba-smiling-8] [--natural] [--seeds N] [--varied]
 
 Identities and attributes come from a table, parquet or CSV, with the columns ``image``, ``identity`` and
 attributes of 0 and 1; proxies and features are made up. Sets are drawn, weighed, trained on and evaluated
@@ -328,7 +328,7 @@ def prediction(steps: pd.DataFrame, images: int, factor: float = 1.0) -> str:
 def main(arguments: list[str]) -> None:
     options = parser("rehearse")
     options.add_argument("annotations", help="table: image, identity, attributes of 0 and 1")
-    options.add_argument("--study", default="celeba-smiling", help="name of a file in studies/")
+    options.add_argument("--study", default="celeba-smiling-8", help="name of a file in studies/")
     options.add_argument("--natural", action="store_true", help="the data as they are, 3 seeds")
     options.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
     options.add_argument("--varied", action="store_true", help="also breadth, proxies, ablations")
