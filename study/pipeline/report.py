@@ -16,8 +16,11 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import pandas as pd
+
 from study.commands import parser, run_renamed
-from study.pipeline import overview, pages, provenance
+from study.faces import annotations
+from study.pipeline import overview, pages, predicted, provenance
 from study.pipeline.git import no_git
 from study.pipeline.overview import README, REPORTS, RESULTS, headline_markdown, readme
 from study.pipeline.params import read, resolved_text
@@ -56,18 +59,21 @@ def build(params: dict) -> Path:
     card = json.loads((RUN / "card.json").read_text(encoding="utf-8"))
     write_text(RUN / FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     _check_photographs(card)
-    warnings = _warnings(made)
+    warnings = _warnings(made, card)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return _page(sections, params=params, card=card, made=made, warnings=warnings)
 
 
-def _warnings(made: dict) -> list[str]:
-    """What a reader must know before any number: of the faces, and of where the code came from."""
+def _warnings(made: dict, card: dict) -> list[str]:
+    """What a reader must know before any number: of the faces, and of where data and code came from."""
     proxy = json.loads((RUN / "about.json").read_text(encoding="utf-8"))["proxy"]
     warnings = []
     if "warning" in proxy:
         warnings.append(proxy["warning"])
+    copy = card.get("copy")
+    if copy and copy["all"]["here"] < copy["all"]["listed"]:
+        warnings.append(f"The data are {annotations.share_here(copy)}.")
     if "no_commit" in made:
         warnings.append(f"This report names no commit of its code: {made['no_commit']}.")
     return warnings
@@ -117,6 +123,7 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         card=card,
         made=made,
         warnings=warnings,
+        power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
         parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
         files=sorted(file.name for file in RUN.iterdir() if file.suffix in tables),
