@@ -63,7 +63,12 @@ GROUPS = {  # in the order in which a newcomer needs them
             NOTEBOOK, "clean|check FILES", "strip outputs from notebooks", "main_notebooks"
         ),
         "protocols": Command(
-            "study.pipeline.protocols", "", "note since when the content of every study stands"
+            "study.pipeline.protocols",
+            "[withdraw NAME WHY]",
+            "note since when the content of every study stands",
+        ),
+        "verdicts": Command(
+            "study.pipeline.verdicts", "COMMIT", "keep what the reports of a commit say"
         ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },

@@ -24,15 +24,14 @@ ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
 STUDIES = kept.names(ROOT / "studies")
 REPORTED = sorted(path.parent.name for path in (ROOT / "reports").glob("[!.]*/card.json"))
-CONFIRMATORY = [
-    name
-    for name in REPORTED
-    if kept.resolve(name, ROOT / "studies")["protocol"]["status"] == "confirmatory"
+ROWS = protocols.read(ROOT / protocols.TABLE)
+CONFIRMATORY = [  # also those that were run again since
+    row for row in ROWS if row.state == "confirmatory" and row.study in REPORTED
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.verdicts study.pipeline.protocols
 study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
 study.results.varied study.results.inference study.results.metrics study.results.rounding
@@ -233,15 +232,16 @@ def git(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@pytest.mark.parametrize("name", CONFIRMATORY)
-def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
+@pytest.mark.parametrize("row", CONFIRMATORY, ids=lambda row: row.study)
+def test_a_protocol_was_committed_before_its_result_and_not_touched_after(row):
     """By the first file of the results that only studies with a protocol have.
 
-    That the study's content is still the one of that commit, a test of kept studies shows.
+    That the row's content is the one of its commit, a test of kept studies shows. The report of a study
+    that was run again names that commit, too.
     """
     if git("rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("the history is shallow or absent")
-    fixed = protocols.read(ROOT / protocols.TABLE)[name].commit
+    name, fixed = row.study, row.commit
     made = json.loads((ROOT / "reports" / name / "provenance.json").read_text())
     assert made["protocol"]["commit"] == fixed
     added = ["log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"]

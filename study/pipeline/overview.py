@@ -13,7 +13,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.methods.registry import METHODS
-from study.pipeline import pages, provenance
+from study.pipeline import pages, protocols, provenance, verdicts
 from study.results.claims import PRIMARY
 from study.results.metrics import METRICS
 from study.results.palette import colour, marker
@@ -32,6 +32,13 @@ README, RESULTS = Path("README.md"), Path("docs/results.md")
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 COSTS = Path("benchmarks/costs.csv")
 FOREST = ("cid", "surprise", "oracle")  # methods of the forest plot, the README's figure and table
+# What holds of every exploratory study: of looked-at people, and of new ones without a protocol.
+EXPLORATORY = "Exploratory: no protocol was committed before results on these people were known"
+GROUPS = {  # of reports/index.html, by the state of the protocol
+    protocols.CONFIRMATORY: "Confirmatory: the design was committed before the first run",
+    protocols.RERUN: "Run again: confirmatory before, with other settings; exploratory as shown here",
+    protocols.EXPLORATORY: EXPLORATORY,
+}
 DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
 
 INTRODUCTION = """# Results, in tables
@@ -52,8 +59,10 @@ How to read it:
   that is rare for that person. **Minority cells** are the test images of that rare class.
 - **Detectable** is the smallest gain of label surprise that a study would have found with probability .8.
   Where the interval contains 0, nothing was shown in either direction.
-- A **confirmatory** study's design and endpoints were committed before its first run. **Exploratory**
-  means that these data, or data like them, had been looked at before.
+- A **confirmatory** study's design and endpoints were committed before its first run. One that was **run
+  again** was confirmatory with other settings; its results were known when it got those of today, so that
+  today's numbers are exploratory; both stand side by side at the end of this page.
+  **Exploratory** is every other study: no protocol was committed before results on its people were known.
 """
 
 
@@ -81,10 +90,6 @@ class Study:
         return int(self.power["people"].max())
 
     @property
-    def is_confirmatory(self) -> bool:
-        return self.protocol["status"] == "confirmatory"
-
-    @property
     def bias(self) -> str:
         """The task, the kind of bias and its levels."""
         kind = self.params["bias"]["kind"]
@@ -97,12 +102,14 @@ class Study:
 
     @property
     def protocol_text(self) -> str:
-        """Whether the study is confirmatory, and when its protocol was committed."""
-        if not self.is_confirmatory:
-            return self.protocol["status"]
-        if not self.protocol["commit"]:
-            return "confirmatory, not committed"
-        return f"confirmatory, {self.protocol['commit'][:7]} of {self.protocol['date'][:10]}"
+        """The state of the study's protocol, and when the confirmatory one was committed."""
+        state, commit, date = (self.protocol[key] for key in ("status", "commit", "date"))
+        if state == protocols.EXPLORATORY:
+            return state
+        since = f"{commit[:7]} of {date[:10]}" if commit else "not committed"
+        if state == protocols.RERUN:
+            return f"run again; confirmatory before, {since}"
+        return f"confirmatory, {since}"
 
 
 def read_studies() -> list[Study]:
@@ -252,6 +259,28 @@ def linear_heads_table() -> Printed:
     return head, rows
 
 
+def before_and_after_table(studies: Iterable[Study]) -> Printed:
+    """What the first kept reports said beside what today's say, for studies of which something moved."""
+    old, new = [], []
+    for study in studies:
+        was, now = verdicts.before(study.name), verdicts.now(REPORTS / study.name)
+        again = study.protocol["status"] == protocols.RERUN
+        if was and (again or verdicts.side_by_side(was, was) != verdicts.side_by_side(was, now)):
+            old += was
+            new += now
+    return verdicts.every_study(old, new)
+
+
+def protocols_table() -> Printed:
+    """Every row of the table of protocols: its state, since when it stands, and what is noted."""
+    head = ["study", "state", "since", "note"]
+    rows = [
+        [row.study, row.state, f"{row.commit[:7]} of {row.date[:10]}", row.note or "–"]
+        for row in protocols.read()
+    ]
+    return head, rows
+
+
 def networks_table(studies: Iterable[Study]) -> Printed:
     """Every method on every study of networks: gains over ERM, and behind each what was detectable."""
     trained = [study for study in studies if study.model != "linear"]
@@ -310,6 +339,22 @@ def results_page(params: dict) -> str:
         "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
         ".8.\n\n" + markdown_table(*networks_table(studies)),
     ]
+    head, rows = before_and_after_table(studies)
+    if rows:
+        sections.append(
+            "## Run again: before and after\n\n"
+            "Seen people. *Before*: the first report that was kept ([`studies/verdicts.csv`](../studies/verdicts.csv) "
+            "has all verdicts, and the commit that holds each page). *Now*: today's report.\n\n"
+            + markdown_table(head, rows)
+        )
+    head, rows = protocols_table()
+    if rows:
+        sections.append(
+            "## Every protocol\n\n"
+            "A confirmatory protocol that was run never changes. A *rerun* is a later content of the same study, "
+            "with what differs. *Withdrawn* protocols were never run.\n\n"
+            + markdown_table(head, rows)
+        )
     return "\n".join(sections)
 
 
@@ -388,12 +433,8 @@ def studies_page() -> Path:
     studies = read_studies()
     axes = [make_axis(studies, metric) for metric in PRIMARY]
     groups = {
-        "Confirmatory: the design was committed before the first run": [
-            study for study in studies if study.is_confirmatory
-        ],
-        "Exploratory: these data, or data like them, had been looked at before": [
-            study for study in studies if not study.is_confirmatory
-        ],
+        heading: [study for study in studies if study.protocol["status"] == state]
+        for state, heading in GROUPS.items()
     }
     head, rows = studies_table(studies)
     linked = [[f"[{name}]({name}/index.html)", *rest] for name, *rest in rows]

@@ -155,7 +155,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory", "rerun")
     note: Text
     detectable: Detectable | None
 

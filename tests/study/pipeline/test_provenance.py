@@ -163,7 +163,7 @@ def test_a_record_names_the_protocol_and_when_it_was_fixed(tmp_path, monkeypatch
 def test_a_record_names_the_protocol_of_the_table_without_a_history(repository):
     shutil.copytree(ROOT / "studies", "studies")
     shutil.rmtree(".git")
-    row = protocols.read()["virtual-people"]
+    row = protocols.of_study("virtual-people", protocols.read())[-1]
     expected = {"status": "exploratory", "commit": row.commit, "date": row.date}
     assert provenance.record()["protocol"] == expected
 

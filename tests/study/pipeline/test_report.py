@@ -8,11 +8,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import overview, params, report
+from study.pipeline import overview, params, protocols, provenance, report, verdicts
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -100,7 +101,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
 
 def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     assert (
-        "Exploratory: these data, or data like them, had been looked at"
+        "Exploratory: no protocol was committed before results on these people were known. The design"
         in report.build(study).read_text()
     )
     study["protocol"] = {
@@ -121,6 +122,118 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     assert (
         "Nothing was known. Predicted to be detectable, in points: accuracy 0.4, minority" in text
     )
+
+
+def kept_verdicts(change: float = 0.0) -> None:
+    """Keep what the report of the study at hand says, with ERM's accuracy moved."""
+    Path("studies").mkdir(exist_ok=True)
+    entries = json.loads(Path("build/evaluate/claims.json").read_text())
+    area = pd.read_csv("build/evaluate/area.csv")
+    rows = verdicts.of_report("virtual-people", entries, area, "0123456789ab")
+    at = next(i for i, row in enumerate(rows) if row.method == "erm")
+    rows[at] = rows[at]._replace(estimate=rows[at].estimate + change)
+    lines = [",".join(verdicts.Row._fields)]
+    lines += [",".join(f'"{"" if v != v else v}"' for v in row) for row in rows]
+    verdicts.TABLE.write_text("\n".join(lines) + "\n")
+
+
+RERUN = {
+    "status": "rerun", "commit": "a" * 40, "date": "2026-01-02T03:04:05Z",
+    "again": {"commit": "b" * 40, "date": "2026-02-02T03:04:05Z", "settings": "train.l2: 0.1, now auto"},
+}  # fmt: skip
+
+
+def test_the_page_of_a_rerun_shows_both_runs(study, monkeypatch):
+    kept_verdicts()
+    monkeypatch.setattr(provenance, "_protocol", lambda params: RERUN)
+    text = report.build(study).read_text()
+    assert (
+        "Run again: confirmatory under its protocol of 2026-01-02 03:04 (aaaaaaa), with other"
+        in text
+    )
+    assert "Confirmatory:" not in text and "Exploratory" not in text
+    section = text[text.index('<section id="before">') :]
+    section = section[: section.index("</section>")]
+    assert "The settings that differ: train.l2: 0.1, now auto." in section
+    assert "is in commit 0123456789ab" in section and '<a href="#before">' in text
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert ["seen", "accuracy", "ERM"] == rows[0][:3]
+    assert [row[2] for row in rows[:4]] == ["ERM", "CID", "Label", "Oracle"]
+    assert all(row.count("supported") in (0, 2) for row in rows if "not" not in row)
+
+
+def test_an_exploratory_study_shows_what_moved_and_else_nothing(study):
+    assert 'id="before"' not in report.build(study).read_text()  # nothing was kept
+    kept_verdicts()
+    assert 'id="before"' not in report.build(study).read_text()  # nothing moved
+    kept_verdicts(0.01)
+    text = report.build(study).read_text()
+    assert 'id="before"' in text and "Exploratory then and now." in text
+
+
+def test_the_overview_tells_every_state_apart(study):
+    report.build(study)
+    report.publish(study)
+    write_costs()
+    assert "before and after" not in overview.results_page(study)
+    shutil.copytree("reports/virtual-people", "reports/again")
+    file = Path("reports/again/provenance.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"protocol": RERUN}))
+    kept_verdicts()
+    table = verdicts.TABLE.read_text()
+    verdicts.TABLE.write_text(table + table.partition("\n")[2].replace("virtual-people", "again"))
+    rows = [
+        protocols.Row("again", "confirmatory", "c" * 16, "a" * 40, RERUN["date"]),
+        protocols.Row(
+            "again", "rerun", "d" * 16, "b" * 40, RERUN["date"], "train.l2: 0.1, now auto"
+        ),
+        protocols.Row("never", "withdrawn", "e" * 16, "a" * 40, RERUN["date"], "other people"),
+    ]
+    protocols._write(rows)
+    results = overview.results_page(study)
+    assert "| run again; confirmatory before, aaaaaaa of 2026-01-02 |" in results
+    assert "| again | rerun | bbbbbbb of 2026-01-02 | train.l2: 0.1, now auto |" in results
+    assert "| never | withdrawn | aaaaaaa of 2026-01-02 | other people |" in results
+    compared = results[results.index("## Run again: before and after") :]
+    assert "| again | accuracy |" in compared and "| virtual-people | accuracy |" not in compared
+    text = overview.studies_page().read_text()
+    assert text.index("Run again: confirmatory") < text.index("again/index.html")
+    assert text.index("again/index.html") < text.index(overview.EXPLORATORY)
+
+
+def test_the_verdicts_of_a_commit_are_kept_as_its_reports_say_them(study, capsys):
+    report.build(study)
+    report.publish(study)
+    Path("studies").mkdir()
+    for command in (["init", "-q"], ["add", "reports"]):
+        subprocess.run(["git", *command], check=True)
+    assert cli.main(["verdicts", "HEAD"]) == 1 and "no commit HEAD" in capsys.readouterr().err
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
+    assert cli.main(["verdicts", "HEAD"]) == 0
+    rows = verdicts.read()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert {(row.study, row.commit) for row in rows} == {("virtual-people", commit[:12])}
+    entries = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
+    stated = {(e["claim"], e["test"], e["metric"], e["method"]): e for e in entries if e["metric"]}
+    found = {(r.claim, r.population, r.endpoint, r.method): r for r in rows if r.claim}
+    assert found.keys() == stated.keys()
+    for key, row in found.items():
+        assert row.verdict == stated[key]["verdict"]
+        for name, column in (("effect", "estimate"), ("low", "low"), ("high", "high"), ("p", "p")):
+            value = getattr(row, column)
+            assert (None if value != value else value) == stated[key][name], (key, name)
+    (erm,) = [
+        r for r in rows if (r.method, r.population, r.endpoint) == ("erm", "seen", "accuracy")
+    ]
+    area = pd.read_csv("reports/virtual-people/area.csv").query("test == 'seen'")
+    assert erm.estimate == area.query("metric == 'accuracy' and method == 'erm'")["mean"].item()
+    assert not erm.reference and not erm.verdict
+    before = verdicts.TABLE.read_text()
+    assert cli.main(["verdicts", "HEAD"]) == 0 and verdicts.TABLE.read_text() == before
+    subprocess.run(["git", "rm", "-rq", "reports"], check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "none"], check=True)
+    assert cli.main(["verdicts", "HEAD"]) == 1 and "holds no report" in capsys.readouterr().err
 
 
 def test_the_page_names_what_it_was_made_of(study):
