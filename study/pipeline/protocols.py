@@ -33,7 +33,7 @@ from ruamel.yaml.error import YAMLError
 
 from study.commands import parser
 from study.methods.registry import all_fit_settings, all_weigh_settings
-from study.pipeline import kept
+from study.pipeline import kept, params
 from study.store import write_text
 
 TABLE = kept.STUDIES / "protocols.csv"
@@ -61,13 +61,18 @@ def content_digest(tree: Mapping, folder: Path = kept.STUDIES) -> str:
 
     Of their canonical JSON: sorted keys, no spaces.
     """
+    meant = _meant(tree, folder)
+    meant.pop("study", None)
+    canonical = json.dumps(meant, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _meant(tree: Mapping, folder: Path = kept.STUDIES) -> dict:
+    """Parameters with what they mean where they say nothing, and nothing of what came since the base."""
     base = folder / f"{FIRST_BASE}.yaml"
     filled = YAML(typ="safe").load(base) if base.exists() else {}
     kept.merge(filled, copy.deepcopy(MEANT))
-    kept.merge(filled, _without_newer_defaults(tree, filled))
-    filled.pop("study", None)
-    canonical = json.dumps(filled, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return kept.merge(filled, _without_newer_defaults(tree, filled))
 
 
 def _without_newer_defaults(tree: Mapping, base: Mapping) -> dict:
@@ -274,7 +279,7 @@ def _content(row: Row) -> Mapping:
 
 def _differences(before: Mapping, after: Mapping) -> str:
     """The settings that differ, as in ``train.l2: 0.1, now auto``; the protocol is none."""
-    old, new = _leaves(before), _leaves(after)
+    old, new = (_leaves(params.filled(_meant(tree))) for tree in (before, after))
     keys = [key for key in (old | new) if old.get(key) != new.get(key)]
     keys = [key for key in keys if key.partition(".")[0] not in ("study", "protocol")]
     return "; ".join(f"{key}: {_said(old, key)}, now {_said(new, key)}" for key in keys)
