@@ -68,7 +68,7 @@ GROUPS = {  # in the order in which a newcomer needs them
             "note since when the content of every study stands",
         ),
         "verdicts": Command(
-            "study.pipeline.verdicts", "COMMIT", "keep what the reports of a commit say"
+            "study.pipeline.verdicts", "COMMIT [NAMES]", "keep what the reports of a commit say"
         ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },

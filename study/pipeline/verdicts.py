@@ -2,16 +2,17 @@
 
 A study whose results are known is run again with other settings: its report is replaced, and what the
 old one said stays here, with the commit that holds the old page. A row is a verdict of claims.json or,
-with no claim, a number that verdicts are read beside: ERM's own, and the oracles' gain.
+with no claim, a number that verdicts are read beside: ERM's own, the oracles' gain, how far label surprise is
+ahead of CID and of the oracle, and how many faces were found and told apart.
 
-python -m study verdicts COMMIT     keep what the reports of a commit say
+python -m study verdicts COMMIT [NAME ...]     keep what the reports of a commit say
 """
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,11 @@ TABLE = kept.STUDIES / "verdicts.csv"
 DIGITS = 12  # of a commit in the table
 SIDE_BY_SIDE = ("erm", "cid", "surprise", "oracle")  # methods of the comparison
 BESIDE = ("erm", "oracle", "oracle-tempered")  # methods that get no verdict
+FACES = {  # of about.json: what is kept of it, and the labels behind it
+    "detected": ("faces found", "none"),
+    "verification_auc": ("verification AUC", "identity"),
+    "right_pairs": ("right pairs", "identity"),
+}
 TESTS = ("seen", "unseen")
 NONE = "–"
 
@@ -73,8 +79,8 @@ def _number(text: str | float | None) -> float:
     return math.nan if text in ("", None) else float(text)
 
 
-def keep(commit: str) -> list[Row]:
-    """What the reports of a commit say.
+def keep(commit: str, names: Collection[str] = ()) -> list[Row]:
+    """What the reports of a commit say, of all studies or of those that are named.
 
     Raises
     ------
@@ -86,19 +92,32 @@ def keep(commit: str) -> list[Row]:
         raise ValueError(f"there is no commit {commit} here; fetch the history, or name another")
     rows = []
     for path in git("ls-tree", "-d", "--name-only", full, "reports/").split():
-        claims = git("show", f"{full}:{path}/claims.json")
-        area = git("show", f"{full}:{path}/area.csv")
-        if claims and area:
-            table = pd.read_csv(io.StringIO(area))
-            rows += of_report(Path(path).name, json.loads(claims), table, full[:DIGITS])
+        name = Path(path).name
+        claims, about = (git("show", f"{full}:{path}/{n}.json") for n in ("claims", "about"))
+        area, lead = (git("show", f"{full}:{path}/{table}.csv") for table in ("area", "lead"))
+        if claims and area and (not names or name in names):
+            tables = [pd.read_csv(io.StringIO(text)) for text in (area, lead) if text]
+            rows += of_report(name, json.loads(claims), *tables, commit=full[:DIGITS])
+            rows += _of_faces(name, json.loads(about)["proxy"], full[:DIGITS])
+    if missing := sorted(set(names) - {row.study for row in rows}):
+        raise ValueError(f"{commit} holds no report of {', '.join(missing)} in reports/")
     if not rows:
         raise ValueError(f"{commit} holds no report in reports/")
     return rows
 
 
-def of_report(study: str, entries: Iterable[dict], area: pd.DataFrame, commit: str) -> list[Row]:
-    """The rows of one report, from its claims.json and its area.csv."""
+def of_report(
+    study: str,
+    entries: Iterable[dict],
+    area: pd.DataFrame,
+    lead: pd.DataFrame | None = None,
+    *,
+    commit: str,
+) -> list[Row]:
+    """The rows of one report, from its claims.json, its area.csv and, if it has one, its lead.csv."""
     rows = _beside(study, area, commit)
+    if lead is not None:
+        rows += _leads(study, lead, commit)
     for entry in entries:
         if entry["metric"] is None:  # claim 4, which has no number
             continue
@@ -156,6 +175,47 @@ def _beside(study: str, area: pd.DataFrame, commit: str) -> list[Row]:
             )
         )
     return rows
+
+
+def _leads(study: str, lead: pd.DataFrame, commit: str) -> list[Row]:
+    """How far label surprise is ahead of CID and of the oracle, on every endpoint."""
+    rows = []
+    for found in lead.to_dict("records"):
+        other = found["method"]
+        known = math.isfinite(found["mean"]) and found["metric"] in ENDPOINTS
+        if other not in ("cid", "oracle") or not known:
+            continue
+        rows.append(
+            Row(
+                study=study,
+                claim="",
+                population=found["test"],
+                endpoint=found["metric"],
+                method="surprise",
+                reference=other,
+                estimate=found["mean"],
+                low=found["low"],
+                high=found["high"],
+                p=found["p"],
+                p_holm=found["p_holm"],
+                detectable=found["detectable"],
+                verdict="",
+                labels=f"training: {labels_used(other)}; evaluation: class, identity",
+                commit=commit,
+            )
+        )
+    return rows
+
+
+def _of_faces(study: str, proxy: dict, commit: str) -> list[Row]:
+    """The share of the faces that were found, and how well the embedding tells people apart."""
+    none = math.nan
+    return [
+        Row(study, "", "all", endpoint, proxy["network"], "", proxy[key],
+            none, none, none, none, none, "", f"training: none; evaluation: {labels}", commit)
+        for key, (endpoint, labels) in FACES.items()
+        if key in proxy
+    ]  # fmt: skip
 
 
 def before(study: str, path: Path = TABLE) -> list[Row]:
@@ -226,8 +286,11 @@ def _with_verdict(row: Row | None) -> str:
 
 
 def _key(row: Row) -> tuple[str, str, str] | None:
-    """Test set, endpoint and method of a mean over the bias range; None for slopes and shares."""
-    return None if row.claim.startswith("3") else (row.population, row.endpoint, row.method)
+    """Test set, endpoint and method of a mean over the bias range; None for slopes, shares and leads."""
+    is_lead = not row.claim and row.method not in BESIDE
+    if row.claim.startswith("3") or is_lead:
+        return None
+    return row.population, row.endpoint, row.method
 
 
 def _estimate(row: Row) -> str:
@@ -239,10 +302,11 @@ def _estimate(row: Row) -> str:
     return f"{100 * row.estimate:.1f} % [{100 * row.low:.1f}, {100 * row.high:.1f}]"
 
 
-def update(commit: str) -> str:
+def update(commit: str, names: Collection[str] = ()) -> str:
     """Add what a commit's reports say to the table, or replace it; the line to print."""
-    found = keep(commit)
-    others = [row for row in read() if row.commit != found[0].commit]
+    found = keep(commit, names)
+    kept_anew = {(row.study, row.commit) for row in found}
+    others = [row for row in read() if (row.study, row.commit) not in kept_anew]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(Row._fields)
@@ -260,4 +324,6 @@ def _written(value: str | float) -> str | float:
 def main(arguments: list[str]) -> None:
     options = parser("verdicts")
     options.add_argument("commit", help="that holds reports/")
-    print(update(options.parse_args(arguments).commit))
+    options.add_argument("names", nargs="*", help="of studies; default: all of that commit")
+    args = options.parse_args(arguments)
+    print(update(args.commit, args.names))

@@ -129,7 +129,7 @@ def kept_verdicts(change: float = 0.0) -> None:
     Path("studies").mkdir(exist_ok=True)
     entries = json.loads(Path("build/evaluate/claims.json").read_text())
     area = pd.read_csv("build/evaluate/area.csv")
-    rows = verdicts.of_report("virtual-people", entries, area, "0123456789ab")
+    rows = verdicts.of_report("virtual-people", entries, area, commit="0123456789ab")
     at = next(i for i, row in enumerate(rows) if row.method == "erm")
     rows[at] = rows[at]._replace(estimate=rows[at].estimate + change)
     lines = [",".join(verdicts.Row._fields)]
