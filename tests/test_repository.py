@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from study.pipeline import kept, overview, params, protocols, report
+from study.pipeline import findings, kept, overview, params, protocols
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
@@ -194,7 +194,8 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    assert report.readme(params.read()) == text, "run `python -m study report readme`"
+    for path, filled in findings.documents(params.read()).items():
+        assert path.read_text() == filled, "run `python -m study report readme`"
     results = (ROOT / "docs/results.md").read_text()
     assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):

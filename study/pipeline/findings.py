@@ -22,11 +22,28 @@ from study.results.tables import kind_of_people, markdown_table, points
 from study.results.titles import method_title, network_title
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
-DOCUMENTS = (Path("README.md"), Path("docs/findings.md"))  # that hold blocks of this module
+README, FINDINGS = Path("README.md"), Path("docs/findings.md")
+NEEDED = {README: ("headline",), FINDINGS: ()}  # documents, and the blocks that each must mark
 JUDGED = ("surprise", "cid")  # whose verdicts are listed
 SHORT = {"cid": "CID", "surprise": "label surprise", "oracle": "the oracle"}
 # The training of cnn-45's first sets before it: a study of fewer sets, in the table of kept verdicts.
 SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
+
+
+def documents(params: dict) -> dict[Path, str]:
+    """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs."""
+    known = blocks(params)
+    texts = {}
+    for path, needed in NEEDED.items():
+        if not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8")
+        for name in needed:
+            begin, end = (mark.format(name) for mark in MARKS)
+            if begin not in text or end not in text:
+                raise ValueError(f"{path} lacks {begin} or {end}; put both around what is computed")
+        texts[path] = filled(text, known)
+    return texts
 
 
 def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
@@ -57,7 +74,7 @@ def blocks(params: dict) -> dict[str, Callable[[], str]]:
     own = REPORTS / params["study"]
     return {
         "headline": lambda: markdown_table(*overview.short_headline(own)),
-        "result": lambda: result(own) + "\n",
+        "result": lambda: f"{result(own)} {in_short(studies)}\n",
         "photographs": lambda: photographs(studies),
         "studies": lambda: study_by_study(studies),
         "faces": lambda: faces(studies),
@@ -136,11 +153,37 @@ def result(own: Path) -> str:
         row = at(gains, method, "accuracy")
         gained.append(f"{SHORT[method]} {pair(method)}, {points(*row[INTERVAL])}")
     return (
-        f"When {about['images'] - rare} of each person's {about['images']} training images show one class "
+        f"**Result.** When {about['images'] - rare} of each person's {about['images']} training images show one class "
         f"(*bias level* {level:g}), plain training (*ERM*) reaches an accuracy of {pair('erm')}; in brackets, "
-        "on *minority cells*: images of the class that was rare for their person. With its gain in accuracy "
-        f"in points, {'; '.join(gained)}."
+        "on *minority cells*: images of the class that was rare for their person. Accuracy, and the gain in "
+        f"points: {'; '.join(gained)}."
     )
+
+
+def in_short(studies: Iterable[Study]) -> str:
+    """In how many studies of photographs with a protocol the gain in accuracy has support."""
+    parts = []
+    for state, said in ((protocols.CONFIRMATORY, "confirmatory"), (protocols.RERUN, "run again")):
+        of_state = _with_state(studies, state)
+        counts = []
+        for method in JUDGED:
+            found = _grouped(of_state, method, "accuracy")
+            number = sum(len(names) for word, names in found.items() if word.startswith(SUPPORTED))
+            counts.append(f"that of {SHORT[method]} in {number}")
+        if of_state:
+            parts.append(f"of {len(of_state)} studies that are {said}, {_listed(counts)}")
+    if not parts:
+        return "No study of photographs has a protocol."
+    return f"On photographs, a gain in accuracy is *supported* as follows: {'; '.join(parts)}."
+
+
+def _with_state(studies: Iterable[Study], state: str) -> list[Study]:
+    """The studies of photographs with linear heads whose protocol has this state."""
+    return [
+        study
+        for study in studies
+        if study.protocol["status"] == state and _of_photographs(study) and _of_heads(study)
+    ]
 
 
 def photographs(studies: Iterable[Study]) -> str:
@@ -151,37 +194,40 @@ def photographs(studies: Iterable[Study]) -> str:
     }
     lines = []
     for state, said in words.items():
-        of_state = [
-            study
-            for study in studies
-            if study.protocol["status"] == state and _of_photographs(study) and _of_heads(study)
-        ]
+        of_state = _with_state(studies, state)
         if of_state:
             lines.append(f"- {said} ({len(of_state)} studies). {_by_verdict(of_state)}\n")
     return "".join(lines) or "- There is no study of photographs with a protocol.\n"
 
 
 def _by_verdict(studies: list[Study]) -> str:
-    """Verdicts on seen people: of accuracy with the gains, of minority cells by their number."""
+    """Verdicts on seen people: those of label surprise on accuracy by name, all others counted."""
     parts = []
     for method in JUDGED:
+        title = SHORT[method][0].upper() + SHORT[method][1:]
         accuracy = _grouped(studies, method, "accuracy")
-        named = [
-            f"**{verdict}** in {_listed([_named(study, gain) for study, gain in members])}"
-            for verdict, members in accuracy.items()
-        ]
-        counts = {v: len(found) for v, found in _grouped(studies, method, PRIMARY[1]).items()}
-        cells = _listed([f"{count} {verdict}" for verdict, count in counts.items()] or ["none"])
-        title = SHORT[method]
-        text = (
-            f"{title[0].upper()}{title[1:]}, accuracy: {'; '.join(named)}; minority cells: {cells}."
-        )
-        parts.append(text if accuracy else f"{title[0].upper()}{title[1:]} was not judged.")
+        if not accuracy:
+            parts.append(f"{title} was not judged.")
+            continue
+        if method == JUDGED[0]:
+            said = "; ".join(_with_names(verdict, found) for verdict, found in accuracy.items())
+        else:
+            said = _counted(accuracy)
+        cells = _counted(_grouped(studies, method, PRIMARY[1]))
+        parts.append(f"{title}, accuracy: {said}; minority cells: {cells}.")
     return " ".join(parts)
 
 
-def _named(study: Study, gain: str) -> str:
-    return f"`{study.name}` ({gain})" if gain else f"`{study.name}`"
+def _with_names(verdict: str, members: list[tuple[Study, str]]) -> str:
+    """The studies of one verdict, each with its gain where the verdict says that there is one."""
+    shown = verdict.startswith(SUPPORTED)
+    names = [f"`{study.name}`" + (f" {gain}" if shown else "") for study, gain in members]
+    return f"*{verdict}* in {_listed(names)}"
+
+
+def _counted(by_verdict: Mapping[str, list]) -> str:
+    parts = [f"{len(found)} *{verdict}*" for verdict, found in by_verdict.items()]
+    return _listed(parts or ["none judged"])
 
 
 def _grouped(
@@ -205,11 +251,7 @@ def study_by_study(studies: Iterable[Study]) -> str:
     """One bullet for every study of photographs with linear heads, by the state of its protocol."""
     lines = []
     for state, heading in overview.GROUPS.items():
-        of_state = [
-            study
-            for study in studies
-            if study.protocol["status"] == state and _of_photographs(study) and _of_heads(study)
-        ]
+        of_state = _with_state(studies, state)
         if of_state:
             lines.append(f"\n{heading}.\n\n")
             lines += [f"- {_study_sentence(study)}\n" for study in of_state]
@@ -258,6 +300,11 @@ def faces(studies: Iterable[Study]) -> str:
         for key, (endpoint, _) in verdicts.FACES.items():
             cells += [_share(old.get(endpoint)), _share(proxy.get(key))]
         rows.setdefault((study.card["name"], proxy["network"]), cells)
+        told = _table(study.name, "proxies-controls-auc")
+        for network in study.params["proxies"].get("trunks", []):
+            auc = told.loc[told["proxy"] == network, "verification AUC"].iloc[0]
+            of_other = ["–", "–", "–", _share(auc), "–", "–"]
+            rows.setdefault((study.card["name"], network), of_other)
     return markdown_table(head, [[data, network_title(net), *c] for (data, net), c in rows.items()])
 
 

@@ -28,8 +28,7 @@ from study.results.tables import (
 from study.results.titles import labels_used, marked_title, method_title
 
 REPORTS = Path("reports")
-README, RESULTS = Path("README.md"), Path("docs/results.md")
-MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
+RESULTS = Path("docs/results.md")
 COSTS = Path("benchmarks/costs.csv")
 FOREST = ("cid", "surprise", "oracle")  # methods of the forest plot, the README's figure and table
 # What holds of every exploratory study: of looked-at people, and of new ones without a protocol.
@@ -300,18 +299,6 @@ def networks_table(studies: Iterable[Study]) -> Printed:
 
 
 # ---------------------------------------------------------------------------- README and docs/results.md
-
-
-def readme(params: dict) -> str:
-    """README.md with the short table of the study's numbers between its marks, which it must have."""
-    text = README.read_text(encoding="utf-8")
-    table = markdown_table(*short_headline(REPORTS / params["study"]))
-    begin, end = (mark.format("headline") for mark in MARKS)
-    if begin not in text or end not in text:
-        raise ValueError(f"README.md lacks {begin} or {end}; put both around the headline table")
-    before = text.split(begin)[0]
-    after = text.split(end)[1]
-    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def results_page(params: dict) -> str:

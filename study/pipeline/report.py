@@ -18,8 +18,8 @@ from itertools import count
 from pathlib import Path
 
 from study.commands import parser, run_renamed
-from study.pipeline import overview, pages, protocols, provenance, verdicts
-from study.pipeline.overview import README, REPORTS, RESULTS, headline_markdown, readme
+from study.pipeline import findings, overview, pages, protocols, provenance, verdicts
+from study.pipeline.overview import REPORTS, RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
 from study.results.metrics import METRICS
 from study.results.tables import markdown_table
@@ -286,7 +286,8 @@ def main(arguments: list[str]) -> None:
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
-        write_text(README, readme(params))
+        for path, text in findings.documents(params).items():
+            write_text(path, text)
         write_text(RESULTS, overview.results_page(params))
         print(overview.studies_page())
     elif chosen == "pages":

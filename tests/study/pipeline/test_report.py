@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import overview, params, protocols, provenance, report, verdicts
+from study.pipeline import findings, overview, params, protocols, provenance, report, verdicts
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -345,13 +345,13 @@ def write_costs() -> None:
 def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
     report.build(study)
     report.publish(study)
-    begin, end = (mark.format("headline") for mark in overview.MARKS)
+    begin, end = (mark.format("headline") for mark in findings.MARKS)
     Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_costs()
     assert cli.main(["report", "readme"]) == 0
     text = Path("README.md").read_text()
     assert text.startswith(f"before\n{begin}\n| bias |") and text.endswith(f"\n{end}\nafter\n")
-    assert report.readme(study) == text
+    assert findings.documents(study) == {Path("README.md"): text}
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert {len(cells) for cells in table} == {4} and "old" not in text
     interval = r".\d+\.\d+ \[.*?\]"
@@ -374,7 +374,7 @@ def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
 
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):
-        report.readme(study)
+        findings.documents(study)
 
 
 def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
