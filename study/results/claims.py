@@ -369,20 +369,24 @@ def _moved_p(entry: dict, moves: float) -> float:
 
 
 def in_tables(tables: dict[str, pd.DataFrame], entries: list[dict]) -> dict[str, pd.DataFrame]:
-    """The tables ``area`` and ``power`` with the corrected numbers of the endpoints that are judged.
+    """The tables ``area``, ``power`` and ``difference`` with the corrected numbers of what is judged.
 
     Whoever prints a mean over the bias range prints these tables, so that a page has one interval and one
-    p value of it. ``alpha`` is the level of a row: that which Holm's correction left for an endpoint with a
+    p value of it. (With one bias level ``difference`` has it, too; with several it holds nothing of it.) ``alpha`` is the level of a row: that which Holm's correction left for an endpoint with a
     verdict, and .05 for everything else.
     """
     numbers = {
         "area": {"low": "low_difference", "high": "high_difference", "p_holm": "p_holm",
                  "detectable": "detectable", "alpha": "alpha"},
         "power": {"detectable": "detectable", "alpha": "alpha"},
+        "difference": {name: name for name in ("low", "high", "p_holm", "detectable", "alpha")},
     }  # fmt: skip
     changed = {}
-    for name, columns in numbers.items():
+    for name in numbers.keys() & tables.keys():
+        columns = numbers[name]
         table = tables[name].copy()
+        if name == "difference" and table["level"].nunique() > 1:
+            continue
         table["alpha"] = ALPHA
         for entry in entries:
             if entry["primary"] and not np.isnan(entry["effect"]):
