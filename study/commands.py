@@ -65,6 +65,9 @@ GROUPS = {  # in the order in which a newcomer needs them
         "protocols": Command(
             "study.pipeline.protocols", "", "note since when the content of every study stands"
         ),
+        "verdicts": Command(
+            "study.pipeline.verdicts", "COMMIT", "verdicts of old reports by the rules of now"
+        ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },
 }

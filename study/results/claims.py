@@ -324,6 +324,35 @@ def judge(entries: list[dict], moves: float = MOVES) -> list[dict]:
     return judged
 
 
+def rejudge(
+    entries: Iterable[dict], area: pd.DataFrame, power: pd.DataFrame, moves: float = MOVES
+) -> list[dict]:
+    """Verdicts by today's rules on a report of before them: entries, area and power read back from files.
+
+    Their intervals are all of 95 %, and all differences are to ERM. Claims on what was no endpoint then,
+    and is one now, are none here: such a report has no interval for them.
+    """
+    by_method: dict[str, list[dict]] = {}
+    people = power.set_index(["test", "metric", "method"])
+    for entry in entries:
+        entry = {"reference": BASELINE, "border": [], "alpha": None, "oracle_high": None} | entry
+        if entry["primary"]:
+            where = (entry["test"], entry["metric"])
+            row = people.loc[(*where, entry["method"])]
+            bounds = {
+                "effect": np.nan,
+                "low": -np.inf,
+                "high": np.inf,
+                "detectable": np.inf,
+                "p": 1.0,
+            }
+            entry |= {name: other for name, other in bounds.items() if entry[name] is None}
+            entry["degrees_of_freedom"] = int(min(row["seeds"], row["people"])) - 1
+            entry |= _oracles(area, *where)
+            by_method.setdefault(entry["method"], []).append(entry)
+    return [entry for family in by_method.values() for entry in judge(family, moves)]
+
+
 def _judged_primary(
     entry: dict, alphas: list[float], moves: float
 ) -> tuple[str, str, list[str], dict]:

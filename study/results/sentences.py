@@ -39,7 +39,9 @@ def level_sentence(
     levels_of_erm = rows[INTERVAL].dropna(subset="mean").to_dict("index")
     first, second = PRIMARY
     images = "held-out images" if test == "seen" else "images of people never seen in training"
-    over = f", averaged over bias levels {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
+    over = (
+        f", averaged over bias levels {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
+    )
     parts = [f"{_percent(levels_of_erm[first])} of the {images}"]
     if second in levels_of_erm:
         parts.append(f"{_percent(levels_of_erm[second])} of those in minority cells")
