@@ -67,8 +67,11 @@ GROUPS = {  # in the order in which a newcomer needs them
             "[withdraw NAME WHY]",
             "note since when the content of every study stands",
         ),
+        "earlier": Command(
+            "study.pipeline.earlier", "COMMIT [NAMES]", "keep what the reports of a commit say"
+        ),
         "verdicts": Command(
-            "study.pipeline.verdicts", "COMMIT [NAMES]", "keep what the reports of a commit say"
+            "study.pipeline.verdicts", "COMMIT", "verdicts of old reports by the rules of now"
         ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },

@@ -31,10 +31,10 @@ CONFIRMATORY = [  # also those that were run again since
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.verdicts study.pipeline.protocols
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
 study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
-study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.rounding
+study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
+study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
 study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels

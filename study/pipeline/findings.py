@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.pipeline import overview, protocols, verdicts
+from study.pipeline import earlier, overview, protocols
 from study.pipeline.overview import REPORTS, Study
-from study.results.claims import OWN_TRUNK, PRIMARY, SUPPORTED
+from study.results.claims import GAINS, OWN_TRUNK, PRIMARY
 from study.results.rounding import INTERVAL
 from study.results.sentences import controls_sentence, lead_sentence
 from study.results.sizes import people_and_images
-from study.results.tables import kind_of_people, markdown_table, points
+from study.results.tables import kind_of_people, markdown_table, points, verdict_words
 from study.results.titles import method_title, network_title
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
@@ -94,10 +94,6 @@ def _table(study: str, name: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
-def _claims(study: str) -> list[dict]:
-    return json.loads((REPORTS / study / "claims.json").read_text(encoding="utf-8"))
-
-
 def _about(study: str) -> dict:
     return json.loads((REPORTS / study / "about.json").read_text(encoding="utf-8"))
 
@@ -168,13 +164,13 @@ def in_short(studies: Iterable[Study]) -> str:
         counts = []
         for method in JUDGED:
             found = _grouped(of_state, method, "accuracy")
-            number = sum(len(names) for word, names in found.items() if word.startswith(SUPPORTED))
+            number = sum(len(names) for word, names in found.items() if word in GAINS)
             counts.append(f"that of {SHORT[method]} in {number}")
         if of_state:
             parts.append(f"of {len(of_state)} studies that are {said}, {_listed(counts)}")
     if not parts:
         return "No study of photographs has a protocol."
-    return f"On photographs, a gain in accuracy is *supported* as follows: {'; '.join(parts)}."
+    return f"On photographs, a gain in accuracy, of certain or uncertain size, is *supported* as follows: {'; '.join(parts)}."
 
 
 def _with_state(studies: Iterable[Study], state: str) -> list[Study]:
@@ -220,7 +216,7 @@ def _by_verdict(studies: list[Study]) -> str:
 
 def _with_names(verdict: str, members: list[tuple[Study, str]]) -> str:
     """The studies of one verdict, each with its gain where the verdict says that there is one."""
-    shown = verdict.startswith(SUPPORTED)
+    shown = verdict in GAINS
     names = [f"`{study.name}`" + (f" {gain}" if shown else "") for study, gain in members]
     return f"*{verdict}* in {_listed(names)}"
 
@@ -236,12 +232,12 @@ def _grouped(
     """The studies and their gains by the verdict on a primary endpoint of seen people."""
     found: dict[str, list[tuple[Study, str]]] = {}
     for study in studies:
-        for entry in _claims(study.name):
+        for entry in study.claims:
             judged = entry["primary"] and entry["test"] == "seen" and entry["effect"] is not None
             if judged and (entry["method"], entry["metric"]) == (method, metric):
                 gain = points(*(entry[key] for key in ("effect", "low", "high")))
                 found.setdefault(entry["verdict"], []).append((study, gain))
-    return dict(sorted(found.items(), key=lambda item: (item[0] != SUPPORTED, -len(item[1]))))
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in GAINS, -len(item[1]))))
 
 
 # ---------------------------------------------------------------------------- docs/findings.md
@@ -260,7 +256,7 @@ def study_by_study(studies: Iterable[Study]) -> str:
 
 def _study_sentence(study: Study) -> str:
     """Who was trained and tested, how good plain training is, and what was gained, with verdicts."""
-    area = _table(study.name, "area")
+    area = overview.tables_of(REPORTS / study.name)[1]["area"]
     about = _about(study.name)
     proxy = about["proxy"]
     erm = 100 * study.area.loc[("accuracy", "erm"), "mean"]
@@ -274,7 +270,7 @@ def _study_sentence(study: Study) -> str:
             "unseen people": _gain(area, method, "accuracy", "unseen"),
         }
         told = [
-            f"{where} {gain}{_verdict_in_words(study.name, method, where)}"
+            f"{where} {gain}{_verdict_in_words(study, method, where)}"
             for where, gain in found.items()
             if gain
         ]
@@ -290,14 +286,14 @@ def _study_sentence(study: Study) -> str:
 def faces(studies: Iterable[Study]) -> str:
     """Faces found and told apart, by data set: in the first kept report of it, and today."""
     head = ["data set", "network"]
-    for endpoint, _ in verdicts.FACES.values():
+    for endpoint, _ in earlier.FACES.values():
         head += [f"{endpoint}, before", f"{endpoint}, now"]
     rows = {}
     for study in studies:
         proxy = _about(study.name)["proxy"]
-        old = {r.endpoint: r.estimate for r in verdicts.before(study.name) if r.population == "all"}
+        old = {r.endpoint: r.estimate for r in earlier.before(study.name) if r.population == "all"}
         cells = []
-        for key, (endpoint, _) in verdicts.FACES.items():
+        for key, (endpoint, _) in earlier.FACES.items():
             cells += [_share(old.get(endpoint)), _share(proxy.get(key))]
         rows.setdefault((study.card["name"], proxy["network"]), cells)
         told = _table(study.name, "proxies-controls-auc")
@@ -312,14 +308,14 @@ def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _verdict_in_words(study: str, method: str, where: str) -> str:
+def _verdict_in_words(study: Study, method: str, where: str) -> str:
     """The verdict on an endpoint, as in `` (*supported*)``; empty where there is none."""
     test = "unseen" if where == "unseen people" else "seen"
     metric = PRIMARY[1] if where == "minority cells" else "accuracy"
-    for entry in _claims(study):
+    for entry in study.claims:
         key = (entry["method"], entry["test"], entry["metric"])
         if entry["primary"] and key == (method, test, metric):
-            return f" (*{entry['verdict']}*)"
+            return f" (*{verdict_words(entry)}*)"
     return ""
 
 
@@ -464,7 +460,7 @@ def order_from_scratch() -> str:
     key = ("accuracy", "surprise", "cid")
     before = [
         old
-        for old in verdicts.before(SMALLER_STUDY)
+        for old in earlier.before(SMALLER_STUDY)
         if (old.endpoint, old.method, old.reference) == key and old.population == "seen"
     ]
     if before:

@@ -18,7 +18,7 @@ from itertools import count
 from pathlib import Path
 
 from study.commands import parser, run_renamed
-from study.pipeline import findings, overview, pages, protocols, provenance, verdicts
+from study.pipeline import earlier, findings, overview, pages, protocols, provenance
 from study.pipeline.overview import REPORTS, RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
 from study.results.metrics import METRICS
@@ -171,10 +171,10 @@ def _minute(date: str) -> str:
 
 def before_and_after(study: str, of: dict) -> pages.Markup | None:
     """What an earlier report said beside what this one says; None where none was kept, or nothing moved."""
-    old = verdicts.before(study)
+    old = earlier.before(study)
     if not old:
         return None
-    head, rows = verdicts.side_by_side(old, verdicts.now(REPORT))
+    head, rows = earlier.side_by_side(old, earlier.now(REPORT))
     again = of["status"] == protocols.RERUN
     if not again and all(row[3:5] == row[5:7] for row in rows):
         return None
@@ -190,7 +190,7 @@ def before_and_after(study: str, of: dict) -> pages.Markup | None:
             "Exploratory then and now. What differs are settings, code or the rules of the verdicts"
         )
     text += (
-        f"; the page that gave them is in commit {old[0].commit}, and `studies/verdicts.csv` has every one. "
+        f"; the page that gave them is in commit {old[0].commit}, and `studies/earlier.csv` has every one. "
         "Gains in points, with 95 % intervals."
     )
     return pages.markdown(f"{text}\n\n{markdown_table(head, rows)}")

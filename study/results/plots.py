@@ -55,6 +55,7 @@ from study.results.titles import (
     marked_title,
     method_title,
     network_title,
+    reference_title,
     uses_identities,
     without_identities,
 )
@@ -517,19 +518,20 @@ def against_bias(table: DataFrame, metrics: list[str], test: str, methods: list[
 
 
 def difference_to_erm(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Draw paired differences to ERM against the bias level, with 95 % intervals (`difference`)."""
+    """Draw paired differences to the reference, such as ERM, against the bias level (`difference`)."""
     table = table[table["test"] == test]
     methods = without_erm(methods)
+    against = reference_title(table[table["method"].isin(methods)])
     levels = np.unique(table["level"])
     if len(levels) == 1:  # no curve: a list of intervals
-        label = f"points over ERM, bias {levels[0]:g}: {TESTS[test].lower()}"
+        label = f"points over {against}, bias {levels[0]:g}: {TESTS[test].lower()}"
         return _forest(table, metrics, methods, label, "Only ERM was run.")
     figure, axes = _metric_panels(metrics, test)
     for axis, metric in zip(axes, metrics, strict=True):
         ends = _draw_gains(axis, table[table["metric"] == metric], methods)
         bias_axis(axis, levels)
         label_ends(axis, ends)
-        axis.set_title(f"{METRICS[metric].title} − ERM")
+        axis.set_title(f"{METRICS[metric].title} − {against}")
         axis.set_ylabel("percentage points")
     return done(figure)
 
@@ -623,7 +625,7 @@ def compare(table: DataFrame, metrics: list[str], test: str, methods: list[str])
     methods = present(rows, methods)
     methods = sorted(methods, key=lambda method: (uses_identities(method), -gain[method]))
     nothing = "Only ERM was run, so there is nothing to compare it with."
-    label = "points over ERM, mean over the bias range"
+    label = f"points over {reference_title(rows)}, mean over the bias range"
     return _forest(rows, metrics, methods, label, nothing, suffix="_difference")
 
 

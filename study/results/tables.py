@@ -17,6 +17,7 @@ from study.results.titles import (
     labels_used,
     method_title,
     network_title,
+    reference_title,
     uses_identities,
     without_identities,
 )
@@ -61,7 +62,7 @@ def main_metrics(table: pd.DataFrame) -> list[str]:
 def claims_table(entries: list[dict]) -> Printed:
     """One row per claim, of :func:`study.results.claims.claims` or read back from JSON."""
     head = [
-        "claim", "method", "test", "statement", "effect [95 % interval]", "p (Holm)",
+        "claim", "method", "test", "statement", "effect [interval]", "level", "p (Holm)",
         "detectable", "verdict", "why",
     ]  # fmt: skip
     rows = [
@@ -71,9 +72,10 @@ def claims_table(entries: list[dict]) -> Printed:
             entry["test"] or NONE,
             entry["statement"],
             _effect(entry),
+            _level(entry),
             _p_value(entry["p_holm"]),
             _detectable(entry),
-            entry["verdict"],
+            verdict_words(entry),
             entry["reason"],
         ]
         for entry in rounded_claims(entries)
@@ -82,14 +84,17 @@ def claims_table(entries: list[dict]) -> Printed:
 
 
 def verdicts_table(entries: list[dict]) -> Printed:
-    """The verdicts of one study on seen people: one row per claim and one column per method."""
+    """The verdicts of one study on seen people: one row per claim and one column per method.
+
+    Intervals and p values are corrected, as those of :func:`claims_table`.
+    """
     lines: dict[tuple, dict[str, str]] = {}
     for entry in rounded_claims(entries):
         judged = entry["primary"] or entry["claim"] in ("3b", "4")
         if judged and entry["test"] in ("seen", None):
             note = "" if entry["p_holm"] is None else f", p {_p_value(entry['p_holm'])}"
             line = lines.setdefault((entry["claim"], entry["statement"]), {})
-            line[entry["method"]] = f"**{entry['verdict']}** ({_effect(entry)}{note})"
+            line[entry["method"]] = f"**{verdict_words(entry)}** ({_effect(entry)}{note})"
     methods = list(dict.fromkeys(method for line in lines.values() for method in line))
     head = ["claim", "statement", *map(method_title, methods)]
     rows = [
@@ -97,6 +102,14 @@ def verdicts_table(entries: list[dict]) -> Printed:
         for (claim, statement), line in lines.items()
     ]
     return head, rows
+
+
+def verdict_words(entry: dict) -> str:
+    """A verdict, and what rounding on another processor could turn it into."""
+    border = entry.get("border")  # reports of before there were borders have none
+    if not border:
+        return entry["verdict"]
+    return f"{entry['verdict']}; on the border of {' and of '.join(border)}"
 
 
 def methods_table(methods: Sequence[str]) -> Printed:
@@ -114,7 +127,7 @@ def methods_table(methods: Sequence[str]) -> Printed:
 
 
 def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen") -> Printed:
-    """The study in one table: ERM, and what methods gain over it, in the main metrics.
+    """The study in one table: ERM, and what methods gain over their reference, in the main metrics.
 
     One row per bias level. A method of :data:`HEADLINE` that was not run is left out, and so is a
     metric that the test set does not have.
@@ -127,7 +140,9 @@ def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
     head = ["bias"]
     for metric in metrics:
         head.append(f"{METRICS[metric].title.lower()}, ERM")
-        head += [f"{method_title(method)} − ERM" for method in methods]
+        for method in methods:
+            against = reference_title(difference[difference["method"] == method])
+            head.append(f"{method_title(method)} − {against}")
     rows = []
     for level in np.unique(summary["level"]):
         cells = [f"{level:g}"]
@@ -139,9 +154,9 @@ def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
 
 
 def rivals_table(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> Printed:
-    """Every method's gain over ERM, and how far label surprise is ahead of it, in the main metrics.
+    """Every method's gain over its reference, and how far label surprise is ahead, in the main metrics.
 
-    The best method in accuracy comes first; methods that use true identities come last.
+    Intervals of gains with a verdict, and of leads, are corrected by Holm's method; the others are not. The best method in accuracy comes first; methods that use true identities come last.
     """
     gains = area[area["test"] == test].set_index(["metric", "method"])
     gains = gains[[f"{name}_difference" for name in INTERVAL]].set_axis(INTERVAL, axis=1)
@@ -150,19 +165,24 @@ def rivals_table(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> 
 
     accuracy = gains.loc["accuracy", "mean"].drop(index="erm", errors="ignore")
     methods = sorted(accuracy.index, key=lambda m: (uses_identities(m), -accuracy[m]))
-    head = ["method", "labels"]
+    references = area.get("reference", pd.Series(dtype=str)).dropna().unique()
+    several = len(references) > 1
+    head = ["method", "labels"] + (["reference"] if several else [])
+    reference_of = {}
+    if several:
+        reference_of = area.set_index("method")["reference"].to_dict()
     for metric in metrics:
-        head.append(f"{METRICS[metric].title.lower()}, − ERM")
+        head.append(f"{METRICS[metric].title.lower()}, − {reference_title(area)}")
         head.append(f"{method_title('surprise')} − it")
     rows = []
     for method in methods:
         cells = [method_title(method), labels_used(method)]
+        if several:
+            cells.append(method_title(reference_of[method]))
         for metric in metrics:
             cells.append(points(**gains.loc[(metric, method)]))
-            if method == "surprise":
-                cells.append(NONE)
-            else:
-                cells.append(points(**leads.loc[(metric, method)]))
+            known = (metric, method) in leads.index
+            cells.append(points(**leads.loc[(metric, method)]) if known else NONE)
         rows.append(cells)
     return head, rows
 
@@ -228,6 +248,14 @@ def _effect(entry: dict) -> str:
     if entry["claim"] == "3b":
         return _typeset(f"{mean:z.2f} [{low:z.2f}, {high:z.2f}]")
     return points(mean, low, high) + " points"
+
+
+def _level(entry: dict) -> str:
+    """The confidence of an entry's interval: 95 %, or more where several endpoints share the 5 %."""
+    alpha = entry.get("alpha")
+    if alpha is None or entry["effect"] is None:
+        return NONE
+    return f"{100 * (1 - alpha):.4g} %"
 
 
 def _p_value(p: float | None) -> str:

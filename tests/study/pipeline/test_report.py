@@ -13,7 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import findings, overview, params, protocols, provenance, report, verdicts
+from study.pipeline import earlier, findings, overview, params, protocols, provenance, report
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -129,12 +129,12 @@ def kept_verdicts(change: float = 0.0) -> None:
     Path("studies").mkdir(exist_ok=True)
     entries = json.loads(Path("build/evaluate/claims.json").read_text())
     area = pd.read_csv("build/evaluate/area.csv")
-    rows = verdicts.of_report("virtual-people", entries, area, commit="0123456789ab")
+    rows = earlier.of_report("virtual-people", entries, area, commit="0123456789ab")
     at = next(i for i, row in enumerate(rows) if row.method == "erm")
     rows[at] = rows[at]._replace(estimate=rows[at].estimate + change)
-    lines = [",".join(verdicts.Row._fields)]
+    lines = [",".join(earlier.Row._fields)]
     lines += [",".join(f'"{"" if v != v else v}"' for v in row) for row in rows]
-    verdicts.TABLE.write_text("\n".join(lines) + "\n")
+    earlier.TABLE.write_text("\n".join(lines) + "\n")
 
 
 RERUN = {
@@ -180,8 +180,8 @@ def test_the_overview_tells_every_state_apart(study):
     file = Path("reports/again/provenance.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"protocol": RERUN}))
     kept_verdicts()
-    table = verdicts.TABLE.read_text()
-    verdicts.TABLE.write_text(table + table.partition("\n")[2].replace("virtual-people", "again"))
+    table = earlier.TABLE.read_text()
+    earlier.TABLE.write_text(table + table.partition("\n")[2].replace("virtual-people", "again"))
     rows = [
         protocols.Row("again", "confirmatory", "c" * 16, "a" * 40, RERUN["date"]),
         protocols.Row(
@@ -207,11 +207,11 @@ def test_the_verdicts_of_a_commit_are_kept_as_its_reports_say_them(study, capsys
     Path("studies").mkdir()
     for command in (["init", "-q"], ["add", "reports"]):
         subprocess.run(["git", *command], check=True)
-    assert cli.main(["verdicts", "HEAD"]) == 1 and "no commit HEAD" in capsys.readouterr().err
+    assert cli.main(["earlier", "HEAD"]) == 1 and "no commit HEAD" in capsys.readouterr().err
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
-    assert cli.main(["verdicts", "HEAD"]) == 0
-    rows = verdicts.read()
+    assert cli.main(["earlier", "HEAD"]) == 0
+    rows = earlier.read()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     assert {(row.study, row.commit) for row in rows} == {("virtual-people", commit[:12])}
     entries = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
@@ -229,11 +229,11 @@ def test_the_verdicts_of_a_commit_are_kept_as_its_reports_say_them(study, capsys
     area = pd.read_csv("reports/virtual-people/area.csv").query("test == 'seen'")
     assert erm.estimate == area.query("metric == 'accuracy' and method == 'erm'")["mean"].item()
     assert not erm.reference and not erm.verdict
-    before = verdicts.TABLE.read_text()
-    assert cli.main(["verdicts", "HEAD"]) == 0 and verdicts.TABLE.read_text() == before
+    before = earlier.TABLE.read_text()
+    assert cli.main(["earlier", "HEAD"]) == 0 and earlier.TABLE.read_text() == before
     subprocess.run(["git", "rm", "-rq", "reports"], check=True)
     subprocess.run(["git", *identity, "commit", "-qm", "none"], check=True)
-    assert cli.main(["verdicts", "HEAD"]) == 1 and "holds no report" in capsys.readouterr().err
+    assert cli.main(["earlier", "HEAD"]) == 1 and "holds no report" in capsys.readouterr().err
 
 
 def test_the_page_names_what_it_was_made_of(study):

@@ -78,7 +78,7 @@ def joined(kind: str, studies: int) -> inference.Estimates:
 def coverage(kind: str, studies: int) -> pd.DataFrame:
     """One row a quantity: coverage of the truth, mean standard error over the true spread."""
     found, rows = joined(kind, studies), []
-    t = inference._t_quantile(min(map(found.degrees_of_freedom, found.point)))
+    t = inference.t_quantile(min(map(found.degrees_of_freedom, found.point)))
     own = inference.difference(found).query("level == 1")
     slope = inference.sensitivity(found).query("method == 'other'")
     for what, name, table in (("gain", "", own), ("slope", "_difference", slope)):

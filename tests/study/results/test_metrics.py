@@ -210,7 +210,7 @@ def test_evaluate_joins_predictions_with_the_truth():
         assert found[list(shown)].to_dict() == pytest.approx(
             measured(LABELS, scores, PEOPLE, shown, RARE)
         )
-        few = [k for k, v in metrics.METRICS.items() if v.images == metrics.MIN_IMAGES]
+        few = [k for k in metrics.OF_TEST_SETS if metrics.METRICS[k].images == metrics.MIN_IMAGES]
         assert len(few) == 6 and found[few].isna().all()  # four images a person
     by_person = metrics.accuracy_by_identity(shuffled, ["erm"], LABELS, PEOPLE)
     assert by_person.loc[0.5, "seen"]["erm"].to_dict() == {"a": 1.0, "b": 0.5}
