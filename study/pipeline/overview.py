@@ -194,7 +194,8 @@ def headline_markdown(folder: Path) -> str:
     """The main numbers of a report, as Markdown: one row a bias level, every method of the headline."""
     difference = pd.read_csv(folder / "difference.csv")
     summary = pd.read_csv(folder / "summary.csv")
-    return markdown_table(*headline_table(difference, summary))
+    kind = _read_json(folder / "about.json")["kind"]
+    return markdown_table(*headline_table(difference, summary, kind=kind))
 
 
 def short_headline(folder: Path) -> Printed:

@@ -14,7 +14,7 @@ from study.results.claims import OWN_TRUNK, PRIMARY, faceless_proxies, recognise
 from study.results.inference import BASELINE
 from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL
-from study.results.tables import HEADLINE, points
+from study.results.tables import HEADLINE, kind_of_people, points
 from study.results.titles import (
     method_title,
     network_title,
@@ -72,7 +72,7 @@ def result_sentence(
 
     A change is stated where its interval in ``area`` is clear of 0, and is otherwise "not shown". Of a
     method with a verdict that is the interval that Holm's correction leaves, so that sentence and verdict
-    agree; the oracle's is the 95 % interval.
+    agree; the oracle's is the 95 % interval. Data that are taken as they are found have no ``levels``.
     """
     of_test = area[area["test"] == test]
     rows = of_test.set_index(["method", "metric"])
@@ -91,8 +91,10 @@ def result_sentence(
 
     if len(levels) > 1:
         where = f" and averaged over bias levels {min(levels):g} to {max(levels):g}"
-    else:
+    elif levels:
         where = f" at bias level {levels[0]:g}"
+    else:
+        where = " on data as they are found"
     images = "held-out images" if test == "seen" else "images of people never seen in training"
     accuracy = f"the accuracy of *{task}* on {images}"
     if second == "worst_decile":
@@ -227,6 +229,34 @@ def _verb(mean: float, low: float, high: float) -> str:
 def _listed(methods: Sequence[str]) -> str:
     *names, last = map(method_title, methods)
     return f"{', '.join(names)} and {last}" if names else last
+
+
+def tuning_sentence(model: str) -> str:
+    """How the settings of the methods were chosen, which differs between linear heads and networks."""
+    if model == "linear":
+        return (
+            "Every method has the settings that were best on different people, judged with those people's "
+            "identities (`studies/settings.csv`)."
+        )
+    return (
+        "No method was tuned for this model: settings are those of linear heads (`studies/settings.csv`), options "
+        "of training are the study's. So a method that does badly does so with these."
+    )
+
+
+def limits(card: dict) -> str:
+    """What the pictures of a data set, rendered or photographs, cannot show."""
+    if kind_of_people(card).startswith("rendered"):
+        return (
+            "A rendered person has one hairstyle, one age and one set of clothes in all images; there is one "
+            "kind of camera, and labels are drawn independently of everything else. Photographs differ in all "
+            "of this."
+        )
+    return (
+        "In photographs, a label is the opinion of an annotator or a network, and the name of a person is the "
+        "opinion of whoever collected them. Photographs of one event look alike, whoever they show. "
+        "Well-known people may have been among those that the recognition network was trained on."
+    )
 
 
 def reference_code(agreement: pd.DataFrame) -> str:

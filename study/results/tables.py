@@ -15,6 +15,7 @@ from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL, rounded_claims
 from study.results.titles import (
     labels_used,
+    level_title,
     method_title,
     network_title,
     reference_title,
@@ -126,10 +127,15 @@ def methods_table(methods: Sequence[str]) -> Printed:
     return head, rows
 
 
-def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen") -> Printed:
+def headline_table(
+    difference: pd.DataFrame,
+    summary: pd.DataFrame,
+    test: str = "seen",
+    kind: str = "correlation",
+) -> Printed:
     """The study in one table: ERM, and what methods gain over their reference, in the main metrics.
 
-    One row per bias level. A method of :data:`HEADLINE` that was not run is left out, and so is a
+    One row per bias level (``kind`` is that of the bias). A method of :data:`HEADLINE` that was not run is left out, and so is a
     metric that the test set does not have.
     """
     values = _intervals_of_test(summary, test)
@@ -145,7 +151,7 @@ def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
             head.append(f"{method_title(method)} − {against}")
     rows = []
     for level in np.unique(summary["level"]):
-        cells = [f"{level:g}"]
+        cells = [level_title(level, kind).removeprefix("bias ")]
         for metric in metrics:
             cells.append(f"{100 * values[metric, level, 'erm']['mean']:.1f} %")
             cells += [points(**gains[metric, level, method]) for method in methods]

@@ -34,6 +34,11 @@ def reference_title(table: pd.DataFrame) -> str:
     return method_title(references[0]) if len(references) == 1 else "its reference"
 
 
+def level_title(level: float, kind: str) -> str:
+    """A bias level as in ``bias 0.9``; data of the kind natural, which have none, are ``as found``."""
+    return "as found" if kind == "natural" else f"bias {level:g}"
+
+
 def network_title(network: str) -> str:
     """A network's name; for a network that is a file, the name of the file."""
     path, _, _ = network.partition("@")
