@@ -256,15 +256,28 @@ def compare(name: str, before: str, after: str | None) -> Difference:
 
 
 def _other_verdicts(before: str, after: str) -> int:
-    """The number of claims of which one version says something else than the other, or nothing."""
+    """The number of claims of which one version says something else than the other, or nothing.
+
+    A verdict on the border says what else it could be on another processor; that is no other verdict.
+    """
     old = _verdicts(before)
     new = _verdicts(after)
-    return sum(old.get(key) != new.get(key) for key in old.keys() | new.keys())
+    others = 0
+    for key in old.keys() | new.keys():
+        if key not in old or key not in new:
+            others += 1
+        elif new[key][0] not in old[key] and old[key][0] not in new[key]:
+            others += 1
+    return others
 
 
-def _verdicts(text: str) -> dict[tuple, str]:
+def _verdicts(text: str) -> dict[tuple, list[str]]:
+    """By claim its verdict, and after it those on whose border it is."""
     entries = json.loads(text)
-    return {tuple(entry[key] for key in CLAIM): entry["verdict"] for entry in entries}
+    return {
+        tuple(entry[key] for key in CLAIM): [entry["verdict"], *entry.get("border", [])]
+        for entry in entries
+    }
 
 
 def _moved_means(old: pd.DataFrame, new: pd.DataFrame) -> pd.Series:
