@@ -488,8 +488,9 @@ def results_page(params: dict) -> str:
         "## Every method, with networks\n\n"
         "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
         ".8.\n\n" + markdown_table(*networks_table(studies)),
-        "## Verdicts before and after the rules changed\n\n" + moved_verdicts(),
     ]
+    if (REPORTS / "verdicts.csv").exists():
+        sections.append("## Verdicts before and after the rules changed\n\n" + moved_verdicts())
     head, rows = before_and_after_table(studies)
     if rows:
         sections.append(

@@ -33,7 +33,8 @@ interval leaves out 0 exactly where the corrected p is below .05.
 A narrow interval cannot lose by this order, nor a wide one win: to be supported needs a lower end.
 
 **On the border.** A verdict that another processor's rounding could turn says so, and names what it could
-turn into: what :func:`verdict` says when every number that it compares moves by :data:`MOVES`.
+turn into: what :func:`verdict` says when every number that it compares moves by
+:data:`study.results.rounding.MOVES`.
 
 "Much less sensitive" (3b) is judged against what the oracle removes of the slope over the bias: supported
 if the whole interval of that share lies above :data:`MUCH`, not supported if below, not testable where
@@ -56,6 +57,7 @@ from study.methods.registry import METHODS
 from study.results import inference
 from study.results.inference import ALPHA, BASELINE, ORACLE, Estimates, holm, holm_levels
 from study.results.metrics import METRICS, TOO_FEW
+from study.results.rounding import MOVES
 from study.results.titles import method_title
 
 PRIMARY = ("accuracy", "minority_accuracy")  # of main figures and tables
@@ -77,8 +79,6 @@ SMALLEST = {
     "worst_tenth": 0.01,
     "people_sd": 0.005,
 }
-# How far a number moves when a study is run on another processor, as a share of half its interval.
-MOVES = 0.1
 MUCH = 0.5  # "much less sensitive": at least this share of what the oracle removes
 
 SUPPORTED = "supported"
@@ -241,7 +241,7 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
         ``measure``, ``primary``, ``effect``, ``low``, ``high``, ``p``, ``detectable``, ``alpha`` (the level of
         these), ``p_holm`` (None unless primary), ``smallest``, ``oracle_low`` and ``oracle_high`` (None unless
         primary), ``labels_used``, ``verdict``, ``reason``, ``border``: other verdicts that are within
-        :data:`MOVES`.
+        :data:`~study.results.rounding.MOVES`.
         Left out is what a study does not define: minority cells of unseen people, the slope over one level.
 
     Raises
@@ -344,7 +344,7 @@ def rejudge(
                 "low": -np.inf,
                 "high": np.inf,
                 "detectable": np.inf,
-                "p": 1.0,
+                "p": np.nan if entry["effect"] is None else 1.0,
             }
             entry |= {name: other for name, other in bounds.items() if entry[name] is None}
             entry["degrees_of_freedom"] = int(min(row["seeds"], row["people"])) - 1
@@ -372,13 +372,13 @@ def _judged_primary(
     oracle = {"oracle_high": of_oracle[1]}
     half = (of_oracle[1] - of_oracle[0]) / 2
     word, reason = verdict(**own, smallest=entry["smallest"], **oracle)
-    near = [
-        other
-        for gain in gains
-        for other in borders(
-            **gain, smallest=entry["smallest"], **oracle, oracle_half=half, moves=moves
-        )
-    ]
+    near = []
+    for gain in gains:
+        width = gain["high"] - gain["low"]
+        # Numbers move by a share of half their 95 % interval, whatever the level of this one.
+        share = (entry["high"] - entry["low"]) / width if np.isfinite(width) and width else 1.0
+        how = {"smallest": entry["smallest"], "moves": moves * share}
+        near += borders(**gain, **oracle, oracle_half=half / share, **how)
     border = [other for other in dict.fromkeys(near) if other != word]
     low, high = sorted((sign * own["low"], sign * own["high"]))
     return word, reason, border, {"low": low, "high": high, "detectable": own["detectable"]}

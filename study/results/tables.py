@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from study.methods.registry import METHODS
-from study.results.claims import PRIMARY
+from study.results.claims import NO_GAIN, NOTHING_TO_GAIN, PRIMARY
+from study.results.inference import ALPHA
 from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL, rounded_claims
 from study.results.titles import (
@@ -106,11 +107,15 @@ def verdicts_table(entries: list[dict]) -> Printed:
 
 
 def verdict_words(entry: dict) -> str:
-    """A verdict, and what rounding on another processor could turn it into."""
+    """A verdict, and what rounding on another processor could turn it into.
+
+    Of an effect that is too small to matter it is said where it is clear of 0 all the same.
+    """
+    words = entry["verdict"]
+    if words in (NO_GAIN, NOTHING_TO_GAIN) and entry["p_holm"] < ALPHA:
+        words += ", though clear of 0"
     border = entry.get("border")  # reports of before there were borders have none
-    if not border:
-        return entry["verdict"]
-    return f"{entry['verdict']}; on the border of {' and of '.join(border)}"
+    return f"{words}; on the border of {' and of '.join(border)}" if border else words
 
 
 def methods_table(methods: Sequence[str]) -> Printed:

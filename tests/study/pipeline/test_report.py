@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from study import cli
 from study.pipeline import earlier, findings, overview, params, protocols, provenance, report
+from study.results.inference import holm
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -388,6 +389,64 @@ def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
     assert "| confirmatory, aaaaaaa of 2026-01-02 |" in overview.results_page(study)
     file.write_text(json.dumps(made | {"protocol": protocol | {"commit": None}}))
     assert "| confirmatory, not committed |" in overview.results_page(study)
+
+
+def test_gains_are_corrected_over_all_confirmatory_studies(study):
+    report.build(study)
+    report.publish(study)
+    file = Path("reports/virtual-people/provenance.json")
+    made = json.loads(file.read_text())
+    made["protocol"] = {"status": "confirmatory", "commit": None, "date": None}
+    file.write_text(json.dumps(made))
+    for name in ("b-study", "c-study"):
+        shutil.copytree("reports/virtual-people", f"reports/{name}")
+    studies = overview.read_studies()
+    table = overview.over_studies(studies, "surprise")
+    own = [
+        entry for entry in studies[0].claims if entry["primary"] and entry["method"] == "surprise"
+    ]
+    assert len(table) == 3 * len(own)
+    assert table["p_all"].tolist() == pytest.approx(holm([e["p"] for e in table["entry"]]))
+    for row in table.itertuples():
+        assert row.gains == (row.entry["p_holm"] < 0.05 and row.entry["effect"] > 0)
+        assert row.keeps == (row.gains and row.p_all < 0.05)
+    said = overview.families_sentences(studies)
+    assert said[0].startswith(
+        f"Label surprise (k-NN) has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary "
+        "endpoints in 3 studies"
+    )
+    assert said[1].startswith("CID, as published, has ")
+    head, rows = overview.families_table(studies)
+    assert {len(row) for row in rows} == {len(head)} and len(rows) == len(table)
+    assert "All confirmatory studies together" in overview.studies_page().read_text()
+
+
+@pytest.mark.parametrize("name", ["virtual-people", "lfw-mouth"])
+def test_a_report_has_one_interval_and_p_value_of_what_is_judged(name):
+    entries, tables = overview.tables_of(ROOT / "reports" / name)
+    area = tables["area"].set_index(["test", "metric", "method"])
+    judged = [entry for entry in entries if entry["primary"] and entry["p"] is not None]
+    assert judged
+    for entry in judged:
+        row = area.loc[(entry["test"], entry["metric"], entry["method"])]
+        for key, column in {
+            "low": "low_difference",
+            "high": "high_difference",
+            "p_holm": "p_holm",
+        }.items():
+            assert row[column] == pytest.approx(entry[key], abs=6e-5)
+        clear = entry["low"] > 0 or entry["high"] < 0
+        assert clear == (entry["p_holm"] < 0.05) or entry["border"]
+
+
+def test_every_verdict_that_moved_says_why():
+    table = pd.read_csv(ROOT / "reports/verdicts.csv", keep_default_na=False)
+    assert (table["reason"] != "").all()
+    assert ((table["before"] != table["after"]) == (table["moved"] != "")).all()
+    assert set(table["after"]) <= {
+        "supported", "supported, size uncertain", "does harm", "no gain", "nothing to gain",
+        "inconclusive", "not testable",
+    }  # fmt: skip
 
 
 def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
