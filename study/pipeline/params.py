@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -117,6 +117,11 @@ Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Penalty = rule(
+    "a number above 0, 1e30 at most, or auto, or own",
+    Annotated[float, Gt(0), Le(1e30)] | Literal["auto", "own"],
+    names=["auto", "own"],
+)
 Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
 Kind = one_of(*KINDS)
@@ -198,7 +203,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 class Train(Section):
     model: one_of("linear", *_registered("models", "MODELS"))
-    l2: Positive
+    l2: Penalty
     through: one_of("loss", "sampler")
     robust: Robust
     network: dict[str, Any]  # checked by cid.options.NetworkOptions

@@ -281,3 +281,23 @@ def _detectable(entry: dict) -> str:
 
 def _typeset(text: str) -> str:
     return text.replace("-", "−").replace("inf", "∞")
+
+
+def penalties_table(penalties: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The L2 penalties that were tried at each level, with their losses; the chosen one in bold.
+
+    ``penalties`` are of :func:`study.experiment.penalties.choose`.
+    """
+    tried = sorted(penalties["l2"].unique())
+    rows = []
+    for (level, method), cell in penalties.groupby(["level", "method"], sort=False):
+        by_penalty = cell.set_index("l2")
+        row = [f"{level:g}", method]
+        for l2 in tried:
+            loss = by_penalty["loss"].get(l2)
+            text = "" if loss is None else f"{loss:.4f}"
+            chosen = loss is not None and by_penalty.loc[l2, "chosen"]
+            row.append(f"**{text}**" if chosen else text)
+        rows.append([*row, str(cell["sets"].iloc[0]), f"{cell['images'].iloc[0]:,}"])
+    header = ["bias", "chosen for", *(f"L2 {l2:g}" for l2 in tried), "sets", "images"]
+    return header, rows
