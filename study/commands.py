@@ -46,6 +46,7 @@ GROUPS = {  # in the order in which a newcomer needs them
         "import": Command("study.faces.importers", "SOURCE FOLDER", "photographs into data/"),
         "rehearse": Command("study.pipeline.rehearse", "TABLE", "time and memory without images"),
         "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
+        "detector": Command("study.faces.detector", "", "the file of the face detector"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
     },
     "Share the work": {

@@ -34,6 +34,7 @@ from ruamel.yaml.error import YAMLError
 from study.commands import parser
 from study.methods.registry import all_fit_settings, all_weigh_settings
 from study.pipeline import kept, params
+from study.pipeline.params import EMBED
 from study.store import write_text
 
 TABLE = kept.STUDIES / "protocols.csv"
@@ -76,9 +77,11 @@ def _meant(tree: Mapping, folder: Path = kept.STUDIES) -> dict:
 
 
 def _without_newer_defaults(tree: Mapping, base: Mapping) -> dict:
-    """A copy of parameters without settings at their default that methods have got since the base."""
+    """A copy of parameters without settings at their default that have come since the base."""
     tree = copy.deepcopy(dict(tree))
+    embed = {name: (None, default) for name, default in EMBED.items()}
     newer = (
+        (tree.get("embed", {}), base.get("embed", {}), embed),
         (tree.get("weights", {}), base.get("weights", {}), all_weigh_settings()),
         (
             tree.get("train", {}).get("robust", {}),
