@@ -75,6 +75,7 @@ $(VENV)/bin/python:
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
 	$(INSTALL) -e '.[study]'
+	@$(VENV)/bin/python -m study detector || true  # which says what stands in
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.study

@@ -107,7 +107,7 @@ class StandardisedFeatures:
     rows : int or bool array, optional
         The images that can be trained on; by default all.
     device : str
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def fit_heads(
     design : StandardisedFeatures, optional
         Of these features and labels, to share what other calls have computed.
     device : str
-        As in :func:`cid.align.detect`; with ``design``, its device.
+        As in :func:`cid.detection.detect`; with ``design``, its device.
     progress : str, optional
         Label of a progress bar.
 

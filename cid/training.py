@@ -123,7 +123,7 @@ def fit(
     seed : int
         Decides everything that is random.
     device : str
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
     base : Fitted, optional
         For "retrain": the ERM network of this seed, which is then not trained again.
     checkpoint : path, optional

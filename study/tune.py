@@ -148,7 +148,7 @@ def main(arguments: list[str]) -> None:
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
     networks = tree["embed"]["network"], tree["embed"]["trunk"]
-    how = {key: tree["embed"].get(key) for key in ("detect", "onnx")}
+    how = {key: tree["embed"].get(key) for key in ("detect", "detector", "mirror", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(tree["task"]), faces.frame["identity"].to_numpy()
     arrays = Arrays(found.embedding, found.trunk, labels, identities)

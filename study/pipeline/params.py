@@ -130,6 +130,9 @@ NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
 Network = Annotated[rule(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], _each_once("a network")]
+DETECTORS = _registered("detection", "DETECTORS")
+# What parameters from before there was a choice meant, by key of `embed`.
+EMBED = {"detector": "mtcnn", "mirror": False}
 Methods = Annotated[_some(one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")]
 Name = rule(
     "letters, digits, -, _ and dots inside, 60 at most",
@@ -161,7 +164,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory", "rerun")
     note: Text
     detectable: Detectable | None
 
@@ -171,6 +174,8 @@ class Embed(Section):
     trunk: Network
     precision: one_of("single", "half")
     detect: Truth
+    detector: one_of(*DETECTORS) = EMBED["detector"]
+    mirror: Truth = EMBED["mirror"]
     onnx: dict[str, Any] = {}  # checked by study.faces.network_files.OnnxOptions
 
 
@@ -321,11 +326,16 @@ def load(path: str | Path = PARAMS) -> dict:
 
 
 def filled(tree: Mapping) -> dict:
-    """Add the default of every setting of a method that parameters leave out."""
+    """Add the default of every setting of a method, and of `embed`, that parameters leave out."""
     weights = {name: default for name, (_, default) in all_weigh_settings().items()}
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
-    return {**tree, "weights": weights | tree["weights"], "train": train}
+    return {
+        **tree,
+        "embed": EMBED | tree["embed"],
+        "weights": weights | tree["weights"],
+        "train": train,
+    }
 
 
 def resolved_text(path: str | Path = PARAMS) -> str:
@@ -342,6 +352,7 @@ def resolved_text(path: str | Path = PARAMS) -> str:
     yaml.width = 105
     yaml.Representer = NullAsWord
     document = yaml.load(text)
+    _append(document["embed"], resolved["embed"])
     _append(document["weights"], resolved["weights"])
     _append(document["train"]["robust"], resolved["train"]["robust"])
     stream = io.StringIO()

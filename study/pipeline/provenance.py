@@ -67,7 +67,8 @@ def record() -> dict:
     """:func:`made_of`, and the commits and versions behind it.
 
     ``commit`` is the last one that touched code or packages, with a note where there are edits since;
-    ``no_commit`` says why none is known. ``protocol`` has the commit that fixed the study's protocol.
+    ``no_commit`` says why none is known. ``protocol`` has the commit that fixed the study's protocol; of a
+    rerun, the commit that fixed the confirmatory one, and under ``again`` what the rerun is of.
     """
     study = params.read()
     paths = [stages.PINS, *code_files()]
@@ -80,12 +81,7 @@ def record() -> dict:
     made["date"] = date or None
     if not commit:
         made["no_commit"] = no_git() or "no commit of its repository holds the code"
-    fixed = protocols.fixed(study)
-    made["protocol"] = {
-        "status": study["protocol"]["status"],
-        "commit": fixed.commit if fixed else None,
-        "date": fixed.date if fixed else None,
-    }
+    made["protocol"] = _protocol(study)
     made["versions"] = _versions(study["embed"])
     made["processors"] = os.cpu_count()
     return made
@@ -102,6 +98,21 @@ def _edited_since_run(now: dict[str, str]) -> dict[str, str]:
             if then != now.get(file)
         }
     return ran
+
+
+def _protocol(study: dict) -> dict:
+    """The status of a study's protocol, and the commit in which it first stood, if it is known."""
+    status = study["protocol"]["status"]
+    fixed = protocols.fixed(study)
+    if status != protocols.RERUN:
+        return {"status": status} | _since(fixed)
+    first = protocols.confirmed(study["study"])
+    again = _since(fixed) | {"settings": fixed.note if fixed else ""}
+    return {"status": status} | _since(first) | {"again": again}
+
+
+def _since(row: protocols.Row | None) -> dict[str, str | None]:
+    return {"commit": row.commit if row else None, "date": row.date if row else None}
 
 
 def _versions(embed: dict) -> dict[str, str]:

@@ -20,12 +20,13 @@ import pandas as pd
 
 from study.commands import parser, run_renamed
 from study.faces import annotations
-from study.pipeline import overview, pages, predicted, provenance
+from study.pipeline import earlier, findings, overview, pages, predicted, protocols, provenance
 from study.pipeline.git import no_git
-from study.pipeline.overview import README, REPORTS, RESULTS, headline_markdown, readme
+from study.pipeline.overview import RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
-from study.pipeline.reproduced import FILE, RUN, verify
+from study.pipeline.reproduced import FILE, REPORTS, RUN, verify
 from study.results.metrics import METRICS
+from study.results.tables import markdown_table
 from study.store import write_text
 
 BUILD = Path("build")
@@ -124,10 +125,82 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         made=made,
         warnings=warnings,
         power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
+        status=status_text(params["protocol"], made),
+        before=before_and_after(params["study"], made["protocol"]),
         parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
         files=sorted(file.name for file in RUN.iterdir() if file.suffix in tables),
     )
+
+
+def status_text(protocol: dict, made: dict) -> str:
+    """What was fixed before the study was run, in words: the state of its protocol, and its note."""
+    of = made["protocol"]
+    known = of["commit"] is not None
+    if of["status"] == protocols.RERUN:
+        text = (
+            f"Run again: confirmatory under its protocol {_since(of)}, with other settings. What that run "
+            "found was known when the study was run again, so that the numbers of this page are "
+            "exploratory; both stand side by side below"
+        )
+    elif of["status"] == protocols.CONFIRMATORY and known:
+        text = (
+            "Confirmatory: design and endpoints were committed before the first run "
+            f"({of['commit'][:7]}, {_minute(of['date'])}); this report {_of_commit(made)}"
+        )
+    elif of["status"] == protocols.CONFIRMATORY:
+        text = "Confirmatory by name only: no commit of its protocol is known"
+    else:
+        text = overview.EXPLORATORY
+    note = protocol["note"].rstrip(". ")
+    text = f"{text}. {note[0].upper()}{note[1:]}."
+    if predicted := protocol["detectable"]:
+        text += (
+            f" Predicted to be detectable, in points: accuracy {predicted['accuracy']}, minority cells "
+            f"{predicted['minority_accuracy']}."
+        )
+    return text
+
+
+def _of_commit(made: dict) -> str:
+    if not made["commit"]:
+        return "names no commit"
+    return f"is of commit {made['commit'][:7]}{made['commit'][40:]}, {_minute(made['date'])}"
+
+
+def _since(of: dict) -> str:
+    return f"of {_minute(of['date'])} ({of['commit'][:7]})" if of["commit"] else "(not committed)"
+
+
+def _minute(date: str) -> str:
+    return date[:16].replace("T", " ")
+
+
+def before_and_after(study: str, of: dict) -> pages.Markup | None:
+    """What an earlier report said beside what this one says; None where none was kept, or nothing moved."""
+    old = earlier.before(study)
+    if not old:
+        return None
+    head, rows = earlier.side_by_side(old, earlier.now(RUN))
+    again = of["status"] == protocols.RERUN
+    if not again and all(row[3:5] == row[5:7] for row in rows):
+        return None
+    if again:
+        settings = of["again"]["settings"]
+        text = (
+            f"This study was confirmatory under its protocol {_since(of)}. "
+            + (f"The settings that differ: {settings}. " if settings else "")
+            + "The verdicts of its protocol are those *before*"
+        )
+    else:
+        text = (
+            "Exploratory then and now. What differs are settings, code or the rules of the verdicts"
+        )
+    text += (
+        f"; the page that gave them is in commit {old[0].commit}, and `studies/earlier.csv` has every one. "
+        "Gains in points, with 95 % intervals."
+    )
+    return pages.markdown(f"{text}\n\n{markdown_table(head, rows)}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +262,8 @@ def main(arguments: list[str]) -> None:
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
-        write_text(README, readme(params))
+        for path, text in findings.documents(params).items():
+            write_text(path, text)
         write_text(RESULTS, overview.results_page(params))
         print(overview.studies_page())
     elif chosen == "pages":

@@ -5,21 +5,14 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from study.pipeline.git import git, no_git
+from study.results.rounding import MOVES, TIES, moved
 
 FILE = "provenance.json"  # of a report: what it was made of
 REPORTS = Path("reports")
 RUN = Path("build/report")  # the report of the last run, before it is published
-# Half an interval counts as at least this much: where two methods differ on a single image, one image
-# more is not another result.
-NARROW = 5e-4
-TOLERANCE = 0.1  # by which a mean can move, as a share of half the width of its 95 % interval
-# Share of the means that can move further, if none leaves its interval: on another kind of processor
-# choices between near ties, such as clusters or the worst person, turn out differently.
-TIES = 0.05
 # Two reports with the same entries here differ by rounding alone, or not at all.
 SOURCES = ("data", "parameters", "packages", "code", "protocol")
 CLAIM = ("task", "kind", "claim", "method", "test", "metric")  # what names an entry of claims.json
@@ -29,7 +22,7 @@ class Verified(NamedTuple):
     """How the numbers of a run compare with those of the committed report."""
 
     lines: list[str]  # one for each file that differs
-    within: bool  # the same verdicts, no mean outside its interval, few beyond TOLERANCE
+    within: bool  # the same verdicts, no mean outside its interval, few beyond MOVES
     sentence: str  # the same in words
 
 
@@ -84,14 +77,14 @@ def _verdict(differences: dict[str, Difference], files: int) -> Verified:
     if other:
         more = f", and {len(other) - 1} more" if len(other) > 1 else ""
         return Verified(lines, False, f"Not reproduced: {other[0]}{more}.")
-    moved = _joined(differences)
-    largest = moved.max() if len(moved) else 0.0
-    far = moved > TOLERANCE
+    means = _joined(differences)
+    largest = means.max() if len(means) else 0.0
+    far = means > MOVES
     ties = (
-        f"{far.sum():,} of {len(moved):,} means moved by more than a tenth of half their interval"
+        f"{far.sum():,} of {len(means):,} means moved by more than {MOVES:g} of half their interval"
     )
     if far.any():
-        ties += f", most of all {moved.idxmax()}, by {largest:.2g}"
+        ties += f", most of all {means.idxmax()}, by {largest:.2g}"
     if far.mean() > TIES or largest > 1:
         return Verified(lines, False, f"Not reproduced: {ties}.")
     if far.any():
@@ -129,43 +122,34 @@ def compare(name: str, before: str, after: str | None) -> Difference:
     new = pd.read_csv(io.StringIO(after))
     if list(old) != list(new) or len(old) != len(new):
         return Difference("other rows or columns", nothing, comparable=False)
-    moved = _moved_means(old, new)
-    largest = moved.max() if len(moved) else 0.0
-    return Difference(f"means move by at most {largest:.2g} of half their interval", moved)
+    means = moved(old, new)["mean"]
+    largest = means.max() if len(means) else 0.0
+    return Difference(f"means move by at most {largest:.2g} of half their interval", means)
 
 
 def _other_verdicts(before: str, after: str) -> int:
-    """The number of claims of which one version says something else than the other, or nothing."""
+    """The number of claims of which one version says something else than the other, or nothing.
+
+    A verdict on the border says what else it could be on another processor; that is no other verdict.
+    """
     old = _verdicts(before)
     new = _verdicts(after)
-    return sum(old.get(key) != new.get(key) for key in old.keys() | new.keys())
+    others = 0
+    for key in old.keys() | new.keys():
+        if key not in old or key not in new:
+            others += 1
+        elif new[key][0] not in old[key] and old[key][0] not in new[key]:
+            others += 1
+    return others
 
 
-def _verdicts(text: str) -> dict[tuple, str]:
+def _verdicts(text: str) -> dict[tuple, list[str]]:
+    """By claim its verdict, and after it those on whose border it is."""
     entries = json.loads(text)
-    return {tuple(entry[key] for key in CLAIM): entry["verdict"] for entry in entries}
-
-
-def _moved_means(old: pd.DataFrame, new: pd.DataFrame) -> pd.Series:
-    """By which share of half its interval every mean of a table moved; the index names the row.
-
-    Means are the columns ``mean...`` with columns ``low...`` and ``high...``; the columns before the
-    first of them name the row.
-    """
-    means = [c for c in old if c.startswith("mean") and c.replace("mean", "low") in old]
-    if not means:
-        return pd.Series(dtype=float)
-    naming = list(old.columns[: old.columns.get_loc(means[0])])
-    rows = [" ".join(map(str, row)) for row in old[naming].itertuples(index=False)]
-    tables = []
-    for mean in means:
-        low = old[mean.replace("mean", "low")]
-        high = old[mean.replace("mean", "high")]
-        half = ((high - low) / 2).clip(lower=NARROW)
-        moved = ((new[mean] - old[mean]).abs() / half).replace(np.inf, np.nan)
-        moved[new[mean].isna() != old[mean].isna()] = np.inf
-        tables.append(moved.set_axis(rows).dropna())
-    return pd.concat(tables)
+    return {
+        tuple(entry[key] for key in CLAIM): [entry["verdict"], *entry.get("border", [])]
+        for entry in entries
+    }
 
 
 def in_place_of(run: Path, folder: Path) -> str | None:

@@ -108,11 +108,11 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     assert found.within and found.sentence == (
         "Reproduced: means moved by at most 0.05 of half their interval."
     )
-    found = shift(0.1)  # a near tie that fell otherwise
+    found = shift(0.25)  # a near tie that fell otherwise
     assert found.within and re.fullmatch(
         r"Reproduced except for near ties, as on another kind of processor: 1 of [\d,]+ means moved by more"
-        r" than a tenth of half their interval, most of all seen accuracy 0.0 erm in summary.csv, by"
-        r" 0.15; every verdict is the same\.",
+        r" than 0.25 of half their interval, most of all seen accuracy 0.0 erm in summary.csv, by"
+        r" 0.3; every verdict is the same\.",
         found.sentence,
     )
     found = shift(1)  # out of its interval
@@ -122,7 +122,7 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     texts = [before.assign(mean=mean).to_csv(index=False) for mean in (0.0, 0.0001, 0.01)]
     moved = [reproduced.compare("a.csv", texts[0], text).moved.item() for text in texts]
     assert moved[0] == 0 and moved[1] < 1 < moved[2]  # an image of ten thousand; a hundred of them
-    found = shift(0.2, rows=10**6)  # all of them, so no tie
+    found = shift(0.4, rows=10**6)  # all of them, so no tie
     assert not found.within and re.match(r"Not reproduced: ([\d,]+) of \1 means", found.sentence)
     pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
     found = reproduced.verify(repository)
@@ -137,6 +137,9 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     (repository / "claims.json").write_text(json.dumps(entries))
     found = reproduced.verify(repository)
     assert found.lines == ["claims.json: 1 other verdicts"] and not found.within
+    entries[-1]["border"] = ["supported"]  # which it was before: another processor foresaw that
+    (repository / "claims.json").write_text(json.dumps(entries))
+    assert reproduced.verify(repository).within
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     assert cli.main(["provenance", "verify", "--commit", "nowhere"]) == 1
     assert "nowhere holds no numbers" in capsys.readouterr().err
@@ -174,7 +177,7 @@ def test_a_record_names_the_protocol_and_when_it_was_fixed(tmp_path, monkeypatch
 def test_a_record_names_the_protocol_of_the_table_without_a_history(repository):
     shutil.copytree(ROOT / "studies", "studies")
     shutil.rmtree(".git")
-    row = protocols.read()["virtual-people"]
+    row = protocols.of_study("virtual-people", protocols.read())[-1]
     expected = {"status": "exploratory", "commit": row.commit, "date": row.date}
     assert provenance.record()["protocol"] == expected
 

@@ -8,11 +8,23 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import overview, params, publish, report, reproduced
+from study.pipeline import (
+    earlier,
+    findings,
+    overview,
+    params,
+    protocols,
+    provenance,
+    publish,
+    report,
+    reproduced,
+)
+from study.results.inference import holm
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -100,7 +112,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
 
 def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     assert (
-        "Exploratory: these data, or data like them, had been looked at"
+        "Exploratory: no protocol was committed before results on these people were known. The design"
         in report.build(study).read_text()
     )
     study["protocol"] = {
@@ -120,6 +132,118 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     assert f"committed before the first run ({fixed[:7]}, 2026-01-02 03:04)" in text
     assert "Nothing was known." in text
     assert "in points: accuracy 0.40 predicted, " in text and " found; accuracy on minority" in text
+
+
+def kept_verdicts(change: float = 0.0) -> None:
+    """Keep what the report of the study at hand says, with ERM's accuracy moved."""
+    Path("studies").mkdir(exist_ok=True)
+    entries = json.loads(Path("build/evaluate/claims.json").read_text())
+    area = pd.read_csv("build/evaluate/area.csv")
+    rows = earlier.of_report("virtual-people", entries, area, commit="0123456789ab")
+    at = next(i for i, row in enumerate(rows) if row.method == "erm")
+    rows[at] = rows[at]._replace(estimate=rows[at].estimate + change)
+    lines = [",".join(earlier.Row._fields)]
+    lines += [",".join(f'"{"" if v != v else v}"' for v in row) for row in rows]
+    earlier.TABLE.write_text("\n".join(lines) + "\n")
+
+
+RERUN = {
+    "status": "rerun", "commit": "a" * 40, "date": "2026-01-02T03:04:05Z",
+    "again": {"commit": "b" * 40, "date": "2026-02-02T03:04:05Z", "settings": "train.l2: 0.1, now auto"},
+}  # fmt: skip
+
+
+def test_the_page_of_a_rerun_shows_both_runs(study, monkeypatch):
+    kept_verdicts()
+    monkeypatch.setattr(provenance, "_protocol", lambda params: RERUN)
+    text = report.build(study).read_text()
+    assert (
+        "Run again: confirmatory under its protocol of 2026-01-02 03:04 (aaaaaaa), with other"
+        in text
+    )
+    assert "Confirmatory:" not in text and "Exploratory" not in text
+    section = text[text.index('<section id="before">') :]
+    section = section[: section.index("</section>")]
+    assert "The settings that differ: train.l2: 0.1, now auto." in section
+    assert "is in commit 0123456789ab" in section and '<a href="#before">' in text
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert ["seen", "accuracy", "ERM"] == rows[0][:3]
+    assert [row[2] for row in rows[:4]] == ["ERM", "CID", "Label", "Oracle"]
+    assert all(row.count("supported") in (0, 2) for row in rows if "not" not in row)
+
+
+def test_an_exploratory_study_shows_what_moved_and_else_nothing(study):
+    assert 'id="before"' not in report.build(study).read_text()  # nothing was kept
+    kept_verdicts()
+    assert 'id="before"' not in report.build(study).read_text()  # nothing moved
+    kept_verdicts(0.01)
+    text = report.build(study).read_text()
+    assert 'id="before"' in text and "Exploratory then and now." in text
+
+
+def test_the_overview_tells_every_state_apart(study):
+    report.build(study)
+    publish.publish()
+    write_costs()
+    assert "before and after" not in overview.results_page(study)
+    shutil.copytree("reports/virtual-people", "reports/again")
+    file = Path("reports/again/provenance.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"protocol": RERUN}))
+    kept_verdicts()
+    table = earlier.TABLE.read_text()
+    earlier.TABLE.write_text(table + table.partition("\n")[2].replace("virtual-people", "again"))
+    rows = [
+        protocols.Row("again", "confirmatory", "c" * 16, "a" * 40, RERUN["date"]),
+        protocols.Row(
+            "again", "rerun", "d" * 16, "b" * 40, RERUN["date"], "train.l2: 0.1, now auto"
+        ),
+        protocols.Row("never", "withdrawn", "e" * 16, "a" * 40, RERUN["date"], "other people"),
+    ]
+    protocols._write(rows)
+    results = overview.results_page(study)
+    assert "| run again; confirmatory before, aaaaaaa of 2026-01-02 |" in results
+    assert "| again | rerun | bbbbbbb of 2026-01-02 | train.l2: 0.1, now auto |" in results
+    assert "| never | withdrawn | aaaaaaa of 2026-01-02 | other people |" in results
+    compared = results[results.index("## Run again: before and after") :]
+    assert "| again | accuracy |" in compared and "| virtual-people | accuracy |" not in compared
+    text = overview.studies_page().read_text()
+    assert text.index("Run again: confirmatory") < text.index("again/index.html")
+    assert text.index("again/index.html") < text.index(overview.EXPLORATORY)
+
+
+def test_the_verdicts_of_a_commit_are_kept_as_its_reports_say_them(study, capsys):
+    report.build(study)
+    publish.publish()
+    Path("studies").mkdir()
+    for command in (["init", "-q"], ["add", "reports"]):
+        subprocess.run(["git", *command], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 1 and "no commit HEAD" in capsys.readouterr().err
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 0
+    rows = earlier.read()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert {(row.study, row.commit) for row in rows} == {("virtual-people", commit[:12])}
+    entries = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
+    stated = {(e["claim"], e["test"], e["metric"], e["method"]): e for e in entries if e["metric"]}
+    found = {(r.claim, r.population, r.endpoint, r.method): r for r in rows if r.claim}
+    assert found.keys() == stated.keys()
+    for key, row in found.items():
+        assert row.verdict == stated[key]["verdict"]
+        for name, column in (("effect", "estimate"), ("low", "low"), ("high", "high"), ("p", "p")):
+            value = getattr(row, column)
+            assert (None if value != value else value) == stated[key][name], (key, name)
+    (erm,) = [
+        r for r in rows if (r.method, r.population, r.endpoint) == ("erm", "seen", "accuracy")
+    ]
+    area = pd.read_csv("reports/virtual-people/area.csv").query("test == 'seen'")
+    assert erm.estimate == area.query("metric == 'accuracy' and method == 'erm'")["mean"].item()
+    assert not erm.reference and not erm.verdict
+    before = earlier.TABLE.read_text()
+    assert cli.main(["earlier", "HEAD"]) == 0 and earlier.TABLE.read_text() == before
+    subprocess.run(["git", "rm", "-rq", "reports"], check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "none"], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 1 and "holds no report" in capsys.readouterr().err
 
 
 def test_the_page_names_what_it_was_made_of(study):
@@ -236,13 +360,13 @@ def write_costs() -> None:
 def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
     report.build(study)
     publish.publish()
-    begin, end = (mark.format("headline") for mark in overview.MARKS)
+    begin, end = (mark.format("headline") for mark in findings.MARKS)
     Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_costs()
     assert cli.main(["report", "readme"]) == 0
     text = Path("README.md").read_text()
     assert text.startswith(f"before\n{begin}\n| bias |") and text.endswith(f"\n{end}\nafter\n")
-    assert report.readme(study) == text
+    assert findings.documents(study) == {Path("README.md"): text}
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert {len(cells) for cells in table} == {4} and "old" not in text
     interval = r".\d+\.\d+ \[.*?\]"
@@ -265,7 +389,7 @@ def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
 
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):
-        report.readme(study)
+        findings.documents(study)
 
 
 def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
@@ -279,6 +403,64 @@ def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
     assert "| confirmatory, aaaaaaa of 2026-01-02 |" in overview.results_page(study)
     file.write_text(json.dumps(made | {"protocol": protocol | {"commit": None}}))
     assert "| confirmatory, not committed |" in overview.results_page(study)
+
+
+def test_gains_are_corrected_over_all_confirmatory_studies(study):
+    report.build(study)
+    publish.publish()
+    file = Path("reports/virtual-people/provenance.json")
+    made = json.loads(file.read_text())
+    made["protocol"] = {"status": "confirmatory", "commit": None, "date": None}
+    file.write_text(json.dumps(made))
+    for name in ("b-study", "c-study"):
+        shutil.copytree("reports/virtual-people", f"reports/{name}")
+    studies = overview.read_studies()
+    table = overview.over_studies(studies, "surprise")
+    own = [
+        entry for entry in studies[0].claims if entry["primary"] and entry["method"] == "surprise"
+    ]
+    assert len(table) == 3 * len(own)
+    assert table["p_all"].tolist() == pytest.approx(holm([e["p"] for e in table["entry"]]))
+    for row in table.itertuples():
+        assert row.gains == (row.entry["p_holm"] < 0.05 and row.entry["effect"] > 0)
+        assert row.keeps == (row.gains and row.p_all < 0.05)
+    said = overview.families_sentences(studies)
+    assert said[0].startswith(
+        f"Label surprise (k-NN) has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary "
+        "endpoints in 3 studies"
+    )
+    assert said[1].startswith("CID, as published, has ")
+    head, rows = overview.families_table(studies)
+    assert {len(row) for row in rows} == {len(head)} and len(rows) == len(table)
+    assert "All confirmatory studies together" in overview.studies_page().read_text()
+
+
+@pytest.mark.parametrize("name", ["virtual-people", "lfw-mouth"])
+def test_a_report_has_one_interval_and_p_value_of_what_is_judged(name):
+    entries, tables = overview.tables_of(ROOT / "reports" / name)
+    area = tables["area"].set_index(["test", "metric", "method"])
+    judged = [entry for entry in entries if entry["primary"] and entry["p"] is not None]
+    assert judged
+    for entry in judged:
+        row = area.loc[(entry["test"], entry["metric"], entry["method"])]
+        for key, column in {
+            "low": "low_difference",
+            "high": "high_difference",
+            "p_holm": "p_holm",
+        }.items():
+            assert row[column] == pytest.approx(entry[key], abs=6e-5)
+        clear = entry["low"] > 0 or entry["high"] < 0
+        assert clear == (entry["p_holm"] < 0.05) or entry["border"]
+
+
+def test_every_verdict_that_moved_says_why():
+    table = pd.read_csv(ROOT / "reports/verdicts.csv", keep_default_na=False)
+    assert (table["reason"] != "").all()
+    assert ((table["before"] != table["after"]) == (table["moved"] != "")).all()
+    assert set(table["after"]) <= {
+        "supported", "supported, size uncertain", "does harm", "no gain", "nothing to gain",
+        "inconclusive", "not testable",
+    }  # fmt: skip
 
 
 def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
