@@ -50,7 +50,7 @@ verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are
 	python -m study provenance verify $(NAME)
 
 kills: $(VENV)/.test data        ## kill a study, import, embedding, report and experiment at random; the same bytes?
-	python tests/study/kills.py --times 20
+	python -m tests.study.kills --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	python -m study params
