@@ -18,7 +18,7 @@ DECIMALS = 4  # of a number without an interval
 INTERVAL = ["mean", "low", "high"]
 
 # How far a number moves on another processor, as a share of half its 95 % interval.
-MOVES = 0.25
+MOVES = 0.1
 # Share of the numbers that can move further, if none moves by more than half its interval.
 TIES = 0.05
 # Half an interval counts as at least this much: where two methods differ on a single image, one image
