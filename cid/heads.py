@@ -605,11 +605,14 @@ def _padded(matrix: Tensor, rows: int) -> Tensor:
 
 def _penalties(l2, weights: Tensor) -> Tensor:
     """The penalty of every head, (h, 1)."""
-    if np.ndim(l2) == 0:
-        l2 = [checked("train.l2", l2, Positive)] * len(weights)
-    l2 = reals("l2", l2)
+    if not isinstance(l2, np.ndarray | Tensor) or l2.ndim == 0:
+        l2 = np.full(len(weights), checked("train.l2", l2, Positive))
+    l2 = reals("train.l2", l2)
     if l2.shape != (len(weights),) or not ((l2 > 0) & (l2 <= 1e30)).all():
-        raise ValueError("l2 must be a number above 0, 1e30 at most, or one for each head")
+        raise ValueError(
+            f"train.l2 is an array of shape {l2.shape} from {l2.min():g} to {l2.max():g}; it must be a "
+            f"number above 0, 1e30 at most, or {len(weights)} such numbers"
+        )
     return torch.as_tensor(l2, dtype=torch.float32, device=weights.device)[:, None]
 
 
