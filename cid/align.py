@@ -84,7 +84,8 @@ def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
 
 def align(
     images: Images, landmarks: np.ndarray, size: int = 150, *,
-    template: np.ndarray = DLIB_TEMPLATE, device: str = "auto", batch_size: int | None = None,
+    template: np.ndarray = DLIB_TEMPLATE, rounded: bool = True, device: str = "auto",
+    batch_size: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Crop each face so that its landmarks fall on the template.
 
@@ -102,10 +103,13 @@ def align(
         Side of the crops in pixels.
     template : array (5, 2)
         Where the landmarks go in a crop of side 1, such as :data:`DLIB_TEMPLATE`.
+    rounded : bool
+        Round pixels to whole numbers. On another processor 1 of 10,000 is rounded to its other neighbour,
+        which moves an embedding by some 1e-4, and without rounding by some 1e-6.
 
     Returns
     -------
-    uint8 tensor (n, 3, size, size), on the CPU
+    uint8 tensor (n, 3, size, size), on the CPU; float32, from 0 to 255, if not ``rounded``
 
     Raises
     ------
@@ -131,10 +135,10 @@ def align(
     if not (five_points and np.isfinite(template).all()):
         raise ValueError(f"template has shape {template.shape}; it must be five points, (5, 2)")
     a, b = similarity(landmarks, template * size - 0.5)
-    crops = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    crops = torch.empty(n, 3, size, size, dtype=torch.uint8 if rounded else torch.float32)
 
     def keep(rows: list[int], batch: Tensor) -> None:
-        crops[rows] = batch.round().clamp(0, 255).byte().cpu()
+        crops[rows] = (batch.round().clamp(0, 255).byte() if rounded else batch).cpu()
 
     cut(images, a, b, size, keep, device=device, batch_size=batch_size)
     return crops

@@ -291,9 +291,14 @@ def _cut_faces(photos, points, device, *, side: int) -> dict[str, np.ndarray]:
     return {"crops": align(photos, points, side, device=device).numpy()}
 
 
+def _cut_for(network: Network, photos, points, template: np.ndarray, device) -> torch.Tensor:
+    """Crops for a network, not rounded: so they hardly differ on another processor."""
+    return align(photos, points, network.size, template=template, rounded=False, device=device)
+
+
 def _activate(photos, points, device) -> dict[str, np.ndarray]:
     spec = get_network("dlib-resnet")
-    crops = align(photos, points, spec.size, template=spec.template, device=device)
+    crops = _cut_for(spec, photos, points, spec.template, device)
     return {"maps": activations(crops, device=device).numpy()}
 
 
@@ -303,7 +308,7 @@ def _embed_views_of(
     embedded = {}
     for view, zoom in views.items():
         template = 0.5 + zoom * (network.template - 0.5)
-        crops = align(photos, points, network.size, template=template, device=device)
+        crops = _cut_for(network, photos, points, template, device)
         if view == "mirrored":
             crops = crops.flip(3)
         result = embed(crops, network, precision=precision, device=device)
@@ -321,7 +326,7 @@ def _embed_outputs(
     precision: str,
     mirror: bool = False,
 ) -> dict[str, np.ndarray]:
-    crops = align(photos, points, network.size, template=network.template, device=device)
+    crops = _cut_for(network, photos, points, network.template, device)
     result = embed(crops, network, precision=precision, device=device)
     arrays = {"proxy": result.embedding, "trunk": result.trunk}
     if mirror and "proxy" in outputs:

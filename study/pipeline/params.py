@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -46,7 +46,7 @@ from cid.settings import (
 from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.levels import KINDS, built_levels
+from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
 
@@ -117,6 +117,12 @@ Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Penalty = rule(
+    "a number above 0, 1e30 at most, or auto, or own",
+    Annotated[float, Gt(0), Le(1e30)] | Literal["auto", "own"],
+    names=["auto", "own"],
+)
+Cohorts = rule("true, false or repeated", bool | Literal[REPEATED], names=[REPEATED])
 Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
 Kind = one_of(*KINDS)
@@ -158,7 +164,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory", "rerun")
     note: Text
     detectable: Detectable | None
 
@@ -180,7 +186,7 @@ class Bias(Section):
     test_per_class: Count
     unseen_share: ShareBelow1
     people: People
-    cohorts: Truth
+    cohorts: Cohorts
 
     @model_validator(mode="after")
     def _fits(self):
@@ -191,7 +197,8 @@ class Bias(Section):
         if self.kind == "correlation" and self.images_per_identity % 2:
             raise ValueError("images_per_identity must be even, so that level 0 halves it")
         if self.cohorts and self.people is None:
-            raise ValueError("cohorts is true, so people must say how many one holds")
+            shown = str(self.cohorts).lower()
+            raise ValueError(f"cohorts is {shown}, so people must say how many one holds")
         return self
 
 
@@ -203,7 +210,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 class Train(Section):
     model: one_of("linear", *_registered("models", "MODELS"))
-    l2: Positive
+    l2: Penalty
     through: one_of("loss", "sampler")
     robust: Robust
     network: dict[str, Any]  # checked by cid.options.NetworkOptions

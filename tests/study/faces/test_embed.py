@@ -269,6 +269,14 @@ def test_sampling_agrees_with_pillow():
     assert inner.mean() > 0.8 and np.quantile(difference[inner], 0.98) <= 2
 
 
+def test_a_crop_that_is_not_rounded_is_the_same_but_for_rounding():
+    photo, points = smooth(130, 160), template_in(95, (30, 12))[None]
+    rounded = align.align([photo], points, 64, device="cpu")
+    crops = align.align([photo], points, 64, rounded=False, device="cpu")
+    assert crops.dtype == torch.float32 and not torch.equal(crops, crops.round())
+    assert torch.equal(crops.round().byte(), rounded)
+
+
 def test_the_identity_crop_and_the_outside():
     image = smooth(150, 150, cells=60)
     crop = align.align([image], template_in(150, (0, 0))[None], device="cpu")[0]
@@ -462,9 +470,9 @@ def test_further_networks_embed_the_crops_that_they_take(tmp_path, monkeypatch):
     assert (
         sorted(runs) == [16] * 2 + [150] * 2
     )  # px: pixels and untrained; two chunks, in both lists once
-    small = embed(align.align(photos, points, 16, device="cpu"), "pixels")
+    small = embed(align.align(photos, points, 16, rounded=False, device="cpu"), "pixels")
     np.testing.assert_allclose(found["proxy pixels"], small.embedding, atol=1e-6)
-    large = embed(align.align(photos, points, 150, device="cpu"), "untrained")
+    large = embed(align.align(photos, points, 150, rounded=False, device="cpu"), "untrained")
     np.testing.assert_allclose(found["proxy untrained"], large.embedding, atol=1e-6)
     np.testing.assert_allclose(found["trunk untrained"], large.trunk, rtol=1e-4, atol=1e-4)
     runs.clear()
@@ -490,7 +498,7 @@ def test_embed_faces_equals_its_steps(monkeypatch):
     images = [drawn_face(112, 0.44 + 0.03 * i)[0] for i in range(5)]
     images[3] = np.full((100, 90, 3), 200, np.uint8)
     found = detect(images)
-    crops = align.align(images, found.landmarks, device="cpu")
+    crops = align.align(images, found.landmarks, rounded=False, device="cpu")
     result = embed_faces(face_set(images), side=64)
     assert result.detection.found.tolist() == [True, True, True, False, True]
     np.testing.assert_allclose(result.detection.landmarks, found.landmarks, atol=1e-3)
@@ -557,10 +565,13 @@ def test_no_images_and_wrong_crops_are_refused():
     ):
         with pytest.raises(ValueError, match="there are no images"):
             call()
-    with pytest.raises(ValueError, match=r"dlib-resnet needs uint8 of shape \(n, 3, 150, 150"):
+    with pytest.raises(
+        ValueError, match=r"dlib-resnet needs uint8 or float32 of shape \(n, 3, 150, 150"
+    ):
         embed(torch.zeros(2, 3, 160, 160, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="float32"):
-        embed(torch.zeros(2, 3, 150, 150))
+    for crops in (torch.rand(2, 3, 150, 150), torch.rand(2, 3, 150, 150) * 255 - 127.5):
+        with pytest.raises(ValueError, match="needs pixels from 0 to 255"):
+            embed(crops)
 
 
 def test_unknown_networks_list_the_known_ones():
@@ -585,19 +596,21 @@ def test_views_are_mirrored_or_zoomed_whatever_the_chunk(monkeypatch):
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
     points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
-    flipped = align.align(photos, points, 150).flip(3)
+    flipped = align.align(photos, points, 150, rounded=False).flip(3)
     expected = embed(flipped).embedding.numpy()
     views = embed_views(face_set(photos), points, zooms=[1.0, 1.2])
     assert list(views) == ["mirrored", "zoom 1", "zoom 1.2"]
     found = views["mirrored"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    upright = embed(align.align(photos, points, 150)).embedding.numpy()
+    upright = embed(align.align(photos, points, 150, rounded=False)).embedding.numpy()
     assert abs(found - upright).max() > 1e-2
     np.testing.assert_allclose(views["zoom 1"], upright, atol=1e-6)
     # Zooming about the crop's middle is aligning by landmarks drawn together about that point.
     drawn = (points - 40) / 1.2 + 40
     np.testing.assert_allclose(
-        views["zoom 1.2"], embed(align.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
+        views["zoom 1.2"],
+        embed(align.align(photos, drawn, 150, rounded=False)).embedding.numpy(),
+        atol=1e-3,
     )
 
 
@@ -655,7 +668,9 @@ def test_activations_are_kept_by_chunk_like_everything_else(tmp_path, monkeypatc
     assert embed_faces(data, **how).activations is None
     first = embed_faces(data, finetune=True, **how).activations
     assert first.shape == (3, 256, 4, 4) and first.dtype == np.float16
-    crops = align.align(list(data.images([2])), points[2:], 150, template=align.DLIB_TEMPLATE)
+    crops = align.align(
+        list(data.images([2])), points[2:], 150, rounded=False, template=align.DLIB_TEMPLATE
+    )
     alone = recognition.activations(crops, device="cpu")
     np.testing.assert_allclose(first[2:], alone.numpy(), atol=1e-2)
     monkeypatch.setattr(faces, "activations", None)  # computed again they would fail
@@ -803,7 +818,7 @@ def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):
     photo = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
     points = (align.DLIB_TEMPLATE * 60 + 10)[None].astype(np.float32)
     result = embed_faces(face_set([photo], points), detect=False)
-    expected = embed(align.align([photo], points, 150)).embedding
+    expected = embed(align.align([photo], points, 150, rounded=False)).embedding
     np.testing.assert_allclose(result.embedding, expected, atol=1e-6)
     assert result.detection.found.all()
     with pytest.raises(ValueError, match="came without landmarks"):
