@@ -32,7 +32,7 @@ def small() -> dict:
         "bootstrap": 20,
         "methods": METHODS,
     }
-    own["bias"] |= {"images_per_identity": 8, "people": 10}
+    own["bias"] |= {"images_per_identity": 8, "test_per_class": 1, "people": 10}
     own["weights"]["clusters"] = 2
     own["breadth"] = {
         "tasks": ["Smiling", "Young"],
