@@ -50,7 +50,7 @@ verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are
 	python -m study provenance verify $(NAME)
 
 kills: $(VENV)/.test data        ## kill a study, import, embedding, report and experiment at random; the same bytes?
-	python tests/study/kills.py --times 20
+	python -m tests.study.kills --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	python -m study params
@@ -75,6 +75,7 @@ $(VENV)/bin/python:
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
 	$(INSTALL) -e '.[study]'
+	@$(VENV)/bin/python -m study detector || true  # which says what stands in
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.study

@@ -71,7 +71,7 @@ def embed(
         "single": float32 without TF32. "half": float16 where that is safe, for speed on a GPU;
         embeddings differ by a few 1e-3. It has no effect on a network that torch does not run.
     device, batch_size, progress
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
 
     Raises
     ------

@@ -18,31 +18,30 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from study.pipeline import kept, overview, params, protocols, report
+from study.pipeline import findings, kept, overview, params, protocols
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
 STUDIES = kept.names(ROOT / "studies")
 REPORTED = sorted(path.parent.name for path in (ROOT / "reports").glob("[!.]*/card.json"))
-CONFIRMATORY = [
-    name
-    for name in REPORTED
-    if kept.resolve(name, ROOT / "studies")["protocol"]["status"] == "confirmatory"
+ROWS = protocols.read(ROOT / protocols.TABLE)
+CONFIRMATORY = [  # also those that were run again since
+    row for row in ROWS if row.state == "confirmatory" and row.study in REPORTED
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
-study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
-study.results.varied study.results.inference study.results.metrics study.results.rounding
-study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
+study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
+study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
+study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays
 study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
 study.faces.importers study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
-study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
-study.source study.errors study.commands cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
-cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+study.faces.mobilefacenet study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.penalty cid.heads cid.lbfgs cid.risks
+cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
@@ -195,7 +194,8 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    assert report.readme(params.read()) == text, "run `python -m study report readme`"
+    for path, filled in findings.documents(params.read()).items():
+        assert path.read_text() == filled, "run `python -m study report readme`"
     results = (ROOT / "docs/results.md").read_text()
     assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
@@ -233,15 +233,16 @@ def git(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@pytest.mark.parametrize("name", CONFIRMATORY)
-def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
+@pytest.mark.parametrize("row", CONFIRMATORY, ids=lambda row: row.study)
+def test_a_protocol_was_committed_before_its_result_and_not_touched_after(row):
     """By the first file of the results that only studies with a protocol have.
 
-    That the study's content is still the one of that commit, a test of kept studies shows.
+    That the row's content is the one of its commit, a test of kept studies shows. The report of a study
+    that was run again names that commit, too.
     """
     if git("rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("the history is shallow or absent")
-    fixed = protocols.read(ROOT / protocols.TABLE)[name].commit
+    name, fixed = row.study, row.commit
     made = json.loads((ROOT / "reports" / name / "provenance.json").read_text())
     assert made["protocol"]["commit"] == fixed
     added = ["log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"]

@@ -117,6 +117,11 @@ Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Penalty = rule(
+    "a number above 0, 1e30 at most, or auto, or own",
+    Annotated[float, Gt(0), Le(1e30)] | Literal["auto", "own"],
+    names=["auto", "own"],
+)
 Cohorts = rule("true, false or repeated", bool | Literal[REPEATED], names=[REPEATED])
 Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
@@ -125,6 +130,9 @@ NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
 Network = Annotated[rule(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], _each_once("a network")]
+DETECTORS = _registered("detection", "DETECTORS")
+# What parameters from before there was a choice meant, by key of `embed`.
+EMBED = {"detector": "mtcnn", "mirror": False}
 Methods = Annotated[_some(one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")]
 Name = rule(
     "letters, digits, -, _ and dots inside, 60 at most",
@@ -156,7 +164,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory", "rerun")
     note: Text
     detectable: Detectable | None
 
@@ -166,6 +174,8 @@ class Embed(Section):
     trunk: Network
     precision: one_of("single", "half")
     detect: Truth
+    detector: one_of(*DETECTORS) = EMBED["detector"]
+    mirror: Truth = EMBED["mirror"]
     onnx: dict[str, Any] = {}  # checked by study.faces.network_files.OnnxOptions
 
 
@@ -200,7 +210,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 class Train(Section):
     model: one_of("linear", *_registered("models", "MODELS"))
-    l2: Positive
+    l2: Penalty
     through: one_of("loss", "sampler")
     robust: Robust
     network: dict[str, Any]  # checked by cid.options.NetworkOptions
@@ -316,11 +326,16 @@ def load(path: str | Path = PARAMS) -> dict:
 
 
 def filled(tree: Mapping) -> dict:
-    """Add the default of every setting of a method that parameters leave out."""
+    """Add the default of every setting of a method, and of `embed`, that parameters leave out."""
     weights = {name: default for name, (_, default) in all_weigh_settings().items()}
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
-    return {**tree, "weights": weights | tree["weights"], "train": train}
+    return {
+        **tree,
+        "embed": EMBED | tree["embed"],
+        "weights": weights | tree["weights"],
+        "train": train,
+    }
 
 
 def resolved_text(path: str | Path = PARAMS) -> str:
@@ -337,6 +352,7 @@ def resolved_text(path: str | Path = PARAMS) -> str:
     yaml.width = 105
     yaml.Representer = NullAsWord
     document = yaml.load(text)
+    _append(document["embed"], resolved["embed"])
     _append(document["weights"], resolved["weights"])
     _append(document["train"]["robust"], resolved["train"]["robust"])
     stream = io.StringIO()

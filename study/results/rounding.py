@@ -1,8 +1,12 @@
-"""How many digits are written.
+"""How many digits are written, and how far numbers move on another processor.
 
 Numbers have as many digits as their interval supports. A rerun on another processor, whose sums differ
-in the last place, therefore leaves the files as they are. What is printed is computed from the rounded
-numbers, so that a table that was read back prints the same.
+in the last place, therefore leaves most of the files as they are. What is printed is computed from the
+rounded numbers, so that a table that was read back prints the same.
+
+A sum that differs in its last place can turn a choice: which of two neighbours is nearer, how many of
+them are likeliest, where an image lies whose score is nearly 0. Then a number moves, by the share of half
+its interval that :func:`moved` says. ``benchmarks/kernels.py`` measured :data:`MOVES`.
 """
 
 import math
@@ -12,6 +16,14 @@ import pandas as pd
 
 DECIMALS = 4  # of a number without an interval
 INTERVAL = ["mean", "low", "high"]
+
+# How far a number moves on another processor, as a share of half its 95 % interval.
+MOVES = 0.25
+# Share of the numbers that can move further, if none moves by more than half its interval.
+TIES = 0.05
+# Half an interval counts as at least this much: where two methods differ on a single image, one image
+# more is not another result.
+NARROW = 5e-4
 
 
 def decimals(low, high) -> np.ndarray:
@@ -42,6 +54,37 @@ def rounded(table: pd.DataFrame) -> pd.DataFrame:
         for name in numbers
     }
     return table.assign(**columns)
+
+
+def moved(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """By which share of half its interval in ``old`` every number of a table with intervals moved.
+
+    Parameters
+    ----------
+    old, new : pandas.DataFrame
+        The same rows. Numbers are the columns ``mean...`` that have columns ``low...`` and ``high...``;
+        the columns before the first of them name the row.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each mean that is known in one of both, under the name of its row: the shares by which
+        ``mean``, ``low`` and ``high`` moved; infinite where one of both is unknown.
+    """
+    means = [c for c in old if c.startswith("mean") and c.replace("mean", "low") in old]
+    tables = [pd.DataFrame(columns=INTERVAL, dtype=float)]
+    for mean in means:
+        naming = old.columns[: old.columns.get_loc(means[0])]
+        rows = [" ".join(map(str, row)) for row in old[naming].itertuples(index=False)]
+        low, high = (old[mean.replace("mean", end)] for end in INTERVAL[1:])
+        half = ((high - low) / 2).clip(lower=NARROW)
+        shares = {}
+        for end in INTERVAL:
+            before, after = (table[mean.replace("mean", end)] for table in (old, new))
+            share = ((after - before).abs() / half).replace(np.inf, np.nan)
+            shares[end] = share.mask(before.isna() != after.isna(), np.inf)
+        tables.append(pd.DataFrame(shares).set_axis(rows).dropna(subset="mean"))
+    return pd.concat(tables)
 
 
 def rounded_claims(entries: list[dict]) -> list[dict]:

@@ -76,5 +76,12 @@ def test_a_network_of_faces_is_trained_on_the_crops(sets, monkeypatch):
 
 
 INFO = pd.DataFrame(
-    {"initialised": ["scratch"], "method": ["erm"], "accuracy": [0.5], "epoch": [9]}
+    {
+        "initialised": ["scratch"],
+        "method": ["erm"],
+        "accuracy": [0.5],
+        "epoch": [9],
+        "epochs": [20],
+        "weight_decay": [0.05],
+    }
 )

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from cid import align, recognition
+from cid import align, detection, recognition
 from cid.dlib import DlibLastBlock, load_dlib, read_dlib_weights
 from cid.models import MODELS
 from study.faces import embed as faces
@@ -71,7 +71,7 @@ def template_in(side, corner):
 
 
 def detect(images, **options):
-    return align.detect(images, device="cpu", progress=False, **options)
+    return detection.detect(images, "mtcnn", device="cpu", progress=False, **options)
 
 
 def embed(crops, network="dlib-resnet", **options):
@@ -135,7 +135,7 @@ def test_a_batch_without_any_face_gets_centre_crops(kind, count):
     found = detect(list(images))
     assert not found.found.any() and not found.faces.any() and not found.probability.any()
     height, width = images.shape[1:3]
-    side = align.FALLBACK_SIDE * height
+    side = detection.FALLBACK_SIDE["mtcnn"] * height
     expected = template_in(side, ((width - side) / 2, (height - side) / 2))
     np.testing.assert_allclose(found.landmarks, [expected] * count, atol=1e-4)
 
@@ -154,11 +154,19 @@ def test_a_central_face_wins_over_a_larger_one_at_the_edge():
 def test_the_rule_for_several_faces():
     shape = np.array([100, 100])
     boxes = np.array([[0, 0, 50, 50], [35, 35, 65, 65], [30, 30, 70, 70]], float)
-    assert align._choose(boxes, np.array([0.99, 0.99, 0.95]), shape) == 2  # large and central
-    assert align._choose(boxes, np.array([0.99, 0.99, 0.80]), shape) == 1  # the best one is unsure
-    assert align._choose(boxes, np.array([0.89, 0.70, 0.80]), shape) == 0  # none is sure
+    assert (
+        detection._choose(boxes, np.array([0.99, 0.99, 0.95]), shape, detection.SURE) == 2
+    )  # large and central
+    assert (
+        detection._choose(boxes, np.array([0.99, 0.99, 0.80]), shape, detection.SURE) == 1
+    )  # the best one is unsure
+    assert (
+        detection._choose(boxes, np.array([0.89, 0.70, 0.80]), shape, detection.SURE) == 0
+    )  # none is sure
     apart = np.array([[0, 40, 20, 60], [60, 30, 100, 70]], float)
-    assert align._choose(apart, np.array([0.99, 0.95]), shape) == 1  # as far off: the larger one
+    assert (
+        detection._choose(apart, np.array([0.99, 0.95]), shape, detection.SURE) == 1
+    )  # as far off: the larger one
 
 
 @pytest.mark.parametrize("height, width", [(112, 112), (480, 320), (96, 640)])
@@ -169,7 +177,7 @@ def test_resizing_for_the_detector_does_not_shift_the_landmarks(monkeypatch, hei
             point = [float((image * axis).sum() / image.sum()) for axis in (x, y)]
             yield np.array([[0, 0, 9, 9]]), np.array([0.99]), np.array([[point] * 5])
 
-    monkeypatch.setattr(align, "_mtcnn", centroid)
+    monkeypatch.setattr(detection, "_mtcnn", centroid)
     at, (y, x) = (0.4 * width, 0.6 * height), np.mgrid[:height, :width]
     blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * (0.05 * height + 2) ** 2))
     found = detect([np.repeat((blob * 255).astype(np.uint8)[..., None], 3, 2)])
@@ -709,7 +717,7 @@ def test_a_views_landmarks_must_fit():
 
 def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
     rng = np.random.default_rng(0)
-    found = align.Detection(
+    found = detection.Detection(
         np.zeros((4, 5, 2), np.float32), np.ones(4), np.array([1, 2, 0, 1]), np.arange(4) != 2
     )
     unit = rng.normal(size=(4, 3)).astype(np.float32)

@@ -50,3 +50,28 @@ def test_numbers_are_rounded_row_by_row():
     )
     assert found["p"].tolist()[:2] == [0.9877, 0.0] and found["people"].tolist() == [10, 11, 12]
     assert list(found) == list(table)
+
+
+def test_numbers_move_by_shares_of_half_their_interval():
+    old = pd.DataFrame(
+        {
+            "method": ["a", "b", "c", "d"],
+            "people": [10, 10, 10, 10],
+            "mean": [0.5, 0.5, np.nan, 0.5],
+            "low": [0.4, 0.5, np.nan, 0.4],
+            "high": [0.6, 0.5, np.nan, 0.6],
+            "p": [0.1, 1.0, np.nan, 0.1],
+        }
+    )
+    new = old.assign(
+        mean=[0.51, 0.501, np.nan, np.nan],
+        low=[0.4, 0.5, np.nan, np.nan],
+        high=[0.65, 0.5, np.nan, np.nan],
+    )
+    found = rounding.moved(old, new)
+    assert list(found.index) == ["a 10", "b 10", "d 10"]  # what neither knows has not moved
+    assert found.loc["a 10"].tolist() == pytest.approx([0.1, 0, 0.5])
+    assert found.loc["b 10", "mean"] == pytest.approx(0.001 / rounding.NARROW)  # not of width 0
+    assert np.isinf(found.loc["d 10", "mean"])
+    assert rounding.moved(old, old).to_numpy().max() == 0
+    assert rounding.moved(old[["method"]], new[["method"]]).empty
