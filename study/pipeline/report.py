@@ -153,13 +153,7 @@ def status_text(protocol: dict, made: dict) -> str:
     else:
         text = overview.EXPLORATORY
     note = protocol["note"].rstrip(". ")
-    text = f"{text}. {note[0].upper()}{note[1:]}."
-    if predicted := protocol["detectable"]:
-        text += (
-            f" Predicted to be detectable, in points: accuracy {predicted['accuracy']}, minority cells "
-            f"{predicted['minority_accuracy']}."
-        )
-    return text
+    return f"{text}. {note[0].upper()}{note[1:]}."
 
 
 def _of_commit(made: dict) -> str:
