@@ -43,9 +43,9 @@ WITHDRAWN = "withdrawn"
 # Files from before there was a base lack keys that came later. What such a file meant is the value
 # of the first base, but for these.
 FIRST_BASE = "base-1"
-# What is no setting that a verdict depends on.
-UNTOLD = ("study", "protocol", "ablation", "ablations")
 MEANT = {"proxies": {"controls": [], "trunks": []}}
+# Sections that hold no setting on which a verdict depends.
+UNTOLD = ("study", "protocol", "ablation", "ablations")
 
 
 class Row(NamedTuple):
