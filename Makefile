@@ -30,14 +30,15 @@ lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the curren
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study cost
 
-rehearse: NAME ?= celeba-smiling
-rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling
+rehearse: NAME ?= celeba-smiling-8
+rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling-8
 	python -m study rehearse $(ANNOTATIONS) --study $(NAME)
 
-celeba: NAME ?= celeba-smiling
-celeba: $(VENV)/.study           ## from CelebA on disk to a report: make celeba FOLDER=CelebA NAME=celeba-smiling
+celeba: NAME ?= celeba-smiling-8
+celeba: PART ?= development
+celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a report: make celeba FOLDER=CelebA NAME=celeba-smiling-8
 	@test -n "$(FOLDER)" || { echo "error: say where CelebA is: make celeba FOLDER=path/to/CelebA" >&2; exit 1; }
-	@grep -qs '"name": "celeba"' data/card.json || python -m study import celeba "$(FOLDER)"
+	python -m study import celeba "$(FOLDER)" --part $(PART) --unless-there
 	dvc add --quiet data
 	python -m study run $(NAME)
 

@@ -13,7 +13,7 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.methods.registry import METHODS
-from study.pipeline import earlier, pages, protocols, provenance
+from study.pipeline import earlier, pages, predicted, protocols, provenance
 from study.results import claims
 from study.results.claims import PRIMARY
 from study.results.inference import ALPHA, holm
@@ -269,6 +269,16 @@ def studies_table(studies: Iterable[Study]) -> Printed:
     return head, rows
 
 
+def power_table() -> Printed:
+    """Predicted and found power of the committed studies that have a prediction."""
+    yaml = YAML(typ="safe")
+    folders = [file.parent for file in sorted(REPORTS.glob("[!.]*/power.csv"))]
+    return predicted.table(
+        (folder.name, yaml.load(folder / "params.yaml"), pd.read_csv(folder / "power.csv"))
+        for folder in folders
+    )
+
+
 def linear_heads_table() -> Printed:
     """Every method on every study whose costs ``benchmarks/costs.py`` measured.
 
@@ -481,6 +491,10 @@ def results_page(params: dict) -> str:
         ),
         "## All studies\n\n"
         "Means over the bias levels of each study.\n\n" + markdown_table(head, rows),
+        "## Power, predicted and found\n\n"
+        "Of the studies whose protocol predicts it: the smallest gain of label surprise on seen people that is "
+        "detected with probability .8, at 5 % before correction, in points.\n\n"
+        + markdown_table(*power_table()),
         "## Every method, with linear heads\n\n"
         "Gains as above, and seconds for one training set (weights and head together; "
         "[how they were measured](../benchmarks/README.md)).\n\n"

@@ -46,7 +46,7 @@ from cid.settings import (
 from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.levels import KINDS, built_levels
+from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
 
@@ -122,6 +122,7 @@ Penalty = rule(
     Annotated[float, Gt(0), Le(1e30)] | Literal["auto", "own"],
     names=["auto", "own"],
 )
+Cohorts = rule("true, false or repeated", bool | Literal[REPEATED], names=[REPEATED])
 Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
 Kind = one_of(*KINDS)
@@ -185,7 +186,7 @@ class Bias(Section):
     test_per_class: Count
     unseen_share: ShareBelow1
     people: People
-    cohorts: Truth
+    cohorts: Cohorts
 
     @model_validator(mode="after")
     def _fits(self):
@@ -196,7 +197,8 @@ class Bias(Section):
         if self.kind == "correlation" and self.images_per_identity % 2:
             raise ValueError("images_per_identity must be even, so that level 0 halves it")
         if self.cohorts and self.people is None:
-            raise ValueError("cohorts is true, so people must say how many one holds")
+            shown = str(self.cohorts).lower()
+            raise ValueError(f"cohorts is {shown}, so people must say how many one holds")
         return self
 
 

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import pandas as pd
+
 from study.commands import parser, run_renamed
-from study.pipeline import earlier, findings, overview, pages, protocols, provenance
+from study.faces import annotations
+from study.pipeline import earlier, findings, overview, pages, predicted, protocols, provenance
 from study.pipeline.overview import REPORTS, RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
 from study.results.metrics import METRICS
@@ -57,18 +60,21 @@ def build(params: dict) -> Path:
     card = json.loads((REPORT / "card.json").read_text(encoding="utf-8"))
     write_text(REPORT / provenance.FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     _check_photographs(card)
-    warnings = _warnings(made)
+    warnings = _warnings(made, card)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return _page(sections, params=params, card=card, made=made, warnings=warnings)
 
 
-def _warnings(made: dict) -> list[str]:
-    """What a reader must know before any number: of the faces, and of where the code came from."""
+def _warnings(made: dict, card: dict) -> list[str]:
+    """What a reader must know before any number: of the faces, and of where data and code came from."""
     proxy = json.loads((REPORT / "about.json").read_text(encoding="utf-8"))["proxy"]
     warnings = []
     if "warning" in proxy:
         warnings.append(proxy["warning"])
+    copy = card.get("copy")
+    if copy and copy["all"]["here"] < copy["all"]["listed"]:
+        warnings.append(f"The data are {annotations.share_here(copy)}.")
     if "no_commit" in made:
         warnings.append(f"This report names no commit of its code: {made['no_commit']}.")
     return warnings
@@ -120,6 +126,7 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         warnings=warnings,
         status=status_text(params["protocol"], made),
         before=before_and_after(params["study"], made["protocol"]),
+        power=predicted.sentence(params["protocol"], pd.read_csv(REPORT / "power.csv")),
         parameters=(REPORT / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
         files=sorted(file.name for file in REPORT.iterdir() if file.suffix in tables),
@@ -134,7 +141,7 @@ def status_text(protocol: dict, made: dict) -> str:
         text = (
             f"Run again: confirmatory under its protocol {_since(of)}, with other settings. What that run "
             "found was known when the study was run again, so that the numbers of this page are "
-            "exploratory; both stand side by side below"
+            "exploratory; both stand side by side below. Its protocol said"
         )
     elif of["status"] == protocols.CONFIRMATORY and known:
         text = (
@@ -146,13 +153,9 @@ def status_text(protocol: dict, made: dict) -> str:
     else:
         text = overview.EXPLORATORY
     note = protocol["note"].rstrip(". ")
-    text = f"{text}. {note[0].upper()}{note[1:]}."
-    if predicted := protocol["detectable"]:
-        text += (
-            f" Predicted to be detectable, in points: accuracy {predicted['accuracy']}, minority cells "
-            f"{predicted['minority_accuracy']}."
-        )
-    return text
+    if of["status"] == protocols.RERUN:
+        return f"{text}: {note}."
+    return f"{text}. {note[0].upper()}{note[1:]}."
 
 
 def _of_commit(made: dict) -> str:

@@ -183,8 +183,8 @@ def small_study(folder):
     named = yaml.load(folder / "params.yaml") | {"study": "virtual-people"}
     yaml.dump(named, folder / "studies" / "virtual-people.yaml")
     network = named["train"] | {"model": "cnn", "network": {"epochs": 1, "jtt_epochs": 1}}
-    short = {"study": "celeba-smiling", "methods": ["erm", "cid", "oracle"], "train": network}
-    yaml.dump(named | short, folder / "studies" / "celeba-smiling.yaml")
+    short = {"study": "celeba-smiling-8", "methods": ["erm", "cid", "oracle"], "train": network}
+    yaml.dump(named | short, folder / "studies" / "celeba-smiling-8.yaml")
     call(folder, "git", "add", "-A")
     call(folder, *GIT, "commit", "-qm", "the code")
 

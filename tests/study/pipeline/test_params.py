@@ -52,7 +52,7 @@ def put(tree, key, value):
         ("bias.kind", "natural", "bias: kind natural takes the data as they are: write levels: [0.0]"),
         ("bias.images_per_identity", 7, "bias: images_per_identity must be even, so that level 0 halves it"),
         ("bias.cohorts", True, "bias: cohorts is true, so people must say how many one holds"),
-        ("bias.cohorts", 60, "bias.cohorts is 60; it must be true or false"),
+        ("bias.cohorts", 60, "bias.cohorts is 60; it must be true, false or repeated"),
         ("protocol.status", "confirmed", "protocol.status is 'confirmed'; it must be exploratory, confirmatory or rerun"),
         ("protocol.note", None, "protocol.note is None; it must be a text"),
         ("protocol.detectable", {"accuracy": 1.0}, "protocol.detectable.minority_accuracy is missing"),

@@ -120,9 +120,8 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     fixed = json.loads((report.REPORT / "provenance.json").read_text())["protocol"]["commit"]
     assert "Exploratory" not in text
     assert f"committed before the first run ({fixed[:7]}, 2026-01-02 03:04)" in text
-    assert (
-        "Nothing was known. Predicted to be detectable, in points: accuracy 0.4, minority" in text
-    )
+    assert "Nothing was known." in text
+    assert "in points: accuracy 0.40 predicted, " in text and " found; accuracy on minority" in text
 
 
 def kept_verdicts(change: float = 0.0) -> None:

@@ -1,8 +1,8 @@
 """Do 95 % intervals hold the truth in 95 of 100 studies? Simulated studies whose truth is known.
 
-A new study redraws training sets, people and images. Five kinds: like the rendered people (effects of
+A new study redraws training sets, people and images. Six kinds: like the rendered people (effects of
 people and of pairs, ten images each); like LFW (two images a person, mostly noise); people dominate; seeds
-dominate; and cohorts, where every seed has people of its own. `python -m tests.study.results.test_coverage 4000`
+dominate; cohorts, where every seed has people of its own; and repeated cohorts, which seeds take in turn. `python -m tests.study.results.test_coverage 4000`
 prints the table with more studies.
 """
 
@@ -26,7 +26,9 @@ KINDS = {
     "people dominate": (12, 40, 10, 0.0, 0.10, 0.02),
     "seeds dominate": (15, 40, 10, 0.06, 0.0, 0.02),
     "cohorts": (20, 12, 10, 0.02, 0.06, 0.03),
+    "repeated cohorts": (40, 15, 4, 0.01, 0.02, 0.08),
 }
+COHORTS = {"cohorts": 20, "repeated cohorts": 4}  # how many; elsewhere all people are in every seed
 
 
 def simulated(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -35,9 +37,9 @@ def simulated(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     The same random number says for both methods whether an image is right.
     """
     seeds, people, images, by_seed, by_person, by_pair = KINDS[kind]
-    cohorts = kind == "cohorts"
-    n = seeds * people if cohorts else people
-    who = np.arange(n).reshape(seeds, people) if cohorts else np.tile(np.arange(n), (seeds, 1))
+    cohorts = COHORTS.get(kind, 1)
+    n = cohorts * people
+    who = np.arange(n).reshape(cohorts, people)[np.arange(seeds) % cohorts]
     shape = (len(LEVELS), seeds, people)
     person, erm = rng.normal(0, by_person, n)[who], 0.7 + rng.normal(0, 0.1, n)[who]
     gain = by_seed * rng.normal(size=(seeds, 1)) + person + by_pair * rng.normal(size=shape)
@@ -95,7 +97,7 @@ def coverage(kind: str, studies: int) -> pd.DataFrame:
 
 def test_the_short_way_is_what_a_study_does():
     """From predictions as from arrays, but for the luck of the resamples."""
-    for kind in ("rendered", "cohorts"):
+    for kind in ("rendered", "cohorts", "repeated cohorts"):
         right, who = simulated(kind, np.random.default_rng(1))
         short = estimated(right, who, np.random.default_rng(2))
         people, images = who.max() + 1, right.shape[3]
@@ -196,6 +198,7 @@ def test_power_foretells_a_larger_study_of_cohorts(monkeypatch):
     found = {}
     for times in (1, 4):
         monkeypatch.setitem(KINDS, "cohorts", (times * seeds, *KINDS["cohorts"][1:]))
+        monkeypatch.setitem(COHORTS, "cohorts", times * seeds)
         found[times] = pd.concat(
             inference.power(estimated(*simulated("cohorts", rng), rng)) for _ in range(40)
         )
