@@ -29,6 +29,7 @@ Printed = tuple[list[str], list[list[str]]]  # a head and rows of cells
 HEADLINE = ("cid", "surprise", "oracle", "oracle-tempered")
 STRONG = ("erm", "cid", "surprise", "oracle")  # of main figures
 NONE = "–"  # in a cell with nothing to show
+RIGHT = "right pairs"  # beside the verification AUC: see study.faces.verification
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
@@ -214,7 +215,11 @@ def controls_table(gains: pd.DataFrame, leaks: pd.DataFrame) -> Printed:
     head = ["proxy"]
     if several_trunks:
         head.append("heads on")
+    told = [person, label, f"{label}, class direction removed"]
     head += [person, label, "the same, class direction removed"]
+    if RIGHT in leaks:  # as since there are right pairs
+        told.insert(1, RIGHT)
+        head.insert(-2, RIGHT)
     for metric in metrics:
         for method in methods:
             head.append(f"{METRICS[metric].title.lower()}, {method_title(method)} − ERM")
@@ -226,7 +231,7 @@ def controls_table(gains: pd.DataFrame, leaks: pd.DataFrame) -> Printed:
             cells = [network_title(proxy)]
             if several_trunks:
                 cells.append(network_title(trunk))
-            for column in (person, label, f"{label}, class direction removed"):
+            for column in told:
                 cells.append(f"{leak[column]:.3f}")
             for metric in metrics:
                 for method in methods:

@@ -135,7 +135,7 @@ def test_a_batch_without_any_face_gets_centre_crops(kind, count):
     found = detect(list(images))
     assert not found.found.any() and not found.faces.any() and not found.probability.any()
     height, width = images.shape[1:3]
-    side = detection.FALLBACK_SIDE["mtcnn"] * height
+    side = detection.FALLBACK_SIDE * height
     expected = template_in(side, ((width - side) / 2, (height - side) / 2))
     np.testing.assert_allclose(found.landmarks, [expected] * count, atol=1e-4)
 
@@ -811,6 +811,43 @@ def test_photos_are_decoded_a_chunk_a_core_and_no_further(monkeypatch):
     found = faces._by_chunk(data, "mean", (), [], compute, **how)
     assert found["mean"].tolist() == list(range(7)) and sorted(seen) == [1, 2, 2, 2]
     assert sorted(taken) == list(range(7))
+
+
+def test_the_mean_with_the_mirror_image_is_the_proxy_alone():
+    photos = [smooth(90, 80, seed) for seed in range(2)]
+    points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 2, axis=0).astype(np.float32)
+    data = face_set(photos, points)
+    plain = embed_faces(data, "pixels", "pixels", detect=False)
+    both = embed_faces(data, "pixels", "pixels", detect=False, mirror=True)
+    mirrored = embed_views(data, points, network="pixels")["mirrored"]
+    expected = plain.embedding + mirrored
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(both.embedding, expected, atol=1e-6)
+    np.testing.assert_array_equal(both.trunk, plain.trunk)
+
+
+def test_the_detector_that_ran_is_named_and_another_is_another_result(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(detection.blazeface, "place", lambda: tmp_path / "missing")
+    asked = []
+    find_faces = faces.find_faces
+
+    def find(photos, detector, **options):
+        asked.append(detector)
+        return find_faces(photos, "mtcnn", **options)
+
+    monkeypatch.setattr(faces, "find_faces", find)
+    data = face_set([GOOD, GOOD, GOOD], people=["a", "a", "b"])
+    for detector, ran in (("joined", "margin"), ("mtcnn", "mtcnn"), ("margin", "margin")):
+        result = embed_faces(data, "pixels", "pixels", detector=detector, folder=tmp_path / "kept")
+        settings = {"network": "pixels", "trunk": "pixels", "precision": "single"}
+        settings |= {"detector": detector}
+        summary = faces.write_embeddings(tmp_path / detector, result, data, settings)
+        assert summary["detector"] == result.detector == ran
+        said = capsys.readouterr().err
+        assert ("`python -m study detector` fetches the file" in said) == (detector == "joined")
+    assert asked == ["margin", "mtcnn"]  # a finished one is kept
 
 
 def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):

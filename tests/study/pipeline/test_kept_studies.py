@@ -366,6 +366,20 @@ def test_a_study_from_before_there_were_controls_had_none(folder):
     assert protocols.content_digest(tree) != digest
 
 
+def test_a_study_from_before_there_was_a_choice_of_detectors_has_mtcnn(folder):
+    shutil.copy(ROOT / "studies/base-1.yaml", "studies")
+    tree = yaml.load(OWN)
+    for name in ("detector", "mirror"):
+        tree["embed"].pop(name, None)
+    digest = protocols.content_digest(tree)
+    filled = params.filled(tree)
+    assert (filled["embed"]["detector"], filled["embed"]["mirror"]) == ("mtcnn", False)
+    assert protocols.content_digest(filled) == digest
+    for name, other in (("detector", "joined"), ("mirror", True)):
+        changed = {**filled, "embed": filled["embed"] | {name: other}}
+        assert protocols.content_digest(changed) != digest
+
+
 def test_a_setting_that_a_method_gets_later_changes_no_content(folder, monkeypatch):
     tree = params.filled(yaml.load(OWN))
     digest = protocols.content_digest(tree)

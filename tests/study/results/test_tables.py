@@ -111,6 +111,9 @@ def test_controls_are_listed_by_what_they_tell_of_people():
     ]  # fmt: skip
     assert [row[0] for row in rows] == ["own trunk", "dlib-resnet", "pixels"]
     assert rows[2] == ["pixels", *["0.600"] * 3, *["+0.10 [−0.50, +0.70]"] * 2]
+    with_right, cells = tables.controls_table(gains, told.assign(**{"right pairs": 0.3}))
+    assert with_right[1:4] == [names[0], "right pairs", names[1]]
+    assert cells[2][:4] == ["pixels", "0.600", "0.300", "0.600"]
     more = varied.join_trunks(
         {trunk: told.drop(columns="trunk") for trunk in ("dlib-resnet", "b/c.onnx@1")}
     )
