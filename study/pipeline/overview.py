@@ -407,8 +407,8 @@ def families_sentences(studies: list[Study]) -> list[str]:
             f"{name} has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary endpoints in "
             f"{_counted(len(studies), 'study', 'studies')}, each corrected within its study; "
             f"{table['keeps'].sum()} of these stay clear of 0 when all {len(table)} are corrected together. "
-            f"By the verdicts {words.count(claims.SUPPORTED)} reach the smallest effect of interest, "
-            f"{words.count(claims.UNCERTAIN)} are of uncertain size, and {words.count(claims.HARM)} are harm."
+            f"Verdicts: {words.count(claims.SUPPORTED)} supported, {words.count(claims.UNCERTAIN)} supported with "
+            f"their size uncertain, {words.count(claims.HARM)} harm."
         )
     return sentences
 
