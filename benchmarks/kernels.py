@@ -24,6 +24,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from study.pipeline import kept, provenance
@@ -40,6 +41,7 @@ PLAIN = {
     "OPENBLAS_CORETYPE": "Nehalem",
     "NPY_DISABLE_CPU_FEATURES": "X86_V3",
 }
+COUNTS = {"beyond": "Int64", "turned": "Int64", "unsaid": "Int64"}  # not of every row
 RUN = """
 import sys
 from study.pipeline import notebook, params, stages
@@ -77,27 +79,22 @@ def compute(folder: Path, stages: tuple[str, ...], kernel: dict[str, str]) -> No
 
 
 def compare(one: Path, other: Path) -> pd.DataFrame:
-    """How the tables and verdicts in a folder differ from those in another.
+    """How the embeddings, tables and verdicts of a study differ from those in another folder.
 
-    A row for each table with intervals: ``table``, ``numbers``, ``median``, ``p99`` and ``largest`` share of
+    A row for the embeddings, with the shares replaced by the largest change of a coordinate; a row for each table with intervals: ``table``, ``numbers``, ``median``, ``p99`` and ``largest`` share of
     half an interval, and how many are ``beyond`` :data:`MOVES`; and one for the verdicts, with ``numbers``,
     ``turned`` and ``unsaid``.
     """
-    rows = []
-    for file in sorted(one.glob("*.csv")):
-        shares = moved(pd.read_csv(file), pd.read_csv(other / file.name)).stack()
+    proxies = [np.load(folder / "build/embed/proxy.npy") for folder in (one, other)]
+    of_photo = pd.Series(np.abs(proxies[0] - proxies[1]).max(axis=1))
+    rows = [_spread("embeddings", of_photo)]
+    written = one / "build/evaluate"
+    again = other / "build/evaluate"
+    for file in sorted(written.glob("*.csv")):
+        shares = moved(pd.read_csv(file), pd.read_csv(again / file.name)).stack()
         if len(shares):
-            rows.append(
-                {
-                    "table": file.stem,
-                    "numbers": len(shares),
-                    "median": shares.median(),
-                    "p99": shares.quantile(0.99),
-                    "largest": shares.max(),
-                    "beyond": (shares > MOVES).sum(),
-                }
-            )
-    ours, theirs = (_by_claim(folder / "claims.json") for folder in (one, other))
+            rows.append(_spread(file.stem, shares) | {"beyond": (shares > MOVES).sum()})
+    ours, theirs = (_by_claim(folder / "claims.json") for folder in (written, again))
     turned = [key for key in ours if ours[key]["verdict"] != theirs[key]["verdict"]]
     unsaid = [key for key in turned if not _says(ours[key], theirs[key])]
     rows.append(
@@ -111,7 +108,17 @@ def compare(one: Path, other: Path) -> pd.DataFrame:
     for key in turned:
         border = "unsaid" if key in unsaid else "on the border"
         print(*key, ours[key]["verdict"], "->", theirs[key]["verdict"], f"({border})")
-    return pd.DataFrame(rows).astype({"turned": "Int64", "unsaid": "Int64"})
+    return pd.DataFrame(rows).astype(COUNTS)
+
+
+def _spread(name: str, changes: pd.Series) -> dict:
+    return {
+        "table": name,
+        "numbers": len(changes),
+        "median": changes.median(),
+        "p99": changes.quantile(0.99),
+        "largest": changes.max(),
+    }
 
 
 def _by_claim(path: Path) -> dict[tuple, dict]:
@@ -146,7 +153,7 @@ def measure(name: str, first: str) -> pd.DataFrame:
             folder.mkdir()
             copy_of(Path.cwd(), folder, name)
             compute(folder, stages, kernel)
-            folders.append(folder / "build/evaluate")
+            folders.append(folder)
         table = compare(*folders)
     table.insert(0, "study", name)
     table.insert(1, "processor", processor())
@@ -165,8 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         known = pd.read_csv(TABLE)
         same = (known["study"] == args.name) & (known["first"] == args.first)
         rows = pd.concat([known[~same], rows], ignore_index=True)
-    rows = rows.astype({"beyond": "Int64", "turned": "Int64", "unsaid": "Int64"})
-    rows.to_csv(TABLE, index=False, float_format="%.2g")
+    rows.astype(COUNTS).to_csv(TABLE, index=False, float_format="%.2g")
 
 
 if __name__ == "__main__":

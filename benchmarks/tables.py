@@ -46,6 +46,24 @@ def stages(profile: pd.DataFrame) -> str:
     return "\n".join([*lines, f"| all | {len(parts)} | {total:.0f} | |"])
 
 
+def kernels(moves: pd.DataFrame) -> str:
+    """How far means over the bias range and differences to ERM moved, and the verdicts, run by run."""
+    lines = [
+        "| study, from | processor | embeddings | numbers | median | 99 % below | largest | verdicts turned | of them unsaid |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (study, first, processor), rows in moves.groupby(["study", "first", "processor"]):
+        by_table = rows.set_index("table")
+        area = by_table.loc["area"]
+        verdicts = by_table.loc["verdicts"]
+        cells = [f"{study}, {first}", processor, f"{by_table.loc['embeddings', 'largest']:.1g}"]
+        cells += [f"{area['numbers']:.0f}"]
+        cells += [f"{area[column]:.2g}" for column in ("median", "p99", "largest")]
+        cells += [f"{verdicts['turned']:.0f} of {verdicts['numbers']:.0f}"]
+        lines.append("| " + " | ".join([*cells, f"{verdicts['unsaid']:.0f}"]) + " |")
+    return "\n".join(lines)
+
+
 def fill(page: str, name: str, text: str) -> str:
     """The page with what stands between its marks of that name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -58,6 +76,7 @@ def filled(page: str) -> str:
     results = table(pd.read_csv(HERE / "results.csv"))
     page = fill(page, "table", f"{results}\n\n{(HERE / 'machine.txt').read_text().strip()}")
     page = fill(page, "approximations", errors(pd.read_csv(HERE / "approximations.csv")))
+    page = fill(page, "kernels", kernels(pd.read_csv(HERE / "kernels.csv")))
     return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
 
 

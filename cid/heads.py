@@ -195,7 +195,7 @@ def fit_heads(
     sample_weights : array, shape (h, n)
         Non-negative; 0 keeps an image out of the head's training set.
     l2 : float, or array of shape (h,)
-        Strength of the L2 penalty on standardised features, > 0, of all heads or of each.
+        Strength of the L2 penalty on standardised features, > 0, of all heads or of each of several.
     risk : callable
         A :data:`cid.risks.Risk`. With ``groups``: a function of the groups of the images in use, int
         (h, m), that returns one.
@@ -604,15 +604,13 @@ def _padded(matrix: Tensor, rows: int) -> Tensor:
 
 
 def _penalties(l2, weights: Tensor) -> Tensor:
-    """The penalty of every head, (h, 1)."""
-    if not isinstance(l2, np.ndarray | Tensor) or l2.ndim == 0:
-        l2 = np.full(len(weights), checked("train.l2", l2, Positive))
-    l2 = reals("train.l2", l2)
-    if l2.shape != (len(weights),) or not ((l2 > 0) & (l2 <= 1e30)).all():
-        raise ValueError(
-            f"train.l2 is an array of shape {l2.shape} from {l2.min():g} to {l2.max():g}; it must be a "
-            f"number above 0, 1e30 at most, or {len(weights)} such numbers"
-        )
+    """The penalty of every head, (h, 1); a single head takes a number."""
+    heads = len(weights)
+    if heads == 1 or np.shape(l2) != (heads,):
+        l2 = [checked("train.l2", l2, Positive)] * heads
+    l2 = reals("l2", l2)
+    if not ((l2 > 0) & (l2 <= 1e30)).all():
+        raise ValueError("l2 of every head must be a number above 0, 1e30 at most")
     return torch.as_tensor(l2, dtype=torch.float32, device=weights.device)[:, None]
 
 

@@ -47,10 +47,10 @@ class NetworkOptions(Options):
     and falls along a cosine to 0.
     """
 
-    # auto, of these two: chosen on a held-out tenth of the training images, by class labels alone, for ERM
-    # and for all methods of a bias level alike (:mod:`cid.schedule`). Nothing else here is chosen by data:
-    # the defaults, the settings of single methods among them, are as their papers or plain practice have
-    # them, and are the same for all methods.
+    # epochs and weight_decay can be auto: chosen on a held-out tenth of the training images, by class labels
+    # alone, for ERM and for all methods of a bias level alike (:mod:`cid.schedule`). Nothing else here is
+    # chosen by data, because it would take a grid of trainings for every setting. The other values were
+    # tuned for no method; what is not of a single method is the same for all.
     epochs: CountOrAuto = 20
     batch: CountFrom2 = 64  # images a step, at most
     learning_rate: Positive = 1e-3

@@ -429,7 +429,9 @@ def _members(
 ) -> list[pd.DataFrame]:
     """The identities of every seed, of those usable."""
     n = len(usable)
-    if cohorts == REPEATED and people is not None and n >= 2:
+    if cohorts == REPEATED and people is not None:
+        if n < 2:  # which is refused where everybody takes part, too
+            return [usable] * seeds
         people = min(people, n)
     if people is not None and not 2 <= people <= n:
         raise ValueError(

@@ -20,6 +20,7 @@ from study.results.claims import PRIMARY
 from study.results.inference import ALPHA, holm
 from study.results.metrics import METRICS
 from study.results.palette import colour, marker
+from study.results.sizes import people_and_images
 from study.results.tables import (
     HEADLINE,
     Printed,
@@ -96,12 +97,19 @@ class Study:
     area: pd.DataFrame
     power: pd.DataFrame
     claims: list[dict]
+    sets: dict  # of study.results.sizes; empty in reports from before these were counted
 
     @property
     def reference(self) -> str:
         """What the gains of the methods of the headline are over."""
         shown = self.area.index.get_level_values("method").isin(HEADLINE)
         return reference_title(self.area[shown])
+
+    @property
+    def people_text(self) -> str:
+        """How many people are tested, and people and images of a training set where they are known."""
+        trained = f"; trained on {people_and_images(self.sets)}" if self.sets else ""
+        return f"{self.people:,} tested{trained}"
 
     @property
     def people(self) -> int:
@@ -148,6 +156,7 @@ def read_study(folder: Path) -> Study:
         area=seen_people(tables["area"]),
         power=seen_people(tables["power"]),
         claims=entries,
+        sets=about.get("sets", {}),
     )
 
 
@@ -253,7 +262,7 @@ def studies_table(studies: Iterable[Study]) -> Printed:
         row = [
             study.name,
             study.card["name"],
-            f"{study.people:,}",
+            study.people_text,
             study.bias,
             study.params["train"]["model"],
             str(study.params["seeds"]),
@@ -407,8 +416,8 @@ def families_sentences(studies: list[Study]) -> list[str]:
             f"{name} has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary endpoints in "
             f"{_counted(len(studies), 'study', 'studies')}, each corrected within its study; "
             f"{table['keeps'].sum()} of these stay clear of 0 when all {len(table)} are corrected together. "
-            f"By the verdicts {words.count(claims.SUPPORTED)} reach the smallest effect of interest, "
-            f"{words.count(claims.UNCERTAIN)} are of uncertain size, and {words.count(claims.HARM)} are harm."
+            f"Verdicts: {words.count(claims.SUPPORTED)} supported, {words.count(claims.UNCERTAIN)} supported with "
+            f"their size uncertain, {words.count(claims.HARM)} harm."
         )
     return sentences
 

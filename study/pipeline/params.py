@@ -48,7 +48,13 @@ from study.commands import parser, run_renamed
 from study.errors import check_repository
 from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
-from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
+from study.methods.registry import (
+    METHODS,
+    all_fit_settings,
+    all_weigh_settings,
+    balancing,
+    kind_of,
+)
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -293,6 +299,12 @@ class Params(Section):
         if self.embed.onnx and not any(map(is_file, networks)):
             raise ValueError(
                 "embed.onnx has options, but no network is an ONNX file: write onnx: {}"
+            )
+        balances = balancing(self.methods, {"class_prior": self.weights.class_prior})
+        if self.bias.kind == "natural" and balances and "balanced" not in self.methods:
+            raise ValueError(
+                f"bias.kind is natural, under which {balances[0]} is compared with balanced, as it balances "
+                "classes, too; add balanced to methods"
             )
         if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
             raise ValueError("breadth.kinds has natural, which needs bias.levels: [0.0]; drop it")

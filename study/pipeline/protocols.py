@@ -44,6 +44,8 @@ WITHDRAWN = "withdrawn"
 # of the first base, but for these.
 FIRST_BASE = "base-1"
 MEANT = {"proxies": {"controls": [], "trunks": []}}
+# Sections that hold no setting on which a verdict depends.
+UNTOLD = ("study", "protocol", "ablation", "ablations")
 
 
 class Row(NamedTuple):
@@ -281,10 +283,10 @@ def _content(row: Row) -> Mapping:
 
 
 def _differences(before: Mapping, after: Mapping) -> str:
-    """The settings that differ, as in ``train.l2: 0.1, now auto``; the protocol is none."""
+    """The settings that differ, as in ``train.l2: 0.1, now auto``, but for :data:`UNTOLD`."""
     old, new = (_leaves(params.filled(_meant(tree))) for tree in (before, after))
     keys = [key for key in (old | new) if old.get(key) != new.get(key)]
-    keys = [key for key in keys if key.partition(".")[0] not in ("study", "protocol")]
+    keys = [key for key in keys if key.partition(".")[0] not in UNTOLD]
     return "; ".join(f"{key}: {_said(old, key)}, now {_said(new, key)}" for key in keys)
 
 

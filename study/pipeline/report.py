@@ -124,9 +124,9 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         card=card,
         made=made,
         warnings=warnings,
-        power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
         status=status_text(params["protocol"], made),
         before=before_and_after(params["study"], made["protocol"]),
+        power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
         parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
         files=sorted(file.name for file in RUN.iterdir() if file.suffix in tables),
@@ -141,7 +141,7 @@ def status_text(protocol: dict, made: dict) -> str:
         text = (
             f"Run again: confirmatory under its protocol {_since(of)}, with other settings. What that run "
             "found was known when the study was run again, so that the numbers of this page are "
-            "exploratory; both stand side by side below"
+            "exploratory; both stand side by side below. Its protocol said"
         )
     elif of["status"] == protocols.CONFIRMATORY and known:
         text = (
@@ -153,13 +153,9 @@ def status_text(protocol: dict, made: dict) -> str:
     else:
         text = overview.EXPLORATORY
     note = protocol["note"].rstrip(". ")
-    text = f"{text}. {note[0].upper()}{note[1:]}."
-    if predicted := protocol["detectable"]:
-        text += (
-            f" Predicted to be detectable, in points: accuracy {predicted['accuracy']}, minority cells "
-            f"{predicted['minority_accuracy']}."
-        )
-    return text
+    if of["status"] == protocols.RERUN:
+        return f"{text}: {note}."
+    return f"{text}. {note[0].upper()}{note[1:]}."
 
 
 def _of_commit(made: dict) -> str:

@@ -17,7 +17,8 @@ import pandas as pd
 DECIMALS = 4  # of a number without an interval
 INTERVAL = ["mean", "low", "high"]
 
-# How far a number moves on another processor, as a share of half its 95 % interval.
+# How far a number moves on another processor, as a share of half its 95 % interval: most of what was
+# measured by `python -m benchmarks.kernels`, see benchmarks/README.md.
 MOVES = 0.1
 # Share of the numbers that can move further, if none moves by more than half its interval.
 TIES = 0.05

@@ -10,7 +10,14 @@ import pandas as pd
 
 from cid import reference
 from study.methods.registry import JUDGED, METHODS
-from study.results.claims import OWN_TRUNK, PRIMARY, faceless_proxies, recogniser_verdict
+from study.results.claims import (
+    OWN_TRUNK,
+    PRIMARY,
+    SMALLEST,
+    faceless_proxies,
+    points_of,
+    recogniser_verdict,
+)
 from study.results.inference import BASELINE
 from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL
@@ -109,6 +116,15 @@ def result_sentence(
         changes = _changes(gains_of["oracle"], ("the former", "the latter"))
         text += f"; the oracle, which knows the true identities, {changes}"
     return text + "."
+
+
+def smallest_sentence() -> str:
+    """The smallest effects of interest, which verdicts compare intervals with."""
+    named: dict[float, list[str]] = {}
+    for metric, effect in SMALLEST.items():
+        named.setdefault(effect, []).append(METRICS[metric].title.lower())
+    parts = [f"{points_of(effect)} ({'; '.join(titles)})" for effect, titles in named.items()]
+    return f"Smallest effects of interest, the same for every study: {', '.join(parts)}."
 
 
 def power_sentence(power: pd.DataFrame) -> str:

@@ -97,7 +97,9 @@ def verdicts_table(entries: list[dict]) -> Printed:
         if judged and entry["test"] in ("seen", None):
             note = "" if entry["p_holm"] is None else f", p {_p_value(entry['p_holm'])}"
             line = lines.setdefault((entry["claim"], entry["statement"]), {})
-            line[entry["method"]] = f"**{verdict_words(entry)}** ({_effect(entry)}{note})"
+            word = entry["verdict"]
+            more = verdict_words(entry).removeprefix(word)
+            line[entry["method"]] = f"**{word}**{more} ({_effect(entry)}{note})"
     methods = list(dict.fromkeys(method for line in lines.values() for method in line))
     head = ["claim", "statement", *map(method_title, methods)]
     rows = [

@@ -234,7 +234,7 @@ NUMBERS = {
     "scale": lambda value: label_posterior(Z, Y, scale=value, estimator="kernel").probability,
     "rarity": lambda value: training_weights("cid-knn", Z, Y, None, SETTINGS | {"rarity": value}),
     "surprise": lambda value: training_weights("surprise", Z, Y, None, SETTINGS | {"surprise": value}),
-    "train.l2": lambda value: fit_heads(Z, Y, np.ones((2, N)), value).weight,
+    "train.l2": lambda value: fit_heads(Z, Y, WEIGHTS, value).weight,
 }  # fmt: skip
 
 

@@ -80,6 +80,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         ({"weights.power": 1e7}, "weights.power is 10000000.0; it must be a number from 0 to 1e6"),
         ({"weights.surprise": -1}, "weights.surprise is -1; it must be a number from 0 to 1e6, or auto"),
         ({"methods": ["erm"]}, "methods holds erm alone; name a method to compare with it"),
+        (NATURAL | {"methods": ["erm", "cid"]}, "under which cid is compared with balanced, as it balances classes"),
         (NATURAL | {"breadth.kinds": ["natural"]}, "proxies.level: bias level 0.9 of the kind natural"),
         (NATURAL | {"breadth.kinds": ["natural"], "proxies.level": 0}, "ablation.level: bias level 0.9 of"),
         (ablation("bias.kind", "longtail", "natural") | {"bias.levels": [0.0]}, "new.values: bias level 0.9 of"),

@@ -13,6 +13,7 @@ import pytest
 
 from study import cli
 from study.pipeline import protocols, provenance, publish, reproduced
+from study.results.rounding import MOVES
 
 ROOT = Path(__file__).parents[3]
 
@@ -111,7 +112,7 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     found = shift(0.25)  # a near tie that fell otherwise
     assert found.within and re.fullmatch(
         r"Reproduced except for near ties, as on another kind of processor: 1 of [\d,]+ means moved by more"
-        r" than 0.1 of half their interval, most of all seen accuracy 0.0 erm in summary.csv, by"
+        rf" than {MOVES:g} of half their interval, most of all seen accuracy 0.0 erm in summary.csv, by"
         r" 0.3; every verdict is the same\.",
         found.sentence,
     )

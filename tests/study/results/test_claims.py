@@ -410,5 +410,6 @@ def test_written_claims_are_sorted_plain_json(found, tmp_path):
     assert (head, rows) == tables.claims_table(entries)
     assert {len(row) for row in rows} == {len(head)}
     assert rows[3][head.index("verdict")] == "no gain, though clear of 0"
-    assert rows[-1][4:8] == ["bytes equal", "–", "–", "supported"]
+    assert rows[-1][4:9] == ["bytes equal", "–", "–", "–", "supported"]
+    assert rows[3][head.index("level")].endswith(" %")
     assert all(isinstance(cell, str) for row in rows for cell in row)

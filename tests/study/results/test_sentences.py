@@ -122,6 +122,13 @@ def test_erms_own_accuracy_is_said_and_a_warning_near_chance(minority, balanced,
 # ---------------------------------------------------------------------------- power and lead
 
 
+def test_the_smallest_effects_are_named():
+    assert sentences.smallest_sentence().endswith(
+        ": 0.5 points (accuracy; standard deviation over people, over all seeds), 1 point (accuracy on "
+        "minority cells; accuracy of the worst tenth of people, over all seeds)."
+    )
+
+
 def test_power_is_said_of_what_could_be_detected():
     keys = {"test": "seen", "metric": METRICS, "method": "surprise"}
     power = pd.DataFrame(keys | {"detectable": [0.00512, np.nan]})

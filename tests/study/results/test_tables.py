@@ -123,3 +123,13 @@ def test_controls_are_listed_by_what_they_tell_of_people():
         "dlib-resnet",
         "c.onnx",
     ]
+
+
+def test_the_penalty_that_was_chosen_stands_out():
+    penalties = pd.DataFrame(
+        {"level": 0.9, "method": "erm", "l2": [0.03, 0.1], "loss": [0.25, 0.5],
+         "chosen": [True, False], "sets": 2, "images": 1600}
+    )  # fmt: skip
+    head, rows = tables.penalties_table(penalties)
+    assert head == ["bias", "chosen for", "L2 0.03", "L2 0.1", "sets", "images"]
+    assert rows == [["0.9", "erm", "**0.2500**", "0.5000", "2", "1,600"]]
