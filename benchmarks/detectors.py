@@ -55,6 +55,7 @@ def sample(folder: Path, people: int, each: int) -> tuple[str, list[np.ndarray],
 
 def measured(name: str, photos: list[np.ndarray], identities: np.ndarray, detector: str) -> dict:
     """Return a row of the table."""
+    detect(photos[:1], detector, device="cpu", progress=False)  # loads the networks
     start = time.thread_time()
     found = detect(photos, detector, device="cpu", progress=False)
     seconds = time.thread_time() - start
