@@ -3,7 +3,7 @@
     python -m benchmarks.detectors TABLE.csv FOLDER FOLDER ... [--people 60] [--each 8]
 
 A folder holds a data set (study/faces/dataset.py), or a folder of photographs for each person. Of the people with
-so many photographs, as many as asked for are drawn by lot, and the first of each. Rows are added to the
+so many photographs, as many as asked for are drawn by lot, and of each so many. Rows are added to the
 table, those of a data set that is already there are replaced. Columns: `data`, `images`, `people`, `detector`;
 `found`, the share of faces found; `auc` and `right`, verification AUC and right pairs of dlib-resnet on all images,
 found or not; `ms`, CPU time of the detection of a photo on one thread, many photos at a time. Identities are used
@@ -30,11 +30,13 @@ KINDS = (".jpg", ".jpeg", ".png", ".pgm")
 
 
 def drawn(identities, people: int, each: int) -> np.ndarray:
-    """Return the rows of the first ``each`` images of ``people`` people who have so many."""
+    """Return the rows of ``each`` images of ``people`` people who have so many, drawn by lot, in order."""
     identities = np.asarray(identities)
     names, counts = np.unique(identities, return_counts=True)
-    names = np.random.default_rng(0).permutation(names[counts >= each])[:people]
-    return np.concatenate([np.flatnonzero(identities == name)[:each] for name in names])
+    generator = np.random.default_rng(0)
+    names = generator.permutation(names[counts >= each])[:people]
+    rows = [generator.permutation(np.flatnonzero(identities == name))[:each] for name in names]
+    return np.sort(np.concatenate(rows))
 
 
 def sample(folder: Path, people: int, each: int) -> tuple[str, list[np.ndarray], np.ndarray]:

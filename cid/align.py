@@ -138,7 +138,8 @@ def align(
     crops = torch.empty(n, 3, size, size, dtype=torch.uint8 if rounded else torch.float32)
 
     def keep(rows: list[int], batch: Tensor) -> None:
-        crops[rows] = (batch.round().clamp(0, 255).byte() if rounded else batch).cpu()
+        batch = batch.clamp(0, 255)  # a mean of pixels of 255 may be a little more
+        crops[rows] = (batch.round().byte() if rounded else batch).cpu()
 
     cut(images, a, b, size, keep, device=device, batch_size=batch_size)
     return crops

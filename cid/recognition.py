@@ -163,7 +163,7 @@ def _checked(crops, network: str, size: int) -> Tensor:
     crops = torch.as_tensor(crops)
     if crops.is_floating_point() and len(crops):
         low, high = (float(end) for end in torch.aminmax(crops))
-        if not (-1 < low and 1 < high < 256):  # interpolation rounds
+        if low < 0 or 0 < high <= 1 or high > 255:  # all black is a picture, too
             raise ValueError(
                 f"crops are float32 from {low:g} to {high:g}; {network} needs pixels from 0 to 255"
             )

@@ -826,6 +826,15 @@ def test_the_mean_with_the_mirror_image_is_the_proxy_alone():
     np.testing.assert_array_equal(both.trunk, plain.trunk)
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_crops_of_black_and_of_white_photos_are_embedded(value):
+    photos = [np.full((90, 80 + side, 3), value, np.uint8) for side in range(6)]
+    points = np.stack([template_in(31.7 + side, (20, 20)) for side in range(6)])
+    crops = align.align(photos, points, rounded=False, device="cpu")
+    assert crops.min() >= 0 and crops.max() <= 255
+    assert torch.isfinite(embed(crops).embedding).all()
+
+
 def test_the_detector_that_ran_is_named_and_another_is_another_result(
     tmp_path, monkeypatch, capsys
 ):
@@ -838,7 +847,8 @@ def test_the_detector_that_ran_is_named_and_another_is_another_result(
         return find_faces(photos, "mtcnn", **options)
 
     monkeypatch.setattr(faces, "find_faces", find)
-    data = face_set([GOOD, GOOD, GOOD], people=["a", "a", "b"])
+    photos = [smooth(90, 80, seed) for seed in range(3)]
+    data = face_set(photos, people=["a", "a", "b"])
     for detector, ran in (("joined", "margin"), ("mtcnn", "mtcnn"), ("margin", "margin")):
         result = embed_faces(data, "pixels", "pixels", detector=detector, folder=tmp_path / "kept")
         settings = {"network": "pixels", "trunk": "pixels", "precision": "single"}
