@@ -30,14 +30,15 @@ lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the curren
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study cost
 
-rehearse: NAME ?= celeba-smiling
-rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling
+rehearse: NAME ?= celeba-smiling-8
+rehearse: $(VENV)/.study         ## its time and memory without images: make rehearse ANNOTATIONS=table.parquet NAME=celeba-smiling-8
 	python -m study rehearse $(ANNOTATIONS) --study $(NAME)
 
-celeba: NAME ?= celeba-smiling
-celeba: $(VENV)/.study           ## from CelebA on disk to a report: make celeba FOLDER=CelebA NAME=celeba-smiling
+celeba: NAME ?= celeba-smiling-8
+celeba: PART ?= development
+celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a report: make celeba FOLDER=CelebA NAME=celeba-smiling-8
 	@test -n "$(FOLDER)" || { echo "error: say where CelebA is: make celeba FOLDER=path/to/CelebA" >&2; exit 1; }
-	@grep -qs '"name": "celeba"' data/card.json || python -m study import celeba "$(FOLDER)"
+	python -m study import celeba "$(FOLDER)" --part $(PART) --unless-there
 	dvc add --quiet data
 	python -m study run $(NAME)
 
@@ -49,7 +50,7 @@ verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are
 	python -m study provenance verify $(NAME)
 
 kills: $(VENV)/.test data        ## kill a study, import, embedding, report and experiment at random; the same bytes?
-	python tests/study/kills.py --times 20
+	python -m tests.study.kills --times 20
 
 data: $(VENV)/.study             ## fetch the data set from the remote inside the repository
 	python -m study params
@@ -74,6 +75,7 @@ $(VENV)/bin/python:
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
 	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
 	$(INSTALL) -e '.[study]'
+	@$(VENV)/bin/python -m study detector || true  # which says what stands in
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.study

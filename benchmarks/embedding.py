@@ -12,7 +12,7 @@ from facenet_pytorch import MTCNN, InceptionResnetV1
 from PIL import Image
 
 from benchmarks.common import row, side_by_side
-from cid import align, recognition
+from cid import align, detection, recognition
 from study.cores import on_all_cores
 from study.faces import embed as faces
 from study.faces.dataset import FaceSet, read_faces
@@ -70,13 +70,13 @@ def measure(rounds: int) -> list[dict]:
         )  # fmt: skip
     photos, size = list(data.images()), faces.CHUNK
     photos = [photos[start : start + size] for start in range(0, IMAGES, size)]
-    landmarks = [align.detect(chunk, progress=False).landmarks for chunk in photos]
+    landmarks = [detection.detect(chunk, progress=False).landmarks for chunk in photos]
     crops = list(map(align.align, photos, landmarks))
     parts = side_by_side(
         lambda: embed_faces(data, **how),
         {
-            "of which detection (MTCNN)": lambda: on_all_cores(
-                partial(align.detect, progress=False), photos
+            "of which detection": lambda: on_all_cores(
+                partial(detection.detect, progress=False), photos
             ),
             "of which alignment": lambda: on_all_cores(
                 lambda pair: align.align(*pair), zip(photos, landmarks, strict=True)

@@ -1,9 +1,9 @@
-"""How well networks tell people apart: verification AUC on data sets, as a table in Markdown.
+"""How well networks tell people apart: verification AUC and right pairs on data sets, as a table in Markdown.
 
     python -m benchmarks.verification NETWORK,NETWORK,... FOLDER FOLDER ...
 
 A network is what `embed.network` of params.yaml may be; a folder holds a data set (study/faces/dataset.py).
-Every face is kept, found by MTCNN or not, as in a study; the last columns are of those found alone. What is
+Every face is kept, found or not, as in a study; the last columns are of those found alone. What is
 embedded is kept in build/runs.
 """
 
@@ -11,7 +11,7 @@ import sys
 
 from study.faces.dataset import read_faces
 from study.faces.embed import embed_faces
-from study.faces.verification import pair_similarities, verification_auc
+from study.faces.verification import pair_similarities, right_pairs, verification_auc
 
 
 def main(networks: str, *folders: str) -> None:
@@ -29,7 +29,7 @@ def main(networks: str, *folders: str) -> None:
         for rows in (slice(None), found):
             for result in results:
                 pairs = pair_similarities(result.embedding[rows], people[rows])
-                row.append(f"{verification_auc(*pairs):.4f}")
+                row.append(f"{verification_auc(*pairs):.4f}, {right_pairs(*pairs):.1%}")
         print("| " + " | ".join(row) + " |", flush=True)
 
 

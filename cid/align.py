@@ -1,23 +1,20 @@
-"""Find the face in a photo, and crop it so that eyes, nose and mouth lie where a network expects them.
+"""Crop a photo so that eyes, nose and mouth lie where a network expects them.
 
-:func:`detect` finds five landmarks by MTCNN (Zhang et al. 2016, "Joint Face Detection and Alignment
-Using Multitask Cascaded Convolutional Networks") as packaged in facenet-pytorch; :func:`align` moves
-them to a template by a similarity transform. Pixel centres have integer coordinates, points are (x, y).
+:mod:`cid.detection` finds these five landmarks; :func:`align` moves them to a template by a similarity
+transform. Pixel centres have integer coordinates, points are (x, y).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
-from threading import get_ident
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cid.arrays import pick_device, reals
+from cid.moved import forwarder
 from cid.settings import Count, checked
 
 # A template says where the left eye, the right eye (as seen in the picture), the nose and the corners
@@ -28,114 +25,13 @@ DLIB_TEMPLATE = (DLIB_TEMPLATE + 0.5) / 150
 # FaceNet's is wider and lower: the median place of the landmarks over photos of 60 people, made
 # symmetric, in MTCNN's box plus the margin of 14 in 160 that facenet-pytorch evaluates with.
 FACENET_TEMPLATE = np.array([(288, 405), (712, 405), (500, 589), (309, 741), (691, 741)]) / 1000
-DETECT_SIDE = 160  # px: photos are resized to this longer side for MTCNN
-MIN_FACE = 0.2  # the smallest face searched for, as a share of the photo's shorter side
-SURE = 0.9  # faces of at least this probability compete by size and place
-FALLBACK_SIDE = (
-    0.7  # side of the centre crop where no face is found, as a share of the shorter side
-)
 BATCH = {"cpu": 32, "cuda": 1024}  # images in a batch at first; a batch that does not fit is halved
 PIXELS = 64 * 300 * 300  # source pixels held as floats at once, which bounds memory on large photos
 
 Images = Iterable[np.ndarray]  # uint8 (h, w, 3), RGB; sizes may differ
 
-
-@dataclass(frozen=True)
-class Detection:
-    """The result of :func:`detect` for n photos."""
-
-    landmarks: np.ndarray  # float32 (n, 5, 2), px of each photo, in the templates' order
-    probability: np.ndarray  # float32 (n,), of the face that was kept; 0 where there is none
-    faces: np.ndarray  # int64 (n,): the number of faces found
-    found: np.ndarray  # bool (n,): whether there was any
-
-
-def detect(
-    images: Images, *, device: str = "auto", batch_size: int | None = None, progress: bool = True
-) -> Detection:
-    """Find one face in each photo with MTCNN, with settings for portraits.
-
-    Among the faces with a probability of at least `SURE`, the one kept has the largest area minus twice
-    the squared distance of its centre from the photo's. (By area alone, a bystander cut off by the
-    edge often wins.) If there is none, the most probable face is kept. Where there is no face, the
-    landmarks make `align` crop the central square whose side is `FALLBACK_SIDE` of the shorter side.
-
-    Parameters
-    ----------
-    images : iterable of uint8 arrays (h, w, 3), RGB
-        Photos of one size share a batch.
-    device : "auto" (CUDA where there is one) or any torch device
-    batch_size : int, optional
-        By default that of :data:`BATCH`. A batch that does not fit into the device's memory is halved.
-    progress : bool
-        Show a bar on stderr.
-
-    Raises
-    ------
-    ValueError
-        If there is no image, or one is not a uint8 (h, w, 3) array; the message has its index.
-    """
-    images = _checked(images)
-    device = pick_device(device)
-    shapes = np.array([image.shape[:2] for image in images])  # height, width
-    # The fallback: landmarks on the template of the central square.
-    square_sides = FALLBACK_SIDE * shapes.min(1)[:, None, None]
-    square_corners = (shapes[:, None, ::-1] - square_sides) / 2
-    landmarks = (DLIB_TEMPLATE * square_sides + square_corners - 0.5).astype(np.float32)
-    probability = np.zeros(len(images), np.float32)
-    faces = np.zeros(len(images), np.int64)
-
-    def find(rows: list[int]) -> None:
-        batch = _stack(images, rows, device)
-        sides = np.array(batch.shape[2:])
-        small_sides = np.maximum(np.round(sides * DETECT_SIDE / sides.max()).astype(int), 12)
-        shape = tuple(small_sides.tolist())
-        batch = F.interpolate(batch, shape, mode="bilinear", antialias=True)
-        for row, (boxes, probabilities, points) in zip(rows, _mtcnn(batch), strict=True):
-            if len(boxes) == 0:
-                continue
-            best = _choose(boxes, probabilities, small_sides)
-            faces[row] = len(boxes)
-            probability[row] = probabilities[best]
-            # Pixel centres have integer coordinates, so resizing also shifts.
-            landmarks[row] = (points[best] + 0.5) * (sides / small_sides)[::-1] - 0.5
-
-    in_batches(find, shapes, batch_size, device, "detect" if progress else "")
-    return Detection(landmarks, probability, faces, found=faces > 0)
-
-
-def _mtcnn(batch: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield boxes (k, 4), probabilities (k,) and points (k, 5, 2) for each image of a float batch."""
-    # Each thread has its own detector, because the smallest face is a setting of the detector.
-    detector = _load_mtcnn(batch.device, get_ident())
-    detector.min_face_size = max(12, int(MIN_FACE * min(batch.shape[2:])))
-    with exact():
-        boxes, probabilities, points = detector.detect(batch.permute(0, 2, 3, 1), landmarks=True)
-    for image in zip(boxes, probabilities, points, strict=True):
-        if image[0] is None:  # no face
-            yield np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2))
-        else:
-            yield tuple(part.astype(float) for part in image)
-
-
-@lru_cache(maxsize=16)
-def _load_mtcnn(device: torch.device, thread: int) -> nn.Module:
-    from facenet_pytorch import MTCNN
-
-    # Channels last: without it the networks' pooling takes a third of the time on a CPU.
-    return MTCNN(keep_all=True, device=device).eval().to(memory_format=torch.channels_last)
-
-
-def _choose(boxes: np.ndarray, probabilities: np.ndarray, shape: np.ndarray) -> int:
-    """Choose the face to keep in an image of this (height, width); return its number."""
-    sure = probabilities >= SURE
-    if not sure.any():
-        return int(np.argmax(probabilities))
-    low = boxes[:, :2]
-    high = boxes[:, 2:]
-    area = (high - low).prod(1)
-    off_centre = (((low + high) / 2 - shape[::-1] / 2) ** 2).sum(1)
-    return int(np.argmax(np.where(sure, area - 2 * off_centre, -np.inf)))
+MOVED = {"Detection": "cid.detection.Detection", "detect": "cid.detection.detect"}
+__getattr__ = forwarder(__name__, MOVED)
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +84,8 @@ def similarity(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.n
 
 def align(
     images: Images, landmarks: np.ndarray, size: int = 150, *,
-    template: np.ndarray = DLIB_TEMPLATE, device: str = "auto", batch_size: int | None = None,
+    template: np.ndarray = DLIB_TEMPLATE, rounded: bool = True, device: str = "auto",
+    batch_size: int | None = None,
 ) -> Tensor:  # fmt: skip
     """Crop each face so that its landmarks fall on the template.
 
@@ -199,22 +96,25 @@ def align(
     Parameters
     ----------
     images, device, batch_size
-        As in :func:`detect`.
+        As in :func:`cid.detection.detect`.
     landmarks : array (n, 5, 2)
-        As in :class:`Detection`.
+        As in :class:`cid.detection.Detection`.
     size : int
         Side of the crops in pixels.
     template : array (5, 2)
         Where the landmarks go in a crop of side 1, such as :data:`DLIB_TEMPLATE`.
+    rounded : bool
+        Round pixels to whole numbers. On another processor 1 of 10,000 is rounded to its other neighbour,
+        which moves an embedding by some 1e-4, and without rounding by some 1e-6.
 
     Returns
     -------
-    uint8 tensor (n, 3, size, size), on the CPU
+    uint8 tensor (n, 3, size, size), on the CPU; float32, from 0 to 255, if not ``rounded``
 
     Raises
     ------
     ValueError
-        As :func:`detect` and :func:`similarity`, or if there are not five landmarks for each image.
+        As :func:`cid.detection.detect` and :func:`similarity`, or if there are not five landmarks for each image.
 
     Examples
     --------
@@ -223,7 +123,7 @@ def align(
     >>> crops.shape, crops.dtype
     (torch.Size([1, 3, 64, 64]), torch.uint8)
     """
-    images = _checked(images)
+    images = checked_images(images)
     device = pick_device(device)
     n = len(images)
     size = checked("size", size, Count)
@@ -235,13 +135,42 @@ def align(
     if not (five_points and np.isfinite(template).all()):
         raise ValueError(f"template has shape {template.shape}; it must be five points, (5, 2)")
     a, b = similarity(landmarks, template * size - 0.5)
+    crops = torch.empty(n, 3, size, size, dtype=torch.uint8 if rounded else torch.float32)
+
+    def keep(rows: list[int], batch: Tensor) -> None:
+        crops[rows] = (batch.round().clamp(0, 255).byte() if rounded else batch).cpu()
+
+    cut(images, a, b, size, keep, device=device, batch_size=batch_size)
+    return crops
+
+
+def cut(
+    images: Sequence[np.ndarray], a: np.ndarray, b: np.ndarray, size: int,
+    keep: Callable[[list[int], Tensor], None], *,
+    device: torch.device, batch_size: int | None = None, outside: str = "zeros",
+) -> None:  # fmt: skip
+    """Sample a square of each photo, and hand the squares to ``keep``, batch by batch.
+
+    Parameters
+    ----------
+    images : sequence of uint8 arrays (h, w, 3)
+    a, b : complex arrays (n,)
+        From :func:`similarity`: point z of a photo lies at a z + b of its square.
+    size : int
+        Side of the squares in pixels.
+    keep : function of rows and batch
+        The batch is a float tensor (len(rows), 3, size, size) in 0..255, on the device.
+    device, batch_size
+        As in :func:`in_batches`.
+    outside : "zeros" (black) or "border" (the photo's edge, repeated)
+        What is seen outside the photo.
+    """
     samples = np.clip(np.round(1 / abs(a)), 1, 16).astype(int)
     keys = [(*image.shape[:2], k) for image, k in zip(images, samples, strict=True)]
-    crops = torch.empty(n, 3, size, size, dtype=torch.uint8)
 
-    def cut(rows: list[int]) -> None:
+    def sample(rows: list[int]) -> None:
         height, width, k = keys[rows[0]]
-        # A crop's pixel p lies at (p - b) / a in the photo. affine_grid and grid_sample want this map
+        # A square's pixel p lies at (p - b) / a in the photo. affine_grid and grid_sample want this map
         # between coordinates whose -1 and 1 are the outer edges of the outer pixels, on both sides.
         turn = size / 2 / a[rows]
         shift = ((size - 1) / 2 * (1 + 1j) - b[rows]) / a[rows] + (0.5 + 0.5j)
@@ -250,14 +179,14 @@ def align(
         theta[:, :, 2] -= 1
         theta = torch.from_numpy(theta.astype(np.float32)).to(device)
         grid = F.affine_grid(theta, (len(rows), 3, size * k, size * k), align_corners=False)
-        batch = F.grid_sample(_stack(images, rows, device), grid, align_corners=False)
-        crops[rows] = F.avg_pool2d(batch, int(k)).round().clamp(0, 255).byte().cpu()
+        batch = stack(images, rows, device)
+        batch = F.grid_sample(batch, grid, padding_mode=outside, align_corners=False)
+        keep(rows, F.avg_pool2d(batch, int(k)))
 
-    in_batches(cut, keys, batch_size, device)
-    return crops
+    in_batches(sample, keys, batch_size, device)
 
 
-def _checked(images: Images) -> list[np.ndarray]:
+def checked_images(images: Images) -> list[np.ndarray]:
     """The images as a list, or a ValueError that names the first one that is no RGB image."""
     try:
         images = list(images)
@@ -307,7 +236,7 @@ def in_batches(
                     del rows[:step]
 
 
-def _stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -> Tensor:
+def stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -> Tensor:
     """Stack the images of some rows into one float tensor (b, 3, h, w) in 0..255."""
     batch = torch.from_numpy(np.stack([images[row] for row in rows]))
     return batch.to(device).permute(0, 3, 1, 2).float()

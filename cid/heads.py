@@ -107,7 +107,7 @@ class StandardisedFeatures:
     rows : int or bool array, optional
         The images that can be trained on; by default all.
     device : str
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
 
     Raises
     ------
@@ -172,9 +172,9 @@ class StandardisedFeatures:
 
 
 def fit_heads(
-    features, labels, sample_weights, l2: float, *, risk: Callable = mean_risk, groups=None,
-    offset=None, flipped=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
-    design: StandardisedFeatures | None = None, device: str = "auto", progress: str | None = None,
+    features, labels, sample_weights, l2, *, risk: Callable = mean_risk, groups=None,
+    offset=None, flipped=None, standardised_by=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
+    strict: bool = True, design: StandardisedFeatures | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
 
@@ -194,8 +194,8 @@ def fit_heads(
         As in :class:`StandardisedFeatures`.
     sample_weights : array, shape (h, n)
         Non-negative; 0 keeps an image out of the head's training set.
-    l2 : float
-        Strength of the L2 penalty on standardised features, > 0.
+    l2 : float, or array of shape (h,)
+        Strength of the L2 penalty on standardised features, > 0, of all heads or of each of several.
     risk : callable
         A :data:`cid.risks.Risk`. With ``groups``: a function of the groups of the images in use, int
         (h, m), that returns one.
@@ -205,15 +205,20 @@ def fit_heads(
         model that the head corrects, or those it must not learn again.
     flipped : float array, shape (h, n), optional
         The share of an image, in [0, 1], that counts under the other label.
+    standardised_by : bool array, shape (n,), optional
+        Images by which every head standardises, whether it trains on them or not, in the place of its
+        own training images; these must be among them.
     room : int
         Products are padded to this many heads, or a multiple.
     tolerance : float
         A head has converged when the norm of its gradient is this fraction of the initial one.
     max_iterations : int
+    strict : bool
+        Refuse heads that have not converged; otherwise :attr:`Heads.gradient` tells.
     design : StandardisedFeatures, optional
         Of these features and labels, to share what other calls have computed.
     device : str
-        As in :func:`cid.align.detect`; with ``design``, its device.
+        As in :func:`cid.detection.detect`; with ``design``, its device.
     progress : str, optional
         Label of a progress bar.
 
@@ -246,7 +251,7 @@ def fit_heads(
         design = StandardisedFeatures(features, labels, rows, device)
     device = design.features.device
     weights = torch.as_tensor(sample_weights, dtype=torch.float32, device=device)
-    l2 = checked("train.l2", l2, Positive)
+    l2 = _penalties(l2, weights)
     tolerance = checked("tolerance", tolerance, Positive)
     max_iterations = checked("max_iterations", max_iterations, Count)
     room = checked("room", room, Count)
@@ -255,6 +260,9 @@ def fit_heads(
     groups = _per_image("groups", groups, 0, 1e9, torch.int64, weights)
     offset = _per_image("offset", offset, -1e30, 1e30, torch.float32, weights)
     flipped = _per_image("flipped", flipped, 0, 1, torch.float32, weights)
+    member = weights > 0
+    if standardised_by is not None:
+        member = _members(standardised_by, member)
 
     # A head has n training images and d features. Two ways lead to the same optimum:
     #
@@ -269,12 +277,13 @@ def fit_heads(
     #     n^2 multiplications, whatever d is.
     #
     # The optimiser sees the inner products of (w, b) in both, so it takes the same steps.
-    images = int((weights > 0).sum(dim=1).max())
+    images = int(member.sum(dim=1).max())
     fit = _fit_dual if images <= design.features.shape[1] else _fit_primal
     with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
         own_weight, own_bias, steps, relative = fit(
             design,
             weights,
+            member,
             l2=l2,
             risk=risk,
             groups=groups,
@@ -286,7 +295,7 @@ def fit_heads(
             progress=progress,
         )
     worst = float(relative.max())
-    if not worst <= tolerance:
+    if strict and not worst <= tolerance:
         raise ValueError(
             f"{int((relative > tolerance).sum())} of {len(weights)} heads have not converged after "
             f"{steps} steps (gradient {worst:.1e} of the initial one, {tolerance:.0e} wanted); "
@@ -320,7 +329,7 @@ class _PrimalProblem:
     weights: Tensor  # (h, m): of row sum 1
     shift: Tensor  # (h, d): mean of each head's own training images
     scale: Tensor  # (h, d): and standard deviation
-    l2: float
+    l2: Tensor  # (h, 1)
     risk: Callable
     offset: Tensor | float  # (h, m), or 0
     flipped: Tensor | None  # (h, m)
@@ -337,7 +346,7 @@ class _PrimalProblem:
         margins = (logits + self.offset) * self.signs
         losses, pull = _losses(margins, self.flipped)
         value, share = self.risk(losses, self.weights)
-        loss = value + 0.5 * self.l2 * (w * w).sum(1)
+        loss = value + 0.5 * self.l2[:, 0] * (w * w).sum(1)
 
         slope = -share * pull * self.signs  # the derivative by the logits
         total = slope.sum(1, keepdim=True)
@@ -355,8 +364,9 @@ class _PrimalProblem:
 def _fit_primal(
     design: StandardisedFeatures,
     weights: Tensor,
+    member: Tensor,
     *,
-    l2: float,
+    l2: Tensor,
     risk: Callable,
     groups: Tensor | None,
     offset: Tensor | None,
@@ -368,7 +378,8 @@ def _fit_primal(
 ) -> tuple[Tensor, Tensor, int, Tensor]:
     """Fit heads over their weights: for more images than features.
 
-    ``weights``, ``groups``, ``offset`` and ``flipped`` are (h, n); the weights have row sums 1.
+    ``weights``, ``groups``, ``offset`` and ``flipped`` are (h, n), ``l2`` is (h, 1); the weights have
+    row sums 1. ``member``, bool (h, n), are the images that standardise: those of positive weight or more.
 
     Returns
     -------
@@ -378,15 +389,16 @@ def _fit_primal(
         As from :func:`cid.lbfgs.minimise`.
     """
     # Only images that some head trains on take part, padded by copies of weight 0.
-    used = torch.nonzero((weights > 0).any(dim=0))[:, 0]
+    used = torch.nonzero(member.any(dim=0))[:, 0]
     padding = -len(used) % LANES
     used = torch.cat([used, used[:1].expand(padding)])
     features = design.features[used]
     weights = weights[:, used]
     weights[:, len(used) - padding :] = 0
 
-    # Mean and standard deviation of each head's training images, each image counted once.
-    member = (weights > 0).float()
+    # Mean and standard deviation of the images that standardise, each image counted once.
+    member = member[:, used].float()
+    member[:, len(used) - padding :] = 0
     member /= member.sum(dim=1, keepdim=True)
     member = _padded(member, room)
     heads = len(weights)
@@ -436,7 +448,7 @@ class _DualProblem:
     weights: Tensor  # (sets, slots, size)
     offset: Tensor  # (sets, slots, size)
     flipped: Tensor | None  # (sets * slots, size)
-    l2: float
+    l2: Tensor  # (sets * slots, 1)
     risk: Callable
     room: int  # slots that products are padded to
 
@@ -448,7 +460,7 @@ class _DualProblem:
         margins = ((logits + self.offset) * self.signs).flatten(0, 1)
         losses, pull = _losses(margins, self.flipped)
         value, share = self.risk(losses, self.weights.flatten(0, 1))
-        loss = value + 0.5 * self.l2 * (a * k_a).sum(1)
+        loss = value + 0.5 * self.l2[:, 0] * (a * k_a).sum(1)
 
         # The gradient by w is X^T slope + l2 X^T a: again a combination of the images.
         slope = (-share * pull).view(self.weights.shape) * self.signs
@@ -470,8 +482,9 @@ class _DualProblem:
 def _fit_dual(
     design: StandardisedFeatures,
     weights: Tensor,
+    member: Tensor,
     *,
-    l2: float,
+    l2: Tensor,
     risk: Callable,
     groups: Tensor | None,
     offset: Tensor | None,
@@ -485,8 +498,8 @@ def _fit_dual(
 
     Arguments and results are those of :func:`_fit_primal`.
     """
-    heads_by_set = _heads_by_training_set(weights)
-    most_images = int((weights > 0).sum(dim=1).max())
+    heads_by_set = _heads_by_training_set(member)
+    most_images = int(member.sum(dim=1).max())
     size = LANES * -(-most_images // LANES)  # rounded up
     sets_at_once = max(1, HELD // size**2)
     room_in_set = -(-room // len(heads_by_set))  # rounded up
@@ -497,7 +510,7 @@ def _fit_dual(
     steps = 0
     for first in range(0, len(heads_by_set), sets_at_once):
         heads = heads_by_set[first : first + sets_at_once]
-        rows = [torch.nonzero(weights[own[0]] > 0)[:, 0] for own in heads]
+        rows = [torch.nonzero(member[own[0]])[:, 0] for own in heads]
         stack = design.gram_stack(rows, size)
         signs = weights.new_zeros(len(heads), 1, size)
         for place, own_rows in enumerate(rows):
@@ -513,7 +526,7 @@ def _fit_dual(
             weights=stacked_weights,
             offset=stacked_offset,
             flipped=None if flipped is None else _stacked(flipped, heads, rows, size).flatten(0, 1),
-            l2=l2,
+            l2=_in_slots(l2, heads),
             risk=risk
             if groups is None
             else risk(_stacked(groups, heads, rows, size).flatten(0, 1)),
@@ -540,9 +553,9 @@ def _fit_dual(
     return weight, bias, steps, relative
 
 
-def _heads_by_training_set(weights: Tensor) -> list[np.ndarray]:
+def _heads_by_training_set(member: Tensor) -> list[np.ndarray]:
     """Group the heads by the images they train on: the numbers of the heads of each training set."""
-    images = np.packbits((weights > 0).cpu().numpy(), axis=1)
+    images = np.packbits(member.cpu().numpy(), axis=1)
     training_sets, set_of_head = np.unique(images, axis=0, return_inverse=True)
     set_of_head = set_of_head.reshape(-1)
     return [np.flatnonzero(set_of_head == number) for number in range(len(training_sets))]
@@ -555,6 +568,15 @@ def _stacked(values: Tensor, heads: list[np.ndarray], rows: list[Tensor], size: 
     for place, (own_heads, own_rows) in enumerate(zip(heads, rows, strict=True)):
         stack[place, : len(own_heads), : len(own_rows)] = values[own_heads][:, own_rows]
     return stack
+
+
+def _in_slots(l2: Tensor, heads: list[np.ndarray]) -> Tensor:
+    """Arrange the penalties (h, 1) as the heads stand in a stack, (sets * slots, 1); 1 in empty slots."""
+    slots = max(map(len, heads))
+    stack = l2.new_ones(len(heads), slots, 1)
+    for place, own_heads in enumerate(heads):
+        stack[place, : len(own_heads)] = l2[own_heads]
+    return stack.flatten(0, 1)
 
 
 # --- what both share ------------------------------------------------------------------------------
@@ -579,6 +601,28 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 def _padded(matrix: Tensor, rows: int) -> Tensor:
     """Pad with zero rows to a multiple of ``rows``: the last bits of a product depend on its shape."""
     return pad(matrix, (0, 0, 0, -matrix.shape[-2] % rows))
+
+
+def _penalties(l2, weights: Tensor) -> Tensor:
+    """The penalty of every head, (h, 1); a single head takes a number."""
+    heads = len(weights)
+    if heads == 1 or np.shape(l2) != (heads,):
+        l2 = [checked("train.l2", l2, Positive)] * heads
+    l2 = reals("l2", l2)
+    if not ((l2 > 0) & (l2 <= 1e30)).all():
+        raise ValueError("l2 of every head must be a number above 0, 1e30 at most")
+    return torch.as_tensor(l2, dtype=torch.float32, device=weights.device)[:, None]
+
+
+def _members(standardised_by, trained_on: Tensor) -> Tensor:
+    """The images that standardise, the same for all heads, bool (h, n)."""
+    given = array("standardised_by", standardised_by)
+    if given.dtype != bool or given.shape != trained_on.shape[1:]:
+        raise ValueError("standardised_by must be true or false for each image")
+    member = torch.as_tensor(given, device=trained_on.device).expand_as(trained_on)
+    if (trained_on & ~member).any():
+        raise ValueError("standardised_by leaves out an image that a head trains on; add it")
+    return member
 
 
 def _per_image(name: str, values, low: float, high: float, dtype: torch.dtype, weights: Tensor):

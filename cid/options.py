@@ -10,7 +10,8 @@ from cid.settings import (
     AtLeast1,
     Count,
     CountFrom2,
-    NotNegative,
+    CountOrAuto,
+    NotNegativeOrAuto,
     Options,
     Positive,
     Share,
@@ -46,10 +47,14 @@ class NetworkOptions(Options):
     and falls along a cosine to 0.
     """
 
-    epochs: Count = 20
+    # epochs and weight_decay can be auto: chosen on a held-out tenth of the training images, by class labels
+    # alone, for ERM and for all methods of a bias level alike (:mod:`cid.schedule`). Nothing else here is
+    # chosen by data, because it would take a grid of trainings for every setting. The other values were
+    # tuned for no method; what is not of a single method is the same for all.
+    epochs: CountOrAuto = 20
     batch: CountFrom2 = 64  # images a step, at most
     learning_rate: Positive = 1e-3
-    weight_decay: NotNegative = 0.05
+    weight_decay: NotNegativeOrAuto = 0.05
     # Share of a set's training images that trains nothing: the epoch whose network has the smallest
     # class-balanced loss on them is kept (:func:`cid.training.fit`). 0: the last epoch is kept.
     held_out: ShareBelow1 = 0.0
@@ -71,7 +76,7 @@ class NetworkOptions(Options):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.jtt_epochs > self.epochs:
+        if self.epochs != "auto" and self.jtt_epochs > self.epochs:
             raise ValueError(
                 f"jtt_epochs is {self.jtt_epochs}, more than the {self.epochs} epochs; stop the first "
                 "training of jtt earlier"

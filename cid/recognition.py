@@ -63,15 +63,15 @@ def embed(
 
     Parameters
     ----------
-    crops : uint8 tensor (n, 3, size, size)
-        From :func:`cid.align.align`, with the network's size and template.
+    crops : uint8 or float32 tensor (n, 3, size, size)
+        From :func:`cid.align.align`, with the network's size and template; best not rounded.
     network : str or Network
         A key of :data:`NETWORKS`, or another network.
     precision : {"single", "half"}
         "single": float32 without TF32. "half": float16 where that is safe, for speed on a GPU;
         embeddings differ by a few 1e-3. It has no effect on a network that torch does not run.
     device, batch_size, progress
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
 
     Raises
     ------
@@ -151,16 +151,23 @@ def _in_batches(
 
 
 def _checked(crops, network: str, size: int) -> Tensor:
-    """Crops as a uint8 tensor, or a ValueError that says which ones the network needs."""
+    """Crops as a tensor, or a ValueError that says which ones the network needs."""
     if not isinstance(crops, Tensor):
         crops = array("crops", crops)
     dtype = str(crops.dtype).removeprefix("torch.")
-    if dtype != "uint8" or crops.shape[1:] != (3, size, size):
+    if dtype not in ("uint8", "float32") or crops.shape[1:] != (3, size, size):
         raise ValueError(
             f"crops are {crops.dtype} of shape {tuple(crops.shape)}; "
-            f"{network} needs uint8 of shape (n, 3, {size}, {size})"
+            f"{network} needs uint8 or float32 of shape (n, 3, {size}, {size})"
         )
-    return torch.as_tensor(crops)
+    crops = torch.as_tensor(crops)
+    if crops.is_floating_point() and len(crops):
+        low, high = (float(end) for end in torch.aminmax(crops))
+        if not (0 <= low and 1 < high <= 255):
+            raise ValueError(
+                f"crops are float32 from {low:g} to {high:g}; {network} needs pixels from 0 to 255"
+            )
+    return crops
 
 
 class Pixels(nn.Module):

@@ -71,6 +71,7 @@ Whole = rule("a whole number of at least 0", int, Ge(0), Le(2**63 - 1))
 Count = rule("a whole number of at least 1", int, Ge(1), Le(2**63 - 1))
 CountFrom2 = rule("a whole number of at least 2", int, Ge(2), Le(2**63 - 1))
 CountOrAuto = or_auto("a whole number of at least 1", int, Ge(1))
+NotNegativeOrAuto = or_auto("a number of at least 0", float, Ge(0))
 PositiveOrAuto = or_auto("a number above 0", float, Gt(0), Le(1e30))
 ExponentOrAuto = or_auto("a number from 0 to 1e6", float, Ge(0), Le(1e6))
 # Kernel widths on the cosine scale: float64 cannot tell narrower ones apart.

@@ -123,7 +123,7 @@ def fit(
     seed : int
         Decides everything that is random.
     device : str
-        As in :func:`cid.align.detect`.
+        As in :func:`cid.detection.detect`.
     base : Fitted, optional
         For "retrain": the ERM network of this seed, which is then not trained again.
     checkpoint : path, optional
@@ -664,6 +664,10 @@ def _check(model, inputs, labels, rows, training, weights, groups, options) -> N
     find("training kind", training, KINDS)
     if not isinstance(options, NetworkOptions):
         raise ValueError(f"options are {type(options).__name__}; make them by read_options")
+    if "auto" in (options.epochs, options.weight_decay):
+        raise ValueError(
+            "epochs or weight_decay is auto; give a number, or choose one by cid.schedule first"
+        )
     _check_inputs(model, inputs)
     if labels.shape != (len(inputs),):
         raise ValueError(f"labels have shape {labels.shape}; {len(inputs)} inputs need one each")

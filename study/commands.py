@@ -46,6 +46,7 @@ GROUPS = {  # in the order in which a newcomer needs them
         "import": Command("study.faces.importers", "SOURCE FOLDER", "photographs into data/"),
         "rehearse": Command("study.pipeline.rehearse", "TABLE", "time and memory without images"),
         "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
+        "detector": Command("study.faces.detector", "", "the file of the face detector"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
     },
     "Share the work": {
@@ -56,6 +57,7 @@ GROUPS = {  # in the order in which a newcomer needs them
     "Called by dvc.yaml": {
         "stage": Command(NOTEBOOK, "NAME", "execute the notebook of a stage", "main_stage"),
         "paper": Command(NOTEBOOK, "", "execute the sections of the report", "main_paper"),
+        "publish": Command("study.pipeline.publish", "", "copy the report to reports/"),
     },
     "Work on the code": {
         "stages": Command("study.pipeline.stages", "check|write", "compare dvc.yaml with the code"),
@@ -63,7 +65,15 @@ GROUPS = {  # in the order in which a newcomer needs them
             NOTEBOOK, "clean|check FILES", "strip outputs from notebooks", "main_notebooks"
         ),
         "protocols": Command(
-            "study.pipeline.protocols", "", "note since when the content of every study stands"
+            "study.pipeline.protocols",
+            "[withdraw NAME WHY]",
+            "note since when the content of every study stands",
+        ),
+        "earlier": Command(
+            "study.pipeline.earlier", "COMMIT [NAMES]", "keep what the reports of a commit say"
+        ),
+        "verdicts": Command(
+            "study.pipeline.verdicts", "COMMIT", "verdicts of old reports by the rules of now"
         ),
         "tune": Command("study.tune", "FOLDER", "choose settings on development people"),
     },

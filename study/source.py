@@ -39,8 +39,30 @@ def code(*names: str) -> str:
     ValueError
         If there is no such definition.
     """
+    return _digest_of_all([_located(name) for name in names])
+
+
+def program(text: str) -> str:
+    """Digest of the definitions that a program uses, such as the cells of a notebook, with all code they use.
+
+    What the program itself says is not part of it.
+
+    Parameters
+    ----------
+    text : str
+        Python code.
+    """
+    with PARSING:
+        tree = ast.parse(text)
+    imported = _imports(tree)
+    used = [(name, chain) for chain in _chains(tree) if (name := chain[0]) in imported]
+    followed = [_follow(*imported[name], chain[1:]) for name, chain in used]
+    return _digest_of_all([definition for definitions in followed for definition in definitions])
+
+
+def _digest_of_all(waiting: list[Definition]) -> str:
+    """Digest of definitions and of all they use, with the versions of :data:`LIBRARIES`."""
     found: set[Definition] = set()
-    waiting = [_located(name) for name in names]
     while waiting:
         definition = waiting.pop()
         if definition not in found:

@@ -13,7 +13,11 @@ the training set, which is all that a user without identity labels could measure
 either chooses, so that a reader sees how much of a method is its selection.
 
 Where a setting's right value depends on how many images a person has (:data:`ADAPTS`), ``auto`` is used
-whatever is chosen here, as a number that fits these people would not fit others. CID's own power is 1 and
+whatever is chosen here, as a number that fits these people would not fit others. The heads' penalty is no
+longer chosen here at all, but on the training sets of each study (:mod:`cid.penalty`): its rows show what
+these people would have said, and none is used. The committed rows of all other settings were measured under
+the penalty .1 that these people chose, and are kept; the command now measures under `train.l2` of
+params.yaml. CID's own power is 1 and
 the two-factor method's rarity 1 by definition; ``cid-power`` and ``surprise`` are what the grid makes of
 them. A grid holds values at which a method is itself: AFR with gamma 0, and SELF with all of the images
 held out, would be the same class-balanced refit, which was a little better than either.
@@ -144,7 +148,7 @@ def main(arguments: list[str]) -> None:
         dataset.write_faces(folder, records(PEOPLE, seed=SEED), card(PEOPLE, seed=SEED))
     faces = dataset.read_faces(folder)
     networks = tree["embed"]["network"], tree["embed"]["trunk"]
-    how = {key: tree["embed"].get(key) for key in ("detect", "onnx")}
+    how = {key: tree["embed"].get(key) for key in ("detect", "detector", "mirror", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
     labels, identities = faces.labels(tree["task"]), faces.frame["identity"].to_numpy()
     arrays = Arrays(found.embedding, found.trunk, labels, identities)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import importlib
 import importlib.util
 import json
@@ -18,31 +17,30 @@ from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 import cid
-from study.pipeline import kept, overview, params, protocols, report
+from study.pipeline import findings, kept, overview, params, protocols
 
 ROOT = Path(__file__).parents[1]
 yaml = YAML(typ="safe")
 STUDIES = kept.names(ROOT / "studies")
 REPORTED = sorted(path.parent.name for path in (ROOT / "reports").glob("[!.]*/card.json"))
-CONFIRMATORY = [
-    name
-    for name in REPORTED
-    if kept.resolve(name, ROOT / "studies")["protocol"]["status"] == "confirmatory"
+ROWS = protocols.read(ROOT / protocols.TABLE)
+CONFIRMATORY = [  # also those that were run again since
+    row for row in ROWS if row.state == "confirmatory" and row.study in REPORTED
 ]
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.overview study.pipeline.pages study.pipeline.provenance study.pipeline.protocols
-study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
-study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.titles study.results.claims
-study.results.varied study.results.inference study.results.metrics study.results.rounding
-study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.arrays
+study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
+study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
+study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
+study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays
 study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
-study.faces.mobilefacenet study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
-study.source study.errors study.commands cid.distributed cid.networks cid.training cid.models cid.heads cid.lbfgs cid.risks
-cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+study.faces.importers study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
+study.faces.mobilefacenet study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.penalty cid.heads cid.lbfgs cid.risks
+cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
@@ -195,7 +193,8 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    assert report.readme(params.read()) == text, "run `python -m study report readme`"
+    for path, filled in findings.documents(params.read()).items():
+        assert path.read_text() == filled, "run `python -m study report readme`"
     results = (ROOT / "docs/results.md").read_text()
     assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
@@ -233,15 +232,16 @@ def git(*command: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-@pytest.mark.parametrize("name", CONFIRMATORY)
-def test_a_protocol_was_committed_before_its_result_and_not_touched_after(name):
+@pytest.mark.parametrize("row", CONFIRMATORY, ids=lambda row: row.study)
+def test_a_protocol_was_committed_before_its_result_and_not_touched_after(row):
     """By the first file of the results that only studies with a protocol have.
 
-    That the study's content is still the one of that commit, a test of kept studies shows.
+    That the row's content is the one of its commit, a test of kept studies shows. The report of a study
+    that was run again names that commit, too.
     """
     if git("rev-parse", "--is-shallow-repository") != "false":
         pytest.skip("the history is shallow or absent")
-    fixed = protocols.read(ROOT / protocols.TABLE)[name].commit
+    name, fixed = row.study, row.commit
     made = json.loads((ROOT / "reports" / name / "provenance.json").read_text())
     assert made["protocol"]["commit"] == fixed
     added = ["log", "--format=%H", "--diff-filter=A", "--", f"reports/{name}/power.csv"]
@@ -316,81 +316,13 @@ def test_the_first_page_is_short_enough_to_be_read():
     assert len((ROOT / "README.md").read_bytes()) <= 9000
 
 
-# What the README says in words: a study, the people tested, a metric, a method, and the gain or the
-# accuracy as it is written there.
-STATED = """
-virtual-people@0.9 seen accuracy erm 85.5 %
-virtual-people@0.9 seen minority_accuracy erm 75.0 %
-virtual-people@0.9 seen accuracy surprise 88.3 %
-virtual-people@0.9 seen minority_accuracy surprise 83.4 %
-virtual-people@0.9 seen accuracy oracle 88.2 %
-virtual-people@0.9 seen minority_accuracy oracle 83.0 %
-virtual-people@0.9 seen accuracy cid 86.2 %
-virtual-people@0.9 seen minority_accuracy cid 77.0 %
-lfw-mouth seen accuracy surprise +1.14 [+0.53, +1.75]
-lfw-mouth seen accuracy surprise +1.1
-lfw-mouth seen accuracy oracle +1.23
-lfw-mouth seen accuracy oracle +1.2
-lfw-mouth seen minority_accuracy surprise +3.1
-lfw-mouth seen minority_accuracy oracle +3.3
-lfw-mouth unseen accuracy surprise +0.63
-pins-mouth-26 seen accuracy surprise +2.0 [+1.0, +3.0]
-pins-mouth-26 seen accuracy oracle +2.0
-pins-mouth-26 seen minority_accuracy surprise +4.9
-pins-mouth-26 seen minority_accuracy oracle +4.7
-pins-mouth-26 unseen accuracy surprise +0.80
-pins-mouth-14 seen minority_accuracy surprise +1.24 [+0.68, +1.80]
-pins-mouth-14 unseen accuracy surprise −0.36 [−0.65, −0.08]
-cmu-sunglasses seen minority_accuracy oracle +1.05 [+0.16, +1.95]
-cmu-sunglasses seen minority_accuracy surprise −0.47 [−1.07, +0.13]
-pins-mouth-unbiased seen accuracy surprise +0.10 [−0.02, +0.21]
-"""
-
-
-@pytest.mark.parametrize("stated", STATED.strip().splitlines())
-def test_the_readme_says_in_words_what_was_measured(stated):
-    place, people, metric, method, number = stated.split(" ", 4)
-    study, _, level = place.partition("@")
-    assert number in (ROOT / "README.md").read_text()
-    name = "summary.csv" if level else "area.csv"
-    with open(ROOT / "reports" / study / name) as file:
-        rows = [
-            row
-            for row in csv.DictReader(file)
-            if (row["test"], row["metric"], row["method"]) == (people, metric, method)
-            and row.get("level", "") == level
-        ]
-    (row,) = rows
-    ending = "" if level else "_difference"
-    for part, text in zip(
-        ("mean", "low", "high"), re.findall(r"[+−]?[\d.]+", number), strict=False
-    ):
-        measured = 100 * float(row[part + ending])
-        digits = len(text.partition(".")[2])
-        assert abs(measured - float(text.replace("−", "-"))) <= 0.5001 * 10**-digits, (
-            part,
-            measured,
-        )
-
-
-def test_the_readme_counts_the_confirmatory_studies():
-    """Seven of them; two where every claim of label surprise is supported, as the README says."""
-    verdicts = {}
-    for name in CONFIRMATORY:
-        entries = json.loads((ROOT / "reports" / name / "claims.json").read_text())
-        verdicts[name] = [
-            (entry["metric"], entry["test"], entry["verdict"])
-            for entry in entries
-            if entry["method"] == "surprise" and entry["primary"] and entry["effect"] is not None
-        ]
-    whole = {n for n, found in verdicts.items() if all(v == "supported" for *_, v in found)}
-    part = {n for n, found in verdicts.items() if any(v == "supported" for *_, v in found)} - whole
-    none = {n for n, found in verdicts.items() if all(v == "not testable" for *_, v in found)}
-    assert len(verdicts) == 7
-    assert whole == {"lfw-mouth", "pins-mouth-26"}
-    assert part == {"pins-mouth-14"}
-    assert none == {"lfw-natural", "pins-turned", "pins-mouth-unbiased"}
-    assert verdicts["cmu-sunglasses"][0] == ("minority_accuracy", "seen", "not supported")
+@pytest.mark.parametrize("path", ["README.md", "docs/findings.md"])
+def test_every_figure_of_a_result_is_computed(path):
+    """Outside of the blocks that `python -m study report readme` writes there is none."""
+    text = (ROOT / path).read_text()
+    prose = re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", text, flags=re.DOTALL)
+    assert len(prose) < len(text)
+    assert not re.findall(r"[+−]\d+\.\d+|\[[+−]\d|\b(?!95 %)\d+(?:\.\d+)? %", prose)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.stem)
@@ -435,8 +367,13 @@ def test_celeba_on_disk_is_one_command_from_a_report():
             check=True,
         ).stdout
 
-    lines = make("FOLDER=my CelebA", "NAME=celeba-mouth").splitlines()
-    assert 'study import celeba "my CelebA"' in lines[-3]
-    assert lines[-2:] == ["dvc add --quiet data", "python -m study run celeba-mouth"]
-    assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling")
+    lines = make("FOLDER=my CelebA", "NAME=celeba-mouth-8").splitlines()
+    # Always through the importer, which keeps what is there only if it is of the same files and people.
+    assert lines[-3:] == [
+        'python -m study import celeba "my CelebA" --part development --unless-there',
+        "dvc add --quiet data",
+        "python -m study run celeba-mouth-8",
+    ]
+    assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling-8")
+    assert "--part confirmation" in make("FOLDER=C", "PART=confirmation")
     assert "say where CelebA is" in make()

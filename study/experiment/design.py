@@ -16,7 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from study.experiment.levels import CORRELATED, built_level, built_levels, minority_images
+from study.experiment.levels import (
+    CORRELATED,
+    REPEATED,
+    built_level,
+    built_levels,
+    minority_images,
+)
 
 FEW = 20  # below this many usable people, suggest settings that would include more
 
@@ -131,7 +137,7 @@ def draw_sets(
     test_per_class: int,
     unseen_share: float,
     people: int | None = None,
-    cohorts: bool = False,
+    cohorts: bool | str = False,
     only: Iterable[float] | None = None,
 ) -> pd.DataFrame:
     """Draw the training and test sets of every level and of seeds 0 .. seeds - 1.
@@ -163,9 +169,11 @@ def draw_sets(
         Share of the identities that is kept out of training.
     people : int, optional
         How many of the usable identities take part: the first by name; all without it.
-    cohorts : bool
-        Give every seed ``people`` identities of its own, drawn at random, that no other seed has:
-        independent replications.
+    cohorts : bool or "repeated"
+        True: give every seed ``people`` identities of its own, drawn at random, that no other seed has:
+        independent replications. ``repeated``: the usable identities make as many such cohorts as they
+        can, and the seeds take these in turn, each with draws of its own; where there are fewer than
+        ``people``, all are one cohort.
     only : iterable of float, optional
         The levels to draw; all without it.
 
@@ -403,9 +411,28 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
     }
 
 
-def _members(usable: pd.DataFrame, seeds: int, people, cohorts: bool, advise) -> list[pd.DataFrame]:
+def count_cohorts(usable: int, seeds: int, people: int | None, cohorts: bool | str) -> tuple:
+    """How many different cohorts the seeds have, and how many people are in one, as in :func:`draw_sets`.
+
+    ``usable`` is how many identities have enough images.
+    """
+    if not cohorts:
+        return 1, usable if people is None else min(people, usable)
+    if cohorts == REPEATED:
+        size = min(people, usable)
+        return min(seeds, usable // size) if size else 0, size
+    return seeds, people
+
+
+def _members(
+    usable: pd.DataFrame, seeds: int, people: int | None, cohorts: bool | str, advise
+) -> list[pd.DataFrame]:
     """The identities of every seed, of those usable."""
     n = len(usable)
+    if cohorts == REPEATED and people is not None:
+        if n < 2:  # which is refused where everybody takes part, too
+            return [usable] * seeds
+        people = min(people, n)
     if people is not None and not 2 <= people <= n:
         raise ValueError(
             f"bias.people is {people}; it must be null (all) or a number from 2 to {n}, the identities "
@@ -415,15 +442,20 @@ def _members(usable: pd.DataFrame, seeds: int, people, cohorts: bool, advise) ->
         members = usable if people is None else usable[:people]
         return [members] * seeds
     if people is None:
-        raise ValueError("bias.cohorts is true, so bias.people must say how many people one holds")
-    if seeds * people > n:
+        shown = str(cohorts).lower()
+        raise ValueError(
+            f"bias.cohorts is {shown}, so bias.people must say how many people one holds"
+        )
+    number, _ = count_cohorts(n, seeds, people, cohorts)
+    if number * people > n:
         raise ValueError(
             f"{seeds} cohorts of {people} people need {seeds * people}, and {n} are usable; set seeds "
-            f"to {n // people} at most, or bias.people to {n // seeds}"
+            f"to {n // people} at most, or bias.people to {n // seeds}, or bias.cohorts to {REPEATED}"
         )
     order = np.random.default_rng(0).permutation(n)
-    cohort_places = [np.sort(order[s * people : (s + 1) * people]) for s in range(seeds)]
-    return [usable.iloc[places].reset_index(drop=True) for places in cohort_places]
+    places = [np.sort(order[c * people : (c + 1) * people]) for c in range(number)]
+    members = [usable.iloc[of_cohort].reset_index(drop=True) for of_cohort in places]
+    return [members[seed % number] for seed in range(seeds)]
 
 
 def _majorities(can_be: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:

@@ -6,6 +6,7 @@ from cid.names import find
 
 KINDS = ("correlation", "longtail", "natural")
 CORRELATED = "correlation"
+REPEATED = "repeated"  # a value of bias.cohorts: seeds take the cohorts in turn
 
 
 def minority_images(level: float, images_per_identity: int) -> int:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cid.arrays import pick_device
 from cid.models import initialisation, read_options
 from cid.options import NetworkOptions, of_kind
+from cid.schedule import best_options, candidates, held_out_loss, is_open
 from cid.training import Fitted, fit, place
 from study import store
 from study.cores import on_all_cores
@@ -37,6 +38,7 @@ class NetworkRun:
     needed: dict[str, np.ndarray]  # the weights or groups that this kind of training works with
     rows: np.ndarray  # of the training images
     tested: pd.Series  # rows of the test images, by their place in the predictions
+    options: NetworkOptions  # those of all runs of the level, whatever the method
     file: Path | None = None  # where it is kept
     result: dict | None = None  # once finished: logits of the test images, and what info holds
 
@@ -84,6 +86,7 @@ def train_networks(
         processes' runs that are not finished.
     info : pandas.DataFrame
         One row a finished run: ``level``, ``seed``, ``method``, ``training``, ``initialised``,
+        ``epochs`` and ``weight_decay`` (as given, or as chosen where the options say ``auto``),
         ``epoch`` (that stayed, from 1), ``loss`` (its mean training risk), ``accuracy`` (share of the
         images trained on that the network classifies correctly) and ``seconds``.
 
@@ -99,11 +102,15 @@ def train_networks(
     start = initialisation(model, options.pretrained)
 
     predictions = tested(sets).assign(**dict.fromkeys(methods, np.float32("nan")))
-    runs = _runs(sets, predictions, methods)
+    shared = None if folder is None else store.digest(model, start, device.type, inputs)
+    by_level = dict.fromkeys(sets["level"].unique(), options)
+    if is_open(options):
+        choice = _Choice(model, inputs, labels, options, device, folder, shared)
+        by_level = {level: choice.at_level(sets, level) for level in by_level}
+    runs = _runs(sets, predictions, methods, by_level)
     if folder is not None:
-        shared = store.digest(model, start, device.type, inputs)
         for run in runs:
-            run.file = _file(run, folder, model, labels, options, shared)
+            run.file = _file(run, folder, model, labels, shared)
             run.result = store.read(run.file)
     # Two methods can weight a set alike, such as erm and balanced if the classes have the same size:
     # then one run is trained for both.
@@ -124,7 +131,7 @@ def train_networks(
         smoothing=0,
     )
     with bar:
-        training = _Training(model, inputs, labels, options, device, bar)
+        training = _Training(model, inputs, labels, device, bar)
         on_all_cores(training.train_chain, _chains(missing), device)
     for run in runs:
         run.result = run.result or distinct[run.file or id(run)].result
@@ -133,7 +140,60 @@ def train_networks(
     return predictions, _info(runs, start)
 
 
-def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[NetworkRun]:
+@dataclass(frozen=True)
+class _Choice:
+    """What :mod:`cid.schedule` chooses, once a level, for ERM; every method of the level takes it."""
+
+    model: str
+    inputs: torch.Tensor
+    labels: np.ndarray
+    options: NetworkOptions
+    device: torch.device
+    folder: str | Path | None
+    shared: str | None  # the digest of what all runs have in common
+
+    def at_level(self, sets: pd.DataFrame, level: float) -> NetworkOptions:
+        """The options of a level, by its first training set."""
+        cell = sets[(sets["level"] == level) & (sets["part"] == "train")]
+        seed = int(cell["seed"].min())
+        rows = cell.loc[cell["seed"] == seed, "row"].to_numpy()
+        tried = candidates(self.options)
+
+        def loss_of(options: NetworkOptions) -> float:
+            kept = store.kept(
+                self.folder,
+                f"schedule-{self.model}",
+                {
+                    "shared": self.shared,
+                    "options": of_kind(options, "weighted"),
+                    "seed": seed,
+                    "rows": rows,
+                    "labels": self.labels[rows],
+                },
+                code=["cid.schedule.held_out_loss"],
+                compute=lambda: {
+                    "loss": held_out_loss(
+                        self.model,
+                        self.inputs,
+                        self.labels,
+                        rows,
+                        options,
+                        seed=seed,
+                        device=self.device.type,
+                    )
+                },
+            )
+            return float(kept["loss"])
+
+        return best_options(tried, on_all_cores(loss_of, tried, self.device))
+
+
+def _runs(
+    sets: pd.DataFrame,
+    tests: pd.DataFrame,
+    methods: list[str],
+    by_level: dict[float, NetworkOptions],
+) -> list[NetworkRun]:
     """Every run by method, then by set; a ValueError names a column that a method lacks."""
     train = sets[sets["part"] == "train"]
     test_rows = dict(list(tests.groupby(["level", "seed"])["row"]))
@@ -156,17 +216,18 @@ def _runs(sets: pd.DataFrame, tests: pd.DataFrame, methods: list[str]) -> list[N
                 needed={name: training_set[column].to_numpy()} if name else {},
                 rows=training_set["row"].to_numpy(),
                 tested=test_rows[level, seed],
+                options=by_level[level],
             )
             runs.append(run)
     return runs
 
 
-def _file(run: NetworkRun, folder, model: str, labels, options, shared: str) -> Path:
+def _file(run: NetworkRun, folder, model: str, labels, shared: str) -> Path:
     """Where a run is kept; ``shared`` is the digest of what all runs have in common."""
     inputs = {
         "shared": shared,
         "training": run.training,
-        "options": of_kind(options, run.training),
+        "options": of_kind(run.options, run.training),
         "seed": run.seed,
         "rows": run.rows,
         "labels": labels[run.rows],
@@ -213,11 +274,10 @@ def _chains(runs: list[NetworkRun]) -> list[list[NetworkRun]]:
 class _Training:
     """What all runs are trained on and how; on a CPU several threads train at the same time."""
 
-    def __init__(self, model: str, inputs, labels, options: NetworkOptions, device, bar: tqdm):
+    def __init__(self, model: str, inputs, labels, device, bar: tqdm):
         self.model = model
         self.inputs = inputs
         self.labels = labels
-        self.options = options
         self.device = device
         self.bar = bar
         self.lock = Lock()  # of the bar
@@ -240,7 +300,7 @@ class _Training:
             run.rows,
             **run.needed,
             training=run.training,
-            options=self.options,
+            options=run.options,
             seed=run.seed,
             device=self.device,
             base=base,
@@ -304,7 +364,9 @@ def _info(runs: list[NetworkRun], start: str) -> pd.DataFrame:
                 "method": run.method,
                 "training": run.training,
                 "initialised": start,
+                "epochs": run.options.epochs,
+                "weight_decay": run.options.weight_decay,
             }
             rows.append(row | {name: run.result[name] for name in numbers})
-    columns = ["level", "seed", "method", "training", "initialised", *numbers]
-    return pd.DataFrame(rows, columns=columns).astype(numbers)
+    of_run = ["level", "seed", "method", "training", "initialised", "epochs", "weight_decay"]
+    return pd.DataFrame(rows, columns=[*of_run, *numbers]).astype(numbers)

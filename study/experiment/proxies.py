@@ -12,11 +12,12 @@ from cid.posterior import without_class_direction
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import Arrays, whole
-from study.faces.verification import pair_similarities, verification_auc
+from study.faces.verification import pair_similarities, right_pairs, verification_auc
 
 # What a proxy tells.
 LABEL = "same-label AUC within a person"
 PERSON = "verification AUC"
+RIGHT = "right pairs"
 
 
 def degraded(proxy: np.ndarray, identities, noise: Sequence[float]) -> dict[str, np.ndarray]:
@@ -75,11 +76,11 @@ def leaks_of(
 ) -> pd.DataFrame:
     """Compute :func:`leaks` of several proxies, one row each.
 
-    Columns ``proxy`` and the two AUC, of the proxy as it is and, with ``, class direction removed`` after
+    Columns ``proxy``, the two AUC and the right pairs, of the proxy as it is and, with ``, class direction removed`` after
     their names, as label surprise sees it by default.
     """
     people = arrays.people()
-    columns = [PERSON, LABEL]
+    columns = [PERSON, LABEL, RIGHT]
 
     def auc(name: str) -> np.ndarray:
         kept = store.kept(
@@ -103,7 +104,8 @@ def leaks(arrays: Arrays) -> pd.DataFrame:
     """Measure what the proxy tells of the label within a person, and of the person.
 
     One row for the proxy as it is and one for the proxy without its class direction, which labels remove;
-    identities measure. Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``.
+    identities measure. Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``,
+    ``right pairs``.
     """
     known = np.isfinite(arrays.labels)
     proxy = arrays.proxy[known]
@@ -116,10 +118,12 @@ def leaks(arrays: Arrays) -> pd.DataFrame:
     rows = []
     for name, version in versions.items():
         unit = version / np.linalg.norm(version, axis=1, keepdims=True)
+        pairs = pair_similarities(unit, identities)
         row = {
             "proxy": name,
             LABEL: same_label_auc(version, labels, identities),
-            PERSON: verification_auc(*pair_similarities(unit, identities)),
+            PERSON: verification_auc(*pairs),
+            RIGHT: right_pairs(*pairs),
         }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -16,6 +16,7 @@ from cid.arrays import pick_device
 from cid.heads import Heads, StandardisedFeatures
 from study import store
 from study.cores import on_all_cores
+from study.experiment import penalties as cells
 from study.experiment.arrays import whole
 from study.methods.base import TrainingStack
 from study.methods.registry import (
@@ -138,6 +139,7 @@ def train_sets(
     methods: list[str],
     train: dict,
     *,
+    penalties: pd.DataFrame | None = None,
     design: StandardisedFeatures | None = None,
     folder: str | Path | None = None,
     progress: str | None = None,
@@ -155,6 +157,9 @@ def train_sets(
     train : dict
         The section ``train`` of params.yaml: ``l2``, and optionally ``through`` ("loss" or "sampler")
         and ``robust``, the settings of methods that train in a way of their own.
+    penalties : pandas.DataFrame, optional
+        From :func:`study.experiment.penalties.choose`, for sets that are a part of a study's; otherwise
+        chosen here, on the sets at hand.
     design, progress
         As in :func:`cid.heads.fit_heads`; the design is of all rows.
     folder
@@ -169,11 +174,13 @@ def train_sets(
         Of every method, one head a set, in the order of the sets.
     """
     check_fit_settings(train.get("robust", {}))
+    if penalties is None:
+        penalties = cells.choose(sets, features, labels, methods, train, folder)
     fits = _HeadFits(
         features=features,
         labels=whole(labels),
         methods=methods,
-        l2=train["l2"],
+        penalties=penalties,
         through=train.get("through", "loss"),
         robust=train.get("robust", {}),
         design=design,
@@ -194,7 +201,7 @@ class _HeadFits:
     features: np.ndarray
     labels: np.ndarray
     methods: list[str]
-    l2: float
+    penalties: pd.DataFrame
     through: str
     robust: dict
     design: StandardisedFeatures | None
@@ -220,15 +227,22 @@ class _HeadFits:
         files = {} if self.folder is None else self._files(train, at, data)
         kept = {method: store.read(file) for method, file in files.items()}
         found = {method: arrays for method, arrays in kept.items() if arrays}
-        missing = [method for method in self.methods if method not in found]
-        if missing:
-            for method, heads in self._fit(missing, train, seeds).items():
+        missing = {}  # methods by their penalty, which heads that are fitted together share
+        for method in self.methods:
+            if method not in found:
+                missing.setdefault(self._l2(block, method), []).append(method)
+        for l2, methods in missing.items():
+            for method, heads in self._fit(methods, train, seeds, l2).items():
                 found[method] = {**vars(heads), "scores": heads.logits(self.features)[at]}
                 if method in files:
                     store.keep(files[method], found[method])
         scores = {method: found[method].pop("scores") for method in self.methods}
         heads = {method: Heads(**found[method]) for method in self.methods}
         return table.assign(**scores), heads
+
+    def _l2(self, block: pd.DataFrame, method: str) -> float:
+        """The penalty of a method's heads on the sets of a block, which are of one level."""
+        return cells.of_method(self.penalties, block["level"].iloc[0], method)
 
     def _files(self, train: pd.DataFrame, at: tuple, data: str) -> dict[str, Path]:
         """Where every method's heads on a block of training sets are kept."""
@@ -240,7 +254,7 @@ class _HeadFits:
                 "data": data,
                 "images": images,
                 "columns": [train[name].to_numpy() for name in columns],
-                "l2": self.l2,
+                "l2": self._l2(train, method),
                 "through": self.through,
                 "settings": asdict(fit_settings(method, self.robust)),
             }
@@ -248,7 +262,7 @@ class _HeadFits:
             files[method] = store.kept_path(self.folder, f"heads-{method}", inputs, code)
         return files
 
-    def _fit(self, methods: list[str], train: pd.DataFrame, seeds) -> dict[str, Heads]:
+    def _fit(self, methods: list[str], train: pd.DataFrame, seeds, l2: float) -> dict[str, Heads]:
         """Heads of some methods, one for each of the training sets of a block."""
         design = self.design or StandardisedFeatures(
             self.features, self.labels, train["row"].unique()
@@ -258,7 +272,7 @@ class _HeadFits:
             features=self.features,
             labels=self.labels,
             design=design,
-            l2=self.l2,
+            l2=l2,
             through=self.through,
             progress=self.progress,
         )

@@ -5,7 +5,9 @@ import pandas as pd
 from cid.heads import Heads
 from cid.models import get_model, read_options
 from cid.options import NetworkOptions
+from cid.schedule import HELD_OUT, is_open
 from study.experiment.network_runs import train_networks
+from study.experiment.penalties import BASELINE
 from study.experiment.runs import train_sets
 from study.methods.registry import get_method
 
@@ -21,6 +23,7 @@ def train_model(
     methods: list[str],
     train: dict,
     *,
+    penalties: pd.DataFrame | None = None,
     folder=None,
     rank: int = 0,
     world: int = 1,
@@ -38,6 +41,8 @@ def train_model(
         For the other models: from :func:`study.faces.dataset.read_images`.
     train : dict
         The section ``train`` of params.yaml.
+    penalties : pandas.DataFrame, optional
+        As in :func:`study.experiment.runs.train_sets`.
 
     Returns
     -------
@@ -59,11 +64,13 @@ def train_model(
             labels,
             methods,
             train,
+            penalties=penalties,
             folder=folder,
             progress="fit heads",
         )
         heads = Heads.joined(list(fitted.values()))
-        return predictions, _sentence_of_heads(heads, features.shape[1])
+        sentence = _sentence_of_heads(heads, features.shape[1])
+        return predictions, " ".join([sentence, *sentences_of_penalties(penalties)])
 
     model = get_model(name)
     options = read_options(name, train["network"])
@@ -95,6 +102,27 @@ def _sentence_of_heads(heads: Heads, features: int) -> str:
     )
 
 
+def sentences_of_penalties(penalties: pd.DataFrame | None) -> list[str]:
+    """Say how the penalty of linear heads was chosen; nothing where it is given as a number."""
+    if penalties is None or penalties["loss"].isna().all():
+        return []
+    chosen = penalties[penalties["chosen"]]
+    low, high = f"{chosen['l2'].min():g}", f"{chosen['l2'].max():g}"
+    values = low if low == high else f"{low} to {high}"
+    sets = int(penalties["sets"].max())
+    on = "a training set" if sets == 1 else f"up to {sets} training sets"
+    if set(penalties["method"]) == {BASELINE}:
+        return [
+            f"Their L2 penalty, {values}, is the same for every method of a bias level: that under which "
+            f"ERM has the smallest five-fold cross-validated log loss on {on} of the level, by class "
+            "labels alone."
+        ]
+    return [
+        f"Each method's L2 penalty, {values}, is the one under which its own weighted log loss, five-fold "
+        f"cross-validated on {on} of the level, is smallest."
+    ]
+
+
 def _sentence_of_networks(info: pd.DataFrame, title: str, options: NetworkOptions) -> str:
     start = STARTS[info["initialised"].iloc[0]]
     right = info.groupby("method", sort=False)["accuracy"].mean()
@@ -104,10 +132,20 @@ def _sentence_of_networks(info: pd.DataFrame, title: str, options: NetworkOption
         f"{len(info)} networks ({title}), trained from {start}; at the end they had {low} to {high} "
         "of their training images right, in the mean of a method."
     )
+    if is_open(options):
+        epochs, decays = (
+            " to ".join(dict.fromkeys(f"{value:g}" for value in (column.min(), column.max())))
+            for column in (info["epochs"], info["weight_decay"])
+        )
+        sentence += (
+            f" They had {epochs} epochs and a weight decay of {decays}, the same for every method of a bias "
+            f"level; where the parameters say auto, this was chosen for ERM by the log loss on {HELD_OUT:.0%} "
+            "of the images of the level's first training set, by class labels alone."
+        )
     if options.held_out:
         first, middle, last = (f"{epoch:.0f}" for epoch in info["epoch"].quantile([0, 0.5, 1]))
         sentence += (
-            f" Of {options.epochs} epochs one between {first} and {last} stayed (median {middle}), by the "
+            f" Of {info['epochs'].max()} epochs one between {first} and {last} stayed (median {middle}), by the "
             f"class-balanced loss on {options.held_out:.0%} of the training images, which trained nothing."
         )
     return sentence

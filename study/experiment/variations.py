@@ -20,12 +20,13 @@ from cid.heads import StandardisedFeatures
 from cid.names import find
 from study import store
 from study.cores import on_all_cores
+from study.experiment import penalties as cells
 from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets
 from study.experiment.runs import blocks, tested, train_sets, weigh_sets
 
 
-def train_section(l2: float, through: str, robust: dict) -> dict:
+def train_section(l2: float | str, through: str, robust: dict) -> dict:
     """Put together the section ``train`` of ``settings``.
 
     A stage that trains linear heads alone lists these three keys in dvc.yaml, and gets them one by one:
@@ -53,6 +54,24 @@ def weighed(arrays: Arrays, sets: pd.DataFrame, settings: dict, folder=None) -> 
     )
 
 
+def penalties(arrays: Arrays, sets: pd.DataFrame, settings: dict, folder=None) -> pd.DataFrame:
+    """Find the penalty of every level of some sets: :func:`study.experiment.penalties.choose`."""
+    first = cells.first_sets(sets)
+    if settings["train"]["l2"] == "own":
+        first = weighed(arrays, first, settings, folder)
+    return cells.choose(
+        first, arrays.features, arrays.labels, settings["methods"], settings["train"], folder
+    )
+
+
+def penalties_of(
+    arrays: Arrays, settings: dict, levels: Iterable[float] | None = None, folder=None
+) -> pd.DataFrame:
+    """As :func:`penalties`, for the sets that :func:`run` would draw: what its heads were fitted with."""
+    few = settings | {"seeds": min(settings["seeds"], cells.MOST)}
+    return penalties(arrays, drawn(arrays, few, levels), settings, folder)
+
+
 def run(
     arrays: Arrays,
     settings: dict,
@@ -76,16 +95,17 @@ def run(
 
 def _run(arrays: Arrays, sets: pd.DataFrame, settings: dict, design, folder) -> pd.DataFrame:
     """As :func:`run`. Scores are kept by block of sets, whose weights then need not even be read."""
+    chosen = penalties(arrays, sets, settings, folder)
     if folder is None:
-        return _computed(arrays, sets, settings, design, folder)
+        return _computed(arrays, sets, settings, chosen, design, folder)
     methods = settings["methods"]
     parts = blocks(sets)
-    files = _score_files(arrays, parts, settings, design, folder)
+    files = _score_files(arrays, parts, settings, chosen, design, folder)
     scores = [store.read(file) for file in files]
     missing = [place for place, found in enumerate(scores) if found is None]
     if missing:
         missing_sets = pd.concat([parts[place] for place in missing])
-        computed = _computed(arrays, missing_sets, settings, design, folder)[methods]
+        computed = _computed(arrays, missing_sets, settings, chosen, design, folder)[methods]
         first = 0
         for place in missing:
             last = first + len(tested(parts[place]))
@@ -97,7 +117,7 @@ def _run(arrays: Arrays, sets: pd.DataFrame, settings: dict, design, folder) -> 
     return pd.concat(tables, ignore_index=True)
 
 
-def _score_files(arrays: Arrays, parts: list[pd.DataFrame], settings: dict, design, folder):
+def _score_files(arrays: Arrays, parts: list[pd.DataFrame], settings: dict, chosen, design, folder):
     """Where the scores of every block of sets are kept."""
     shared = store.digest(
         {
@@ -108,14 +128,16 @@ def _score_files(arrays: Arrays, parts: list[pd.DataFrame], settings: dict, desi
             "own design": design is None,
             "methods": settings["methods"],
             "weights": settings["weights"],
-            "train": settings["train"],
+            "train": {key: value for key, value in settings["train"].items() if key != "l2"},
             "device": pick_device("auto").type,
         }
     )
     files = []
     for part in parts:
+        level = part["level"].iloc[0]
         inputs = {
             "shared": shared,
+            "l2": [cells.of_method(chosen, level, method) for method in settings["methods"]],
             "level": part["level"].to_numpy(),
             "seed": part["seed"].to_numpy(),
             "row": part["row"].to_numpy(),
@@ -126,13 +148,20 @@ def _score_files(arrays: Arrays, parts: list[pd.DataFrame], settings: dict, desi
     return files
 
 
-def _computed(arrays: Arrays, sets: pd.DataFrame, settings: dict, design, folder) -> pd.DataFrame:
+def _computed(
+    arrays: Arrays, sets: pd.DataFrame, settings: dict, chosen: pd.DataFrame, design, folder
+) -> pd.DataFrame:
     weighed_sets = weighed(arrays, sets, settings, folder)
-    return _trained(arrays, weighed_sets, settings, design, folder)
+    return _trained(arrays, weighed_sets, settings, chosen, design, folder)
 
 
 def _trained(
-    arrays: Arrays, sets: pd.DataFrame, settings: dict, design=None, folder=None
+    arrays: Arrays,
+    sets: pd.DataFrame,
+    settings: dict,
+    chosen: pd.DataFrame,
+    design=None,
+    folder=None,
 ) -> pd.DataFrame:
     predictions, _ = train_sets(
         sets,
@@ -140,6 +169,7 @@ def _trained(
         arrays.labels,
         settings["methods"],
         settings["train"],
+        penalties=chosen,
         design=design,
         folder=folder,
     )
@@ -163,9 +193,13 @@ def vary(
     """
     versions = {}
     for value in values:
-        name = "all" if value is None else str(value)
-        versions[name] = (arrays, changed(settings, setting, value))
+        versions[value_name(value)] = (arrays, changed(settings, setting, value))
     return _vary(versions, level, design, folder)
+
+
+def value_name(value) -> str:
+    """A value of a setting as text, as tables of :func:`vary` have it."""
+    return "all" if value is None else str(value)
 
 
 def vary_proxy(
@@ -234,7 +268,7 @@ def _keys(settings: dict, above: str = "") -> Iterator[str]:
 def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: dict) -> dict:
     """Compute what methods make of one set, given the identities and without.
 
-    The set is that of the first level and seed of ``sets``.
+    The set is that of the first level and seed of ``sets``, which together choose the penalty.
 
     Returns
     -------
@@ -247,8 +281,9 @@ def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: d
     sides = []
     for identities in (arrays.identities, None):
         given = replace(arrays, identities=identities)
+        chosen = penalties(given, sets[["level", "seed", "part", "row"]], settings)
         weights = weighed(given, one_set, settings)
-        logits = _trained(given, weights, settings)
+        logits = _trained(given, weights, settings, chosen)
         side = {}
         for method in methods:
             side[method] = {

@@ -10,6 +10,7 @@ import io
 import posixpath
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from unicodedata import category, normalize
 
@@ -23,6 +24,8 @@ NOBODY = (
     *("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a"),
     *("undefined", "missing", "tbd", "n.n.", "xxx", "other", "others"),
 )
+
+CELEBA_IMAGES = 202_599  # of Liu et al. 2015
 
 
 def read_csv(path) -> pd.DataFrame:
@@ -125,6 +128,46 @@ def _parse_celeba(content: bytes, header: bool) -> tuple[int | None, pd.DataFram
         image = table.index[table.index.duplicated()][0]
         raise ValueError(f"it has two rows of {image}")
     return count, table
+
+
+def completeness(table: pd.DataFrame, files: Collection[str]) -> dict[str, dict[str, int]]:
+    """Count the images that CelebA's tables list, and those of them that are here.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``image`` (the name of its file) and, where it is known, ``partition``.
+
+    Returns
+    -------
+    dict
+        ``listed`` and ``here`` of ``all`` and of every partition.
+    """
+    is_here = table["image"].isin(set(files))
+    of_group = {"all": is_here}
+    if "partition" in table:
+        of_group |= dict(iter(is_here.groupby(table["partition"], sort=False)))
+    return {
+        group: {"listed": len(rows), "here": int(rows.sum())} for group, rows in of_group.items()
+    }
+
+
+def share_here(copy: dict[str, dict[str, int]]) -> str:
+    """Say which share of the images in CelebA's tables is here, from :func:`completeness`."""
+    here, listed = copy["all"]["here"], copy["all"]["listed"]
+    groups = [
+        f"{group} {count['here']:,} of {count['listed']:,}"
+        for group, count in copy.items()
+        if group != "all"
+    ]
+    text = f"{here:,} of the {listed:,} images in the tables are here ({100 * here / listed:.3g} %)"
+    if groups:
+        text += f": {', '.join(groups)}"
+    if here < listed:
+        text = f"an incomplete copy: {text}"
+    if listed < CELEBA_IMAGES:
+        text += f"; the tables are incomplete, too: CelebA has {CELEBA_IMAGES:,} images"
+    return text
 
 
 def posing(content: bytes) -> str:

@@ -13,7 +13,7 @@ in the data set), ``identity`` (string), a column of 0, 1 or null (no label) for
 card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
 person. No picture occurs twice: it could be in a training set and in a test set at once. With an optional
 column ``landmarks`` (ten numbers, x and y of five points in pixels, in the order of
-:class:`cid.align.Detection`) the embedding can skip detection. ``show_images: false`` in the card keeps
+:class:`cid.detection.Detection`) the embedding can skip detection. ``show_images: false`` in the card keeps
 photographs of real people out of notebooks and reports.
 
 Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities are

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from cid.align import Detection, align
-from cid.align import detect as find_faces
+from cid.align import align
 from cid.arrays import pick_device
+from cid.detection import Detection, at_hand
+from cid.detection import detect as find_faces
 from cid.options import SIDES
 from cid.recognition import Network, activations, embed, load_network
 from study import store
@@ -30,6 +32,7 @@ from study.faces.network_files import is_file
 from study.faces.onnx import get_network
 from study.faces.verification import (
     pair_similarities,
+    right_pairs,
     roc_curve,
     similarity_densities,
     verification_auc,
@@ -39,6 +42,7 @@ CHUNK = 512  # photos that are decoded at once, and kept together
 SHOWN_SIDE = 96  # side in pixels of crops that only figures need
 # Share of faces found in upright photographs. It is far smaller if they are turned by 90 degrees.
 USUAL = 0.9
+GIVEN = "none"  # as a detector: the landmarks came with the data
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class FaceEmbeddings:
         Mid-level features, from the trunk's network.
     crops : uint8 array (n, 3, side, side) or None
     activations : float16 array (n, c, h, w) or None
+    detector : str
+        What found the faces: one of `cid.detection.DETECTORS`, or :data:`GIVEN`.
     """
 
     detection: Detection
@@ -61,6 +67,7 @@ class FaceEmbeddings:
     trunk: np.ndarray
     crops: np.ndarray | None
     activations: np.ndarray | None = None
+    detector: str = "joined"
 
 
 def embed_faces(
@@ -69,6 +76,8 @@ def embed_faces(
     trunk: str = "dlib-resnet",
     *,
     detect: bool = True,
+    detector: str = "joined",
+    mirror: bool = False,
     precision: str = "single",
     onnx: dict | None = None,
     side: int | None = None,
@@ -86,6 +95,11 @@ def embed_faces(
         :func:`study.faces.onnx.get_network`. If they are the same, it runs once.
     detect : bool
         If False, use the landmarks that came with the data; every face then counts as found.
+    detector : str
+        One of `cid.detection.DETECTORS`; without BlazeFace's file, `joined` is `margin`.
+    mirror : bool
+        If True, the embedding is the mean of the unit embeddings of a face and of its mirror image, scaled
+        to unit length: a second pass of the network.
     side : int, optional
         Also cut every face to a square of this side in pixels, for networks that are trained end to
         end and for figures.
@@ -101,14 +115,16 @@ def embed_faces(
     Raises
     ------
     ValueError, FileNotFoundError, ConnectionError
-        As :func:`cid.align.detect` and :func:`cid.recognition.embed`; errors about the networks come
+        As :func:`cid.detection.detect` and :func:`cid.recognition.embed`; errors about the networks come
         before any face is looked for. Also if ``detect`` is False and the data have no landmarks.
     """
+    detector = at_hand(detector) if detect else GIVEN
     arrays = _embedded(
         data,
         network=network,
         trunk=trunk,
-        detect=detect,
+        detector=detector,
+        mirror=mirror,
         precision=precision,
         onnx=onnx,
         device=device,
@@ -135,7 +151,7 @@ def embed_faces(
     if finetune:
         code = ["cid.align.align", "cid.recognition.activations"]
         maps = in_chunks("maps", None, code, _activate)["maps"]
-    return FaceEmbeddings(detection, embedding, features, crops, maps)
+    return FaceEmbeddings(detection, embedding, features, crops, maps, detector)
 
 
 def crop_side(model: str, card: dict) -> int | None:
@@ -153,13 +169,14 @@ def crop_side(model: str, card: dict) -> int | None:
 def embed_share(data: FaceSet, settings: dict, rank: int, world: int, folder=store.KEPT) -> None:
     """Embed every ``world``-th chunk, from the ``rank``-th on, and keep it for :func:`embed_faces`.
 
-    ``settings`` is the section ``embed`` of params.yaml: network, trunk, precision, detect, onnx.
+    ``settings`` is the section ``embed`` of params.yaml.
     """
     _embedded(
         data,
         network=settings["network"],
         trunk=settings["trunk"],
-        detect=settings["detect"],
+        detector=at_hand(settings["detector"]) if settings["detect"] else GIVEN,
+        mirror=settings.get("mirror", False),
         precision=settings["precision"],
         onnx=settings.get("onnx"),
         folder=folder,
@@ -274,9 +291,14 @@ def _cut_faces(photos, points, device, *, side: int) -> dict[str, np.ndarray]:
     return {"crops": align(photos, points, side, device=device).numpy()}
 
 
+def _cut_for(network: Network, photos, points, template: np.ndarray, device) -> torch.Tensor:
+    """Crops for a network, not rounded: so they hardly differ on another processor."""
+    return align(photos, points, network.size, template=template, rounded=False, device=device)
+
+
 def _activate(photos, points, device) -> dict[str, np.ndarray]:
     spec = get_network("dlib-resnet")
-    crops = align(photos, points, spec.size, template=spec.template, device=device)
+    crops = _cut_for(spec, photos, points, spec.template, device)
     return {"maps": activations(crops, device=device).numpy()}
 
 
@@ -286,7 +308,7 @@ def _embed_views_of(
     embedded = {}
     for view, zoom in views.items():
         template = 0.5 + zoom * (network.template - 0.5)
-        crops = align(photos, points, network.size, template=template, device=device)
+        crops = _cut_for(network, photos, points, template, device)
         if view == "mirrored":
             crops = crops.flip(3)
         result = embed(crops, network, precision=precision, device=device)
@@ -295,16 +317,34 @@ def _embed_views_of(
 
 
 def _embed_outputs(
-    photos, points, device, *, network: Network, outputs: list[str], precision: str
+    photos,
+    points,
+    device,
+    *,
+    network: Network,
+    outputs: list[str],
+    precision: str,
+    mirror: bool = False,
 ) -> dict[str, np.ndarray]:
-    crops = align(photos, points, network.size, template=network.template, device=device)
+    crops = _cut_for(network, photos, points, network.template, device)
     result = embed(crops, network, precision=precision, device=device)
     arrays = {"proxy": result.embedding, "trunk": result.trunk}
+    if mirror and "proxy" in outputs:
+        mirrored = embed(crops.flip(3), network, precision=precision, device=device)
+        arrays["proxy"] = F.normalize(result.embedding + mirrored.embedding, dim=1)
     return {output: arrays[output].numpy() for output in outputs}
 
 
 def _detect_and_embed(
-    photos, points, device, *, proxy: Network, trunk: Network, precision: str, detect_once: Callable
+    photos,
+    points,
+    device,
+    *,
+    proxy: Network,
+    trunk: Network,
+    precision: str,
+    mirror: bool,
+    detect_once: Callable,
 ) -> dict[str, np.ndarray]:
     """Return the fields of `Detection`, and ``proxy`` (n, d) and ``trunk`` (n, t)."""
     # Missing weights should stop the run before minutes of detection, not after.
@@ -322,21 +362,21 @@ def _detect_and_embed(
         )
     embed_by = partial(_embed_outputs, photos, detection.landmarks, device, precision=precision)
     if trunk is proxy:
-        arrays = embed_by(network=proxy, outputs=["proxy", "trunk"])
+        arrays = embed_by(network=proxy, outputs=["proxy", "trunk"], mirror=mirror)
     else:
-        arrays = embed_by(network=proxy, outputs=["proxy"])
+        arrays = embed_by(network=proxy, outputs=["proxy"], mirror=mirror)
         arrays |= embed_by(network=trunk, outputs=["trunk"])
     return vars(detection) | arrays
 
 
-def _detect_once(photos, device, *, folder) -> Detection:
+def _detect_once(photos, device, *, detector: str, folder) -> Detection:
     """Find the faces of a chunk, or take them from the folder."""
 
     def find() -> dict:
-        return vars(find_faces(photos, device=device, progress=False))
+        return vars(find_faces(photos, detector, device=device, progress=False))
 
-    inputs = {"device": device.type, "photos": list(photos)}
-    return Detection(**store.kept(folder, "faces", inputs, ["cid.align.detect"], find))
+    inputs = {"device": device.type, "detector": detector, "photos": list(photos)}
+    return Detection(**store.kept(folder, "faces", inputs, ["cid.detection.detect"], find))
 
 
 def _embedded(
@@ -344,7 +384,8 @@ def _embedded(
     *,
     network: str,
     trunk: str,
-    detect: bool,
+    detector: str,
+    mirror: bool,
     precision: str = "single",
     onnx: dict | None = None,
     device: str = "auto",
@@ -352,27 +393,31 @@ def _embedded(
     progress: bool = True,
     share: tuple[int, int] = (0, 1),
 ) -> dict[str, np.ndarray]:
-    """Return the arrays of :func:`_detect_and_embed`; the arguments are those of :func:`_by_chunk`."""
+    """Return the arrays of :func:`_detect_and_embed`; the arguments are those of :func:`_by_chunk`.
+
+    ``detector`` is one that can run, or :data:`GIVEN`.
+    """
     proxy_spec = get_network(network, onnx)
     trunk_spec = get_network(trunk, onnx)
     keys = [proxy_spec.key]
     if trunk != network:
         keys.append(trunk_spec.key)
-    detect_once = partial(_detect_once, folder=folder)
+    detect_once = partial(_detect_once, detector=detector, folder=folder)
     compute = partial(
         _detect_and_embed,
         proxy=proxy_spec,
         trunk=trunk_spec,
         precision=precision,
+        mirror=mirror,
         detect_once=detect_once,
     )
     return _by_chunk(
         data,
         "embedding",
-        (network, trunk, keys, precision),
+        (network, trunk, keys, precision, detector, mirror),
         ["study.faces.embed._embedded"],
         compute,
-        points=None if detect else data.landmarks(),
+        points=data.landmarks() if detector == GIVEN else None,
         device=device,
         folder=folder,
         progress=progress,
@@ -487,10 +532,11 @@ def write_embeddings(
       different people (``different``) between ``left`` and ``right``;
     - ``roc.csv``: ``false_match_rate`` and ``true_match_rate``;
     - ``summary.json``: ``network``, ``trunk`` and ``precision`` of the ``settings`` (the section
-      ``embed`` of params.yaml); ``files``, source and licence of ONNX files, if any are used;
-      ``verification_auc``; ``detected``, the share of faces that were found; ``several``, the number of
-      photos with more than one face; and ``warning``, also on stderr, if fewer than :data:`USUAL` were
-      found.
+      ``embed`` of params.yaml), and ``mirror`` if it is true; ``detector``, the one that ran; ``files``,
+      source and licence of ONNX files, if any are used; ``verification_auc`` and ``right_pairs``;
+      ``detected``, the share of faces that were found; ``several``, the number of photos with more than
+      one face; and ``warning``, also on stderr, if fewer than :data:`USUAL` were found, or by another
+      detector than the settings name.
     """
     out = Path(out)
     detection = result.detection
@@ -510,19 +556,20 @@ def write_embeddings(
         "network": settings["network"],
         "trunk": settings["trunk"],
         "precision": settings["precision"],
+        "detector": result.detector,
     }
+    if settings.get("mirror"):
+        summary["mirror"] = True
     files = _sources_of_files(settings)
     if files:
         summary["files"] = files
     summary["verification_auc"] = round(verification_auc(same, different), 5)
+    summary["right_pairs"] = round(right_pairs(same, different), 5)
     summary["detected"] = round(float(detection.found.mean()), 5)
     summary["several"] = int((detection.faces > 1).sum())
-    if summary["detected"] < USUAL:
-        summary["warning"] = (
-            f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
-            "usual; the others are cut from the middle of the image. Look whether photographs are turned, "
-            "tiny or without a face."
-        )
+    warnings = _warnings(summary, settings)
+    if warnings:
+        summary["warning"] = " ".join(warnings)
         print(f"warning: {summary['warning']}", file=sys.stderr)
     store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
 
@@ -532,6 +579,26 @@ def write_embeddings(
     ):
         store.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
     return summary
+
+
+def _warnings(summary: dict, settings: dict) -> list[str]:
+    """Sentences on what a reader of the summary must know."""
+    warnings = []
+    if summary["detector"] == "margin" and settings.get("detector") == "joined":
+        warnings.append(
+            "The file of BlazeFace was not at hand, so MTCNN with a margin found the faces in place of the "
+            "joined detector. `python -m study detector` fetches the file; then run `dvc repro --force embed`."
+        )
+    if summary["detected"] < USUAL:
+        if summary["detector"] == "joined":
+            others = "the others are cut where a face is likeliest"
+        else:
+            others = "the others are cut from the middle of the image"
+        warnings.append(
+            f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
+            f"usual; {others}. Look whether photographs are turned, tiny or without a face."
+        )
+    return warnings
 
 
 def _sources_of_files(settings: dict) -> str:

@@ -10,6 +10,11 @@ shard, and lists the others with a reason in ``excluded.csv``, which the report 
 under several names is taken once or not at all, so that none is in a training set and a test set at once.
 Suspicious but usable input, such as two names that may belong to one person, produces a one-line warning.
 An import that fails or is interrupted leaves the old data set in place.
+
+``--part development`` leaves a quarter of the people out, for a later confirmation
+(:mod:`study.faces.parts`). A copy of CelebA can be incomplete: what is there is taken, and the card says
+which share of the images in its tables that is. With ``--unless-there`` a data set that was made of the
+very same tables and files is kept; anything else is replaced.
 """
 
 import errno
@@ -23,10 +28,10 @@ import zipfile
 import zlib
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +41,7 @@ from tqdm import tqdm
 
 from cid.names import suggest
 from study.commands import parser, run_renamed
-from study.faces import annotations, dataset
+from study.faces import annotations, dataset, parts
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
@@ -79,6 +84,36 @@ class Listing:
         people = self.table["identity"]
         people = people.map(lambda name: dataset.tidy(str(name)), na_action="ignore")
         self.table = self.table.assign(identity=people)
+
+
+def only(listing: Listing, part: str) -> Listing:
+    """Return a listing without the people outside of a part, which its name then says.
+
+    A study of ``celeba-development`` can therefore not be run on data that hold anybody else.
+
+    Raises
+    ------
+    ValueError
+        If ``part`` is none of :data:`study.faces.parts.PARTS`.
+    """
+    people = listing.table["identity"].astype(str)
+    taken = parts.belongs(people, part)
+    if part == parts.ALL:
+        return listing
+    other = f"the person is not in the part {part}"
+    left_out = [(str(name), other) for name in listing.table.loc[~taken, "image"]]
+    chosen = {
+        "part": part,
+        "people": int(people[taken].nunique()),
+        "left_out": int(people[~taken].nunique()),
+        "draw": parts.DRAW,
+    }
+    return replace(
+        listing,
+        table=listing.table[taken].reset_index(drop=True),
+        card=listing.card | {"name": f"{listing.card['name']}-{part}", "part": chosen},
+        excluded=listing.excluded + left_out,
+    )
 
 
 def import_faces(listing: Listing, out, keep_names=False, show_images=False, progress=True) -> Path:
@@ -325,13 +360,15 @@ def celeba(folder) -> Listing:
     labelled = list(table["image"])
     names = [members.get(posixpath.splitext(name)[0], name) for name in labelled]
     table["image"] = [posixpath.basename(name) for name in names]
-    files = {posixpath.basename(member) for member in present}
-    if present and files.isdisjoint(table["image"]):
+    files = {posixpath.basename(member): size for member, size in present.items()}
+    if present and files.keys().isdisjoint(table["image"]):
         annotations.explain_strangers(images, path, sorted(present), labelled)
     card = {
         "name": "celeba",
         "source": "Liu et al. 2015, Deep Learning Face Attributes in the Wild; public layout",
         "licence": "non-commercial research only; see the data set's agreement",
+        "copy": annotations.completeness(table, files),
+        "made_of": _made_of(table, files),
     }
 
     def read_member(name: str) -> bytes:
@@ -344,6 +381,12 @@ def celeba(folder) -> Listing:
         read=read_member,
         excluded=_unlabelled(files, table),
     )
+
+
+def _made_of(table: pd.DataFrame, files: Mapping[str, int]) -> str:
+    """16 digits that change with the tables of a source, and with the name or the size of a file."""
+    rows = pd.util.hash_pandas_object(table.astype(str), index=False).to_numpy()
+    return digest(list(table), rows, dict(files))[:16]
 
 
 def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
@@ -403,8 +446,8 @@ def _add_landmarks(folder: Path, table: pd.DataFrame) -> None:
     table["landmarks"] = list(landmarks.itertuples(index=False, name=None))
 
 
-def _celeba_images(folder: Path) -> tuple[Path, Callable[[str], bytes], set[str]]:
-    """Return the folder or zip of the images, its reader, and the names in it."""
+def _celeba_images(folder: Path) -> tuple[Path, Callable[[str], bytes], dict[str, int]]:
+    """Return the folder or zip of the images, its reader, and the sizes of those in it by name."""
     kinds = [f"img_align_celeba{end}" for end in ("", ".zip", "_png", "_png.zip")]
     for kind in kinds:
         for place in (folder / kind, folder / "Img" / kind):
@@ -514,7 +557,7 @@ def from_table(
         table[name] = _agreed(
             [_column(frame, column, labels) for column in columns], labels, threshold
         )
-    if present.isdisjoint(table["image"]):
+    if present.keys().isdisjoint(table["image"]):
         annotations.explain_strangers(folder, labels, sorted(present), list(table["image"]))
     card = {
         "name": Path(folder).resolve().name,
@@ -563,8 +606,8 @@ def _agreed(columns: list[pd.Series], labels, threshold) -> pd.Series:
     return first
 
 
-def _files(folder) -> tuple[Callable[[str], bytes], set[str]]:
-    """Return a reader of the images below a folder, by their plain paths in it, and those paths."""
+def _files(folder) -> tuple[Callable[[str], bytes], dict[str, int]]:
+    """Return a reader of the images below a folder, by their plain paths in it, and their sizes by path."""
     folder = Path(folder)
     try:
         problem = "" if os.listdir(folder) else "it is empty"
@@ -585,11 +628,11 @@ def _files(folder) -> tuple[Callable[[str], bytes], set[str]]:
     def read(name: str) -> bytes:
         return paths.get(name, folder / name).read_bytes()
 
-    return read, set(paths)
+    return read, {name: path.stat().st_size for name, path in paths.items()}
 
 
-def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
-    """Return a reader of the images in a zip, by their names in it, and those names."""
+def _zip(path: Path) -> tuple[Callable[[str], bytes], dict[str, int]]:
+    """Return a reader of the images in a zip, by their names in it, and their sizes by name."""
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
@@ -598,12 +641,13 @@ def _zip(path: Path) -> tuple[Callable[[str], bytes], set[str]]:
         raise ValueError(f"{path} is not a complete zip ({problem}); fetch it again") from None
     if any(member.flag_bits & 1 for member in archive.infolist()):
         raise ValueError(f"{path} is locked by a password; unpack it into a folder of its name")
-    names = {name for name in archive.namelist() if name.lower().endswith(IMAGES)}
-    return archive.read, names
+    members = archive.infolist()
+    images = [member for member in members if member.filename.lower().endswith(IMAGES)]
+    return archive.read, {member.filename: member.file_size for member in images}
 
 
-def _unlabelled(present: set[str], table: pd.DataFrame) -> list[tuple[str, str]]:
-    return [(name, "no labels") for name in sorted(present - set(table["image"]))]
+def _unlabelled(present: Mapping[str, int], table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(name, "no labels") for name in sorted(present.keys() - set(table["image"]))]
 
 
 STEPS = {
@@ -653,10 +697,29 @@ def main(arguments: list[str]) -> None:
             listing = read(folder, options.labels, options.attribute, options.threshold)
         else:
             listing = read(folder)
+        listing = only(listing, options.part)
+        if getattr(options, "unless_there", False) and is_there(listing, options.out):
+            print(f"{options.out}: kept, as it was made of these very tables and files")
+            return
         out = import_faces(listing, options.out, options.keep_names, options.show_images)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{options.out} is as it was") from None
     _print_result(listing, out)
+
+
+def is_there(listing: Listing, out) -> bool:
+    """Whether a data set at ``out`` is of the same name, and was made of the same tables and files."""
+    path = Path(out) / dataset.CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+        return all(card[key] == listing.card[key] for key in ("name", "made_of"))
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # none, a broken one, or one of another source
+        return False
 
 
 def _options(arguments: list[str]) -> Namespace:
@@ -668,11 +731,18 @@ def _options(arguments: list[str]) -> Namespace:
         command.add_argument("--out", default="data", help="data set to write (default: data)")
         command.add_argument("--keep-names", action="store_true", help="keep the names of people")
         command.add_argument(
+            "--part", choices=parts.PARTS, default=parts.ALL, help="of the people (default: all)"
+        )
+        command.add_argument(
             "--show-images", action="store_true", help="let reports show the photos"
         )
         if source in STEPS:
             command.add_argument(
                 "--download", action="store_true", help="fetch it into the folder first"
+            )
+        if source == "celeba":
+            command.add_argument(
+                "--unless-there", action="store_true", help="keep a data set made of the same files"
             )
         if source in ("lfw", "folder"):
             command.add_argument("--labels", required=True, help="CSV keyed by image")
@@ -690,6 +760,10 @@ def _print_result(listing: Listing, out: Path) -> None:
     card = json.loads((out / dataset.CARD).read_text(encoding="utf-8"))
     counts = card["counts"]
     print(f"{out}: {counts['images']} images of {counts['identities']} people")
+    if "part" in card:
+        print(f"  part {card['part']['part']}: {card['part']['left_out']} people are left out")
+    if "copy" in card:
+        print(f"  {annotations.share_here(card['copy'])}")
     for reason, count in card["excluded"].items():
         print(f"  left out: {count} x {reason}")
     for attribute, count in counts.get("labelled", {}).items():

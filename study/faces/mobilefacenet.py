@@ -20,10 +20,10 @@ import subprocess
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from cid.tflite import CONVOLUTIONS, Graph, Operator
 from study import store
 from study.commands import parser, run_renamed
 
@@ -93,13 +93,6 @@ def convert(data: bytes) -> bytes:
     return _Converter(data).convert()
 
 
-class _Operator(NamedTuple):
-    kind: str
-    inputs: list[int]  # numbers of tensors
-    output: int
-    settings: Any
-
-
 class _Converter:
     """One conversion, from the operators of TensorFlow Lite to the nodes of ONNX.
 
@@ -108,21 +101,17 @@ class _Converter:
     """
 
     def __init__(self, data: bytes):
-        import tflite
-
-        self.tflite = tflite
-        self.model = tflite.Model.GetRootAs(data)
-        self.graph = self.model.Subgraphs(0)
+        self.graph = Graph(data)
         self.nodes = []
         self.weights = []
-        self.names = {int(self.graph.Inputs(0)): "image"}  # of the tensors that nodes have made
+        self.names = {self.graph.inputs[0]: "image"}  # of the tensors that nodes have made
 
     def convert(self) -> bytes:
-        operators = self._operators()
+        operators = list(self.graph.operators)
         while operators:
             operator = operators.pop(0)
             inputs = [self.names.get(tensor) for tensor in operator.inputs]  # None for weights
-            if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+            if operator.kind in CONVOLUTIONS:
                 self._add_convolution(operator)
             elif operator.kind == "RELU":
                 self._add_prelu(operator, operators[: len(PRELU)])
@@ -135,54 +124,24 @@ class _Converter:
                 raise ValueError(f"operator {operator.kind} is none of MobileFaceNet's")
         return self._file()
 
-    def _operators(self) -> list[_Operator]:
-        """Return the operators in order."""
-        kinds = {value: name for name, value in vars(self.tflite.BuiltinOperator).items()}
-        operators = []
-        for number in range(self.graph.OperatorsLength()):
-            operator = self.graph.Operators(number)
-            opcode = self.model.OperatorCodes(operator.OpcodeIndex())
-            kind = kinds[opcode.DeprecatedBuiltinCode()]
-            operators.append(
-                _Operator(
-                    kind=kind,
-                    inputs=operator.InputsAsNumpy().tolist(),
-                    output=int(operator.Outputs(0)),
-                    settings=operator.BuiltinOptions(),
-                )
-            )
-        return operators
-
-    def _add_convolution(self, operator: _Operator) -> None:
-        depthwise = operator.kind == "DEPTHWISE_CONV_2D"
-        if depthwise:
-            options = self.tflite.DepthwiseConv2DOptions()
-        else:
-            options = self.tflite.Conv2DOptions()
-        options.Init(operator.settings.Bytes, operator.settings.Pos)
-        if options.FusedActivationFunction() or options.DilationHFactor() != 1:
-            raise ValueError(
-                f"{operator.kind} number {operator.output} has an activation or a dilation"
-            )
+    def _add_convolution(self, operator: Operator) -> None:
+        convolution = self.graph.convolution(operator)
         source = self.names[operator.inputs[0]]
-        weight = self._array(operator.inputs[1])
-        bias = self._array(operator.inputs[2])
-        weight = weight.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))  # to (out, in, h, w)
+        weight = convolution.weight
         if source == "image":  # scaled here and not before, because the padding is of zeros
             weight = weight * np.float32(SCALE)
-        same = options.Padding() == self.tflite.Padding.SAME
         self._add_node(
             "Conv",
             operator.output,
             source,
             self._constant(weight),
-            self._constant(bias),
-            group=len(weight) if depthwise else 1,
-            strides=[options.StrideH(), options.StrideW()],
-            auto_pad="SAME_UPPER" if same else "VALID",
+            self._constant(convolution.bias),
+            group=convolution.groups,
+            strides=list(convolution.strides),
+            auto_pad="SAME_UPPER" if convolution.same else "VALID",
         )
 
-    def _add_prelu(self, relu: _Operator, following: list[_Operator]) -> None:
+    def _add_prelu(self, relu: Operator, following: list[Operator]) -> None:
         """Add the PReLU that RELU and the four operators after it make together."""
         source = relu.inputs[0]
         name = self.names[source]
@@ -196,24 +155,16 @@ class _Converter:
         )
         if not linked:
             raise ValueError(f"the activation after tensor {name} is no PReLU")
-        slopes = 2 * self._array(product.inputs[0])
+        slopes = 2 * self.graph.array(product.inputs[0])
         slopes = self._constant(slopes.reshape(-1, 1, 1))
         self._add_node("PRelu", total.output, name, slopes)
 
     def _add_node(self, kind: str, output: int, *inputs: str, **attributes) -> None:
         from onnx import helper
 
-        name = self._tensor_name(output)
+        name = self.graph.name(output)
         self.names[output] = name
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-
-    def _array(self, tensor: int) -> np.ndarray:
-        """Return the weights in a tensor."""
-        described = self.graph.Tensors(tensor)
-        if described.Type() != self.tflite.TensorType.FLOAT32:
-            raise ValueError(f"tensor {self._tensor_name(tensor)} is not of float32")
-        values = self.model.Buffers(described.Buffer()).DataAsNumpy()
-        return values.view("<f4").reshape(described.ShapeAsNumpy())
 
     def _constant(self, values: np.ndarray) -> str:
         """Store weights in the ONNX file; return their name."""
@@ -224,14 +175,11 @@ class _Converter:
         self.weights.append(numpy_helper.from_array(values, name))
         return name
 
-    def _tensor_name(self, tensor: int) -> str:
-        return self.graph.Tensors(tensor).Name().decode()
-
     def _value_info(self, name: str, tensor: int):
         """Return the name and shape of an input or output, for any number of images."""
         from onnx import TensorProto, helper
 
-        _, *shape = self.graph.Tensors(tensor).ShapeAsNumpy().tolist()
+        _, *shape = self.graph.shape(tensor)
         if len(shape) == 3:
             height, width, channels = shape
             shape = [channels, height, width]
@@ -240,7 +188,7 @@ class _Converter:
     def _file(self) -> bytes:
         from onnx import helper
 
-        (last,) = self.graph.OutputsAsNumpy().tolist()
+        (last,) = self.graph.outputs
         tensors = {name: tensor for tensor, name in self.names.items()}
         outputs = {"embedding": last, "trunk": tensors[TRUNK]}
         for name, tensor in outputs.items():
@@ -248,7 +196,7 @@ class _Converter:
         graph = helper.make_graph(
             nodes=self.nodes,
             name="MobileFaceNet",
-            inputs=[self._value_info("image", int(self.graph.Inputs(0)))],
+            inputs=[self._value_info("image", self.graph.inputs[0])],
             outputs=[self._value_info(name, tensor) for name, tensor in outputs.items()],
             initializer=self.weights,
         )

@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 SIMILARITIES = 2_000_000  # bins of equal width for the cosines of pairs, on [-1, 1]
+FALSE_MATCHES = (
+    1e-3  # share of the pairs of different people that :func:`right_pairs` allows to match
+)
 BLOCK = 256  # images that are compared with all later ones at once
 
 
@@ -56,6 +59,23 @@ def verification_auc(same: np.ndarray, different: np.ndarray) -> float:
     """
     below = np.cumsum(different) - different / 2
     return float((same * below).sum() / (same.sum() * different.sum()))
+
+
+def right_pairs(same: np.ndarray, different: np.ndarray) -> float:
+    """Return the share of a person's pairs that are matched while :data:`FALSE_MATCHES` of the others are.
+
+    Pairs match from a cosine on, the smallest one that no more than that share of the pairs of different
+    people reaches. The arguments are those of :func:`verification_auc`.
+
+    Examples
+    --------
+    >>> same, different = np.array([1, 0, 3]), np.array([5000, 4, 0])
+    >>> right_pairs(same, different)
+    0.75
+    """
+    false_matches = np.cumsum(different[::-1]) / different.sum()
+    matched = int((false_matches <= FALSE_MATCHES).sum())  # bins, from the largest cosine down
+    return float(same[::-1][:matched].sum() / same.sum())
 
 
 def similarity_densities(same: np.ndarray, different: np.ndarray, bins: int = 120) -> pd.DataFrame:

@@ -10,7 +10,7 @@ and facts in it; torch and scikit-learn are imported by the functions that compu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,16 @@ def _together(classes) -> dict[str, tuple[Any, Any]]:
             if settings.setdefault(field.name, both) != both:
                 raise ValueError(f"two methods define the setting {field.name!r}; rename one")
     return settings
+
+
+def balancing(names: Iterable[str], section: Mapping[str, Any]) -> list[str]:
+    """The methods among ``names`` whose weights give every class the same total weight.
+
+    These are the ones with the setting ``class_prior``, where the section ``weights`` of params.yaml has
+    it balanced.
+    """
+    settings = {name: weigh_settings(name, section) for name in names}
+    return [n for n, own in settings.items() if getattr(own, "class_prior", None) == "balanced"]
 
 
 def weighing_code(name: str) -> list[str]:

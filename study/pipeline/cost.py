@@ -1,7 +1,10 @@
 """What a study will take, and what it could show, before it starts.
 
-python -m study cost     what `dvc repro` would run, about how long that takes, and the smallest effect
-                         it would detect, estimated from the committed study most like it
+    python -m study cost                                       of params.yaml
+    python -m study cost --study celeba-smiling-8 [--pilot lfw-smiling-8]    of a kept study: power only
+
+What `dvc repro` would run, about how long that takes, and the smallest effect it would detect, by what
+varied in a committed study: the one that is most like it, or the one that is named.
 """
 
 import json
@@ -12,12 +15,13 @@ from pathlib import Path
 import pandas as pd
 from ruamel.yaml import YAML
 
+from cid.names import find
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.design import usable_identities
+from study.experiment.design import draw_sets
 from study.faces import dataset
 from study.methods.registry import JUDGED
-from study.pipeline import params, stages
+from study.pipeline import kept, params, stages
 from study.pipeline.notebook import TIMES, read_times
 from study.results import inference
 from study.results.claims import PRIMARY
@@ -107,53 +111,67 @@ def _states(part: str | Mapping) -> list:
 # ---- power -------------------------------------------------------------------------------------
 
 
-def count_people(study: Mapping) -> int:
-    """How many people of the data set in ``data/`` would take part in a study."""
-    bias = study["bias"]
-    faces = dataset.read_faces("data", check_images=False, name=study["data"])
-    table = usable_identities(
-        faces.frame["identity"],
-        faces.labels(study["task"]),
-        bias["images_per_identity"],
-        bias["test_per_class"],
-        bias["kind"],
-        bias["levels"],
-    )
-    usable = int(table["usable"].sum())
-    per_seed = usable if bias["people"] is None else min(usable, bias["people"])
-    return per_seed * study["seeds"] if bias["cohorts"] else per_seed
+def count_tested(study: Mapping) -> dict[str, tuple[int, int]]:
+    """How many people a study would test, seen in training and unseen, and in how many pairs with a seed.
 
-
-def power(study: Mapping, people: int, reports: Path = Path("reports")) -> str:
-    """The smallest effects that a study of a number of people would detect.
-
-    How much a method varies is taken from the committed study that has most in common with it: first
-    the kind of bias, then model, data, task, and the number of people.
+    By test. The sets of the data set in ``data/`` are drawn as the study draws them: ``ValueError`` if it
+    could not. All levels share their test images, so one is enough.
     """
-    pilots = []
+    faces = dataset.read_faces("data", check_images=False, name=study["data"])
+    identities = faces.identities()
+    sets = draw_sets(
+        identities,
+        faces.labels(study["task"]),
+        seeds=study["seeds"],
+        only=study["bias"]["levels"][:1],
+        **study["bias"],
+    )
+    tested = sets[sets["part"] != "train"]
+    tested = tested.assign(person=identities[tested["row"]])
+    pairs = tested[["part", "seed", "person"]].drop_duplicates()
+    return {part: (own["person"].nunique(), len(own)) for part, own in pairs.groupby("part")}
+
+
+def power(
+    study: Mapping,
+    tested: Mapping[str, tuple[int, int]],
+    pilot: str | None = None,
+    reports: Path = Path("reports"),
+) -> str:
+    """The smallest effects that a study would detect; ``tested`` is from :func:`count_tested`.
+
+    How much a method varies is taken from the committed study called ``pilot``, or from the one that has
+    most in common with it: first the kind of bias, then model, data, task, and the number of people.
+
+    Raises
+    ------
+    ValueError
+        If there is no such pilot.
+    """
+    people, _ = tested["seen"]
+    pilots = {}
     for file in sorted(reports.glob("[!.]*/power.csv")):
         table = pd.read_csv(file)
-        distance = _distance(study, people, file.parent, table)
-        pilots.append((distance, file.parent.name, table))
+        pilots[file.parent.name] = (_distance(study, people, file.parent, table), table)
     if not pilots:
         return "No study is committed, so nothing is known of its power."
-    _, pilot, table = min(pilots, key=lambda entry: entry[:2])
+    if pilot is None:
+        pilot = min(pilots, key=lambda name: (pilots[name][0], name))
+    _, table = find("pilot", pilot, pilots)
 
-    known = table[(table["test"] == "seen") & table["pair_sd"].notna()]
-    rows = known.set_index(["metric", "method"])
-    measured = rows.index.get_level_values("method")
+    known = table[table["pair_sd"].notna()].set_index(["test", "metric", "method"])
+    measured = known.index.get_level_values("method")
     method = next((name for name in JUDGED if name in measured), None)
-    # Each person of a cohort is in one seed only.
-    pairs = people if study["bias"]["cohorts"] else None
-    effects = []
-    for metric in PRIMARY:
-        if (metric, method) in rows.index:
-            row = rows.loc[metric, method]
-            effect = 100 * inference.detectable(row, study["seeds"], people, pairs)
-            effects.append(f"{METRICS[metric].title.lower()} {effect:.2f}")
+    parts = []
+    for test, (people_of_test, pairs) in tested.items():
+        for metric in PRIMARY:
+            if (test, metric, method) in known.index:
+                row = known.loc[test, metric, method]
+                effect = inference.detectable(row, study["seeds"], people_of_test, pairs)
+                parts.append(f"{METRICS[metric].title.lower()} of {test} people {100 * effect:.2f}")
     return (
         f"With {study['seeds']} seeds and {people} people it would detect, with probability .8 and by "
-        f"what {method} varied in {pilot}, in points: {', '.join(effects)}."
+        f"what {method} varied in {pilot}, in points: {', '.join(parts)}."
     )
 
 
@@ -170,11 +188,17 @@ def _distance(study: Mapping, people: int, report: Path, table: pd.DataFrame) ->
 
 
 def main(arguments: list[str]) -> None:
-    parser("cost").parse_args(arguments)
-    study = params.read()
-    check_repository()
-    print(cost())
-    print(power(study, count_people(study)))
+    options = parser("cost")
+    options.add_argument("--study", help="name of a file in studies/: its power only")
+    options.add_argument("--pilot", help="name of a committed report, whose noise is taken")
+    args = options.parse_args(arguments)
+    if args.study:
+        study = params.filled(kept.resolve(args.study))
+    else:
+        study = params.read()
+        check_repository()
+        print(cost())
+    print(power(study, count_tested(study), args.pilot))
 
 
 if __name__ == "__main__":

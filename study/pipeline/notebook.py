@@ -229,6 +229,7 @@ def run_notebook(
     *,
     kernel=None,
     quiet: bool = False,
+    code: Mapping[str, str] | None = None,
 ) -> None:
     """Execute a notebook with papermill and store it normalised.
 
@@ -244,6 +245,8 @@ def run_notebook(
         One that :func:`start_kernel` made; by default one of its own.
     quiet : bool
         Whether not to print on stderr which cell runs.
+    code : mapping of str to str, optional
+        Digests of the code that it runs, by file, which the executed notebook then names.
 
     Raises
     ------
@@ -253,7 +256,7 @@ def run_notebook(
     """
     if kernel is None:
         with start_kernel() as kernel:
-            return run_notebook(notebook, output, parameters, kernel=kernel, quiet=quiet)
+            return run_notebook(notebook, output, parameters, kernel=kernel, quiet=quiet, code=code)
 
     notebook = Path(notebook)
     output = Path(output)
@@ -275,6 +278,8 @@ def run_notebook(
         raise CellFailed(f"{notebook}, {progress.current}: {problem}")
 
     normalise(nb)
+    if code:
+        nb.metadata[stages.CODE] = dict(code)
     write_text(output, dumps(nb))
 
 
@@ -330,23 +335,36 @@ def run_stage(stage: str) -> bool:
     Returns whether that was :func:`study.pipeline.stages.done_before`.
     """
     notebook = stages.notebook_of(stage)
-    output = f"build/notebooks/{stage}.ipynb"
-    # The kernel imports what the notebook needs while the parameters and inputs are read here.
-    with start_kernel(first=stages.imports_of(notebook)) as kernel:
-        parameters = stage_parameters(stage, params.read())  # which checks the whole file
-        work = partial(run_notebook, notebook, output, parameters, kernel=kernel)
-        return stages.done_before(stage, parameters, work)
+    output = stages.EXECUTED / f"{stage}.ipynb"
+    parameters = stage_parameters(stage, params.read())  # which checks the whole file
+    code = stages.code_digests(stages.read_stages()[stage].get("deps", []))
+
+    def work() -> None:
+        # The kernel imports what the notebook needs while papermill is imported here.
+        with start_kernel(first=stages.imports_of(notebook)) as kernel:
+            run_notebook(notebook, output, parameters, kernel=kernel, code=code)
+
+    return stages.done_before(stage, parameters, work)
 
 
-def run_paper() -> None:
+def run_paper() -> bool:
     """Execute the section notebooks into ``build/paper/``, one kernel a processor.
 
-    A kernel runs many sections and is emptied in between, because most of a section's time would be
-    imports. A section that fails stops no other; the error at the end names every one that failed.
+    Returns whether all of them had been executed before.
+
+    A section that was executed before with the same code and results is put back. A kernel runs many
+    sections and is emptied in between, because most of a section's time would be imports. A section
+    that fails stops no other; the error at the end names every one that failed.
     """
     folder = Path("build/paper")
     shutil.rmtree(folder, ignore_errors=True)
-    sections = sorted(stages.PAPER.glob("*.ipynb"))
+    inputs = stages.paper_inputs()
+    kept = {path: stages.kept_section(path, inputs) for path in stages.PAPER.glob("*.ipynb")}
+    sections = sorted(path for path in kept if not stages.put_section_back(kept[path], folder))
+    if len(sections) < len(kept):
+        print(
+            f"paper: {len(kept) - len(sections)} of {len(kept)} sections are put back as they were"
+        )
     waiting = iter(sections)  # shared: each thread takes the next one
     failures: list[str] = []
     pool = ThreadPoolExecutor(os.cpu_count())
@@ -355,8 +373,12 @@ def run_paper() -> None:
     finally:
         list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
+    for path in sections:
+        if inputs and (folder / path.name).exists():
+            stages.keep_section(folder / path.name, kept[path])
     if failures:
         raise CellFailed("\nerror: ".join(sorted(failures)))
+    return not sections
 
 
 def _run_sections(waiting: Iterator[Path], folder: Path, failures: list[str]) -> None:
@@ -522,7 +544,7 @@ def main_stage(arguments: list[str]) -> None:
 
 def main_paper(arguments: list[str]) -> None:
     parser("paper").parse_args(arguments)
-    _timed("paper", partial(stages.done_before, "paper", {}, run_paper))
+    _timed("paper", run_paper)
 
 
 def main_lab(arguments: list[str]) -> None:

@@ -13,10 +13,14 @@ import pandas as pd
 from ruamel.yaml import YAML
 
 from study.methods.registry import METHODS
-from study.pipeline import pages, provenance
+from study.pipeline import earlier, pages, predicted, protocols
+from study.pipeline.reproduced import FILE, REPORTS
+from study.results import claims
 from study.results.claims import PRIMARY
+from study.results.inference import ALPHA, holm
 from study.results.metrics import METRICS
 from study.results.palette import colour, marker
+from study.results.sizes import people_and_images
 from study.results.tables import (
     HEADLINE,
     Printed,
@@ -24,14 +28,24 @@ from study.results.tables import (
     kind_of_people,
     markdown_table,
     points,
+    verdict_words,
 )
-from study.results.titles import labels_used, marked_title, method_title
+from study.results.titles import labels_used, marked_title, method_title, reference_title
 
-REPORTS = Path("reports")
-README, RESULTS = Path("README.md"), Path("docs/results.md")
-MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
+RESULTS = Path("docs/results.md")
 COSTS = Path("benchmarks/costs.csv")
+PUBLISHED = (
+    "surprise",
+    "cid",
+)  # methods of the table of families: label surprise, and CID as published
 FOREST = ("cid", "surprise", "oracle")  # methods of the forest plot, the README's figure and table
+# What holds of every exploratory study: of looked-at people, and of new ones without a protocol.
+EXPLORATORY = "Exploratory: no protocol was committed before results on these people were known"
+GROUPS = {  # of reports/index.html, by the state of the protocol
+    protocols.CONFIRMATORY: "Confirmatory: the design was committed before the first run",
+    protocols.RERUN: "Run again: confirmatory before, with other settings; exploratory as shown here",
+    protocols.EXPLORATORY: EXPLORATORY,
+}
 DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
 
 INTRODUCTION = """# Results, in tables
@@ -41,8 +55,11 @@ typed in. [All studies in one figure](../reports/index.html) is the same as a pa
 
 How to read it:
 
-- **ERM** is plain training: every image counts the same. Every other number is a gain over ERM in
-  percentage points, with its 95 % interval, on held-out images of people seen in training.
+- **ERM** is plain training: every image counts the same. Every other number is a gain in percentage
+  points, on held-out images of people seen in training, over what the table names: ERM or, where data are
+  taken as they are found and a method balances classes, class-balanced training.
+- The **interval** of a gain, as a mean over bias levels, of label surprise and CID is the one that Holm's
+  correction over the endpoints of the study leaves, as in the verdict. All others are 95 % intervals.
 - **CID** weighs an image by its inverse density among images of its own class, in the embedding of a
   face-recognition network. **Label surprise** is the second factor of CID alone: it weighs an image by how
   unusual its label is among the images nearest to it. Neither uses an identity.
@@ -50,10 +67,13 @@ How to read it:
   raises rare images further. It is a yardstick; other weights can gain more.
 - **Bias level**: 0 is none. The higher it is, the fewer of a person's training images are of the class
   that is rare for that person. **Minority cells** are the test images of that rare class.
-- **Detectable** is the smallest gain of label surprise that a study would have found with probability .8.
+- **Detectable** is the smallest gain of label surprise that a study would have found with probability .8,
+  at the level of its interval.
   Where the interval contains 0, nothing was shown in either direction.
-- A **confirmatory** study's design and endpoints were committed before its first run. **Exploratory**
-  means that these data, or data like them, had been looked at before.
+- A **confirmatory** study's design and endpoints were committed before its first run. One that was **run
+  again** was confirmatory with other settings; its results were known when it got those of today, so that
+  today's numbers are exploratory; both stand side by side at the end of this page.
+  **Exploratory** is every other study: no protocol was committed before results on its people were known.
 """
 
 
@@ -64,7 +84,8 @@ How to read it:
 class Study:
     """A committed report, as far as the overview needs it.
 
-    ``area`` and ``power`` are its tables of those names on seen people, by metric and method.
+    ``area`` and ``power`` are its tables of those names on seen people, by metric and method, and
+    ``claims`` its verdicts. All three are by the rules of now (:func:`tables_of`).
     """
 
     name: str
@@ -75,14 +96,24 @@ class Study:
     protocol: dict
     area: pd.DataFrame
     power: pd.DataFrame
+    claims: list[dict]
+    sets: dict  # of study.results.sizes; empty in reports from before these were counted
+
+    @property
+    def reference(self) -> str:
+        """What the gains of the methods of the headline are over."""
+        shown = self.area.index.get_level_values("method").isin(HEADLINE)
+        return reference_title(self.area[shown])
+
+    @property
+    def people_text(self) -> str:
+        """How many people are tested, and people and images of a training set where they are known."""
+        trained = f"; trained on {people_and_images(self.sets)}" if self.sets else ""
+        return f"{self.people:,} tested{trained}"
 
     @property
     def people(self) -> int:
         return int(self.power["people"].max())
-
-    @property
-    def is_confirmatory(self) -> bool:
-        return self.protocol["status"] == "confirmatory"
 
     @property
     def bias(self) -> str:
@@ -97,12 +128,14 @@ class Study:
 
     @property
     def protocol_text(self) -> str:
-        """Whether the study is confirmatory, and when its protocol was committed."""
-        if not self.is_confirmatory:
-            return self.protocol["status"]
-        if not self.protocol["commit"]:
-            return "confirmatory, not committed"
-        return f"confirmatory, {self.protocol['commit'][:7]} of {self.protocol['date'][:10]}"
+        """The state of the study's protocol, and when the confirmatory one was committed."""
+        state, commit, date = (self.protocol[key] for key in ("status", "commit", "date"))
+        if state == protocols.EXPLORATORY:
+            return state
+        since = f"{commit[:7]} of {date[:10]}" if commit else "not committed"
+        if state == protocols.RERUN:
+            return f"run again; confirmatory before, {since}"
+        return f"confirmatory, {since}"
 
 
 def read_studies() -> list[Study]:
@@ -112,29 +145,45 @@ def read_studies() -> list[Study]:
 
 def read_study(folder: Path) -> Study:
     about = _read_json(folder / "about.json")
+    entries, tables = tables_of(folder)
     return Study(
         name=folder.name,
         card=_read_json(folder / "card.json"),
         params=YAML(typ="safe").load(folder / "params.yaml"),
         levels=about["levels"],
         model=about["model"],
-        protocol=_read_json(folder / provenance.FILE)["protocol"],
-        area=seen_people(folder / "area.csv"),
-        power=seen_people(folder / "power.csv"),
+        protocol=_read_json(folder / FILE)["protocol"],
+        area=seen_people(tables["area"]),
+        power=seen_people(tables["power"]),
+        claims=entries,
+        sets=about.get("sets", {}),
     )
+
+
+def tables_of(folder: Path) -> tuple[list[dict], dict[str, pd.DataFrame]]:
+    """The verdicts of a report and its tables ``area`` and ``power``, by the rules of now.
+
+    Reports of before intervals were corrected are judged again from their numbers.
+    """
+    entries = _read_json(folder / "claims.json")
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("area", "power")}
+    if "alpha" in tables["area"]:
+        return entries, tables
+    judged = claims.rejudge(entries, **tables)
+    return judged, claims.in_tables(tables, judged)
 
 
 def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def seen_people(file: Path) -> pd.DataFrame:
+def seen_people(table: pd.DataFrame) -> pd.DataFrame:
     """A report's table on held-out images of people seen in training, by metric and method."""
-    return pd.read_csv(file).query("test == 'seen'").set_index(["metric", "method"])
+    return table[table["test"] == "seen"].set_index(["metric", "method"])
 
 
 def gain_cell(area: pd.DataFrame, metric: str, method: str, detectable: bool = False) -> str:
-    """A method's gain over ERM as text; a dash for ERM and for a method that was not run.
+    """A method's gain over its reference as text; a dash for ERM and for a method that was not run.
 
     With ``detectable``, the smallest gain that would have been found follows in brackets.
     """
@@ -154,7 +203,8 @@ def headline_markdown(folder: Path) -> str:
     """The main numbers of a report, as Markdown: one row a bias level, every method of the headline."""
     difference = pd.read_csv(folder / "difference.csv")
     summary = pd.read_csv(folder / "summary.csv")
-    return markdown_table(*headline_table(difference, summary))
+    kind = _read_json(folder / "about.json")["kind"]
+    return markdown_table(*headline_table(difference, summary, kind=kind))
 
 
 def short_headline(folder: Path) -> Printed:
@@ -200,23 +250,25 @@ def _by_level(file: Path) -> dict[tuple[str, float, str], dict[str, float]]:
 
 
 def studies_table(studies: Iterable[Study]) -> Printed:
-    """All studies side by side: gains over ERM, means over the bias range, and what was detectable."""
-    head = ["study", "data", "people", "task, bias", "model", "seeds", "protocol", "accuracy, ERM"]
+    """All studies side by side: gains, means over the bias range, and what was detectable."""
+    head = ["study", "data", "people", "task, bias", "model", "seeds", "protocol", "accuracy, ERM",
+            "gains over"]  # fmt: skip
     for metric in PRIMARY:
         name = METRICS[metric].title.lower()
         head.append(f"{name}: detectable")
-        head += [f"{name}, {method_title(method)} − ERM" for method in HEADLINE]
+        head += [f"{name}: gain of {method_title(method)}" for method in HEADLINE]
     rows = []
     for study in studies:
         row = [
             study.name,
             study.card["name"],
-            f"{study.people:,}",
+            study.people_text,
             study.bias,
             study.params["train"]["model"],
             str(study.params["seeds"]),
             study.protocol_text,
             f"{100 * study.area.loc[('accuracy', 'erm'), 'mean']:.1f} %",
+            study.reference,
         ]
         for metric in PRIMARY:
             detectable = study.power["detectable"].get((metric, "surprise"), math.nan)
@@ -226,6 +278,16 @@ def studies_table(studies: Iterable[Study]) -> Printed:
     return head, rows
 
 
+def power_table() -> Printed:
+    """Predicted and found power of the committed studies that have a prediction."""
+    yaml = YAML(typ="safe")
+    folders = [file.parent for file in sorted(REPORTS.glob("[!.]*/power.csv"))]
+    return predicted.table(
+        (folder.name, yaml.load(folder / "params.yaml"), pd.read_csv(folder / "power.csv"))
+        for folder in folders
+    )
+
+
 def linear_heads_table() -> Printed:
     """Every method on every study whose costs ``benchmarks/costs.py`` measured.
 
@@ -233,7 +295,7 @@ def linear_heads_table() -> Printed:
     """
     costs = pd.read_csv(COSTS).set_index(["study", "method"])
     names = costs.index.unique("study")
-    areas = {name: seen_people(REPORTS / name / "area.csv") for name in names}
+    areas = {name: seen_people(tables_of(REPORTS / name)[1]["area"]) for name in names}
     head = ["method", "labels behind weights or groups"]
     for name in names:
         head += [f"{name}: {METRICS[metric].title.lower()} − ERM" for metric in PRIMARY]
@@ -249,6 +311,28 @@ def linear_heads_table() -> Printed:
             else:
                 row.append("–")
         rows.append(row)
+    return head, rows
+
+
+def before_and_after_table(studies: Iterable[Study]) -> Printed:
+    """What the first kept reports said beside what today's say, for studies of which something moved."""
+    old, new = [], []
+    for study in studies:
+        was, now = earlier.before(study.name), earlier.now(REPORTS / study.name)
+        again = study.protocol["status"] == protocols.RERUN
+        if was and (again or earlier.side_by_side(was, was) != earlier.side_by_side(was, now)):
+            old += was
+            new += now
+    return earlier.every_study(old, new)
+
+
+def protocols_table() -> Printed:
+    """Every row of the table of protocols: its state, since when it stands, and what is noted."""
+    head = ["study", "state", "since", "note"]
+    rows = [
+        [row.study, row.state, f"{row.commit[:7]} of {row.date[:10]}", row.note or "–"]
+        for row in protocols.read()
+    ]
     return head, rows
 
 
@@ -270,19 +354,125 @@ def networks_table(studies: Iterable[Study]) -> Printed:
     return head, rows
 
 
+# ---------------------------------------------------------------------------- families of studies
+
+
+def over_studies(studies: Iterable[Study], method: str) -> pd.DataFrame:
+    """The primary endpoints of a method in several studies, corrected over all of them by Holm's method.
+
+    One row per study, test and metric: ``entry``, its verdict within the study; ``gains``, whether that is
+    a gain clear of 0; ``p_all``, the p value corrected over all rows; ``keeps``, whether it is a gain still.
+    """
+    rows = [
+        {"study": study.name, "test": entry["test"], "metric": entry["metric"], "entry": entry}
+        for study in studies
+        for entry in study.claims
+        if entry["primary"] and entry["method"] == method and entry["p"] is not None
+    ]
+    table = pd.DataFrame(rows, columns=["study", "test", "metric", "entry"])
+    table["p_all"] = holm([entry["p"] for entry in table["entry"]])
+    better = [METRICS[metric].better == "higher" for metric in table["metric"]]
+    effects = [entry["effect"] for entry in table["entry"]]
+    rises = [(effect > 0) == higher for effect, higher in zip(effects, better, strict=True)]
+    clear = [entry["p_holm"] < ALPHA for entry in table["entry"]]
+    table["gains"] = [rise and sure for rise, sure in zip(rises, clear, strict=True)]
+    table["keeps"] = table["gains"] & (table["p_all"] < ALPHA)
+    return table
+
+
+def families_table(studies: Iterable[Study]) -> Printed:
+    """Every primary endpoint of several studies, with p values corrected over all of them."""
+    head = ["study", "people", "endpoint"]
+    for method in PUBLISHED:
+        name = method_title(method)
+        head += [f"{name}: effect", "p in its study", "p over all", "verdict in its study"]
+    cells: dict[tuple, list[str]] = {}
+    for place, method in enumerate(PUBLISHED):
+        for row in over_studies(studies, method).itertuples():
+            title = METRICS[row.metric].title
+            line = cells.setdefault((row.study, row.test, title), ["–"] * 4 * len(PUBLISHED))
+            effect, low, high = (
+                other if row.entry[name] is None else row.entry[name]
+                for name, other in (("effect", 0.0), ("low", -math.inf), ("high", math.inf))
+            )
+            p_all = _p_value(row.p_all)
+            line[4 * place : 4 * place + 4] = [
+                points(effect, low, high),
+                _p_value(row.entry["p_holm"]),
+                f"**{p_all}**" if row.keeps else p_all,
+                verdict_words(row.entry),
+            ]
+    return head, [[*key, *line] for key, line in cells.items()]
+
+
+def families_sentences(studies: list[Study]) -> list[str]:
+    """How many gains of label surprise, and of CID as published, several studies leave."""
+    sentences = []
+    for method in PUBLISHED:
+        table = over_studies(studies, method)
+        words = [entry["verdict"] for entry in table["entry"]]
+        name = f"{method_title(method)}, as published," if method == "cid" else method_title(method)
+        sentences.append(
+            f"{name} has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary endpoints in "
+            f"{_counted(len(studies), 'study', 'studies')}, each corrected within its study; "
+            f"{table['keeps'].sum()} of these stay clear of 0 when all {len(table)} are corrected together. "
+            f"Verdicts: {words.count(claims.SUPPORTED)} supported, {words.count(claims.UNCERTAIN)} supported with "
+            f"their size uncertain, {words.count(claims.HARM)} harm."
+        )
+    return sentences
+
+
+def families(studies: list[Study]) -> str:
+    """Markdown: the sentences and the table of several studies."""
+    text = "\n\n".join(families_sentences(studies))
+    return f"{text}\n\n{markdown_table(*families_table(studies))}"
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "under 0.001"
+
+
+def moved_verdicts() -> str:
+    """Markdown: how the verdicts of old reports moved with the rules, by ``reports/verdicts.csv``."""
+    table = pd.read_csv(REPORTS / "verdicts.csv", keep_default_na=False)
+    changed = table[table["moved"] != ""]
+    kinds = changed.groupby(["before", "after", "moved"], sort=False).size()
+    counts = kinds.sort_values(ascending=False, kind="stable").reset_index(name="verdicts")
+    rows = [[str(row.verdicts), row.before, row.after, row.moved] for row in counts.itertuples()]
+    confirmed = changed[(changed["status"] == "confirmatory") & changed["method"].isin(PUBLISHED)]
+    each = [
+        [row.study, method_title(row.method), row.test, METRICS[row.metric].title.lower(), row.corrected,
+         row.before, row.after, row.reason]
+        for row in confirmed.itertuples()
+    ]  # fmt: skip
+    return (
+        f"The rules changed after these studies were run. By those of now {len(changed)} of "
+        f"{len(table)} verdicts on the same numbers are other ones; `reports/verdicts.csv` has all of them.\n\n"
+        + markdown_table(["verdicts", "before", "after", "why"], rows)
+        + "\nThose of confirmatory studies:\n\n"
+        + markdown_table(
+            [
+                "study",
+                "method",
+                "people",
+                "endpoint",
+                "gain [corrected interval]",
+                "before",
+                "after",
+                "why now",
+            ],
+            each,
+        )
+    )
+
+
 # ---------------------------------------------------------------------------- README and docs/results.md
-
-
-def readme(params: dict) -> str:
-    """README.md with the short table of the study's numbers between its marks, which it must have."""
-    text = README.read_text(encoding="utf-8")
-    table = markdown_table(*short_headline(REPORTS / params["study"]))
-    begin, end = (mark.format("headline") for mark in MARKS)
-    if begin not in text or end not in text:
-        raise ValueError(f"README.md lacks {begin} or {end}; put both around the headline table")
-    before = text.split(begin)[0]
-    after = text.split(end)[1]
-    return f"{before}{begin}\n{table}{end}{after}"
 
 
 def results_page(params: dict) -> str:
@@ -300,8 +490,20 @@ def results_page(params: dict) -> str:
         f"## {name}: every bias level\n\n"
         "Accuracy over all held-out images, then over minority cells. Intervals are clustered by training "
         "set and by person.\n\n" + headline_markdown(REPORTS / name),
+        *(
+            f"## {heading}\n\n{families(members)}"
+            for heading, members in {
+                "All confirmatory studies together": _with_status(studies, "confirmatory"),
+                "Studies run again with other settings, together": _with_status(studies, "rerun"),
+            }.items()
+            if members
+        ),
         "## All studies\n\n"
         "Means over the bias levels of each study.\n\n" + markdown_table(head, rows),
+        "## Power, predicted and found\n\n"
+        "Of the studies whose protocol predicts it: the smallest gain of label surprise on seen people that is "
+        "detected with probability .8, at 5 % before correction, in points.\n\n"
+        + markdown_table(*power_table()),
         "## Every method, with linear heads\n\n"
         "Gains as above, and seconds for one training set (weights and head together; "
         "[how they were measured](../benchmarks/README.md)).\n\n"
@@ -310,7 +512,29 @@ def results_page(params: dict) -> str:
         "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
         ".8.\n\n" + markdown_table(*networks_table(studies)),
     ]
+    if (REPORTS / "verdicts.csv").exists():
+        sections.append("## Verdicts before and after the rules changed\n\n" + moved_verdicts())
+    head, rows = before_and_after_table(studies)
+    if rows:
+        sections.append(
+            "## Run again: before and after\n\n"
+            "Seen people. *Before*: the first report that was kept ([`studies/earlier.csv`](../studies/earlier.csv) "
+            "has all verdicts, and the commit that holds each page). *Now*: today's report.\n\n"
+            + markdown_table(head, rows)
+        )
+    head, rows = protocols_table()
+    if rows:
+        sections.append(
+            "## Every protocol\n\n"
+            "A confirmatory protocol that was run never changes. A *rerun* is a later content of the same study, "
+            "with what differs. *Withdrawn* protocols were never run.\n\n"
+            + markdown_table(head, rows)
+        )
     return "\n".join(sections)
+
+
+def _with_status(studies: Iterable[Study], status: str) -> list[Study]:
+    return [study for study in studies if study.protocol["status"] == status]
 
 
 # ---------------------------------------------------------------------------- reports/index.html
@@ -388,12 +612,8 @@ def studies_page() -> Path:
     studies = read_studies()
     axes = [make_axis(studies, metric) for metric in PRIMARY]
     groups = {
-        "Confirmatory: the design was committed before the first run": [
-            study for study in studies if study.is_confirmatory
-        ],
-        "Exploratory: these data, or data like them, had been looked at before": [
-            study for study in studies if not study.is_confirmatory
-        ],
+        heading: [study for study in studies if study.protocol["status"] == state]
+        for state, heading in GROUPS.items()
     }
     head, rows = studies_table(studies)
     linked = [[f"[{name}]({name}/index.html)", *rest] for name, *rest in rows]
@@ -410,6 +630,14 @@ def studies_page() -> Path:
         metrics=METRICS,
         kind_of_people=kind_of_people,
         legend=[(marked_title(method), colour(method), marker(method)) for method in FOREST],
+        families=[
+            (heading, pages.markdown(families(members)))
+            for heading, members in {
+                "All confirmatory studies together": _with_status(studies, "confirmatory"),
+                "Studies run again, together": _with_status(studies, "rerun"),
+            }.items()
+            if members
+        ],
         numbers=pages.markdown(markdown_table([head[0], *head[7:]], numbers)),
         designs=pages.markdown(markdown_table(head[:7], designs)),
     )

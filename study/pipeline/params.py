@@ -12,7 +12,7 @@ import io
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import (
@@ -46,9 +46,15 @@ from cid.settings import (
 from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.experiment.levels import KINDS, built_levels
+from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
-from study.methods.registry import METHODS, all_fit_settings, all_weigh_settings, kind_of
+from study.methods.registry import (
+    METHODS,
+    all_fit_settings,
+    all_weigh_settings,
+    balancing,
+    kind_of,
+)
 
 PARAMS = Path("params.yaml")
 FIXED = {  # what an ablation cannot vary, and why
@@ -117,6 +123,12 @@ Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
+Penalty = rule(
+    "a number above 0, 1e30 at most, or auto, or own",
+    Annotated[float, Gt(0), Le(1e30)] | Literal["auto", "own"],
+    names=["auto", "own"],
+)
+Cohorts = rule("true, false or repeated", bool | Literal[REPEATED], names=[REPEATED])
 Bootstrap = rule("a whole number of at least 20, 1e6 at most", int, Ge(20), Le(10**6))
 
 Kind = one_of(*KINDS)
@@ -124,6 +136,9 @@ NETWORKS = _registered("recognition", "NETWORKS")
 NETWORK = f"{', '.join(NETWORKS)} or an ONNX file, path/to/model.onnx@ and {DIGITS} or more digits of its SHA-256"
 Network = Annotated[rule(NETWORK, str), AfterValidator(_network)]
 Networks = Annotated[list[Network], _each_once("a network")]
+DETECTORS = _registered("detection", "DETECTORS")
+# What parameters from before there was a choice meant, by key of `embed`.
+EMBED = {"detector": "mtcnn", "mirror": False}
 Methods = Annotated[_some(one_of(*METHODS)), AfterValidator(_with_baseline), _each_once("a method")]
 Name = rule(
     "letters, digits, -, _ and dots inside, 60 at most",
@@ -155,7 +170,7 @@ class Detectable(Section):
 
 
 class Protocol(Section):
-    status: one_of("exploratory", "confirmatory")
+    status: one_of("exploratory", "confirmatory", "rerun")
     note: Text
     detectable: Detectable | None
 
@@ -165,6 +180,8 @@ class Embed(Section):
     trunk: Network
     precision: one_of("single", "half")
     detect: Truth
+    detector: one_of(*DETECTORS) = EMBED["detector"]
+    mirror: Truth = EMBED["mirror"]
     onnx: dict[str, Any] = {}  # checked by study.faces.network_files.OnnxOptions
 
 
@@ -175,7 +192,7 @@ class Bias(Section):
     test_per_class: Count
     unseen_share: ShareBelow1
     people: People
-    cohorts: Truth
+    cohorts: Cohorts
 
     @model_validator(mode="after")
     def _fits(self):
@@ -186,7 +203,8 @@ class Bias(Section):
         if self.kind == "correlation" and self.images_per_identity % 2:
             raise ValueError("images_per_identity must be even, so that level 0 halves it")
         if self.cohorts and self.people is None:
-            raise ValueError("cohorts is true, so people must say how many one holds")
+            shown = str(self.cohorts).lower()
+            raise ValueError(f"cohorts is {shown}, so people must say how many one holds")
         return self
 
 
@@ -198,7 +216,7 @@ Robust = create_model("Robust", __base__=Section, **all_fit_settings())
 
 class Train(Section):
     model: one_of("linear", *_registered("models", "MODELS"))
-    l2: Positive
+    l2: Penalty
     through: one_of("loss", "sampler")
     robust: Robust
     network: dict[str, Any]  # checked by cid.options.NetworkOptions
@@ -282,6 +300,12 @@ class Params(Section):
             raise ValueError(
                 "embed.onnx has options, but no network is an ONNX file: write onnx: {}"
             )
+        balances = balancing(self.methods, {"class_prior": self.weights.class_prior})
+        if self.bias.kind == "natural" and balances and "balanced" not in self.methods:
+            raise ValueError(
+                f"bias.kind is natural, under which {balances[0]} is compared with balanced, as it balances "
+                "classes, too; add balanced to methods"
+            )
         if "natural" in self.breadth.kinds and self.bias.levels != [0.0]:
             raise ValueError("breadth.kinds has natural, which needs bias.levels: [0.0]; drop it")
         return self
@@ -314,11 +338,16 @@ def load(path: str | Path = PARAMS) -> dict:
 
 
 def filled(tree: Mapping) -> dict:
-    """Add the default of every setting of a method that parameters leave out."""
+    """Add the default of every setting of a method, and of `embed`, that parameters leave out."""
     weights = {name: default for name, (_, default) in all_weigh_settings().items()}
     robust = {name: default for name, (_, default) in all_fit_settings().items()}
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
-    return {**tree, "weights": weights | tree["weights"], "train": train}
+    return {
+        **tree,
+        "embed": EMBED | tree["embed"],
+        "weights": weights | tree["weights"],
+        "train": train,
+    }
 
 
 def resolved_text(path: str | Path = PARAMS) -> str:
@@ -335,6 +364,7 @@ def resolved_text(path: str | Path = PARAMS) -> str:
     yaml.width = 105
     yaml.Representer = NullAsWord
     document = yaml.load(text)
+    _append(document["embed"], resolved["embed"])
     _append(document["weights"], resolved["weights"])
     _append(document["train"]["robust"], resolved["train"]["robust"])
     stream = io.StringIO()

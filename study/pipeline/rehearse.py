@@ -1,6 +1,6 @@
 """A study rehearsed at its true size without an image: how long it will take, and how much memory.
 
-    python -m study rehearse ANNOTATIONS [--study celeba-smiling] [--natural] [--seeds N] [--varied]
+    python -m study rehearse ANNOTATIONS [--study celeba-smiling-8] [--natural] [--seeds N] [--varied]
 
 Identities and attributes come from a table, parquet or CSV, with the columns ``image``, ``identity`` and
 attributes of 0 and 1; proxies and features are made up. Sets are drawn, weighed, trained on and evaluated
@@ -21,7 +21,7 @@ from cid.names import suggest
 from study.commands import parser, run_renamed
 from study.experiment import proxies, runs, variations
 from study.experiment.arrays import Arrays
-from study.experiment.design import draw_sets, usable_identities
+from study.experiment.design import count_cohorts, draw_sets, usable_identities
 from study.pipeline import kept, params
 from study.results import inference, tables
 from study.results.claims import PRIMARY
@@ -306,10 +306,8 @@ def people_sentence(frame: pd.DataFrame, study: Mapping) -> str:
     )
     if not bias["cohorts"]:
         return f"{sentence}."
-    cohorts = usable // bias["people"]
-    return (
-        f"{sentence}: {cohorts} cohorts of {bias['people']}, of which {study['seeds']} are taken."
-    )
+    number, size = count_cohorts(usable, study["seeds"], bias["people"], bias["cohorts"])
+    return f"{sentence}: {study['seeds']} seeds of {number} cohorts of {size} people."
 
 
 def prediction(steps: pd.DataFrame, images: int, factor: float = 1.0) -> str:
@@ -330,7 +328,7 @@ def prediction(steps: pd.DataFrame, images: int, factor: float = 1.0) -> str:
 def main(arguments: list[str]) -> None:
     options = parser("rehearse")
     options.add_argument("annotations", help="table: image, identity, attributes of 0 and 1")
-    options.add_argument("--study", default="celeba-smiling", help="name of a file in studies/")
+    options.add_argument("--study", default="celeba-smiling-8", help="name of a file in studies/")
     options.add_argument("--natural", action="store_true", help="the data as they are, 3 seeds")
     options.add_argument("--seeds", type=int, help="rehearse fewer; the prediction is for all")
     options.add_argument("--varied", action="store_true", help="also breadth, proxies, ablations")

@@ -1,7 +1,6 @@
 """Collect what a reader opens: one page of the study, with its tables, figures and provenance.
 
 python -m study report build      write build/report/ from the results of the stages
-python -m study report publish    copy it to reports/<study>/
 python -m study report headline   print where it is, its main numbers, and whether they are
                                   reproduced
 python -m study report readme     write the numbers of all reports into README.md,
@@ -17,15 +16,20 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import pandas as pd
+
 from study.commands import parser, run_renamed
-from study.pipeline import overview, pages, provenance
-from study.pipeline.overview import README, REPORTS, RESULTS, headline_markdown, readme
+from study.faces import annotations
+from study.pipeline import earlier, findings, overview, pages, predicted, protocols, provenance
+from study.pipeline.git import no_git
+from study.pipeline.overview import RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
+from study.pipeline.reproduced import FILE, REPORTS, RUN, verify
 from study.results.metrics import METRICS
-from study.store import digest, write_text
+from study.results.tables import markdown_table
+from study.store import write_text
 
 BUILD = Path("build")
-REPORT = BUILD / "report"
 ALL_STUDIES = "../index.html"  # as a report in reports/ links to it
 
 
@@ -41,33 +45,36 @@ def build(params: dict) -> Path:
     sections = sorted((BUILD / "paper").glob("[!.]*.ipynb"))
     if not sections:
         raise ValueError(f"{BUILD}/paper holds no sections; run `dvc repro`, which executes them")
-    shutil.rmtree(REPORT, ignore_errors=True)
-    shutil.copytree(BUILD / "evaluate", REPORT)
+    shutil.rmtree(RUN, ignore_errors=True)
+    shutil.copytree(BUILD / "evaluate", RUN)
     for part in ("factors", "proxies", "breadth", "ablate"):
         for file in (BUILD / part).glob("*.csv"):
-            shutil.copy(file, REPORT / f"{part}-{file.name}")
-    shutil.copytree(BUILD / "paper" / "figures", REPORT / "figures")
-    write_text(REPORT / "params.yaml", resolved_text())
-    shutil.copy(BUILD / "data" / "card.json", REPORT)
-    (REPORT / "notebooks").mkdir()
+            shutil.copy(file, RUN / f"{part}-{file.name}")
+    shutil.copytree(BUILD / "paper" / "figures", RUN / "figures")
+    write_text(RUN / "params.yaml", resolved_text())
+    shutil.copy(BUILD / "data" / "card.json", RUN)
+    (RUN / "notebooks").mkdir()
     for path in sections:
-        shutil.copy(path, REPORT / "notebooks")
+        shutil.copy(path, RUN / "notebooks")
     made = provenance.record()
-    card = json.loads((REPORT / "card.json").read_text(encoding="utf-8"))
-    write_text(REPORT / provenance.FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
+    card = json.loads((RUN / "card.json").read_text(encoding="utf-8"))
+    write_text(RUN / FILE, json.dumps(made, indent=1, sort_keys=True) + "\n")
     _check_photographs(card)
-    warnings = _warnings(made)
+    warnings = _warnings(made, card)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return _page(sections, params=params, card=card, made=made, warnings=warnings)
 
 
-def _warnings(made: dict) -> list[str]:
-    """What a reader must know before any number: of the faces, and of where the code came from."""
-    proxy = json.loads((REPORT / "about.json").read_text(encoding="utf-8"))["proxy"]
+def _warnings(made: dict, card: dict) -> list[str]:
+    """What a reader must know before any number: of the faces, and of where data and code came from."""
+    proxy = json.loads((RUN / "about.json").read_text(encoding="utf-8"))["proxy"]
     warnings = []
     if "warning" in proxy:
         warnings.append(proxy["warning"])
+    copy = card.get("copy")
+    if copy and copy["all"]["here"] < copy["all"]["listed"]:
+        warnings.append(f"The data are {annotations.share_here(copy)}.")
     if "no_commit" in made:
         warnings.append(f"This report names no commit of its code: {made['no_commit']}.")
     return warnings
@@ -81,7 +88,7 @@ def _check_photographs(card: dict) -> None:
     """
     if card.get("show_images", True):
         return
-    for file in sorted(REPORT.rglob("*")):
+    for file in sorted(RUN.rglob("*")):
         shows_faces = file.suffix in (".jpg", ".jpeg")
         if file.suffix in (".ipynb", ".svg"):
             shows_faces = "image/jpeg" in file.read_text(encoding="utf-8")
@@ -106,7 +113,7 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
     tables = (".csv", ".json", ".yaml", ".md")
     return pages.page(
         "study",
-        REPORT / "index.html",
+        RUN / "index.html",
         links=[ALL_STUDIES],
         page_title=f"{params['study']}: {title.striptags()}",
         title=title,
@@ -117,10 +124,79 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         card=card,
         made=made,
         warnings=warnings,
-        parameters=(REPORT / "params.yaml").read_text(encoding="utf-8"),
+        status=status_text(params["protocol"], made),
+        before=before_and_after(params["study"], made["protocol"]),
+        power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
+        parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
-        files=sorted(file.name for file in REPORT.iterdir() if file.suffix in tables),
+        files=sorted(file.name for file in RUN.iterdir() if file.suffix in tables),
     )
+
+
+def status_text(protocol: dict, made: dict) -> str:
+    """What was fixed before the study was run, in words: the state of its protocol, and its note."""
+    of = made["protocol"]
+    known = of["commit"] is not None
+    if of["status"] == protocols.RERUN:
+        text = (
+            f"Run again: confirmatory under its protocol {_since(of)}, with other settings. What that run "
+            "found was known when the study was run again, so that the numbers of this page are "
+            "exploratory; both stand side by side below. Its protocol said"
+        )
+    elif of["status"] == protocols.CONFIRMATORY and known:
+        text = (
+            "Confirmatory: design and endpoints were committed before the first run "
+            f"({of['commit'][:7]}, {_minute(of['date'])}); this report {_of_commit(made)}"
+        )
+    elif of["status"] == protocols.CONFIRMATORY:
+        text = "Confirmatory by name only: no commit of its protocol is known"
+    else:
+        text = overview.EXPLORATORY
+    note = protocol["note"].rstrip(". ")
+    if of["status"] == protocols.RERUN:
+        return f"{text}: {note}."
+    return f"{text}. {note[0].upper()}{note[1:]}."
+
+
+def _of_commit(made: dict) -> str:
+    if not made["commit"]:
+        return "names no commit"
+    return f"is of commit {made['commit'][:7]}{made['commit'][40:]}, {_minute(made['date'])}"
+
+
+def _since(of: dict) -> str:
+    return f"of {_minute(of['date'])} ({of['commit'][:7]})" if of["commit"] else "(not committed)"
+
+
+def _minute(date: str) -> str:
+    return date[:16].replace("T", " ")
+
+
+def before_and_after(study: str, of: dict) -> pages.Markup | None:
+    """What an earlier report said beside what this one says; None where none was kept, or nothing moved."""
+    old = earlier.before(study)
+    if not old:
+        return None
+    head, rows = earlier.side_by_side(old, earlier.now(RUN))
+    again = of["status"] == protocols.RERUN
+    if not again and all(row[3:5] == row[5:7] for row in rows):
+        return None
+    if again:
+        settings = of["again"]["settings"]
+        text = (
+            f"This study was confirmatory under its protocol {_since(of)}. "
+            + (f"The settings that differ: {settings}. " if settings else "")
+            + "The verdicts of its protocol are those *before*"
+        )
+    else:
+        text = (
+            "Exploratory then and now. What differs are settings, code or the rules of the verdicts"
+        )
+    text += (
+        f"; the page that gave them is in commit {old[0].commit}, and `studies/earlier.csv` has every one. "
+        "Gains in points, with 95 % intervals."
+    )
+    return pages.markdown(f"{text}\n\n{markdown_table(head, rows)}")
 
 
 @dataclass(frozen=True)
@@ -153,52 +229,21 @@ def _figure(name: str, data: dict) -> str:
     if name:
         for suffix in (".svg", ".jpg", ".png"):
             address = f"figures/{name}{suffix}"
-            if (REPORT / address).exists():
+            if (RUN / address).exists():
                 return address
     return pages.embedded(name, data)
-
-
-def publish(params: dict) -> Path:
-    """Copy ``build/report/`` to ``reports/<study>/``, replacing the report that stands there.
-
-    A report that differs from it by rounding alone stays.
-
-    Raises
-    ------
-    ValueError
-        If there is no report to copy, or something else stands in its place.
-    """
-    if not REPORT.is_dir():
-        raise ValueError(f"{REPORT} is missing; run `dvc repro`, which builds it")
-    target = REPORTS / params["study"]
-    draft = REPORTS / f".{params['study']}.partial"
-    if target.is_symlink() or REPORTS.is_symlink() or target.resolve().parent != REPORTS.resolve():
-        raise ValueError(f"{target} is not a folder in {REPORTS}/; name the study otherwise")
-    if target.exists() and not (target / provenance.FILE).exists():
-        raise ValueError(f"{target} is no report, and would be lost; move it away")
-    shutil.rmtree(draft, ignore_errors=True)
-    if reason := provenance.in_place_of(REPORT, target):
-        print(reason)
-    else:
-        shutil.copytree(REPORT, draft)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    files = sorted(file for file in target.rglob("*") if file.is_file())
-    copied = {str(file.relative_to(target)): digest(file.read_bytes())[:16] for file in files}
-    write_text(BUILD / "published.json", json.dumps({str(target): copied}, indent=1) + "\n")
-    return target / "index.html"
 
 
 def headline(params: dict) -> str:
     """Where the report is, its main numbers, and whether they are those that were committed."""
     folder = REPORTS / params["study"]
-    if not (folder / provenance.FILE).exists():
+    if not (folder / FILE).exists():
         raise ValueError(f"{folder} holds no report yet; run `dvc repro`, which writes it")
     try:
-        reproduced = provenance.verify(folder).sentence
+        reproduced = verify(folder).sentence
     except ValueError:
         reproduced = "There is no committed report of this study to compare with"
-        reason = provenance.no_git()
+        reason = no_git()
         reproduced += f": {reason}." if reason else "."
     return (
         f"\nOpen {folder.resolve() / 'index.html'}\n\nHeld-out images of people seen in training; gains in "
@@ -207,13 +252,14 @@ def headline(params: dict) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    commands = {"build": build, "publish": publish, "headline": headline}
+    commands = {"build": build, "headline": headline}
     options = parser("report")
     options.add_argument("command", choices=[*commands, "readme", "pages"])
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
-        write_text(README, readme(params))
+        for path, text in findings.documents(params).items():
+            write_text(path, text)
         write_text(RESULTS, overview.results_page(params))
         print(overview.studies_page())
     elif chosen == "pages":

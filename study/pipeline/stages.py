@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from symtable import symtable
 
@@ -35,8 +36,13 @@ DVC = Path("dvc.yaml")
 METHODS = Path("study/methods")
 COMPUTE = Path("notebooks/compute")
 PAPER = Path("notebooks/paper")
+EXECUTED = Path("build/notebooks")
+CODE = "code"  # in the metadata of an executed notebook: digests of the code that its stage ran
 TEMPLATES = "study/pipeline/templates"
 PINS = "requirements.lock"
+DRAWING = ("matplotlib", "seaborn", "pandas")  # whose versions may change a section of the paper
+# What users import from, which finds names in other modules and computes nothing.
+FORWARDERS = {Path("cid/__init__.py"), Path("cid/moved.py")}
 LARGE = 2**30  # bytes of outputs above which they are not kept a second time
 
 
@@ -98,8 +104,8 @@ def used_code(stage: str, known: Mapping[str, Mapping]) -> list[str]:
     """Code that a stage depends on, as sorted paths from the root of the repository.
 
     A stage with notebooks uses the notebooks and what they import. Any other stage uses the module of
-    its command, what that imports, and the templates. The report, which records the digests of all
-    code, depends on all code. The command line itself (:mod:`study.cli`) only finds the module and
+    its command and what that imports. The report also uses the templates, and the code of the paper,
+    whose digests it records; those of the other stages' code are in their executed notebooks. The command line itself (:mod:`study.cli`) only finds the module and
     calls it, so nothing depends on it.
 
     Parameters
@@ -109,30 +115,30 @@ def used_code(stage: str, known: Mapping[str, Mapping]) -> list[str]:
     known : mapping
         All stages of dvc.yaml by name.
     """
-    command, *arguments = command_of(known[stage])
+    command, *_ = command_of(known[stage])
     if command == "stage":
         notebook = notebook_of(stage)
         return sorted({str(notebook), PINS} | _imported([code_of(notebook)]))
     if command == "paper":
         sections = [code_of(path) for path in PAPER.glob("*.ipynb")]
         return sorted({str(PAPER)} | _imported(sections))
-    used = {TEMPLATES} | _imported([f"import {COMMANDS[command].module}"])
-    if arguments == ["build"]:
-        used.add(PINS)
+    used = _imported([f"import {COMMANDS[command].module}"])
+    if command == "report":
+        used.update((TEMPLATES, PINS))
         for name in known:
-            if command_of(known[name])[0] in ("stage", "paper"):
+            if command_of(known[name])[0] == "paper":
                 used.update(used_code(name, known))
     return sorted(used)
 
 
 def _imported(programs: Iterable[str]) -> set[str]:
-    """Files of this repository that programs import, except files that only mark a package.
+    """Files of this repository that programs import, except files that mark a package or forward names.
 
     The methods stand for all files of their folder, so that a method's file that is added there counts.
     """
     root = Path(study.__file__).resolve().parents[1]
     paths = source.files(ast.parse(program) for program in programs)
-    files = {path.relative_to(root) for path in paths if not _is_marker(path)}
+    files = {path.relative_to(root) for path in paths if not _is_marker(path)} - FORWARDERS
     return {str(METHODS if METHODS in file.parents else file) for file in files}
 
 
@@ -147,6 +153,13 @@ def _is_marker(path: Path) -> bool:
 def is_code(dep: str) -> bool:
     """Whether a dependency of a stage is code of this repository, or the list of pinned packages."""
     return dep.startswith(("cid/", "people/", "study/", "notebooks/")) or dep == PINS
+
+
+def code_digests(deps: Iterable[str]) -> dict[str, str]:
+    """Digest of every file of code among dependencies, but for the list of packages; of Python, by what it does."""
+    code = (dep for dep in deps if is_code(dep) and dep != PINS and Path(dep).exists())
+    files = sorted({file for dep in code for file in _files_under(Path(dep))})
+    return {file: _digest_of(file)[:16] for file in files}
 
 
 def differences() -> list[str]:
@@ -209,15 +222,11 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
     entry = read_stages().get(stage, {})
     deps = entry.get("deps", [])
     outputs = [Path(out) for out in entry.get("outs", [])]
-    missing = [dep for dep in deps if not Path(dep).exists()]
-    for dep in missing:
-        if dep.startswith("build/"):
-            raise ValueError(f"{dep} is missing; run `dvc repro {stage}`, which makes it first")
-    if missing or not outputs:
+    if _are_missing(deps, stage) or not outputs:
         work()  # which names what is missing
         return False
 
-    inputs = [(file, _digest_of(file)) for dep in deps for file in _files_under(Path(dep))]
+    inputs = _digests_under(deps)
     key = digest(dict(parameters), sys.version, source.versions(), *inputs)
     kept = KEPT / f"stage-{stage}-{key[:24]}"
     if kept.is_dir():
@@ -229,6 +238,71 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
     if _size(outputs) <= LARGE:
         _keep(outputs, kept)
     return False
+
+
+def kept_section(section: Path, inputs: str) -> Path:
+    """Where a section of the paper is kept, with its figures, once it was executed.
+
+    The name of the folder holds a digest of the notebook, of the definitions its cells use, and of
+    ``inputs``. So an edit of one figure's code executes the sections that show the figure, and no other.
+
+    Parameters
+    ----------
+    section : path
+        The source notebook.
+    inputs : str
+        From :func:`paper_inputs`.
+    """
+    versions = [version(package) for package in DRAWING]
+    code = source.program(code_of(section))
+    key = digest(section.read_bytes(), code, inputs, sys.version, versions)
+    return KEPT / f"section-{section.stem}-{key[:24]}"
+
+
+def paper_inputs() -> str:
+    """Digest of the results that the sections read; "" if files are missing, so that nothing is kept.
+
+    Raises
+    ------
+    ValueError
+        If an earlier stage has not made its results.
+    """
+    deps = read_stages().get("paper", {}).get("deps", [])
+    results = [dep for dep in deps if not is_code(dep)]
+    return "" if _are_missing(results, "paper") else digest(_digests_under(results))
+
+
+def put_section_back(kept: Path, folder: Path) -> bool:
+    """Copy a section that was kept, and its figures, into the folder of the paper, if it is there."""
+    if not kept.is_dir():
+        return False
+    for file in kept.iterdir():
+        place = folder if file.suffix == ".ipynb" else folder / "figures"
+        _copy(file, place / file.name)
+    return True
+
+
+def keep_section(executed: Path, kept: Path) -> None:
+    """Keep an executed section and the figures that it shows."""
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = [output.get("metadata", {}).get("figure", {}).get("name") for output in outputs]
+    figures = [file for name in shown if name for file in executed.parent.glob(f"figures/{name}.*")]
+    _keep([executed, *figures], kept)
+
+
+def _are_missing(deps: Iterable[str], stage: str) -> bool:
+    """Whether dependencies are missing; ``ValueError`` if an earlier stage would make one of them."""
+    missing = [dep for dep in deps if not Path(dep).exists()]
+    for dep in missing:
+        if dep.startswith("build/"):
+            raise ValueError(f"{dep} is missing; run `dvc repro {stage}`, which makes it first")
+    return bool(missing)
+
+
+def _digests_under(deps: Iterable[str]) -> list[tuple[str, str]]:
+    """Name and digest of every file that dependencies hold."""
+    return [(file, _digest_of(file)) for dep in deps for file in _files_under(Path(dep))]
 
 
 def _keep(outputs: Iterable[Path], kept: Path) -> None:

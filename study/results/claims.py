@@ -5,21 +5,36 @@ The claims are those of Qi & Ardeshir, "Improving Identity-Robustness for Face M
 is more uniform over people, (2) overall performance often improves too, and (3) the model is much less
 sensitive to bias of the training set.
 
-**Endpoints.** Primary are accuracy (claim 2) and accuracy on *minority cells*, the test images of the
-class that was rare for their person in training (claim 1), as differences to ERM, means over the bias
-range. The family for Holm's correction are the primary endpoints of one method in one study, over both
-test sets. Everything else is descriptive: worst decile and spread over people, slopes, and what further
-tasks or kinds of bias show.
+**Endpoints.** Primary, as means over the bias range, are of claim 2 the accuracy; of claim 1, on people
+seen in training, the accuracy on *minority cells* (test images of the class that was rare for their
+person in training), and the standard deviation over people and the worst tenth of people, of accuracies
+over all seeds, so that a person has images enough. Each is a difference to the method's *reference*: ERM;
+or, where the data are taken as they are found and classes may be unequal, class-balanced training, if the
+method balances classes itself (:func:`references`). Everything else is descriptive: slopes, and what
+further tasks or kinds of bias show.
 
-**Verdicts** on a primary endpoint, the first that holds:
+**Correction.** The family are the primary endpoints of one method in one study, over both test sets.
+Holm's procedure tests each at a level of its own (:func:`study.results.inference.holm_levels`); p value,
+interval and detectable effect of an endpoint are all of this level, wherever they are printed. So an
+interval leaves out 0 exactly where the corrected p is below .05.
 
-1. clear of 0 in the claimed direction after Holm: *supported*; or, if the whole interval lies below
-   the smallest effect of interest, *supported, but too small to matter*, which counts as no support;
-2. as clear in the other direction: *not supported*;
-3. the oracles' gain is not clear of 0, so that there is nothing to find, or the smallest effect that
-   the study would detect with probability .8 exceeds the smallest of interest: *not testable*;
-4. the whole interval lies below the smallest effect of interest: *not supported*;
-5. else *inconclusive*.
+**Verdicts** on a primary endpoint, the first that holds. The *smallest effect of interest* is
+:data:`SMALLEST`; the oracles' 95 % intervals are not corrected, as they are no claim.
+
+1. The interval lies above 0. Its lower end reaches the smallest effect of interest: *supported*. Its upper
+   end does, but not the lower: *supported, size uncertain*.
+2. It lies below 0, and reaches as far as a harm of that size: *does harm*.
+3. It lies below the smallest effect of interest, clear of 0 or not. The intervals of the oracles do, too, so
+   that there was nothing to be had: *nothing to gain*; else *no gain*, which is a precise null.
+4. The study would have detected the smallest effect of interest with probability .8 or more:
+   *inconclusive*, which is bad luck.
+5. Else *not testable*: it lacked the power, and that alone.
+
+A narrow interval cannot lose by this order, nor a wide one win: to be supported needs a lower end.
+
+**On the border.** A verdict that another processor's rounding could turn says so, and names what it could
+turn into: what :func:`verdict` says when every number that it compares moves by
+:data:`study.results.rounding.MOVES`.
 
 "Much less sensitive" (3b) is judged against what the oracle removes of the slope over the bias: supported
 if the whole interval of that share lies above :data:`MUCH`, not supported if below, not testable where
@@ -32,6 +47,7 @@ Whether a method needs a face recogniser as its proxy is decided by :func:`recog
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -39,14 +55,16 @@ import pandas as pd
 from cid.names import find
 from study.methods.registry import METHODS
 from study.results import inference
-from study.results.inference import BASELINE, ORACLE, Estimates, holm
+from study.results.inference import ALPHA, BASELINE, ORACLE, Estimates, holm, holm_levels
 from study.results.metrics import METRICS, TOO_FEW
+from study.results.rounding import MOVES
+from study.results.titles import method_title
 
-ALPHA = 0.05
-PRIMARY = ("accuracy", "minority_accuracy")
-SECONDARY = ("worst_decile", "identity_sd")
-ENDPOINTS = (*PRIMARY, *SECONDARY)
+PRIMARY = ("accuracy", "minority_accuracy")  # of main figures and tables
+UNIFORMITY = ("people_sd", "worst_tenth")
+ENDPOINTS = (*PRIMARY, *UNIFORMITY)
 ORACLES = (ORACLE, "oracle-tempered")  # a study can show an effect where one of them has one
+BALANCED = "balanced"  # plain training in which every class has the same total weight
 TESTS = ("seen", "unseen")
 FACELESS = ("untrained", "pixels")  # networks of cid.recognition that were not trained on faces
 OWN_TRUNK = "own trunk"  # of study.experiment.variations.controls
@@ -58,74 +76,110 @@ OWN_TRUNK = "own trunk"  # of study.experiment.variations.controls
 SMALLEST = {
     "accuracy": 0.005,
     "minority_accuracy": 0.01,
-    "worst_decile": 0.01,
-    "identity_sd": 0.005,
+    "worst_tenth": 0.01,
+    "people_sd": 0.005,
 }
 MUCH = 0.5  # "much less sensitive": at least this share of what the oracle removes
 
 SUPPORTED = "supported"
-TOO_SMALL = "supported, but too small to matter"
-NOT_SUPPORTED = "not supported"
+UNCERTAIN = "supported, size uncertain"
+HARM = "does harm"
+NO_GAIN = "no gain"
+NOTHING_TO_GAIN = "nothing to gain"
 INCONCLUSIVE = "inconclusive"
 NOT_TESTABLE = "not testable"
+NOT_SUPPORTED = "not supported"  # of claims 3b and 4
 DESCRIPTIVE = "descriptive"
+GAINS = (SUPPORTED, UNCERTAIN)  # verdicts that say that there is a gain
 
 _MEASURES = {
-    "area": "{}, mean over the bias range, minus ERM's",
-    "slope": "{}, slope over the bias level, minus ERM's",
+    "area": "{}, mean over the bias range, minus that of {}",
+    "slope": "{}, slope over the bias level, minus that of {}",
     "share": "{}, share of the oracle's reduction of the slope over the bias level",
 }
-# Claim, metric, measure, statement.
+# Claim, metric, measure, statement with a place for the reference.
 _CLAIMS = (
-    ("1", "minority_accuracy", "area", "Minority cells are classified better than by ERM."),
-    ("1", "worst_decile", "area", "The worst-served tenth of people is served better than by ERM."),
-    ("1", "identity_sd", "area", "Accuracy varies less between people than under ERM."),
-    ("2", "accuracy", "area", "Overall accuracy is higher than under ERM."),
-    ("3a", "accuracy", "slope", "Accuracy is less sensitive to bias than under ERM."),
+    ("1", "minority_accuracy", "area", "Minority cells are classified better than by {}."),
+    ("1", "people_sd", "area", "Accuracy varies less between people than under {}."),
+    ("1", "worst_tenth", "area", "The worst tenth of people is served better than by {}."),
+    ("2", "accuracy", "area", "Overall accuracy is higher than under {}."),
+    ("3a", "accuracy", "slope", "Accuracy is less sensitive to bias than under {}."),
     (
         "3a",
         "minority_accuracy",
         "slope",
-        "Minority cells are less sensitive to bias than under ERM.",
+        "Minority cells are less sensitive to bias than under {}.",
     ),
-    ("3b", "accuracy", "share", "Accuracy is much less sensitive to bias than under ERM."),
+    ("3b", "accuracy", "share", "Accuracy is much less sensitive to bias than under {}."),
     (
         "3b",
         "minority_accuracy",
         "share",
-        "Minority cells are much less sensitive to bias than under ERM.",
+        "Minority cells are much less sensitive to bias than under {}.",
     ),
 )
 
 
 def verdict(
-    effect: float, low: float, high: float, p_holm: float, *, smallest: float, detectable: float,
-    oracle_low: float, better: str = "higher",
-) -> tuple[str, str]:  # fmt: skip
-    """Verdict on the claim that a difference to ERM is an improvement, by the rules above, and why.
+    low: float, high: float, *, smallest: float, detectable: float, oracle_high: float
+) -> tuple[str, str]:
+    """Verdict on the claim that a method gains over its reference, by the rules above, and why.
 
-    ``effect``, ``low`` and ``high`` are the difference and its 95 % interval; ``smallest`` is the
-    smallest effect of interest, > 0; ``detectable`` the smallest that is found with probability .8;
-    ``oracle_low`` the lower end of the oracles' gain, NaN without one; ``better`` is "higher" or "lower".
+    Parameters
+    ----------
+    low, high : float
+        The interval of the gain at the level that Holm's correction leaves; more is better.
+    smallest : float
+        The smallest effect of interest, > 0.
+    detectable : float
+        The smallest effect that the study finds at that level with probability .8.
+    oracle_high : float
+        The upper end of the oracles' gain, the larger of the two; NaN without an oracle.
     """
-    gain = effect if better == "higher" else -effect
-    most = high if better == "higher" else -low
-    if p_holm < ALPHA and gain > 0:
-        if most < smallest:
-            return TOO_SMALL, f"the whole interval is short of {points_of(smallest)}"
-        return SUPPORTED, "clear of 0 after Holm"
-    if p_holm < ALPHA and gain < 0:
-        return NOT_SUPPORTED, "clear of 0 after Holm, in the other direction"
-    if not oracle_low > 0:
-        return NOT_TESTABLE, "no oracle gains anything that is clear of 0"
-    if detectable > smallest:
-        return NOT_TESTABLE, (
-            f"only an effect of {100 * detectable:.2f} points would be detected, and "
-            f"{points_of(smallest)} would matter"
+    matters = points_of(smallest)
+    if low >= smallest:
+        return SUPPORTED, f"the whole interval reaches {matters}"
+    if low > 0 and high >= smallest:
+        return UNCERTAIN, f"clear of 0, but not of effects under {matters}"
+    if high < 0 and low <= -smallest:
+        return HARM, "the whole interval lies below 0"
+    if high < smallest:
+        clear = "clear of 0, but " if low > 0 or high < 0 else ""
+        reason = f"{clear}the whole interval is short of {matters}"
+        if oracle_high < smallest:
+            return NOTHING_TO_GAIN, f"{reason}, and so is that of the oracle"
+        return NO_GAIN, reason
+    if detectable <= smallest:
+        return INCONCLUSIVE, f"the interval holds 0 and {matters}"
+    return NOT_TESTABLE, (
+        f"only an effect of {100 * detectable:.2f} points would be detected, and {matters} would matter"
+    )
+
+
+def borders(
+    low: float, high: float, *, smallest: float, detectable: float, oracle_high: float,
+    oracle_half: float = 0.0, moves: float = MOVES,
+) -> list[str]:  # fmt: skip
+    """What :func:`verdict` could say on another processor, each once.
+
+    Every end moves by ``moves`` of half its interval, either way and each for itself, and ``detectable``,
+    which is in proportion to that half, by as much of itself. ``oracle_half`` is half the oracles' interval.
+    """
+    if not np.isfinite(high - low):
+        return []
+    step = moves * (high - low) / 2
+    oracle_step = moves * oracle_half if np.isfinite(oracle_half) else 0.0
+    found = []
+    for at_low, at_high, of_detectable, of_oracle in product((0, -1, 1), repeat=4):
+        word, _ = verdict(
+            low + at_low * step,
+            high + at_high * step,
+            smallest=smallest,
+            detectable=detectable * (1 + of_detectable * moves),
+            oracle_high=oracle_high + of_oracle * oracle_step,
         )
-    if most < smallest:
-        return NOT_SUPPORTED, f"the whole interval is short of {points_of(smallest)}"
-    return INCONCLUSIVE, "not clear of 0 after Holm"
+        found.append(word)
+    return list(dict.fromkeys(found))
 
 
 def share_verdict(low: float, high: float) -> tuple[str, str]:
@@ -139,9 +193,33 @@ def share_verdict(low: float, high: float) -> tuple[str, str]:
     return INCONCLUSIVE, f"the interval holds {MUCH:g}"
 
 
+def share_borders(low: float, high: float, moves: float = MOVES) -> list[str]:
+    """What :func:`share_verdict` could say on another processor; see :func:`borders`."""
+    if not np.isfinite(low + high):
+        return []
+    step = moves * (high - low) / 2
+    moved = product((0, -1, 1), repeat=2)
+    words = [
+        share_verdict(low + at_low * step, high + at_high * step)[0] for at_low, at_high in moved
+    ]
+    return list(dict.fromkeys(words))
+
+
 def points_of(effect: float) -> str:
     """The size of an effect in words: ``0.5 points``."""
     return "1 point" if effect == 0.01 else f"{100 * effect:g} points"
+
+
+def references(kind: str, balancing: Iterable[str]) -> dict[str, str]:
+    """What each method is compared with, where that is not ERM.
+
+    ``kind`` is the kind of bias and ``balancing`` the methods that give every class the same total weight
+    (:func:`study.methods.registry.balancing`). Data of the kind natural are taken as they are found, so
+    classes may be unequal, and balancing them is a gain of its own that no method may claim.
+    """
+    if kind != "natural":
+        return {}
+    return {method: BALANCED for method in balancing if method not in (BASELINE, BALANCED)}
 
 
 def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[dict]:
@@ -159,9 +237,11 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
     Returns
     -------
     list of dict
-        ``claim``, ``statement``, ``task``, ``kind``, ``method``, ``test``, ``metric``, ``measure``,
-        ``primary``, ``effect``, ``low``, ``high``, ``p``, ``p_holm`` (None unless primary), ``smallest``,
-        ``detectable`` and ``oracle_low`` (None unless primary), ``labels_used``, ``verdict``, ``reason``.
+        ``claim``, ``statement``, ``task``, ``kind``, ``method``, ``reference``, ``test``, ``metric``,
+        ``measure``, ``primary``, ``effect``, ``low``, ``high``, ``p``, ``detectable``, ``alpha`` (the level of
+        these), ``p_holm`` (None unless primary), ``smallest``, ``oracle_low`` and ``oracle_high`` (None unless
+        primary), ``labels_used``, ``verdict``, ``reason``, ``border``: other verdicts that are within
+        :data:`~study.results.rounding.MOVES`.
         Left out is what a study does not define: minority cells of unseen people, the slope over one level.
 
     Raises
@@ -175,46 +255,176 @@ def claims(estimates: Estimates, method: str, *, task: str, kind: str) -> list[d
         "slope": inference.sensitivity(chosen),
         "share": inference.sensitivity_removed(chosen),
     }
+    reference = method_title(chosen.reference(method))
     entries = []
     for test in TESTS:
         if (test, "accuracy") not in chosen.point:
             continue
         for claim, metric, measure, statement in _CLAIMS:
-            undefined = metric not in SECONDARY and np.isnan(chosen.point[test, metric]).all()
+            undefined = metric in PRIMARY and np.isnan(chosen.point[test, metric]).all()
             needs_levels = measure != "area"
             if undefined or (needs_levels and len(chosen.levels) < 2):
                 continue
-            primary = measure == "area" and metric in PRIMARY
-            numbers = _numbers(tables[measure], test, method, metric)
-            entries.append(
-                {
-                    "claim": claim,
-                    "statement": statement,
-                    "task": task,
-                    "kind": kind,
-                    "method": method,
-                    "test": test,
-                    "metric": metric,
-                    "primary": primary,
-                    "measure": _MEASURES[measure].format(METRICS[metric].title),
-                    "effect": numbers["effect"],
-                    "low": numbers["low"],
-                    "high": numbers["high"],
-                    "p": numbers["p"],
-                    "detectable": numbers["detectable"],
-                    "p_holm": None,
-                    "smallest": SMALLEST[metric] if primary else None,
-                    "oracle_low": _oracle_low(tables["area"], test, metric) if primary else None,
-                    "labels_used": _labels_used(method),
-                }
-            )
+            if metric in UNIFORMITY and test != "seen":
+                continue
+            primary = measure == "area"
+            entry = {
+                "claim": claim,
+                "statement": statement.format(reference),
+                "task": task,
+                "kind": kind,
+                "method": method,
+                "reference": chosen.reference(method),
+                "test": test,
+                "metric": metric,
+                "primary": primary,
+                "measure": _MEASURES[measure].format(METRICS[metric].title, reference),
+                "degrees_of_freedom": chosen.degrees_of_freedom((test, metric)),
+                **_numbers(tables[measure], test, method, metric),
+                "labels_used": _labels_used(method),
+            }
+            if primary:
+                entry |= _oracles(tables["area"], test, metric)
+            entries.append(entry)
+    return judge(entries)
+
+
+def judge(entries: list[dict], moves: float = MOVES) -> list[dict]:
+    """Correct the primary endpoints of one method in one study, and give every entry its verdict.
+
+    An entry needs ``claim``, ``metric``, ``primary``, ``degrees_of_freedom``, ``effect``, and ``low``, ``high``
+    and ``detectable`` at 95 %, and ``p``; a primary one also ``oracle_low`` and ``oracle_high``. Returned are
+    new entries, completed as :func:`claims` says. On another processor numbers move by ``moves`` of half
+    their interval.
+    """
     family = [entry for entry in entries if entry["primary"]]
-    adjusted = holm([entry["p"] for entry in family])
-    for entry, p_holm in zip(family, adjusted, strict=True):
-        entry["p_holm"] = float(p_holm)
+    p_values = [entry["p"] for entry in family]
+    corrected = {
+        "p_holm": holm(p_values),
+        "alpha": holm_levels(p_values),
+        # The levels that the family has where rounding moves every p value up, or down.
+        "alpha_up": holm_levels([_moved_p(entry, moves) for entry in family]),
+        "alpha_down": holm_levels([_moved_p(entry, -moves) for entry in family]),
+    }
+    judged = []
     for entry in entries:
-        entry["verdict"], entry["reason"] = _judged(entry)
-    return entries
+        none = {"p_holm": None, "smallest": None, "oracle_low": None, "oracle_high": None}
+        if not entry["primary"]:
+            word, reason, border = _judged(entry, moves)
+            entry = none | entry | {"alpha": ALPHA}
+        else:
+            place = [other is entry for other in family].index(True)
+            of_entry = {name: float(values[place]) for name, values in corrected.items()}
+            alphas = [of_entry[name] for name in ("alpha", "alpha_up", "alpha_down")]
+            entry = entry | {"p_holm": of_entry["p_holm"], "alpha": alphas[0]}
+            entry |= {"smallest": SMALLEST[entry["metric"]]}
+            word, reason, border, at_level = _judged_primary(entry, alphas, moves)
+            entry |= at_level
+        judged.append(entry | {"verdict": word, "reason": reason, "border": border})
+    return judged
+
+
+def rejudge(
+    entries: Iterable[dict], area: pd.DataFrame, power: pd.DataFrame, moves: float = MOVES
+) -> list[dict]:
+    """Verdicts by today's rules on a report of before them: entries, area and power read back from files.
+
+    Their intervals are all of 95 %, and all differences are to ERM. Claims on what was no endpoint then,
+    and is one now, are none here: such a report has no interval for them.
+    """
+    by_method: dict[str, list[dict]] = {}
+    people = power.set_index(["test", "metric", "method"])
+    for entry in entries:
+        entry = {"reference": BASELINE, "border": [], "alpha": None, "oracle_high": None} | entry
+        if entry["primary"]:
+            where = (entry["test"], entry["metric"])
+            row = people.loc[(*where, entry["method"])]
+            bounds = {
+                "effect": np.nan,
+                "low": -np.inf,
+                "high": np.inf,
+                "detectable": np.inf,
+                "p": np.nan if entry["effect"] is None else 1.0,
+            }
+            entry |= {name: other for name, other in bounds.items() if entry[name] is None}
+            entry["degrees_of_freedom"] = int(min(row["seeds"], row["people"])) - 1
+            entry |= _oracles(area, *where)
+            by_method.setdefault(entry["method"], []).append(entry)
+    return [entry for family in by_method.values() for entry in judge(family, moves)]
+
+
+def _judged_primary(
+    entry: dict, alphas: list[float], moves: float
+) -> tuple[str, str, list[str], dict]:
+    """Verdict, reason, other verdicts near it, and the interval at the first of the levels ``alphas``."""
+    if np.isnan(entry["effect"]):
+        return NOT_TESTABLE, TOO_FEW, [], {}
+    higher = METRICS[entry["metric"]].better == "higher"
+    sign = 1 if higher else -1
+    gains = []
+    for alpha in alphas:
+        alpha = alpha if np.isfinite(alpha) else ALPHA
+        ends = inference.at_level(entry["low"], entry["high"], entry["degrees_of_freedom"], alpha)
+        low, high = sorted((sign * ends["low"], sign * ends["high"]))
+        gains.append({"low": low, "high": high, "detectable": ends["detectable"]})
+    own = gains[0]
+    of_oracle = sorted((sign * entry["oracle_low"], sign * entry["oracle_high"]))
+    oracle = {"oracle_high": of_oracle[1]}
+    half = (of_oracle[1] - of_oracle[0]) / 2
+    word, reason = verdict(**own, smallest=entry["smallest"], **oracle)
+    near = []
+    for gain in gains:
+        width = gain["high"] - gain["low"]
+        # Numbers move by a share of half their 95 % interval, whatever the level of this one.
+        share = (entry["high"] - entry["low"]) / width if np.isfinite(width) and width else 1.0
+        how = {"smallest": entry["smallest"], "moves": moves * share}
+        near += borders(**gain, **oracle, oracle_half=half / share, **how)
+    border = [other for other in dict.fromkeys(near) if other != word]
+    low, high = sorted((sign * own["low"], sign * own["high"]))
+    return word, reason, border, {"low": low, "high": high, "detectable": own["detectable"]}
+
+
+def _moved_p(entry: dict, moves: float) -> float:
+    """The p value of an endpoint whose effect moves by ``moves`` of half its 95 % interval.
+
+    Towards 0, at most to it; with a negative number away from it, so that p falls.
+    """
+    half = (entry["high"] - entry["low"]) / 2
+    if not (np.isfinite(half) and half > 0):
+        return entry["p"]
+    size = max(abs(entry["effect"]) - moves * half, 0.0)
+    se = half / inference.t_quantile(entry["degrees_of_freedom"])
+    return float(inference.interval(size, se, entry["degrees_of_freedom"])["p"])
+
+
+def in_tables(tables: dict[str, pd.DataFrame], entries: list[dict]) -> dict[str, pd.DataFrame]:
+    """The tables ``area``, ``power`` and ``difference`` with the corrected numbers of what is judged.
+
+    Whoever prints a mean over the bias range prints these tables, so that a page has one interval and one
+    p value of it. (With one bias level ``difference`` has it, too; with several it holds nothing of it.) ``alpha`` is the level of a row: that which Holm's correction left for an endpoint with a
+    verdict, and .05 for everything else.
+    """
+    numbers = {
+        "area": {"low": "low_difference", "high": "high_difference", "p_holm": "p_holm",
+                 "detectable": "detectable", "alpha": "alpha"},
+        "power": {"detectable": "detectable", "alpha": "alpha"},
+        "difference": {name: name for name in ("low", "high", "p_holm", "detectable", "alpha")},
+    }  # fmt: skip
+    changed = {}
+    for name in numbers.keys() & tables.keys():
+        columns = numbers[name]
+        table = tables[name].copy()
+        if name == "difference" and table["level"].nunique() > 1:
+            continue
+        table["alpha"] = ALPHA
+        for entry in entries:
+            if entry["primary"] and not np.isnan(entry["effect"]):
+                rows = (table["test"] == entry["test"]) & (table["metric"] == entry["metric"])
+                rows &= table["method"] == entry["method"]
+                for key, column in columns.items():
+                    table.loc[rows, column] = entry[key]
+        changed[name] = table
+    return changed
 
 
 def identity_free(
@@ -254,7 +464,11 @@ def identity_free(
         "p_holm": None,
         "smallest": None,
         "detectable": None,
+        "alpha": None,
+        "reference": None,
         "oracle_low": None,
+        "oracle_high": None,
+        "border": [],
         "labels_used": _labels_used(method) | {"evaluation": []},
         "verdict": NOT_SUPPORTED if differing else SUPPORTED,
         "reason": "supported if and only if all bytes are equal with the identities withheld",
@@ -304,24 +518,15 @@ def faceless_proxies(known: Iterable[tuple[str, str]], trunk: str) -> list[str]:
     return [proxy for of_trunk, proxy in known if of_trunk == trunk and proxy in faceless]
 
 
-def _judged(entry: dict) -> tuple[str, str]:
-    """Verdict on an entry, and why."""
+def _judged(entry: dict, moves: float) -> tuple[str, str, list[str]]:
+    """Verdict on an entry that is no primary endpoint, why, and other verdicts near it."""
     if entry["claim"] == "3b":
-        return share_verdict(entry["low"], entry["high"])
+        word, reason = share_verdict(entry["low"], entry["high"])
+        near = share_borders(entry["low"], entry["high"], moves)
+        return word, reason, [other for other in near if other != word]
     if np.isnan(entry["effect"]):
-        return NOT_TESTABLE, TOO_FEW
-    if not entry["primary"]:
-        return DESCRIPTIVE, "no endpoint of the protocol"
-    return verdict(
-        effect=entry["effect"],
-        low=entry["low"],
-        high=entry["high"],
-        p_holm=entry["p_holm"],
-        smallest=entry["smallest"],
-        detectable=entry["detectable"],
-        oracle_low=entry["oracle_low"],
-        better=METRICS[entry["metric"]].better,
-    )
+        return NOT_TESTABLE, TOO_FEW, []
+    return DESCRIPTIVE, "no endpoint of the protocol", []
 
 
 def _chosen(estimates: Estimates, method: str) -> Estimates:
@@ -335,7 +540,8 @@ def _chosen(estimates: Estimates, method: str) -> Estimates:
     for metric in ENDPOINTS:
         if metric not in {name for _, name in keys}:
             raise ValueError(f"metric {metric!r} was not estimated; give it to estimate")
-    names = [m for m in dict.fromkeys((BASELINE, method, *ORACLES)) if m in estimates.methods]
+    wanted = (BASELINE, estimates.reference(method), method, *ORACLES)
+    names = [name for name in dict.fromkeys(wanted) if name in estimates.methods]
     at = [estimates.methods.index(name) for name in names]
     return replace(
         estimates,
@@ -362,10 +568,16 @@ def _numbers(table: pd.DataFrame, test: str, method: str, metric: str) -> dict[s
     return {name: float(rows[column].iloc[0]) for name, column in columns.items()}
 
 
-def _oracle_low(area: pd.DataFrame, test: str, metric: str) -> float:
-    """The lower end of the oracles' gain, the larger of the two; NaN without an oracle."""
-    ends = [_numbers(area, test, oracle, metric)["low"] for oracle in ORACLES]
-    return float(np.fmax.reduce(ends))
+def _oracles(area: pd.DataFrame, test: str, metric: str) -> dict[str, float]:
+    """The interval of the oracle that gains more, by its better end; NaN without an oracle."""
+    better_end = "high" if METRICS[metric].better == "higher" else "low"
+    sign = 1 if better_end == "high" else -1
+    found = [_numbers(area, test, oracle, metric) for oracle in ORACLES]
+    found = [numbers for numbers in found if np.isfinite(numbers[better_end])]
+    if not found:
+        return {"oracle_low": np.nan, "oracle_high": np.nan}
+    best = max(found, key=lambda numbers: sign * numbers[better_end])
+    return {"oracle_low": best["low"], "oracle_high": best["high"]}
 
 
 def _labels_used(method: str) -> dict[str, list[str]]:

@@ -21,7 +21,15 @@ covariances of these means, over all levels and methods at once:
   single pairs would include, drops out.
 
 Everything else is a linear function of the means, or a ratio of two, and follows from the covariances. All
-methods and levels share the resamples, so every comparison is paired:
+methods and levels share the resamples, so every comparison is paired.
+
+Metrics that are *pooled* (the spread over people of their accuracies over all seeds) are no means over
+seeds. Theirs are: *seed*, the jackknife, which leaves out one training set at a time; *person*, the same
+resamples of people; *pair*, the sum over pairs of the square of what each moves the metric by, to first order.
+B. Efron, C. Stein, "The jackknife estimate of variance", Annals of Statistics 9 (1981). Where every seed has
+people of its own the intervals are wider than need be.
+
+From a point and its covariances:
 
 - an interval is ``point +- t * se``, at 95 %, where t is Student's quantile with one degree of freedom
   less than the number of seeds or of identities, whichever is smaller;
@@ -36,7 +44,7 @@ the worst.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +54,19 @@ from cid.names import find, suggest
 from study import store
 from study.results.metrics import (
     METRICS,
+    Metric,
+    RightByPerson,
     TestSet,
     conditions,
     evaluate,
     iterate_test_sets,
     mean_over_images,
+    right_by_person,
 )
 from study.results.rounding import INTERVAL
 
-CONFIDENCE = 0.95
+ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
 POWER = 0.8
 BASELINE = "erm"  # differences are to this method
 ORACLE = "oracle"  # and are compared with this one's
@@ -87,6 +99,8 @@ class Estimates:
         By (test, metric): how many pairs there are of a seed and a person that it tests.
     condition : str
         What ``levels`` are: the column of that name in every table.
+    references : dict of str
+        By method, the one whose differences are reported, where that is not ERM.
     """
 
     levels: np.ndarray
@@ -98,6 +112,11 @@ class Estimates:
     people: dict[tuple, int]
     pairs: dict[tuple, int]
     condition: str = "level"
+    references: dict[str, str] = field(default_factory=dict)
+
+    def reference(self, method: str) -> str:
+        """The method that another one is compared with: ERM, where ``references`` names no other."""
+        return self.references.get(method, BASELINE)
 
     def degrees_of_freedom(self, key: tuple) -> int:
         """Degrees of freedom of an interval, by (test, metric)."""
@@ -114,6 +133,7 @@ def estimate(
     replicates: int = 1000,
     seed: int = 0,
     condition: str = "level",
+    references: dict[str, str] | None = None,
     folder: str | Path | None = None,
 ) -> Estimates:
     """Estimate the means of a study, and their covariances by seed, person and pair.
@@ -125,6 +145,8 @@ def estimate(
         and on every test set.
     replicates, seed : int
         Resamples of people, at least 2, and the seed that decides which.
+    references : dict of str, optional
+        As in :class:`Estimates`.
     folder : path, optional
         Where the covariances are kept (:mod:`study.store`), so that they are not computed twice.
 
@@ -136,15 +158,30 @@ def estimate(
     """
     methods = list(methods)
     metrics = list(metrics)
-    measures = {name: find("metric", name, METRICS).measure for name in metrics}
+    found = {name: find("metric", name, METRICS) for name in metrics}
+    measures = {name: metric.measure for name, metric in found.items() if not metric.is_pooled}
+    pooled = {name: metric for name, metric in found.items() if metric.is_pooled}
     _check_predictions(predictions, methods, replicates, condition)
+    for method, reference in (references or {}).items():
+        if method in methods and reference not in methods:
+            raise ValueError(
+                f"method {method!r} is compared with {reference!r}, which was not run; add {reference} to "
+                "the methods"
+            )
 
     def compute() -> dict[str, np.ndarray]:
         estimated = _estimate_measures(
             predictions, methods, labels, identities, measures, replicates, seed, condition
         )
-        return {"/".join(key): covariance for key, (_, covariance) in estimated.items()}
+        covariances = {key: covariance for key, (_, covariance) in estimated.items()}
+        covariances |= _pooled_covariances(counted, pooled, replicates, seed)
+        return {"/".join(key): covariance for key, covariance in covariances.items()}
 
+    tests = predictions["test"].astype(str)
+    counted = {}
+    if pooled:
+        for test, part in predictions.groupby(tests):
+            counted[test] = right_by_person(part, methods, labels, identities, condition)
     inputs = None
     if folder is not None:
         inputs = _covariance_inputs(
@@ -152,21 +189,24 @@ def estimate(
         )
     code = [
         "study.results.inference._estimate_measures",
+        "study.results.inference._pooled_covariances",
         *(f"study.results.metrics.METRICS[{metric}]" for metric in metrics),
     ]
     kept = store.kept(folder, "covariances", inputs, code, compute)
     covariance = {tuple(name.split("/")): values for name, values in kept.items()}
 
-    runs = evaluate(predictions, methods, labels, identities, metrics, condition)
+    runs = evaluate(predictions, methods, labels, identities, measures, condition)
     levels = conditions(predictions, condition)
-    means = runs.groupby(["test", condition, "method"])[metrics].mean()
+    means = runs.groupby(["test", condition, "method"])[list(measures)].mean()
     order = pd.MultiIndex.from_product([levels, methods])
-    point = {
-        (test, metric): means.loc[test][metric].loc[order].to_numpy().reshape(len(levels), -1)
-        for test, metric in covariance
-    }
+    point = {}
+    for test, metric in covariance:
+        if metric in pooled:
+            point[test, metric] = _pooled_points(counted[test], pooled[metric])
+        else:
+            of_metric = means.loc[test][metric].loc[order]
+            point[test, metric] = of_metric.to_numpy().reshape(len(levels), -1)
 
-    tests = predictions["test"].astype(str)
     persons = _person_of_prediction(predictions, identities)
     tested = pd.DataFrame({"test": tests, "seed": predictions["seed"], "person": persons})
     people_by_test = persons.groupby(tests).nunique()
@@ -181,6 +221,7 @@ def estimate(
         people={(test, metric): int(people_by_test[test]) for test, metric in point},
         pairs={(test, metric): int(pairs_by_test[test]) for test, metric in point},
         condition=condition,
+        references=references or {},
     )
 
 
@@ -273,6 +314,50 @@ def _mean_and_covariances(values: np.ndarray, people: int) -> tuple[np.ndarray, 
     return mean.reshape(shape), covariance.reshape(3, *shape, *shape)
 
 
+def _pooled_points(counted: list[RightByPerson], metric: Metric) -> np.ndarray:
+    """A pooled metric under every condition and method, (L, M)."""
+    everyone = np.ones((1, counted[0].images.shape[1]))
+    return np.stack([of_level.measure(metric, everyone)[0] for of_level in counted])
+
+
+def _pooled_covariances(
+    counted: dict[str, list[RightByPerson]],
+    metrics: dict[str, Metric],
+    replicates: int,
+    seed: int,
+) -> dict[tuple, np.ndarray]:
+    """Covariances of pooled metrics by seed, person and pair, (3, L, M, L, M), by (test, metric).
+
+    ``counted`` holds, by test, what :func:`study.results.metrics.right_by_person` counts.
+    """
+    covariances = {}
+    for test, levels in counted.items():
+        seeds, people, methods = levels[0].right.shape
+        counts = _resampled_counts(people, replicates, seed)[1:]
+        everyone = np.ones((1, people))
+        for name, metric in metrics.items():
+            shape = (3, len(levels), methods, len(levels), methods)
+            covariances[test, name] = np.full(shape, np.nan)
+            if seeds == 1 or np.isnan(_pooled_points(levels, metric)).any():
+                continue
+            left_out = [[c.measure(metric, everyone, s)[0] for c in levels] for s in range(seeds)]
+            without_seed = np.array(left_out).reshape(seeds, -1)  # (S, L * M)
+            without_seed -= without_seed.mean(axis=0)
+            by_seed = (seeds - 1) / seeds * without_seed.T @ without_seed
+
+            resampled = np.stack([c.measure(metric, counts) for c in levels], axis=1)
+            draws = resampled.reshape(replicates, -1)
+            draws = draws - draws.mean(axis=0)
+            small_sample = people / max(people - 1, 1) / (replicates - 1)
+            by_person = small_sample * draws.T @ draws
+
+            influences = np.stack([c.pair_influence(metric) for c in levels], axis=2)
+            influences = influences.reshape(seeds * people, -1)
+            by_pair = influences.T @ influences
+            covariances[test, name] = np.stack([by_seed, by_person, by_pair]).reshape(shape)
+    return covariances
+
+
 def _check_predictions(predictions: pd.DataFrame, methods, replicates: int, condition: str) -> None:
     if replicates < 2:
         raise ValueError(f"replicates is {replicates}; at least 2 are needed, 1000 is usual")
@@ -327,10 +412,10 @@ def variance(covariance: np.ndarray) -> np.ndarray:
     return np.maximum(seed + person - pair, np.maximum(seed, person))
 
 
-def interval(point, se, degrees_of_freedom: int) -> dict[str, np.ndarray]:
+def interval(point, se, degrees_of_freedom: int, alpha: float = ALPHA) -> dict[str, np.ndarray]:
     """Student t interval and p value of an estimate and its standard error, shape (...).
 
-    With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the
+    The interval holds the truth in a share 1 - ``alpha`` of all studies. With 0 degrees of freedom, or an unknown (NaN) error, the interval is unbounded. Returns ``mean`` (the
     point), ``low``, ``high``, ``p`` of the hypothesis that it is 0, and ``detectable``: the smallest true
     value that would be found clear of 0 with probability :data:`POWER`; shape (...).
     """
@@ -340,7 +425,7 @@ def interval(point, se, degrees_of_freedom: int) -> dict[str, np.ndarray]:
     se = np.asarray(se, dtype=float)
     se = np.where(np.isnan(se) | (degrees_of_freedom < 1), np.inf, se)
     se = np.where(np.isfinite(point), se, np.nan)
-    half = _t_quantile(degrees_of_freedom) * se
+    half = t_quantile(degrees_of_freedom, 1 - alpha) * se
     t = np.abs(point) / np.maximum(se, NOTHING)
     p = 2 * stdtr(max(degrees_of_freedom, 1), -t)
     zero = np.maximum(np.abs(point), se) < NOTHING  # equal numbers, up to the order of sums
@@ -349,15 +434,24 @@ def interval(point, se, degrees_of_freedom: int) -> dict[str, np.ndarray]:
         "low": point - half,
         "high": point + half,
         "p": np.where(zero, 1.0, p),
-        "detectable": half + _t_quantile(degrees_of_freedom, 2 * POWER - 1) * se,
+        "detectable": half + t_quantile(degrees_of_freedom, 2 * POWER - 1) * se,
     }
 
 
-def _t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
+def t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
     """Student's quantile of a two-sided interval; with no degree of freedom that of one."""
     from scipy.special import stdtrit
 
     return float(stdtrit(max(degrees_of_freedom, 1), (1 + confidence) / 2))
+
+
+def at_level(low: float, high: float, degrees_of_freedom: int, alpha: float) -> dict[str, float]:
+    """The interval of a level ``alpha``, from the 95 % interval: ``low``, ``high`` and ``detectable``."""
+    if not np.isfinite(high - low):  # unbounded at every level, or undefined
+        return {"low": low, "high": high, "detectable": high}
+    se = (high - low) / 2 / t_quantile(degrees_of_freedom)
+    found = interval((low + high) / 2, se, degrees_of_freedom, alpha)
+    return {name: float(found[name]) for name in ("low", "high", "detectable")}
 
 
 def fieller(
@@ -373,7 +467,7 @@ def fieller(
     union of theirs.
     """
     seed, person, pair = covariance
-    t2 = _t_quantile(degrees_of_freedom) ** 2
+    t2 = t_quantile(degrees_of_freedom) ** 2
     ends = []
     for c in (seed + person - pair, seed, person):
         # The ends are the roots r of q2 r^2 - 2 q1 r + q0 = 0.
@@ -402,6 +496,24 @@ def holm(p_values) -> np.ndarray:
     return adjusted
 
 
+def holm_levels(p_values, alpha: float = ALPHA) -> np.ndarray:
+    """The level at which Holm's procedure tests each hypothesis: p below it means rejected.
+
+    The smallest of m p values is tested at ``alpha / m``, the next one at ``alpha / (m - 1)``, and so on,
+    until one is not rejected; that one and all that follow have its level. An interval of this level
+    leaves out 0 exactly where :func:`holm` gives a p value below ``alpha``. NaN stays NaN.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)[: np.isfinite(p).sum()]
+    levels = np.full(p.shape, np.nan)
+    left = len(order)
+    for place in order:
+        levels[place] = alpha / left
+        if p[place] < levels[place]:
+            left = max(left - 1, 1)
+    return levels
+
+
 def summary(estimates: Estimates) -> pd.DataFrame:
     """Mean over seeds of every metric, with its interval.
 
@@ -411,12 +523,14 @@ def summary(estimates: Estimates) -> pd.DataFrame:
 
 
 def difference(estimates: Estimates) -> pd.DataFrame:
-    """As :func:`summary`, for each other method's paired difference to ERM.
+    """As :func:`summary`, for each other method's paired difference to its ``reference``, such as ERM.
 
-    With ``p``, ``detectable`` (see :func:`interval`), and ``p_holm``, which is adjusted over the methods
-    and levels of a metric and test.
+    With ``p``, ``detectable`` (see :func:`interval`), ``p_holm``, which is adjusted over the methods and
+    levels of a metric and test, and ``reference`` (:meth:`Estimates.reference`).
     """
-    return _difference_table(_differences_to(estimates, BASELINE))
+    table = _difference_table(_gains(estimates))
+    table["reference"] = table["method"].map(estimates.reference)
+    return table
 
 
 def difference_of_gains(estimates: Estimates, reference) -> pd.DataFrame:
@@ -436,8 +550,9 @@ def sensitivity(estimates: Estimates) -> pd.DataFrame:
     """Sensitivity to bias: least-squares slope of a metric over the bias level.
 
     One row per test, metric and method: ``mean``, ``low``, ``high`` of the slope; the same with the
-    suffix ``_difference`` for the slope minus ERM's; ``p``, ``detectable`` and ``p_holm`` (over the
-    methods) of that difference. ERM's own difference is NaN. Empty with fewer than two levels.
+    suffix ``_difference`` for the slope minus that of the ``reference``; ``p``, ``detectable`` and
+    ``p_holm`` (over the methods) of that difference. ERM's own difference is NaN. Empty with fewer than two
+    levels.
     """
     return _summary_with_difference(_slope(estimates)).drop(columns="level")
 
@@ -453,21 +568,33 @@ def area(estimates: Estimates) -> pd.DataFrame:
 def lead(estimates: Estimates, method: str) -> pd.DataFrame:
     """How far one method is ahead of every other, paired, as a mean over the bias range.
 
-    Columns as in :func:`difference`, without the level: the row of a method is ``method`` minus it.
+    The row of a method is ``method`` minus it. Columns as in :func:`difference`, without the level and the
+    reference, and with ``alpha``: ``low``, ``high`` and ``detectable`` are of the level that Holm's correction
+    over the methods leaves, so that an interval leaves out 0 where ``p_holm`` is below .05. The lead over
+    the method's own reference is its gain (:func:`area`) and is left out.
     """
-    behind = _differences_to(_area(estimates), method)
-    ahead = _combine_methods(behind, -np.eye(len(behind.methods)), behind.methods)
-    return _difference_table(ahead).drop(columns="level")
+    others = _differences_to(_area(estimates), method)
+    rivals = [name for name in others.methods if name != estimates.reference(method)]
+    behind = np.eye(len(others.methods))[[others.methods.index(name) for name in rivals]]
+    ahead = _combine_methods(others, -behind, rivals)
+    table = _difference_table(ahead).drop(columns="level")
+    table["alpha"] = table.groupby(["test", "metric"])["p"].transform(holm_levels)
+    for row in table.itertuples():
+        degrees_of_freedom = ahead.degrees_of_freedom((row.test, row.metric))
+        if np.isfinite(row.alpha):
+            ends = at_level(row.low, row.high, degrees_of_freedom, row.alpha)
+            table.loc[row.Index, list(ends)] = list(ends.values())
+    return table
 
 
 def power(estimates: Estimates) -> pd.DataFrame:
-    """What a study could have shown: the smallest difference to ERM of the area it would detect.
+    """What a study could have shown: the smallest difference of the area to its reference's it would detect.
 
     One row per test, metric and method but ERM: ``seeds``, ``people``, ``seed_sd``, ``person_sd`` and
     ``pair_sd`` (standard deviation of the difference between training sets, between people, and between
     pairs of them), ``se`` and ``detectable``: see :func:`detectable`. NaN where an error is unknown.
     """
-    gains = _differences_to(_area(estimates), BASELINE)
+    gains = _gains(_area(estimates))
     rows = []
     for (test, metric), covariance in gains.covariance.items():
         for m, method in enumerate(gains.methods):
@@ -498,18 +625,21 @@ def power(estimates: Estimates) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def detectable(row, seeds: int, people: int, pairs: int | None = None) -> float:
+def detectable(
+    row, seeds: int, people: int, pairs: int | None = None, alpha: float = ALPHA
+) -> float:
     """The smallest difference that another study like that of a row of :func:`power` would detect.
 
     With probability :data:`POWER`, with other numbers of seeds and people:
     ``se^2 = seed_sd^2 / seeds + person_sd^2 / people + pair_sd^2 / pairs``. Pairs are those of a seed
     and a person that it tests: ``seeds * people`` by default, but ``people`` if each seed has its own.
+    The test's level is ``alpha``; for the smallest of m p values Holm leaves ``ALPHA / m``.
     """
     if pairs is None:
         pairs = seeds * people
     between_sets_and_people = row["seed_sd"] ** 2 / seeds + row["person_sd"] ** 2 / people
     se = np.sqrt(between_sets_and_people + row["pair_sd"] ** 2 / pairs)
-    return float(interval(0.0, se, min(seeds, people) - 1)["detectable"])
+    return float(interval(0.0, se, min(seeds, people) - 1, alpha)["detectable"])
 
 
 def oracle_gap_recovered(estimates: Estimates) -> pd.DataFrame:
@@ -670,6 +800,16 @@ def _combine_methods(estimates: Estimates, weights: np.ndarray, names: list[str]
     return replace(_linear_map(estimates, levels, weights), methods=names)
 
 
+def _gains(estimates: Estimates) -> Estimates:
+    """The study's differences of all methods but ERM, each to its own reference."""
+    others = [method for method in estimates.methods if method != BASELINE]
+    contrasts = np.zeros((len(others), len(estimates.methods)))
+    for row, method in zip(contrasts, others, strict=True):
+        row[estimates.methods.index(method)] = 1
+        row[estimates.methods.index(estimates.reference(method))] = -1
+    return _combine_methods(estimates, contrasts, others)
+
+
 def _differences_to(estimates: Estimates, baseline: str) -> Estimates:
     """The study's differences of all other methods to one."""
     others = [method for method in estimates.methods if method != baseline]
@@ -716,7 +856,7 @@ def _share_of_oracle_gain(estimates: Estimates) -> pd.DataFrame:
     columns = [*_WHERE, *INTERVAL]
     if ORACLE not in estimates.methods:
         return pd.DataFrame(columns=columns)
-    gains = _differences_to(estimates, BASELINE)
+    gains = _gains(estimates)
     oracle = gains.methods.index(ORACLE)
     rows = []
     for (test, metric), point in gains.point.items():
@@ -769,7 +909,7 @@ def _difference_table(differences: Estimates) -> pd.DataFrame:
 
 
 def _summary_with_difference(estimates: Estimates) -> pd.DataFrame:
-    """A summary beside its differences to ERM."""
+    """A summary beside its differences to the methods' references."""
     return summary(estimates).merge(
         difference(estimates), "left", _WHERE, suffixes=("", "_difference")
     )

@@ -36,12 +36,22 @@ class Metric:
     as often as ``counts``, shape (R, k); NaN where undefined. Its docstring begins with the definition, one
     sentence with the labels it uses. ``images`` is how many test images every person must have for the
     metric to be meaningful.
+
+    A *pooled* metric is of a whole study instead: of the people's accuracies over all its test sets
+    (:class:`PooledPeople`). It has ``slopes(accuracy)``, shape (k, m): how fast it changes with the
+    accuracy of every person, shape (k, m).
     """
 
     title: str
     better: str  # "higher" or "lower"
-    formula: Callable[[TestSet, np.ndarray], np.ndarray]
+    formula: Callable[[TestSet | PooledPeople, np.ndarray], np.ndarray]
     images: int = 1
+    slopes: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the metric is of a study and not of a test set."""
+        return self.slopes is not None
 
     @property
     def definition(self) -> str:
@@ -109,6 +119,13 @@ class TestSet:
     def person_accuracy(self) -> np.ndarray:
         """Accuracy of every person, shape (k, m)."""
         return self.sum_by_person(self.correct) / self.images_per_person[:, None]
+
+
+@dataclass(frozen=True)
+class PooledPeople:
+    """Accuracies of k people under m methods, each over all the test sets of a study."""
+
+    person_accuracy: np.ndarray  # (k, m)
 
 
 def mean_over_images(
@@ -316,6 +333,20 @@ def _identity_sd(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(variance, 0))
 
 
+def _identity_sd_slopes(accuracy: np.ndarray) -> np.ndarray:
+    """Derivative of :func:`_identity_sd` by the accuracy of every person, shape (k, m)."""
+    centred = accuracy - accuracy.mean(axis=0)
+    sd = np.sqrt((centred**2).mean(axis=0))
+    return centred / np.where(sd > 0, sd * len(accuracy), np.inf)
+
+
+def _worst_decile_slopes(accuracy: np.ndarray) -> np.ndarray:
+    """Derivative of :func:`_worst_decile` by the accuracy of every person, shape (k, m)."""
+    needed = -(-len(accuracy) // 10)
+    rank = accuracy.argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    return (rank < needed) / needed
+
+
 def _lowest(rates: np.ndarray, present: np.ndarray) -> np.ndarray:
     """Lowest defined rate, of ``rates`` (k, m), among the people ``present`` (R, k); NaN without one."""
     lowest = np.empty((len(present), rates.shape[1]))
@@ -368,9 +399,26 @@ METRICS = {
     "identity_gini": Metric(
         "Gini coefficient over identities", "lower", _identity_gini, MIN_IMAGES
     ),
+    "people_sd": Metric(
+        "Standard deviation over people, over all seeds",
+        "lower",
+        _identity_sd,
+        MIN_IMAGES,
+        _identity_sd_slopes,
+    ),
+    "worst_tenth": Metric(
+        "Accuracy of the worst tenth of people, over all seeds",
+        "higher",
+        _worst_decile,
+        MIN_IMAGES,
+        _worst_decile_slopes,
+    ),
     "tpr_gap": Metric("Largest TPR gap", "lower", _tpr_gap, MIN_IMAGES),
     "tnr_gap": Metric("Largest TNR gap", "lower", _tnr_gap, MIN_IMAGES),
 }
+
+
+OF_TEST_SETS = tuple(name for name, metric in METRICS.items() if not metric.is_pooled)
 
 
 def evaluate(
@@ -378,7 +426,7 @@ def evaluate(
     methods,
     labels,
     identities,
-    metrics=METRICS,
+    metrics=OF_TEST_SETS,
     condition: str = "level",
 ) -> pd.DataFrame:
     """Compute the metrics of every test set.
@@ -392,7 +440,7 @@ def evaluate(
     labels, identities : array, shape (n,)
         Of the whole data set, indexed by ``row``.
     metrics : iterable of str
-        Keys of :data:`METRICS`; all by default.
+        Keys of :data:`METRICS`; all that are not pooled by default.
     condition : str
         The column of what is compared over the same seeds: ``level``, the bias level, or, where one
         setting is varied, ``value``.
@@ -455,6 +503,67 @@ def conditions(predictions: pd.DataFrame, condition: str) -> np.ndarray:
     if condition == "level":
         return np.unique(values)
     return np.asarray(values.unique())
+
+
+@dataclass(frozen=True)
+class RightByPerson:
+    """How many test images of k people S seeds classify right, under one condition and m methods."""
+
+    right: np.ndarray  # (S, k, m)
+    images: np.ndarray  # (S, k)
+
+    def accuracy(self, without: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracies, (k, m), over all seeds or all but one, and 1.0 for everyone who is tested, (k,)."""
+        right = self.right.sum(axis=0)
+        images = self.images.sum(axis=0)
+        if without is not None:
+            right = right - self.right[without]
+            images = images - self.images[without]
+        return right / np.maximum(images, 1)[:, None], (images > 0).astype(float)
+
+    def measure(self, metric: Metric, counts: np.ndarray, without: int | None = None) -> np.ndarray:
+        """A pooled metric, (R, m), when people count ``counts`` (R, k); NaN where one has too few images."""
+        if self.images.sum(axis=0).min() < metric.images:
+            return np.full((len(counts), self.right.shape[2]), np.nan)
+        accuracy, tested = self.accuracy(without)
+        return metric.formula(PooledPeople(accuracy), counts * tested)
+
+    def pair_influence(self, metric: Metric) -> np.ndarray:
+        """How far the result of each pair of a seed and a person moves a pooled metric, (S, k, m).
+
+        To first order: the metric's slope, times how far the pair moves the person's accuracy. A person
+        whom one seed tests has no other result to differ from, so it is 0.
+        """
+        accuracy, _ = self.accuracy()
+        deviation = self.right - self.images[..., None] * accuracy
+        seeds = np.maximum((self.images > 0).sum(axis=0), 2)
+        scale = np.sqrt(seeds / (seeds - 1)) / np.maximum(self.images.sum(axis=0), 1)
+        return metric.slopes(accuracy) * deviation * scale[:, None]
+
+
+def right_by_person(
+    predictions: pd.DataFrame, methods, labels, identities, condition: str = "level"
+) -> list[RightByPerson]:
+    """Count, under every condition, what each seed classifies right of each person.
+
+    Arguments are as in :func:`evaluate`, for the predictions of one kind of test set.
+    """
+    values = conditions(predictions, condition).tolist()
+    seeds = np.unique(predictions["seed"])
+    people = np.unique(np.asarray(identities)[predictions["row"]])
+    shape = (len(seeds), len(people))
+    counted = [
+        RightByPerson(right=np.zeros((*shape, len(methods))), images=np.zeros(shape))
+        for _ in values
+    ]
+    test_sets = iterate_test_sets(predictions, methods, labels, identities, condition)
+    for (value, seed, _), test_set in test_sets:
+        of_value = counted[values.index(value)]
+        s = np.searchsorted(seeds, seed)
+        places = np.searchsorted(people, test_set.people)
+        of_value.right[s, places] += test_set.sum_by_person(test_set.correct)
+        of_value.images[s, places] += test_set.images_per_person
+    return counted
 
 
 def accuracy_by_identity(predictions: pd.DataFrame, methods, labels, identities) -> pd.DataFrame:

@@ -52,9 +52,11 @@ from study.results.metrics import METRICS
 from study.results.palette import colour
 from study.results.tables import STRONG
 from study.results.titles import (
+    level_title,
     marked_title,
     method_title,
     network_title,
+    reference_title,
     uses_identities,
     without_identities,
 )
@@ -143,6 +145,7 @@ def idea(
     identities: np.ndarray,
     task: str,
     method: str = "cid",
+    kind: str = "correlation",
 ) -> Picture | Markdown:
     """Draw the idea: a person's faces, the faces nearest to one of them, and weights as bias grows.
 
@@ -158,6 +161,8 @@ def idea(
         Of the whole data set; the labels are those of ``task``.
     method : str
         Whose weights are drawn, beside those of the oracle if it took part.
+    kind : str
+        Of bias.
     """
     if not _may_show(crops, card):
         return PRIVATE
@@ -186,7 +191,7 @@ def idea(
         drawn = [name for name in (method, "oracle") if name in part]
         tallest = min(part[drawn].max(axis=None) / top, 1.1)
         limits = (-0.22, 1.3 + 0.95 * tallest)
-        name = f"Their training set\nat bias {level:g}"
+        name = f"Their training set\n{level_title(level, kind)}"
         strips.append((name, part["row"].to_numpy(), part, limits))
     heights = [1.12 * (high - low) for *_, (low, high) in strips]
     size = (11, 11 / (columns + 3.2) * sum(heights))
@@ -358,7 +363,7 @@ def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
 # ---------------------------------------------------------------------------- weights
 
 
-def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
+def weights_by_level(table: DataFrame, methods: list[str], kind: str = "correlation") -> Drawn:
     """Draw weights by the true number of images of the same person and class (`metrics.weights_summary`).
 
     Methods that give every image the weight 1 are left out.
@@ -377,19 +382,20 @@ def weights_by_level(table: DataFrame, methods: list[str]) -> Drawn:
         axis.axhline(1, color=QUIET, lw=0.8, ls=":", zorder=0)
         log_axis(axis)
         axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axis.set(title=f"bias {level:g}", xlabel="images per person and class")
+        axis.set(title=level_title(level, kind), xlabel="images per person and class")
     for row in axes:
         row[0].set_ylabel("weight (mean 1, log scale)")
     return done(add_legend(figure))
 
 
-def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
+def effective_sizes(table: DataFrame, methods: list[str], kind: str = "correlation") -> Figure:
     """Draw the effective sample size of uneven weights, as a share of n (`metrics.weights_summary`)."""
     uneven = set(table.loc[table["mean"] < 0.9995, "method"]) | {"erm"}
     methods = [method for method in present(table, methods) if method in uneven]
     levels = np.unique(table["level"])
     if len(levels) == 1:
-        return _effective_sizes_at_one_level(table.set_index("method"), methods, levels[0])
+        title = level_title(levels[0], kind)
+        return _effective_sizes_at_one_level(table.set_index("method"), methods, title)
     figure, axis = plt.subplots(figsize=(7, 3.6))
     ends = [draw_against_bias(axis, table, method) for method in methods]
     bias_axis(axis, levels)
@@ -399,7 +405,7 @@ def effective_sizes(table: DataFrame, methods: list[str]) -> Figure:
     return done(figure)
 
 
-def _effective_sizes_at_one_level(rows: DataFrame, methods: list[str], level: float) -> Figure:
+def _effective_sizes_at_one_level(rows: DataFrame, methods: list[str], title: str) -> Figure:
     """The same as a list, the largest first."""
     size_of = rows["mean"].to_dict()
     methods = sorted(methods, key=lambda method: -size_of[method])
@@ -407,7 +413,7 @@ def _effective_sizes_at_one_level(rows: DataFrame, methods: list[str], level: fl
     for place, method in enumerate(methods):
         draw_intervals(axis, place, rows.loc[[method]], method)
     list_rows(axis, [marked_title(method) for method in methods])
-    axis.set(xlim=(0, 105), title=f"Effective sample size, bias {level:g}")
+    axis.set(xlim=(0, 105), title=f"Effective sample size, {title}")
     axis.set_xlabel("percent of the training images")
     return done(figure)
 
@@ -517,19 +523,20 @@ def against_bias(table: DataFrame, metrics: list[str], test: str, methods: list[
 
 
 def difference_to_erm(table: DataFrame, metrics: list[str], test: str, methods: list[str]) -> Drawn:
-    """Draw paired differences to ERM against the bias level, with 95 % intervals (`difference`)."""
+    """Draw paired differences to the reference, such as ERM, against the bias level (`difference`)."""
     table = table[table["test"] == test]
     methods = without_erm(methods)
+    against = reference_title(table[table["method"].isin(methods)])
     levels = np.unique(table["level"])
     if len(levels) == 1:  # no curve: a list of intervals
-        label = f"points over ERM, bias {levels[0]:g}: {TESTS[test].lower()}"
+        label = f"points over {against}, bias {levels[0]:g}: {TESTS[test].lower()}"
         return _forest(table, metrics, methods, label, "Only ERM was run.")
     figure, axes = _metric_panels(metrics, test)
     for axis, metric in zip(axes, metrics, strict=True):
         ends = _draw_gains(axis, table[table["metric"] == metric], methods)
         bias_axis(axis, levels)
         label_ends(axis, ends)
-        axis.set_title(f"{METRICS[metric].title} − ERM")
+        axis.set_title(f"{METRICS[metric].title} − {against}")
         axis.set_ylabel("percentage points")
     return done(figure)
 
@@ -563,7 +570,9 @@ def _metric_panels(metrics: list[str], test: str) -> tuple[Figure, np.ndarray]:
     return figure, axes[0]
 
 
-def identity_distribution(people: DataFrame, methods: list[str], level: float) -> Figure:
+def identity_distribution(
+    people: DataFrame, methods: list[str], level: float, kind: str = "correlation"
+) -> Figure:
     """Draw the accuracy of every person, averaged over seeds and sorted, and each person's gain.
 
     ``people`` has one row per person and one column per method: the mean over the seeds that saw them.
@@ -586,7 +595,8 @@ def identity_distribution(people: DataFrame, methods: list[str], level: float) -
     zero_line(right, upright=False)
     for axis in (left.yaxis, right.xaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    left.set(title=f"Accuracy person by person, bias {level:g}", xlabel="people, worst first")
+    title = f"Accuracy person by person, {level_title(level, kind)}"
+    left.set(title=title, xlabel="people, worst first")
     left.set_ylabel("accuracy")
     right.set(title="Who gains", xlabel="the person's accuracy under ERM")
     right.set_ylabel("gain over ERM (points)")
@@ -604,12 +614,18 @@ def sensitivity(table: DataFrame, metrics: list[str], test: str, methods: list[s
 
 
 def recovered(
-    table: DataFrame, metrics: list[str], test: str, methods: list[str], level: float
+    table: DataFrame,
+    metrics: list[str],
+    test: str,
+    methods: list[str],
+    level: float,
+    kind: str = "correlation",
 ) -> Drawn:
     """Draw the share of the oracle's gain over ERM that methods recover (`oracle_gap_recovered`)."""
     rows = table[(table["test"] == test) & (table["level"] == level)]
     nothing = "The oracle was not run, so it has no gain to recover."
-    label = f"share of the oracle's gain over ERM at bias {level:g} (0 = ERM, 1 = oracle)"
+    where = level_title(level, kind)
+    label = f"share of the oracle's gain over ERM, {where} (0 = ERM, 1 = oracle)"
     return _forest(rows, metrics, methods, label, nothing, scale=1)
 
 
@@ -623,7 +639,7 @@ def compare(table: DataFrame, metrics: list[str], test: str, methods: list[str])
     methods = present(rows, methods)
     methods = sorted(methods, key=lambda method: (uses_identities(method), -gain[method]))
     nothing = "Only ERM was run, so there is nothing to compare it with."
-    label = "points over ERM, mean over the bias range"
+    label = f"points over {reference_title(rows)}, mean over the bias range"
     return _forest(rows, metrics, methods, label, nothing, suffix="_difference")
 
 
@@ -826,7 +842,9 @@ def _draw_oracle_band(axis: Axes, rows: DataFrame) -> None:
         )
 
 
-def by_group(table: DataFrame, methods: list[str], level: float) -> Drawn:
+def by_group(
+    table: DataFrame, methods: list[str], level: float, kind: str = "correlation"
+) -> Drawn:
     """Draw accuracy of groups of seen people under ERM, and gains over it (`accuracy_by_group`)."""
     rows = table[(table["test"] == "seen") & (table["level"] == level) & (table["group"] != "gap")]
     if rows.empty:
@@ -844,7 +862,7 @@ def by_group(table: DataFrame, methods: list[str], level: float) -> Drawn:
     draw_side_by_side(right, places, 0.2, rows, groups, gaining, suffix="_difference", size=4.5)
     for axis in (left, right):
         list_rows(axis, names, places)
-    left.set(title=f"Accuracy under ERM, bias {level:g}", xlabel="accuracy (%)")
+    left.set(title=f"Accuracy under ERM, {level_title(level, kind)}", xlabel="accuracy (%)")
     left.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     zero_line(right)
     right.set(title="Gain over ERM", xlabel="percentage points")

@@ -19,7 +19,7 @@ INTERVAL = ["mean", "low", "high"]
 
 # How far a number moves on another processor, as a share of half its 95 % interval: most of what was
 # measured by `python -m benchmarks.kernels`, see benchmarks/README.md.
-MOVES = 0.25
+MOVES = 0.1
 # Share of the numbers that can move further, if none moves by more than half its interval.
 TIES = 0.05
 # Half an interval counts as at least this much: where two methods differ on a single image, one image

@@ -10,18 +10,66 @@ import pandas as pd
 
 from cid import reference
 from study.methods.registry import JUDGED, METHODS
-from study.results.claims import OWN_TRUNK, PRIMARY, faceless_proxies, recogniser_verdict
+from study.results.claims import (
+    OWN_TRUNK,
+    PRIMARY,
+    SMALLEST,
+    faceless_proxies,
+    points_of,
+    recogniser_verdict,
+)
+from study.results.inference import BASELINE
 from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL
-from study.results.tables import HEADLINE, points
+from study.results.tables import HEADLINE, kind_of_people, points
 from study.results.titles import (
     method_title,
     network_title,
+    reference_title,
     uses_identities,
     without_identities,
 )
 
+CHANCE = 0.5  # accuracy of a guess, where both classes count the same
 _NOT_SHOWN = "is not shown to change"
+
+
+def level_sentence(
+    area: pd.DataFrame, task: str, levels: Sequence[float], test: str = "seen"
+) -> str:
+    """How good plain training itself is, with a warning where that is near chance.
+
+    Near chance means that the 95 % interval of ERM's balanced accuracy, or of its accuracy on minority
+    cells, reaches .5: the task cannot be learned from these pictures, or the bias is learned instead.
+    """
+    rows = area[(area["test"] == test) & (area["method"] == "erm")].set_index("metric")
+    levels_of_erm = rows[INTERVAL].dropna(subset="mean").to_dict("index")
+    first, second = PRIMARY
+    images = "held-out images" if test == "seen" else "images of people never seen in training"
+    over = (
+        f", averaged over bias levels {min(levels):g} to {max(levels):g}" if len(levels) > 1 else ""
+    )
+    parts = [f"{_percent(levels_of_erm[first])} of the {images}"]
+    if second in levels_of_erm:
+        parts.append(f"{_percent(levels_of_erm[second])} of those in minority cells")
+    text = f"Plain training (ERM) classifies *{task}* right on {' and '.join(parts)}{over}."
+    near = [
+        f"{METRICS[metric].title.lower()} {_percent(levels_of_erm[metric])}"
+        for metric in ("balanced_accuracy", second)
+        if metric in levels_of_erm and levels_of_erm[metric]["low"] <= CHANCE
+    ]
+    if near:
+        text += (
+            f" **Warning: near chance.** The interval of {' and of '.join(near)} reaches 50 %, so a gain "
+            "over it says little: look whether the pictures show what is to be classified."
+        )
+    return text
+
+
+def _percent(interval: dict) -> str:
+    """An accuracy with its interval, such as ``93.0 % [91.4, 94.6]``."""
+    mean, low, high = (100 * interval[name] for name in INTERVAL)
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]".replace("inf", "∞").replace("-", "−")
 
 
 def result_sentence(
@@ -29,9 +77,12 @@ def result_sentence(
 ) -> str:
     """What the study found about the first of :data:`JUDGED` that was run, and about the oracle.
 
-    A change is stated where its 95 % interval is clear of 0, and is otherwise "not shown".
+    A change is stated where its interval in ``area`` is clear of 0, and is otherwise "not shown". Of a
+    method with a verdict that is the interval that Holm's correction leaves, so that sentence and verdict
+    agree; the oracle's is the 95 % interval. Data that are taken as they are found have no ``levels``.
     """
-    rows = area[area["test"] == test].set_index(["method", "metric"])
+    of_test = area[area["test"] == test]
+    rows = of_test.set_index(["method", "metric"])
     rows = rows[[f"{name}_difference" for name in INTERVAL]].set_axis(INTERVAL, axis=1)
     gains = rows.dropna(subset="mean").to_dict("index")
     first, second = PRIMARY
@@ -47,8 +98,10 @@ def result_sentence(
 
     if len(levels) > 1:
         where = f" and averaged over bias levels {min(levels):g} to {max(levels):g}"
-    else:
+    elif levels:
         where = f" at bias level {levels[0]:g}"
+    else:
+        where = " on data as they are found"
     images = "held-out images" if test == "seen" else "images of people never seen in training"
     accuracy = f"the accuracy of *{task}* on {images}"
     if second == "worst_decile":
@@ -56,11 +109,22 @@ def result_sentence(
     else:
         other = "that on minority cells"
     changes = _changes(gains_of[judged], (accuracy, other))
-    text = f"Compared with plain training{where}, {method_title(judged)} {changes}"
+    against = reference_title(of_test[of_test["method"] == judged])
+    reference = "plain training" if against == method_title("erm") else f"*{against}*"
+    text = f"Compared with {reference}{where}, {method_title(judged)} {changes}"
     if "oracle" in gains_of and judged != "oracle":
         changes = _changes(gains_of["oracle"], ("the former", "the latter"))
         text += f"; the oracle, which knows the true identities, {changes}"
     return text + "."
+
+
+def smallest_sentence() -> str:
+    """The smallest effects of interest, which verdicts compare intervals with."""
+    named: dict[float, list[str]] = {}
+    for metric, effect in SMALLEST.items():
+        named.setdefault(effect, []).append(METRICS[metric].title.lower())
+    parts = [f"{points_of(effect)} ({'; '.join(titles)})" for effect, titles in named.items()]
+    return f"Smallest effects of interest, the same for every study: {', '.join(parts)}."
 
 
 def power_sentence(power: pd.DataFrame) -> str:
@@ -77,17 +141,20 @@ def power_sentence(power: pd.DataFrame) -> str:
     if not parts:
         return "With so few seeds or people, no effect of any size would be detected reliably."
     return (
-        "**Power.** The smallest effect that this study would have detected with probability .8, as a mean "
-        f"over the bias range, in points: {'; '.join(parts)}."
+        "**Power.** The smallest effect that this study would have detected with probability .8, at the level "
+        "that Holm's correction leaves where there is a verdict and else at 5 %, as a mean over the bias range, "
+        f"in points: {'; '.join(parts)}."
     )
 
 
 def lead_sentence(lead: pd.DataFrame, test: str = "seen") -> str:
     """Which methods without identities label surprise is ahead of, behind, or neither, Holm-corrected.
 
-    CID's own forms are left out, because label surprise is one of them.
+    CID's own forms are left out, because label surprise is one of them; so is plain training, of which the
+    verdicts speak.
     """
     rivals = [m for m in METHODS if not uses_identities(m) and not m.startswith("cid")]
+    rivals.remove(BASELINE)
     rows = lead[(lead["test"] == test) & (lead["metric"] == "accuracy")]
     rows = rows[rows["method"].isin(rivals)]
     clear = rows["p_holm"] < 0.05
@@ -178,6 +245,34 @@ def _verb(mean: float, low: float, high: float) -> str:
 def _listed(methods: Sequence[str]) -> str:
     *names, last = map(method_title, methods)
     return f"{', '.join(names)} and {last}" if names else last
+
+
+def tuning_sentence(model: str) -> str:
+    """How the settings of the methods were chosen, which differs between linear heads and networks."""
+    if model == "linear":
+        return (
+            "Every method has the settings that were best on different people, judged with those people's "
+            "identities (`studies/settings.csv`)."
+        )
+    return (
+        "No method was tuned for this model: settings are those of linear heads (`studies/settings.csv`), options "
+        "of training are the study's. So a method that does badly does so with these."
+    )
+
+
+def limits(card: dict) -> str:
+    """What the pictures of a data set, rendered or photographs, cannot show."""
+    if kind_of_people(card).startswith("rendered"):
+        return (
+            "A rendered person has one hairstyle, one age and one set of clothes in all images; there is one "
+            "kind of camera, and labels are drawn independently of everything else. Photographs differ in all "
+            "of this."
+        )
+    return (
+        "In photographs, a label is the opinion of an annotator or a network, and the name of a person is the "
+        "opinion of whoever collected them. Photographs of one event look alike, whoever they show. "
+        "Well-known people may have been among those that the recognition network was trained on."
+    )
 
 
 def reference_code(agreement: pd.DataFrame) -> str:

@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from study.methods.registry import METHODS
-from study.results.claims import PRIMARY
+from study.results.claims import NO_GAIN, NOTHING_TO_GAIN, PRIMARY
+from study.results.inference import ALPHA
 from study.results.metrics import METRICS
 from study.results.rounding import INTERVAL, rounded_claims
 from study.results.titles import (
     labels_used,
+    level_title,
     method_title,
     network_title,
+    reference_title,
     uses_identities,
     without_identities,
 )
@@ -26,6 +29,7 @@ Printed = tuple[list[str], list[list[str]]]  # a head and rows of cells
 HEADLINE = ("cid", "surprise", "oracle", "oracle-tempered")
 STRONG = ("erm", "cid", "surprise", "oracle")  # of main figures
 NONE = "–"  # in a cell with nothing to show
+RIGHT = "right pairs"  # beside the verification AUC: see study.faces.verification
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
@@ -61,7 +65,7 @@ def main_metrics(table: pd.DataFrame) -> list[str]:
 def claims_table(entries: list[dict]) -> Printed:
     """One row per claim, of :func:`study.results.claims.claims` or read back from JSON."""
     head = [
-        "claim", "method", "test", "statement", "effect [95 % interval]", "p (Holm)",
+        "claim", "method", "test", "statement", "effect [interval]", "level", "p (Holm)",
         "detectable", "verdict", "why",
     ]  # fmt: skip
     rows = [
@@ -71,9 +75,10 @@ def claims_table(entries: list[dict]) -> Printed:
             entry["test"] or NONE,
             entry["statement"],
             _effect(entry),
+            _level(entry),
             _p_value(entry["p_holm"]),
             _detectable(entry),
-            entry["verdict"],
+            verdict_words(entry),
             entry["reason"],
         ]
         for entry in rounded_claims(entries)
@@ -82,14 +87,19 @@ def claims_table(entries: list[dict]) -> Printed:
 
 
 def verdicts_table(entries: list[dict]) -> Printed:
-    """The verdicts of one study on seen people: one row per claim and one column per method."""
+    """The verdicts of one study on seen people: one row per claim and one column per method.
+
+    Intervals and p values are corrected, as those of :func:`claims_table`.
+    """
     lines: dict[tuple, dict[str, str]] = {}
     for entry in rounded_claims(entries):
         judged = entry["primary"] or entry["claim"] in ("3b", "4")
         if judged and entry["test"] in ("seen", None):
             note = "" if entry["p_holm"] is None else f", p {_p_value(entry['p_holm'])}"
             line = lines.setdefault((entry["claim"], entry["statement"]), {})
-            line[entry["method"]] = f"**{entry['verdict']}** ({_effect(entry)}{note})"
+            word = entry["verdict"]
+            more = verdict_words(entry).removeprefix(word)
+            line[entry["method"]] = f"**{word}**{more} ({_effect(entry)}{note})"
     methods = list(dict.fromkeys(method for line in lines.values() for method in line))
     head = ["claim", "statement", *map(method_title, methods)]
     rows = [
@@ -97,6 +107,18 @@ def verdicts_table(entries: list[dict]) -> Printed:
         for (claim, statement), line in lines.items()
     ]
     return head, rows
+
+
+def verdict_words(entry: dict) -> str:
+    """A verdict, and what rounding on another processor could turn it into.
+
+    Of an effect that is too small to matter it is said where it is clear of 0 all the same.
+    """
+    words = entry["verdict"]
+    if words in (NO_GAIN, NOTHING_TO_GAIN) and entry["p_holm"] < ALPHA:
+        words += ", though clear of 0"
+    border = entry.get("border")  # reports of before there were borders have none
+    return f"{words}; on the border of {' and of '.join(border)}" if border else words
 
 
 def methods_table(methods: Sequence[str]) -> Printed:
@@ -113,10 +135,15 @@ def methods_table(methods: Sequence[str]) -> Printed:
     return head, rows
 
 
-def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = "seen") -> Printed:
-    """The study in one table: ERM, and what methods gain over it, in the main metrics.
+def headline_table(
+    difference: pd.DataFrame,
+    summary: pd.DataFrame,
+    test: str = "seen",
+    kind: str = "correlation",
+) -> Printed:
+    """The study in one table: ERM, and what methods gain over their reference, in the main metrics.
 
-    One row per bias level. A method of :data:`HEADLINE` that was not run is left out, and so is a
+    One row per bias level (``kind`` is that of the bias). A method of :data:`HEADLINE` that was not run is left out, and so is a
     metric that the test set does not have.
     """
     values = _intervals_of_test(summary, test)
@@ -127,10 +154,12 @@ def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
     head = ["bias"]
     for metric in metrics:
         head.append(f"{METRICS[metric].title.lower()}, ERM")
-        head += [f"{method_title(method)} − ERM" for method in methods]
+        for method in methods:
+            against = reference_title(difference[difference["method"] == method])
+            head.append(f"{method_title(method)} − {against}")
     rows = []
     for level in np.unique(summary["level"]):
-        cells = [f"{level:g}"]
+        cells = [level_title(level, kind).removeprefix("bias ")]
         for metric in metrics:
             cells.append(f"{100 * values[metric, level, 'erm']['mean']:.1f} %")
             cells += [points(**gains[metric, level, method]) for method in methods]
@@ -139,9 +168,9 @@ def headline_table(difference: pd.DataFrame, summary: pd.DataFrame, test: str = 
 
 
 def rivals_table(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> Printed:
-    """Every method's gain over ERM, and how far label surprise is ahead of it, in the main metrics.
+    """Every method's gain over its reference, and how far label surprise is ahead, in the main metrics.
 
-    The best method in accuracy comes first; methods that use true identities come last.
+    Intervals of gains with a verdict, and of leads, are corrected by Holm's method; the others are not. The best method in accuracy comes first; methods that use true identities come last.
     """
     gains = area[area["test"] == test].set_index(["metric", "method"])
     gains = gains[[f"{name}_difference" for name in INTERVAL]].set_axis(INTERVAL, axis=1)
@@ -150,19 +179,24 @@ def rivals_table(area: pd.DataFrame, lead: pd.DataFrame, test: str = "seen") -> 
 
     accuracy = gains.loc["accuracy", "mean"].drop(index="erm", errors="ignore")
     methods = sorted(accuracy.index, key=lambda m: (uses_identities(m), -accuracy[m]))
-    head = ["method", "labels"]
+    references = area.get("reference", pd.Series(dtype=str)).dropna().unique()
+    several = len(references) > 1
+    head = ["method", "labels"] + (["reference"] if several else [])
+    reference_of = {}
+    if several:
+        reference_of = area.set_index("method")["reference"].to_dict()
     for metric in metrics:
-        head.append(f"{METRICS[metric].title.lower()}, − ERM")
+        head.append(f"{METRICS[metric].title.lower()}, − {reference_title(area)}")
         head.append(f"{method_title('surprise')} − it")
     rows = []
     for method in methods:
         cells = [method_title(method), labels_used(method)]
+        if several:
+            cells.append(method_title(reference_of[method]))
         for metric in metrics:
             cells.append(points(**gains.loc[(metric, method)]))
-            if method == "surprise":
-                cells.append(NONE)
-            else:
-                cells.append(points(**leads.loc[(metric, method)]))
+            known = (metric, method) in leads.index
+            cells.append(points(**leads.loc[(metric, method)]) if known else NONE)
         rows.append(cells)
     return head, rows
 
@@ -183,7 +217,11 @@ def controls_table(gains: pd.DataFrame, leaks: pd.DataFrame) -> Printed:
     head = ["proxy"]
     if several_trunks:
         head.append("heads on")
+    told = [person, label, f"{label}, class direction removed"]
     head += [person, label, "the same, class direction removed"]
+    if RIGHT in leaks:  # as since there are right pairs
+        told.insert(1, RIGHT)
+        head.insert(-2, RIGHT)
     for metric in metrics:
         for method in methods:
             head.append(f"{METRICS[metric].title.lower()}, {method_title(method)} − ERM")
@@ -195,7 +233,7 @@ def controls_table(gains: pd.DataFrame, leaks: pd.DataFrame) -> Printed:
             cells = [network_title(proxy)]
             if several_trunks:
                 cells.append(network_title(trunk))
-            for column in (person, label, f"{label}, class direction removed"):
+            for column in told:
                 cells.append(f"{leak[column]:.3f}")
             for metric in metrics:
                 for method in methods:
@@ -230,6 +268,14 @@ def _effect(entry: dict) -> str:
     return points(mean, low, high) + " points"
 
 
+def _level(entry: dict) -> str:
+    """The confidence of an entry's interval: 95 %, or more where several endpoints share the 5 %."""
+    alpha = entry.get("alpha")
+    if alpha is None or entry["effect"] is None:
+        return NONE
+    return f"{100 * (1 - alpha):.4g} %"
+
+
 def _p_value(p: float | None) -> str:
     if p is None:
         return NONE
@@ -242,3 +288,23 @@ def _detectable(entry: dict) -> str:
 
 def _typeset(text: str) -> str:
     return text.replace("-", "−").replace("inf", "∞")
+
+
+def penalties_table(penalties: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """The L2 penalties that were tried at each level, with their losses; the chosen one in bold.
+
+    ``penalties`` are of :func:`study.experiment.penalties.choose`.
+    """
+    tried = sorted(penalties["l2"].unique())
+    rows = []
+    for (level, method), cell in penalties.groupby(["level", "method"], sort=False):
+        by_penalty = cell.set_index("l2")
+        row = [f"{level:g}", method]
+        for l2 in tried:
+            loss = by_penalty["loss"].get(l2)
+            text = "" if loss is None else f"{loss:.4f}"
+            chosen = loss is not None and by_penalty.loc[l2, "chosen"]
+            row.append(f"**{text}**" if chosen else text)
+        rows.append([*row, str(cell["sets"].iloc[0]), f"{cell['images'].iloc[0]:,}"])
+    header = ["bias", "chosen for", *(f"L2 {l2:g}" for l2 in tried), "sets", "images"]
+    return header, rows

@@ -11,6 +11,7 @@ from dataclasses import replace
 import pandas as pd
 
 from study.cores import on_all_cores
+from study.experiment import penalties as cells
 from study.experiment import variations
 from study.experiment.arrays import Arrays
 from study.faces.dataset import FaceSet
@@ -91,6 +92,54 @@ def ablate(
 
     estimates = on_all_cores(estimates_of, ablations, label="ablations")
     return dict(zip(ablations, estimates, strict=True))
+
+
+def breadth_penalties(
+    arrays: Arrays,
+    data: FaceSet,
+    settings: dict,
+    tasks: Iterable[str],
+    kinds: Iterable[str],
+    *,
+    folder=None,
+) -> pd.DataFrame:
+    """The penalties of :func:`breadth`'s heads: columns ``task``, ``kind``, and those of
+    :func:`study.experiment.penalties.choose`."""
+    tables = []
+    for kind in kinds:
+        changed = settings | {"bias": settings["bias"] | {"kind": kind}}
+        for task in tasks:
+            labelled = replace(arrays, labels=data.labels(task))
+            table = variations.penalties_of(labelled, changed, folder=folder)
+            table.insert(0, "task", task)
+            table.insert(1, "kind", kind)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def ablate_penalties(
+    arrays: Arrays, settings: dict, ablations: dict[str, dict], level: float, *, folder=None
+) -> pd.DataFrame:
+    """The penalties of :func:`ablate`'s heads: columns ``ablation``, ``value`` as text, and those of
+    :func:`study.experiment.penalties.choose`.
+
+    Only where they can differ from those of the study itself: in ablations of the penalty and of how sets
+    are drawn.
+    """
+    tables = []
+    for name, ablation in ablations.items():
+        setting = ablation["setting"]
+        if not setting.startswith("bias.") and setting != "train.l2":
+            continue
+        for value in ablation["values"]:
+            changed = variations.changed(settings, setting, value)
+            table = variations.penalties_of(arrays, changed, [level], folder)
+            table.insert(0, "ablation", name)
+            table.insert(1, "value", variations.value_name(value))
+            tables.append(table)
+    if not tables:
+        return pd.DataFrame(columns=["ablation", "value", *cells.COLUMNS])
+    return pd.concat(tables, ignore_index=True)
 
 
 def baselines(studies: dict[str, Estimates]) -> pd.DataFrame:

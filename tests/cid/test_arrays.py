@@ -423,15 +423,18 @@ def test_a_network_of_faces_takes_arrays_and_refuses_what_are_no_crops():
     how = {"network": "pixels", "device": "cpu"}
     found = recognition.embed(crops.numpy(), **how).embedding
     assert torch.equal(found, recognition.embed(crops, **how).embedding)
+    assert torch.equal(found, recognition.embed(crops.float(), **how).embedding)
     for given in (
-        crops.float(),
+        crops.double(),
         crops.tolist(),
         None,
         "a.npy",
         crops[0],
         crops.permute(0, 2, 3, 1),
     ):
-        with pytest.raises(ValueError, match="crops are .*; pixels needs uint8 of shape") as error:
+        with pytest.raises(
+            ValueError, match="crops are .*; pixels needs uint8 or float32 of shape"
+        ) as error:
             recognition.embed(given, **how)
         sentence(error)
     with pytest.raises(ValueError, match="batch_size is -2"):  # which once ran for ever

@@ -7,7 +7,9 @@ import importlib
 
 import pytest
 
-MODULES = ["align", "heads", "lbfgs", "models", "moved", "recognition", "risks", "training"]
+MODULES = [
+    "align", "heads", "lbfgs", "models", "moved", "penalty", "recognition", "risks", "schedule", "training",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -212,3 +212,33 @@ def test_a_loss_that_was_rounded_down_does_not_hold_a_head_up():
         return minimise(objective, lambda p, q: (p * q).sum(1), start, **how)[1]
 
     assert steps(1e-7) == steps(0)
+
+
+def test_heads_with_a_penalty_each_are_those_with_it_alone(problem):
+    features, labels, weights = problem
+    for x in (features, np.tile(features, (1, 8))):  # more images than features, and fewer
+        penalties = np.geomspace(0.01, 10, len(weights))
+        together = fit_heads(x, labels, weights, penalties, tolerance=1e-5).logits(x)
+        for weight, l2, logits in zip(weights, penalties, together, strict=True):
+            alone = fit_heads(x, labels, weight[None], l2, tolerance=1e-5).logits(x)[0]
+            np.testing.assert_allclose(logits, alone, atol=2e-3 * alone.std())
+    with pytest.raises(ValueError, match="l2 of every head must be a number above 0"):
+        fit_heads(features, labels, weights, -penalties)
+
+
+def test_images_that_only_standardise_train_nothing(problem):
+    features, labels, weights = problem
+    everyone = np.ones(len(features), dtype=bool)
+    for x in (features, np.tile(features, (1, 8))):
+        found = fit_heads(x, labels, weights, 0.1, standardised_by=everyone, tolerance=1e-5)
+        flipped = np.where((weights > 0).any(axis=0), labels, 1 - labels)
+        again = fit_heads(x, flipped, weights, 0.1, standardised_by=everyone, tolerance=1e-5)
+        np.testing.assert_array_equal(found.weight, again.weight)
+        z = (x - x.mean(axis=0, dtype=np.float64)) / x.std(axis=0, dtype=np.float64)
+        weight = weights[0]
+        theirs = LogisticRegression(C=1 / (0.1 * weight.sum()), tol=1e-10, max_iter=10_000)
+        theirs.fit(z[weight > 0], labels[weight > 0], sample_weight=weight[weight > 0])
+        ours = found.logits(x)[0]
+        np.testing.assert_allclose(ours, theirs.decision_function(z), atol=2e-3 * ours.std())
+    with pytest.raises(ValueError, match="leaves out an image that a head trains on"):
+        fit_heads(features, labels, weights, 0.1, standardised_by=~everyone)

@@ -1,6 +1,6 @@
 """Kill long work at random moments: it must go on where it stopped, and end in the same bytes.
 
-    python tests/study/kills.py [--times 20] [--seed 0] [repro import embed report experiment]
+    python -m tests.study.kills [--times 20] [--seed 0] [repro import embed report experiment]
 
 Each kind of work is done once on a small study, undisturbed; then again from nothing, while its whole
 process group is killed (SIGKILL) after a random time, over and over, until it has been killed so often;
@@ -27,10 +27,10 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from small import GIT, call, edit, environment, locked, small_study
 
 from study.faces.dataset import read_faces
 from study.pipeline import params
+from tests.study.small import GIT, call, edit, environment, locked, small_study
 
 LOG = "kills.log"
 

@@ -104,6 +104,15 @@ def test_a_function_that_moves_into_a_package_is_still_followed(parcel, tmp_path
     assert digests()["used"] != before["used"] and digests()["late"] == before["late"]
 
 
+def test_a_program_is_followed_to_the_definitions_that_it_uses(parcel):
+    text = "from parcel import upper\nx = [upper.used(n) for n in (1, 2)]\n"
+    before = source.program(text)
+    parcel("parcel/upper.py", "return 1", "return 2")
+    assert source.program(text) == before == source.program(text + "y = x\n")
+    parcel("parcel/lower.py", "np.abs(x)", "abs(x)")
+    assert source.program(text) != before
+
+
 def test_what_is_not_there_is_refused(parcel):
     for name in ("parcel.upper.gone", "parcel.gone", "numpy.abs", "parcel.upper.REGISTRY[c]"):
         with pytest.raises(ValueError, match="there is no definition"):

@@ -28,6 +28,7 @@ from tests.study.small import (
     finished_study,
     locked,
     needs_data,
+    one_process,
     parameters,
     ran,
     yaml,
@@ -212,7 +213,7 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
     monkeypatch.chdir(study)
     for name in ("", ".", "..", "../notes", "/tmp/notes", "a/b", "tiny/../../notes"):
         edit(study, study=name)
-        said = [(cli.main(["report", "publish"]), capsys.readouterr().err)]
+        said = [(cli.main(["publish"]), capsys.readouterr().err)]
         # Also through DVC: of all reports, and of a folder outside.
         if name in ("", "../notes"):
             said.append(call(study, "dvc", "repro", check=False))
@@ -223,22 +224,25 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
     edit(study, study="tiny")
 
 
+NAMING = ("00_abstract", "03_method", "04_results")  # sections that name methods
+
+
 def test_a_new_method_is_one_file(study):
     """Found in weights, heads, tables, figures and the report, and its setting in the parameters."""
     (study / "study/methods/newcomer.py").write_text(NEWCOMER.lstrip())
     edit(study, study="tiny", methods=["erm", "newcomer", "cid", "surprise", "oracle"])
-    checked = call(study, *COMMAND, "stages", "check").strip()
-    assert checked == "Every stage names the code that it uses."
-    for section in (study / "notebooks/paper").glob("*.ipynb"):
-        if section.stem not in (
-            "00_abstract",
-            "03_method",
-            "04_results",
-        ):  # those that name methods
-            section.unlink()
-    for command in (["stage", "weights"], ["stage", "train"], ["stage", "evaluate"], ["paper"]):
-        call(study, *COMMAND, *command)
-    call(study, *BUILD_REPORT)
+    with one_process(study) as process:
+        checked = process.call(*COMMAND, "stages", "check")
+        for section in (study / "notebooks/paper").glob("*.ipynb"):
+            if section.stem not in NAMING:
+                section.unlink()
+        for stage in ("weights", "train", "evaluate"):
+            process.call(*COMMAND, "stage", stage)
+        process.call(*COMMAND, "paper")
+        process.call(*BUILD_REPORT)
+        listed = process.call(*COMMAND, "methods")
+    assert "newcomer (The newcomer)" in listed
+    assert checked.strip() == "Every stage names the code that it uses."
     sets = pd.read_parquet(study / "build/weights/sets.parquet")
     weights = sets.loc[sets["part"] == "train", "newcomer"]
     assert sorted(set(weights.round(6))) == [0.5, 1.5]
@@ -251,4 +255,3 @@ def test_a_new_method_is_one_file(study):
     assert "every other image weighs more (the tests)" in (report / "index.html").read_text()
     figures = [path.read_text() for path in (report / "figures").glob("*.svg")]
     assert any("The newcomer" in text and "#123456" in text for text in figures)
-    assert "newcomer (The newcomer)" in call(study, *COMMAND, "methods")

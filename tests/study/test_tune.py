@@ -68,6 +68,9 @@ def test_the_parameters_are_what_the_committed_table_chose():
     assert set(zip(table["method"], table["setting"], strict=True)) == grid
     for (_, setting), own in table.groupby(["method", "setting"], sort=False):
         used = own.loc[own["used"], "value"].tolist()
+        if setting == "train.l2":  # chosen on the training sets of every study
+            assert parameters["train"]["l2"] == "auto" and not used
+            continue
         if setting.startswith(("weights", "train")):
             assert used == [str(tune.at(parameters, setting))]
         if setting in tune.ADAPTS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from study.experiment.design import advice, draw_sets, usable_identities
@@ -177,6 +178,8 @@ def test_draw_sets_gives_true_cell_sizes(population):
         ({"people": 51}, r"people is 51; it must be null \(all\) or a number from 2 to 50"),
         ({"cohorts": True}, "bias.people must say how many people one holds"),
         ({"cohorts": True, "people": 20}, "60, and 50 are usable; set seeds to 2 at most"),
+        ({"cohorts": True, "people": 20}, "or bias.people to 16, or bias.cohorts to repeated"),
+        ({"cohorts": "repeated"}, "bias.cohorts is repeated, so bias.people must say how many"),
         ({"kind": "natural"}, "no level, so set bias.levels"),
     ],
 )
@@ -228,6 +231,34 @@ def test_cohorts_share_nobody(population):
     assert len(set.union(*people)) == 48
     names = sorted(people[0])
     assert names != list(range(12))  # drawn, not the first by name
+
+
+def test_seeds_take_cohorts_in_turn_with_draws_of_their_own(population):
+    changes = {"people": 12, "cohorts": "repeated"}
+    sets = draw_sets(*population, seeds=10, **SETTINGS | changes)
+    of_seed = [own for _, own in sets.groupby("seed")]
+    people = [frozenset(population[0][own["row"]]) for own in of_seed]
+    assert [len(own) for own in people] == [12] * 10
+    assert people[:4] * 2 + people[:2] == people and len(set(people)) == 4
+    assert len(frozenset.union(*people)) == 48
+    for one, again in zip(of_seed[:4], of_seed[4:8], strict=True):
+        train, other = (set(own.loc[own["part"] == "train", "row"]) for own in (one, again))
+        assert train != other
+
+
+def test_as_many_seeds_as_cohorts_are_independent_replications_to_the_byte(population):
+    one, other = (
+        draw_sets(*population, seeds=4, **SETTINGS | {"people": 12, "cohorts": cohorts})
+        for cohorts in (True, "repeated")
+    )
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_fewer_people_than_one_cohort_holds_are_one(population):
+    changes = {"people": 80, "cohorts": "repeated"}
+    sets = draw_sets(*population, seeds=3, **SETTINGS | changes)
+    everybody = draw_sets(*population, seeds=3, **SETTINGS)
+    pd.testing.assert_frame_equal(sets, everybody, check_exact=True)
 
 
 def test_natural_trains_on_everything_but_the_tests():

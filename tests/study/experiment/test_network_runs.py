@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid import training
+from cid import schedule, training
 from cid.models import read_options
 from cid.training import fit
 from study.experiment import network_runs
@@ -237,3 +237,27 @@ def test_a_damaged_file_of_a_run_is_replaced(features, sets, tmp_path):
     again, _ = train_networks(*arguments, folder=tmp_path, **CPU)
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     assert len(whole.read_bytes()) == len(before)
+
+
+def test_epochs_and_decay_are_chosen_for_erm_and_taken_by_every_method(
+    features, sets, monkeypatch, tmp_path
+):
+    x, labels = features
+    monkeypatch.setattr(schedule, "EPOCHS", (2, 6))
+    monkeypatch.setattr(schedule, "DECAYS", (0.0, 50.0))
+    options = read_options("mlp", {"epochs": "auto", "weight_decay": "auto", "jtt_epochs": 1})
+    methods = ["erm", "cid", "group-dro"]
+    arguments = sets, x, labels, methods, "mlp", options
+    found, info = train_networks(*arguments, **CPU)
+    first = sets[(sets["seed"] == 0) & (sets["part"] == "train")]["row"].to_numpy()
+    tried = schedule.candidates(options)
+    losses = [schedule.held_out_loss("mlp", x, labels, first, one, **CPU) for one in tried]
+    assert len(set(losses)) == 4
+    best = schedule.best_options(tried, losses)
+    assert set(info["epochs"]) == {best.epochs} and set(info["weight_decay"]) == {best.weight_decay}
+    fixed, _ = train_networks(sets, x, labels, methods, "mlp", best, folder=tmp_path, **CPU)
+    pd.testing.assert_frame_equal(found, fixed, check_exact=True)
+    # What is kept is found under the values that were used.
+    monkeypatch.setattr(network_runs, "fit", None)
+    kept, _ = train_networks(*arguments, folder=tmp_path, **CPU)
+    pd.testing.assert_frame_equal(kept, fixed, check_exact=True)

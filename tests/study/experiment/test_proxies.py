@@ -14,8 +14,9 @@ from study.experiment import proxies, variations
 def test_the_proxy_leaks_less_of_the_label_without_the_class_direction(arrays):
     proxy = arrays.proxy + arrays.labels[:, None].astype(np.float32)
     table = proxies.leaks(replace(arrays, proxy=proxy)).set_index("proxy")
-    label, person = table.columns
+    label, person, right = table.columns
     assert label == "same-label AUC within a person" and person == "verification AUC"
+    assert right == "right pairs" and table[right].between(0, 1).all()
     assert table.loc["as it is", label] > table.loc["class direction removed", label] + 0.1
     assert table.loc["class direction removed", person] > 0.9
 
@@ -67,7 +68,7 @@ def test_what_proxies_tell_stands_in_a_row_each(arrays, tmp_path, monkeypatch):
     assert table["proxy"].tolist() == list(versions)
     assert table["verification AUC"].to_numpy() == pytest.approx([1, 0.5], abs=0.02)
     by_hand = proxies.leaks(replace(arrays, proxy=true["random"])).set_index("proxy")
-    for column in table.columns[1:3]:
+    for column in table.columns[1:4]:
         assert table.loc[1, column] == by_hand.loc["as it is", column]
         cleaned = f"{column}, class direction removed"
         assert table.loc[1, cleaned] == by_hand.loc["class direction removed", column]

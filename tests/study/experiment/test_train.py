@@ -76,5 +76,25 @@ def test_a_network_of_faces_is_trained_on_the_crops(sets, monkeypatch):
 
 
 INFO = pd.DataFrame(
-    {"initialised": ["scratch"], "method": ["erm"], "accuracy": [0.5], "epoch": [9]}
+    {
+        "initialised": ["scratch"],
+        "method": ["erm"],
+        "accuracy": [0.5],
+        "epoch": [9],
+        "epochs": [20],
+        "weight_decay": [0.05],
+    }
 )
+
+
+def test_the_sentence_says_how_the_penalty_was_chosen():
+    chosen = pd.DataFrame(
+        {"level": [0.5, 0.9], "method": "erm", "l2": [0.1, 0.03], "loss": 0.2, "chosen": True,
+         "sets": 3, "images": 1600}
+    )  # fmt: skip
+    (said,) = train.sentences_of_penalties(chosen)
+    assert "L2 penalty, 0.03 to 0.1, is the same for every method of a bias level" in said
+    assert "up to 3 training sets" in said and "by class labels alone" in said
+    (own,) = train.sentences_of_penalties(chosen.assign(method=["erm", "cid"]))
+    assert own.startswith("Each method's L2 penalty, 0.03 to 0.1,")
+    assert train.sentences_of_penalties(chosen.assign(loss=np.nan)) == []

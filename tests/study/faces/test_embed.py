@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from cid import align, recognition
+from cid import align, detection, recognition
 from cid.dlib import DlibLastBlock, load_dlib, read_dlib_weights
 from cid.models import MODELS
 from study.faces import embed as faces
@@ -71,7 +71,7 @@ def template_in(side, corner):
 
 
 def detect(images, **options):
-    return align.detect(images, device="cpu", progress=False, **options)
+    return detection.detect(images, "mtcnn", device="cpu", progress=False, **options)
 
 
 def embed(crops, network="dlib-resnet", **options):
@@ -135,7 +135,7 @@ def test_a_batch_without_any_face_gets_centre_crops(kind, count):
     found = detect(list(images))
     assert not found.found.any() and not found.faces.any() and not found.probability.any()
     height, width = images.shape[1:3]
-    side = align.FALLBACK_SIDE * height
+    side = detection.FALLBACK_SIDE * height
     expected = template_in(side, ((width - side) / 2, (height - side) / 2))
     np.testing.assert_allclose(found.landmarks, [expected] * count, atol=1e-4)
 
@@ -154,11 +154,19 @@ def test_a_central_face_wins_over_a_larger_one_at_the_edge():
 def test_the_rule_for_several_faces():
     shape = np.array([100, 100])
     boxes = np.array([[0, 0, 50, 50], [35, 35, 65, 65], [30, 30, 70, 70]], float)
-    assert align._choose(boxes, np.array([0.99, 0.99, 0.95]), shape) == 2  # large and central
-    assert align._choose(boxes, np.array([0.99, 0.99, 0.80]), shape) == 1  # the best one is unsure
-    assert align._choose(boxes, np.array([0.89, 0.70, 0.80]), shape) == 0  # none is sure
+    assert (
+        detection._choose(boxes, np.array([0.99, 0.99, 0.95]), shape, detection.SURE) == 2
+    )  # large and central
+    assert (
+        detection._choose(boxes, np.array([0.99, 0.99, 0.80]), shape, detection.SURE) == 1
+    )  # the best one is unsure
+    assert (
+        detection._choose(boxes, np.array([0.89, 0.70, 0.80]), shape, detection.SURE) == 0
+    )  # none is sure
     apart = np.array([[0, 40, 20, 60], [60, 30, 100, 70]], float)
-    assert align._choose(apart, np.array([0.99, 0.95]), shape) == 1  # as far off: the larger one
+    assert (
+        detection._choose(apart, np.array([0.99, 0.95]), shape, detection.SURE) == 1
+    )  # as far off: the larger one
 
 
 @pytest.mark.parametrize("height, width", [(112, 112), (480, 320), (96, 640)])
@@ -169,7 +177,7 @@ def test_resizing_for_the_detector_does_not_shift_the_landmarks(monkeypatch, hei
             point = [float((image * axis).sum() / image.sum()) for axis in (x, y)]
             yield np.array([[0, 0, 9, 9]]), np.array([0.99]), np.array([[point] * 5])
 
-    monkeypatch.setattr(align, "_mtcnn", centroid)
+    monkeypatch.setattr(detection, "_mtcnn", centroid)
     at, (y, x) = (0.4 * width, 0.6 * height), np.mgrid[:height, :width]
     blob = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / (2 * (0.05 * height + 2) ** 2))
     found = detect([np.repeat((blob * 255).astype(np.uint8)[..., None], 3, 2)])
@@ -259,6 +267,14 @@ def test_sampling_agrees_with_pillow():
     inner[[0, -1]] = inner[:, [0, -1]] = False
     difference = abs(crop.astype(int) - np.asarray(reference).astype(int)).max(2)
     assert inner.mean() > 0.8 and np.quantile(difference[inner], 0.98) <= 2
+
+
+def test_a_crop_that_is_not_rounded_is_the_same_but_for_rounding():
+    photo, points = smooth(130, 160), template_in(95, (30, 12))[None]
+    rounded = align.align([photo], points, 64, device="cpu")
+    crops = align.align([photo], points, 64, rounded=False, device="cpu")
+    assert crops.dtype == torch.float32 and not torch.equal(crops, crops.round())
+    assert torch.equal(crops.round().byte(), rounded)
 
 
 def test_the_identity_crop_and_the_outside():
@@ -454,9 +470,9 @@ def test_further_networks_embed_the_crops_that_they_take(tmp_path, monkeypatch):
     assert (
         sorted(runs) == [16] * 2 + [150] * 2
     )  # px: pixels and untrained; two chunks, in both lists once
-    small = embed(align.align(photos, points, 16, device="cpu"), "pixels")
+    small = embed(align.align(photos, points, 16, rounded=False, device="cpu"), "pixels")
     np.testing.assert_allclose(found["proxy pixels"], small.embedding, atol=1e-6)
-    large = embed(align.align(photos, points, 150, device="cpu"), "untrained")
+    large = embed(align.align(photos, points, 150, rounded=False, device="cpu"), "untrained")
     np.testing.assert_allclose(found["proxy untrained"], large.embedding, atol=1e-6)
     np.testing.assert_allclose(found["trunk untrained"], large.trunk, rtol=1e-4, atol=1e-4)
     runs.clear()
@@ -482,7 +498,7 @@ def test_embed_faces_equals_its_steps(monkeypatch):
     images = [drawn_face(112, 0.44 + 0.03 * i)[0] for i in range(5)]
     images[3] = np.full((100, 90, 3), 200, np.uint8)
     found = detect(images)
-    crops = align.align(images, found.landmarks, device="cpu")
+    crops = align.align(images, found.landmarks, rounded=False, device="cpu")
     result = embed_faces(face_set(images), side=64)
     assert result.detection.found.tolist() == [True, True, True, False, True]
     np.testing.assert_allclose(result.detection.landmarks, found.landmarks, atol=1e-3)
@@ -549,10 +565,13 @@ def test_no_images_and_wrong_crops_are_refused():
     ):
         with pytest.raises(ValueError, match="there are no images"):
             call()
-    with pytest.raises(ValueError, match=r"dlib-resnet needs uint8 of shape \(n, 3, 150, 150"):
+    with pytest.raises(
+        ValueError, match=r"dlib-resnet needs uint8 or float32 of shape \(n, 3, 150, 150"
+    ):
         embed(torch.zeros(2, 3, 160, 160, dtype=torch.uint8))
-    with pytest.raises(ValueError, match="float32"):
-        embed(torch.zeros(2, 3, 150, 150))
+    for crops in (torch.rand(2, 3, 150, 150), torch.rand(2, 3, 150, 150) * 255 - 127.5):
+        with pytest.raises(ValueError, match="needs pixels from 0 to 255"):
+            embed(crops)
 
 
 def test_unknown_networks_list_the_known_ones():
@@ -577,19 +596,21 @@ def test_views_are_mirrored_or_zoomed_whatever_the_chunk(monkeypatch):
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 256, (90, 80, 3), dtype=np.uint8) for _ in range(3)]
     points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 3, axis=0).astype(np.float32)
-    flipped = align.align(photos, points, 150).flip(3)
+    flipped = align.align(photos, points, 150, rounded=False).flip(3)
     expected = embed(flipped).embedding.numpy()
     views = embed_views(face_set(photos), points, zooms=[1.0, 1.2])
     assert list(views) == ["mirrored", "zoom 1", "zoom 1.2"]
     found = views["mirrored"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    upright = embed(align.align(photos, points, 150)).embedding.numpy()
+    upright = embed(align.align(photos, points, 150, rounded=False)).embedding.numpy()
     assert abs(found - upright).max() > 1e-2
     np.testing.assert_allclose(views["zoom 1"], upright, atol=1e-6)
     # Zooming about the crop's middle is aligning by landmarks drawn together about that point.
     drawn = (points - 40) / 1.2 + 40
     np.testing.assert_allclose(
-        views["zoom 1.2"], embed(align.align(photos, drawn, 150)).embedding.numpy(), atol=1e-3
+        views["zoom 1.2"],
+        embed(align.align(photos, drawn, 150, rounded=False)).embedding.numpy(),
+        atol=1e-3,
     )
 
 
@@ -647,7 +668,9 @@ def test_activations_are_kept_by_chunk_like_everything_else(tmp_path, monkeypatc
     assert embed_faces(data, **how).activations is None
     first = embed_faces(data, finetune=True, **how).activations
     assert first.shape == (3, 256, 4, 4) and first.dtype == np.float16
-    crops = align.align(list(data.images([2])), points[2:], 150, template=align.DLIB_TEMPLATE)
+    crops = align.align(
+        list(data.images([2])), points[2:], 150, rounded=False, template=align.DLIB_TEMPLATE
+    )
     alone = recognition.activations(crops, device="cpu")
     np.testing.assert_allclose(first[2:], alone.numpy(), atol=1e-2)
     monkeypatch.setattr(faces, "activations", None)  # computed again they would fail
@@ -709,7 +732,7 @@ def test_a_views_landmarks_must_fit():
 
 def test_what_a_study_needs_of_its_faces_is_written(tmp_path):
     rng = np.random.default_rng(0)
-    found = align.Detection(
+    found = detection.Detection(
         np.zeros((4, 5, 2), np.float32), np.ones(4), np.array([1, 2, 0, 1]), np.arange(4) != 2
     )
     unit = rng.normal(size=(4, 3)).astype(np.float32)
@@ -790,12 +813,49 @@ def test_photos_are_decoded_a_chunk_a_core_and_no_further(monkeypatch):
     assert sorted(taken) == list(range(7))
 
 
+def test_the_mean_with_the_mirror_image_is_the_proxy_alone():
+    photos = [smooth(90, 80, seed) for seed in range(2)]
+    points = np.repeat((align.DLIB_TEMPLATE * 60 + 10)[None], 2, axis=0).astype(np.float32)
+    data = face_set(photos, points)
+    plain = embed_faces(data, "pixels", "pixels", detect=False)
+    both = embed_faces(data, "pixels", "pixels", detect=False, mirror=True)
+    mirrored = embed_views(data, points, network="pixels")["mirrored"]
+    expected = plain.embedding + mirrored
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(both.embedding, expected, atol=1e-6)
+    np.testing.assert_array_equal(both.trunk, plain.trunk)
+
+
+def test_the_detector_that_ran_is_named_and_another_is_another_result(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(detection.blazeface, "place", lambda: tmp_path / "missing")
+    asked = []
+    find_faces = faces.find_faces
+
+    def find(photos, detector, **options):
+        asked.append(detector)
+        return find_faces(photos, "mtcnn", **options)
+
+    monkeypatch.setattr(faces, "find_faces", find)
+    data = face_set([GOOD, GOOD, GOOD], people=["a", "a", "b"])
+    for detector, ran in (("joined", "margin"), ("mtcnn", "mtcnn"), ("margin", "margin")):
+        result = embed_faces(data, "pixels", "pixels", detector=detector, folder=tmp_path / "kept")
+        settings = {"network": "pixels", "trunk": "pixels", "precision": "single"}
+        settings |= {"detector": detector}
+        summary = faces.write_embeddings(tmp_path / detector, result, data, settings)
+        assert summary["detector"] == result.detector == ran
+        said = capsys.readouterr().err
+        assert ("`python -m study detector` fetches the file" in said) == (detector == "joined")
+    assert asked == ["margin", "mtcnn"]  # a finished one is kept
+
+
 def test_known_landmarks_are_used_and_nothing_is_detected(monkeypatch):
     monkeypatch.setattr(faces, "find_faces", None)
     photo = np.random.default_rng(0).integers(0, 256, (90, 80, 3), dtype=np.uint8)
     points = (align.DLIB_TEMPLATE * 60 + 10)[None].astype(np.float32)
     result = embed_faces(face_set([photo], points), detect=False)
-    expected = embed(align.align([photo], points, 150)).embedding
+    expected = embed(align.align([photo], points, 150, rounded=False)).embedding
     np.testing.assert_allclose(result.embedding, expected, atol=1e-6)
     assert result.detection.found.all()
     with pytest.raises(ValueError, match="came without landmarks"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cid import align
+from cid import align, detection
 from study import store
 from study.faces import embed as faces
 from tests.study.faces.test_embed import GOOD, embed_faces, face_set
@@ -97,7 +97,7 @@ def test_few_faces_found_are_a_warning_in_the_metrics_and_on_the_screen(
     points = np.zeros((n, 5, 2), np.float32)
     unit = np.eye(n, dtype=np.float32)
     result = faces.FaceEmbeddings(
-        align.Detection(points, found * 1.0, found * 1, found), unit, unit, None
+        detection.Detection(points, found * 1.0, found * 1, found), unit, unit, None
     )
     data = face_set([GOOD] * n, people=["a", "b"] * (n // 2))
     summary = faces.write_embeddings(tmp_path, result, data, SETTINGS)

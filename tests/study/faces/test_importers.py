@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from study import cli
-from study.faces import annotations, dataset, importers
+from study.faces import annotations, dataset, importers, parts
 from study.faces.dataset import read_faces
 
 LABELS = "image,identity,glasses\n"
@@ -114,6 +114,113 @@ def test_celeba_from_its_folder_and_from_its_zip(celeba, tmp_path):
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(ValueError, match="img_align_celeba.zip is not a complete zip"):
         importers.celeba(celeba)
+
+
+@pytest.fixture
+def crowd(tmp_path):
+    """CelebA with 40 people of three images each, in its three partitions."""
+    folder = tmp_path / "crowd"
+    (folder / "img_align_celeba").mkdir(parents=True)
+    tables = {"identity_CelebA": [], "list_eval_partition": [], "list_attr_celeba": []}
+    for k in range(120):
+        name = f"{k + 1:06d}.jpg"
+        (folder / "img_align_celeba" / name).write_bytes(encoded(picture(k, size=(8, 8)), "JPEG"))
+        tables["identity_CelebA"].append(f"{name} {100 + k // 3}")
+        tables["list_eval_partition"].append(f"{name} {k // 3 % 3}")
+        tables["list_attr_celeba"].append(f"{name} {1 if k % 2 else -1}")
+    tables["list_attr_celeba"][:0] = ["120", "Smiling"]
+    for name, lines in tables.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_who_is_left_for_confirmation_is_never_imported_for_development(crowd, tmp_path):
+    found = {}
+    for part in parts.PARTS:
+        listing = importers.only(importers.celeba(crowd), part)
+        out = importers.import_faces(listing, tmp_path / part, keep_names=True, progress=False)
+        found[part] = read_faces(out)
+    people = {part: set(data.frame["identity"]) for part, data in found.items()}
+    assert people["all"] == {str(number) for number in range(100, 140)}
+    assert people["development"] | people["confirmation"] == people["all"]
+    assert people["development"].isdisjoint(people["confirmation"])
+    confirms = {person for person in people["all"] if parts.lot(person) < 0.25}
+    assert people["confirmation"] == confirms and len(confirms) > 3
+    card = found["development"].card
+    assert card["name"] == "celeba-development"
+    assert card["part"]["left_out"] == len(confirms)
+    assert card["excluded"] == {"the person is not in the part development": 3 * len(confirms)}
+    assert found["all"].card["name"] == "celeba" and "part" not in found["all"].card
+
+
+def test_a_part_of_celeba_is_taken_and_said_to_be_one(crowd, tmp_path, capsys):
+    names = sorted(path.name for path in (crowd / "img_align_celeba").iterdir())
+    for name in names[6:]:  # two people of 40 are left: 5 %
+        (crowd / "img_align_celeba" / name).unlink()
+    assert cli.main(["import", "celeba", str(crowd), "--out", str(tmp_path / "o")]) == 0
+    said = capsys.readouterr().out
+    assert "o: 6 images of 2 people" in said
+    assert (
+        "an incomplete copy: 6 of the 120 images in the tables are here (5 %): train 3 of 42, valid 3 of "
+        "39, test 0 of 39; the tables are incomplete, too: CelebA has 202,599 images\n"
+    ) in said
+    card = read_faces(tmp_path / "o").card
+    assert card["copy"]["all"] == {"listed": 120, "here": 6}
+    assert card["excluded"] == {"no such image": 114}
+    for name in names[:6]:
+        (crowd / "img_align_celeba" / name).unlink()
+    (crowd / "img_align_celeba" / "note.txt").write_text("")
+    with pytest.raises(
+        ValueError, match="no image of celeba can be used .114 x no such image|120 x"
+    ):
+        importers.import_faces(importers.celeba(crowd), tmp_path / "o", progress=False)
+    assert read_faces(tmp_path / "o").card["counts"]["images"] == 6  # as it was
+
+
+def test_only_what_was_made_of_the_same_files_is_kept(crowd, tmp_path, capsys):
+    out = tmp_path / "o"
+    command = ["import", "celeba", str(crowd), "--out", str(out), "--unless-there"]
+
+    def runs(*options) -> bool:
+        """Whether the command imports anything."""
+        before = (out / "card.json").stat().st_mtime_ns if out.exists() else None
+        assert cli.main([*command, *options]) == 0
+        imported = (out / "card.json").stat().st_mtime_ns != before
+        assert (
+            "kept, as it was made of these very tables and files" in capsys.readouterr().out
+        ) != imported
+        return imported
+
+    development = ("--part", "development")
+    assert runs(*development)
+    assert not runs(*development)
+    assert runs()  # all people: another data set
+    assert runs(*development)
+    image = crowd / "img_align_celeba" / "000001.jpg"
+    kept = image.read_bytes()
+    image.unlink()  # half a copy
+    assert runs(*development)
+    image.write_bytes(encoded(picture(500), "JPEG"))  # another picture of that name
+    assert runs(*development)
+    image.write_bytes(kept)
+    assert runs(*development)
+    table = crowd / "identity_CelebA.txt"
+    table.write_text(table.read_text().replace("000001.jpg 100", "000001.jpg 101"))
+    assert runs(*development)
+    assert not runs(*development)
+    (out / "card.json").write_text("{")
+    assert runs(*development)
+    importers.import_faces(  # of another source
+        importers.Listing(
+            pd.DataFrame({"image": ["a", "b"], "identity": "x", "y": [0.0, 1.0]}),
+            ["y"],
+            {"name": "celeba-development", "source": "", "licence": ""},
+            lambda name: encoded(picture(ord(name))),
+        ),
+        out,
+        progress=False,
+    )
+    assert runs(*development)
 
 
 def rows(path: Path) -> list[list[str]]:

@@ -43,3 +43,22 @@ def test_verification_auc_of_a_hand_worked_case():
     assert verification.verification_auc(same, different) == 0.75
     with pytest.raises(ValueError, match="two images of one person, and two people"):
         verification.pair_similarities(unit, [1, 2, 3, 4])
+
+
+def test_right_pairs_are_those_above_what_one_in_a_thousand_foreign_pairs_reaches():
+    rng = np.random.default_rng(1)
+    people = np.repeat(np.arange(12), 8)
+    unit = rng.normal(size=(12, 16))[people] + rng.normal(size=(96, 16))
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    first, second = np.triu_indices(96, 1)
+    cosine, alike = (unit @ unit.T)[first, second], people[first] == people[second]
+    allowed = int(verification.FALSE_MATCHES * (~alike).sum())
+    expected = (cosine[alike] > np.sort(cosine[~alike])[::-1][allowed]).mean()
+    pairs = verification.pair_similarities(unit, people)
+    assert 0.05 < expected < 0.95
+    assert verification.right_pairs(*pairs) == pytest.approx(expected, abs=2 / alike.sum())
+
+
+def test_too_few_foreign_pairs_allow_no_false_match():
+    same, different = np.array([0, 1, 2]), np.array([0, 3, 0])
+    assert verification.right_pairs(same, different) == pytest.approx(2 / 3)

@@ -72,30 +72,50 @@ def committed(folder, name, pair_sd, **changes):
         {"test": "seen", "metric": metric, "method": "surprise", "se": 0.0, "detectable": 0.0} | sds
         for metric in ("accuracy", "minority_accuracy")
     ]
+    rows.append(rows[0] | {"test": "unseen"})
     pd.DataFrame(rows).to_csv(target / "power.csv", index=False)
 
 
 def test_power_is_predicted_from_the_study_most_like_it(folder):
     own = params.read()
-    assert cost.power(own, 100).startswith("No study is committed")
+    tested = {"seen": (100, 1600), "unseen": (90, 400)}
+    assert cost.power(own, tested).startswith("No study is committed")
     committed(folder, "other-model", 0.1, model="cnn")
     committed(folder, "other-task", 0.2, task="eyes_closed")
     t = stats.t.ppf(0.975, 19) + stats.t.ppf(0.8, 19)
-    expected = 100 * t * 0.2 / np.sqrt(20 * 100)
-    said = cost.power(own, 100)
+    said = cost.power(own, tested)
     assert "With 20 seeds and 100 people" in said and "varied in other-task" in said
-    assert f"accuracy {expected:.2f}, accuracy on minority cells {expected:.2f}." in said
-    own["bias"] |= {"cohorts": True}  # 100 people in 20 cohorts are 100 pairs, not 2,000
-    assert f"accuracy {100 * t * 0.2 / np.sqrt(100):.2f}, " in cost.power(own, 100)
+    seen, unseen = (100 * t * 0.2 / np.sqrt(pairs) for pairs in (1600, 400))
+    assert said.endswith(
+        f"accuracy of seen people {seen:.2f}, accuracy on minority cells of seen people {seen:.2f}, "
+        f"accuracy of unseen people {unseen:.2f}."
+    )
+    # In 20 cohorts 100 people are 100 pairs.
+    assert f"seen people {100 * t * 0.2 / np.sqrt(100):.2f}," in cost.power(
+        own, {"seen": (100, 100)}
+    )
+    said = cost.power(own, tested, pilot="other-model")
+    assert f"in other-model, in points: accuracy of seen people {seen / 2:.2f}," in said
+    with pytest.raises(
+        ValueError, match="pilot 'other-tusk' is unknown .did you mean 'other-task'"
+    ):
+        cost.power(own, tested, pilot="other-tusk")
 
 
-def test_people_are_those_whom_the_design_can_use(folder, monkeypatch):
+def test_those_tested_are_counted_by_drawing_as_the_study_does(folder, monkeypatch):
     shutil.copytree(ROOT / "data", folder / "data")
-    own = params.read()
-    assert cost.count_people(own) == 100
+    own = params.read() | {"seeds": 6}
+    # A fifth is unseen in a seed, and hardly anybody in six.
+    found = cost.count_tested(own)
+    assert 95 <= found["seen"][0] <= 100 and found["seen"][1] == 6 * 80
+    assert 60 <= found["unseen"][0] <= 90 and found["unseen"][1] == 6 * 20
     own["bias"] |= {"people": 10}
-    assert cost.count_people(own) == 10
+    assert cost.count_tested(own)["seen"][1] == 6 * 8
     own["bias"] |= {"cohorts": True}
-    assert cost.count_people(own | {"seeds": 3}) == 30
+    assert cost.count_tested(own) == {"seen": (48, 48), "unseen": (12, 12)}
+    own["bias"] |= {"cohorts": "repeated", "people": 40}
+    people, pairs = cost.count_tested(own)["seen"]
+    assert 70 <= people <= 80 and pairs == 6 * 32
     own["bias"] |= {"people": None, "cohorts": False, "test_per_class": 20}
-    assert cost.count_people(own) == 0
+    with pytest.raises(ValueError, match="0 of 100 identities are usable"):
+        cost.count_tested(own)

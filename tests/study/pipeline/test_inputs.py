@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 
 from study import cli
 from study.faces.dataset import write_faces
-from study.pipeline import cost, notebook, params, provenance, report, stages
+from study.pipeline import cost, notebook, params, publish, report, reproduced, stages
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
 
@@ -80,6 +80,7 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         ({"weights.power": 1e7}, "weights.power is 10000000.0; it must be a number from 0 to 1e6"),
         ({"weights.surprise": -1}, "weights.surprise is -1; it must be a number from 0 to 1e6, or auto"),
         ({"methods": ["erm"]}, "methods holds erm alone; name a method to compare with it"),
+        (NATURAL | {"methods": ["erm", "cid"]}, "under which cid is compared with balanced, as it balances classes"),
         (NATURAL | {"breadth.kinds": ["natural"]}, "proxies.level: bias level 0.9 of the kind natural"),
         (NATURAL | {"breadth.kinds": ["natural"], "proxies.level": 0}, "ablation.level: bias level 0.9 of"),
         (ablation("bias.kind", "longtail", "natural") | {"bias.levels": [0.0]}, "new.values: bias level 0.9 of"),
@@ -308,7 +309,7 @@ def test_dvcs_own_words_are_cut_to_what_is_wrong(folder, monkeypatch):
     [
         (lambda: cli.main(["stage", "train"]), "build/data is missing; run `dvc repro train`, which makes it first"),
         (lambda: cli.main(["stage", "report"]), "build/data is missing; run `dvc repro report`"),
-        (lambda: cli.main(["report", "publish"]), "build/report is missing; run `dvc repro`, which builds it"),
+        (lambda: cli.main(["publish"]), "build/report/params.yaml is missing; run `dvc repro`, which builds"),
         (lambda: cli.main(["report", "headline"]), "virtual-people holds no report yet; run `dvc repro`"),
         (lambda: cli.main(["run", "photos"]), "card.json is no card of a data set with a name; fetch the data"),
         (lambda: cli.main(["cost"]), "No such file or directory: 'dvc'; dvc is installed with the packages of"),
@@ -370,14 +371,14 @@ def test_a_report_without_a_commit_says_why_on_its_front_and_on_the_screen(
 ):
     as_git(tmp_path, monkeypatch, program)
     text = report.build(study).read_text()
-    made = json.loads((report.REPORT / provenance.FILE).read_text())
+    made = json.loads((reproduced.RUN / reproduced.FILE).read_text())
     assert made["commit"] is None and said in made["no_commit"]
     assert f"warning: This report names no commit of its code: {made['no_commit']}." in (
         capsys.readouterr().err
     )
     front, made_of = text.split("<nav", 1)
     assert said in unescape(front) and said in unescape(made_of)
-    report.publish(study)
+    publish.publish()
     assert ("compare with." if program == "exit 0" else said) in report.headline(study)
 
 
@@ -389,7 +390,7 @@ def test_a_report_with_a_commit_has_no_warning(study, monkeypatch, capsys):
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run(["git", *command], check=True)
     assert "Warning" not in report.build(study).read_text().split("<nav")[0]
-    assert "no_commit" not in json.loads((report.REPORT / provenance.FILE).read_text())
+    assert "no_commit" not in json.loads((reproduced.RUN / reproduced.FILE).read_text())
     assert capsys.readouterr().err == ""
 
 

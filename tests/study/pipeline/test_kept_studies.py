@@ -25,11 +25,12 @@ from study.methods.registry import (
     training_needs,
     training_weights,
 )
-from study.pipeline import kept, params, protocols, stages, study
+from study.pipeline import git, kept, params, protocols, stages, study
 
 ROOT = Path(__file__).parents[3]
 OWN = (ROOT / "params.yaml").read_text()
 STUDIES = kept.names(ROOT / "studies")
+ROWS = protocols.read(ROOT / protocols.TABLE)
 yaml = YAML(typ="safe")
 NEW = """\
 # What this study is about.
@@ -315,18 +316,32 @@ def test_every_study_is_short_and_over_a_base():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_content_of_a_kept_study_is_that_of_the_table(name):
-    rows = protocols.read(ROOT / protocols.TABLE)
-    assert name in rows, "commit the study, then run `python -m study protocols`"
-    assert protocols.content_digest(resolved(name), ROOT / "studies") == rows[name].digest
+    rows = protocols.of_study(name, ROWS)
+    assert rows, "commit the study, then run `python -m study protocols`"
+    tree = resolved(name)
+    assert protocols.content_digest(tree, ROOT / "studies") == rows[-1].digest
+    assert rows[-1].state == tree["protocol"]["status"]
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_the_table_names_the_commit_in_which_a_content_first_stood(name, monkeypatch):
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.study}-{row.state}")
+def test_the_table_names_the_commit_in_which_a_content_first_stood(row, monkeypatch):
+    """Also of a content that is no longer today's, and of a protocol that was withdrawn."""
     monkeypatch.chdir(ROOT)
-    if protocols.git("rev-parse", "--is-shallow-repository").strip() != "false":
+    if git.git("rev-parse", "--is-shallow-repository").strip() != "false":
         pytest.skip("the history is shallow or absent")
-    row = protocols.read()[name]
-    assert protocols.first_stood(name, row.digest) == row
+    found = protocols.first_stood(row.study, row.digest, still=False)
+    state = "confirmatory" if row.state == "withdrawn" else row.state
+    assert found == row._replace(state=state, note="")
+
+
+def test_every_state_of_a_protocol_is_kept_to():
+    """A rerun stands below the confirmatory row of its study; a withdrawn protocol was never run."""
+    for name in {row.study for row in ROWS}:
+        states = [row.state for row in protocols.of_study(name, ROWS) if row.state != "withdrawn"]
+        assert states in ([], ["confirmatory"], ["confirmatory", "rerun"], ["exploratory"]), name
+        assert bool(states) == (name in STUDIES), name
+    for row in ROWS:
+        assert bool(row.note) == (row.state in ("rerun", "withdrawn")), row
 
 
 def test_a_digest_is_of_the_content_alone(overlay):
@@ -351,6 +366,20 @@ def test_a_study_from_before_there_were_controls_had_none(folder):
     assert protocols.content_digest(tree) != digest
 
 
+def test_a_study_from_before_there_was_a_choice_of_detectors_has_mtcnn(folder):
+    shutil.copy(ROOT / "studies/base-1.yaml", "studies")
+    tree = yaml.load(OWN)
+    for name in ("detector", "mirror"):
+        tree["embed"].pop(name, None)
+    digest = protocols.content_digest(tree)
+    filled = params.filled(tree)
+    assert (filled["embed"]["detector"], filled["embed"]["mirror"]) == ("mtcnn", False)
+    assert protocols.content_digest(filled) == digest
+    for name, other in (("detector", "joined"), ("mirror", True)):
+        changed = {**filled, "embed": filled["embed"] | {name: other}}
+        assert protocols.content_digest(changed) != digest
+
+
 def test_a_setting_that_a_method_gets_later_changes_no_content(folder, monkeypatch):
     tree = params.filled(yaml.load(OWN))
     digest = protocols.content_digest(tree)
@@ -369,7 +398,27 @@ def commit(message: str, day: int) -> str:
     env = os.environ | {"GIT_COMMITTER_DATE": date}
     for command in (["add", "-A"], [*identity, "commit", "-qm", message]):
         subprocess.run(["git", *command], check=True, env=env)
-    return protocols.git("rev-parse", "HEAD").strip()
+    return git.git("rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def history(overlay):
+    """A repository with one kept study, ``new``, and its commit of day 1; returns that commit."""
+    shutil.rmtree(".git")
+    subprocess.run(["git", "init", "-q"], check=True)
+    for name in ("fewer", "photos", "wrong"):
+        Path(f"studies/{name}.yaml").unlink()
+    overlay()
+    return commit("the content", 1)
+
+
+def report(name: str = "new") -> None:
+    """Put a report of a study in its place."""
+    Path(f"reports/{name}").mkdir(parents=True)
+    Path(f"reports/{name}/provenance.json").write_text("{}")
+
+
+AGAIN = NEW.replace("status: confirmatory", "status: rerun").replace("seeds: 3", "seeds: 4")
 
 
 def test_a_protocol_stands_since_its_content_does(overlay):
@@ -387,10 +436,11 @@ def test_a_protocol_stands_since_its_content_does(overlay):
     Path("studies/new.yaml").write_text("# A comment.\n" + NEW)
     commit("a comment", 4)
     tree = kept.resolve("new")
-    expected = protocols.Fixed(protocols.content_digest(tree), first, "2026-01-02T03:04:05+00:00")
+    digest = protocols.content_digest(tree)
+    expected = protocols.Row("new", "confirmatory", digest, first, "2026-01-02T03:04:05+00:00")
     assert protocols.fixed(tree) == expected  # by the history
     assert protocols.update() == [f"new: since {first[:7]} of 2026-01-02", "old-name: gone"]
-    assert protocols.read() == {"new": expected}
+    assert protocols.read() == [expected]
     assert protocols.update() == ["studies/protocols.csv is up to date"]
     assert protocols.fixed(tree | {"seeds": 5}) is None
     overlay(NEW, "later")
@@ -399,20 +449,100 @@ def test_a_protocol_stands_since_its_content_does(overlay):
     assert protocols.fixed(tree) == expected  # by the table
 
 
-def test_the_protocol_of_a_study_that_was_run_cannot_be_entered_anew(overlay):
-    shutil.rmtree(".git")
-    subprocess.run(["git", "init", "-q"], check=True)
-    for name in ("fewer", "photos", "wrong"):
-        Path(f"studies/{name}.yaml").unlink()
-    overlay()
-    commit("the content", 1)
+def test_the_protocol_of_a_study_that_was_run_cannot_be_entered_anew(history, overlay):
     protocols.update()
     overlay(NEW.replace("seeds: 3", "seeds: 4"))
     second = commit("another content", 2)
-    Path("reports/new").mkdir(parents=True)
-    made = Path("reports/new/provenance.json")
-    made.write_text(json.dumps({"protocol": {"status": "confirmatory"}}))
+    report()
     with pytest.raises(ValueError, match="of a study that was run does not change"):
         protocols.update()
-    made.write_text(json.dumps({"protocol": {"status": "exploratory"}}))
+    shutil.rmtree("reports")  # not run: another protocol takes its place
     assert protocols.update() == [f"new: since {second[:7]} of 2026-01-02"]
+    assert [row.commit for row in protocols.read()] == [second]
+
+
+def test_a_rerun_stands_beside_the_protocol_that_was_confirmatory(history, overlay):
+    protocols.update()
+    (before,) = protocols.read()
+    report()
+    tree = overlay(AGAIN)
+    second = commit("other settings", 2)
+    assert protocols.update() == [
+        f"new: since {second[:7]} of 2026-01-02, a rerun: seeds: 3, now 4"
+    ]
+    rows = protocols.read()
+    assert rows[0] == before and [row.state for row in rows] == ["confirmatory", "rerun"]
+    assert protocols.fixed(tree) == rows[1] and protocols.confirmed("new") == before
+    assert protocols.update() == ["studies/protocols.csv is up to date"]
+    overlay(AGAIN.replace("seeds: 4", "seeds: 5"))  # once more: the protocol stays
+    third = commit("other settings again", 3)
+    protocols.update()
+    assert [row.commit for row in protocols.read()] == [history, third]
+    overlay(NEW.replace("seeds: 3", "seeds: 6"))
+    with pytest.raises(ValueError, match="write protocol.status: rerun"):
+        protocols.update()
+    shutil.rmtree(".git")  # as in a clone without history
+    assert protocols.fixed(overlay(AGAIN.replace("seeds: 4", "seeds: 5"))).state == "rerun"
+
+
+@pytest.mark.parametrize("status, was_run", [("confirmatory", False), ("exploratory", True)])
+def test_only_a_confirmatory_study_that_was_run_is_a_rerun(history, overlay, status, was_run):
+    overlay(
+        NEW.replace("status: confirmatory", f"status: {status}").replace("seeds: 3", "seeds: 2")
+    )
+    commit("as it was", 2)
+    protocols.update()
+    if was_run:
+        report()
+    overlay(AGAIN)
+    commit("said to be a rerun", 3)
+    with pytest.raises(ValueError, match="no confirmatory study new was run"):
+        protocols.update()
+
+
+def test_an_exploratory_study_that_was_run_stays_so(history, overlay):
+    overlay(NEW.replace("status: confirmatory", "status: exploratory"))
+    commit("exploratory", 2)
+    protocols.update()
+    report()
+    overlay(
+        NEW.replace("status: confirmatory", "status: exploratory").replace("seeds: 3", "seeds: 4")
+    )
+    second = commit("other settings", 3)
+    assert protocols.update() == [f"new: since {second[:7]} of 2026-01-03"]
+    assert [row.state for row in protocols.read()] == ["exploratory"]
+    overlay(NEW.replace("seeds: 3", "seeds: 4"))
+    commit("said to be confirmatory", 4)
+    with pytest.raises(ValueError, match="the study was run as exploratory"):
+        protocols.update()
+
+
+def test_a_protocol_is_withdrawn_in_a_line(history, overlay, capsys):
+    overlay(name="other")
+    commit("another study", 2)
+    protocols.update()
+    Path("studies/new.yaml").unlink()
+    assert cli.main(["protocols"]) == 0  # the other study has the same content
+    overlay()
+    protocols.update()
+    Path("studies/other.yaml").unlink()
+    Path("studies/new.yaml").unlink()
+    with pytest.raises(ValueError, match="protocols withdraw new WHY"):
+        protocols.update()
+    overlay()
+    assert cli.main(["protocols", "withdraw", "new", "other people\nare at hand"]) == 1
+    assert cli.main(["protocols", "withdraw", "new", "other people are at hand"]) == 0
+    assert not Path("studies/new.yaml").exists() and "new: withdrawn" in capsys.readouterr().out
+    row = next(row for row in protocols.read() if row.study == "new")
+    assert (row.state, row.note) == ("withdrawn", "other people are at hand")
+    assert protocols.update() == ["other: gone"] and protocols.read() == [row]
+    assert protocols.confirmed("new") is None
+    overlay(NEW.replace("seeds: 3", "seeds: 9"))  # a new protocol may take the name
+    commit("a new protocol", 3)
+    protocols.update()
+    assert [found.state for found in protocols.read()] == ["withdrawn", "confirmatory"]
+    report()
+    with pytest.raises(ValueError, match="new was run"):
+        protocols.withdraw("new", "too late")
+    with pytest.raises(ValueError, match="no confirmatory study 'gone'"):
+        protocols.withdraw("gone", "there is none")

@@ -17,8 +17,9 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from ruamel.yaml import YAML
 
+from study import source
 from study.cli import main
-from study.pipeline import notebook
+from study.pipeline import notebook, stages
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = Path(__file__).parent / "notebooks"
@@ -199,6 +200,62 @@ def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     ]  # fmt: skip
     (output,) = notebook.read_notebook("build/paper/fine.ipynb").cells[0].outputs
     assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
+
+
+def test_a_section_is_executed_again_only_if_what_it_uses_has_changed(folder, monkeypatch, capfd):
+    # Two threads of papermill would write into the folder of the last test: it keeps a working folder.
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    Path("lines.py").write_text("def a():\n    return 1\n\n\ndef b():\n    return 2\n")
+    monkeypatch.syspath_prepend(str(folder))
+    shutil.rmtree("notebooks/paper")
+    for name in "ab":
+        Path("notebooks/paper").mkdir(exist_ok=True)
+        code = f"""
+import lines, os
+from IPython.display import display
+x = lines.{name}()
+os.makedirs("build/paper/figures", exist_ok=True)
+with open("build/paper/figures/figure-{name}.svg", "w") as file:
+    file.write(str(x))
+display(x, metadata={{"figure": {{"name": "figure-{name}"}}}})
+"""
+        cells = [nbformat.v4.new_code_cell(code)]
+        nb = nbformat.v4.new_notebook(cells=cells)
+        Path(f"notebooks/paper/{name}.ipynb").write_text(notebook.dumps(nb))
+
+    def run() -> tuple[str, dict[str, bytes]]:
+        source.forget()
+        assert main(["paper"]) == 0
+        files = [path for path in Path("build/paper").rglob("*") if path.is_file()]
+        contents = {str(path): path.read_bytes() for path in files}
+        return capfd.readouterr().out, contents
+
+    said, first = run()
+    assert "put back" not in said and len(first) == 4
+    said, second = run()
+    assert "2 of 2 sections are put back" in said and second == first
+    text = Path("lines.py").read_text()
+    Path("lines.py").write_text(f"# a comment\n{text}\n\ndef c():\n    return 3\n")
+    assert "2 of 2 sections" in run()[0]
+    Path("lines.py").write_text(text.replace("return 2", "return 20"))
+    said, third = run()
+    assert "1 of 2 sections are put back" in said
+    changed = {name for name in third if third[name] != first[name]}
+    assert changed == {"build/paper/b.ipynb", "build/paper/figures/figure-b.svg"}
+
+
+def test_an_executed_notebook_names_the_code_that_it_ran(folder):
+    Path("dvc.yaml").write_text(
+        STAGES.replace("sleeps}", "sleeps, deps: [notebooks/compute/quick.ipynb]}").replace(
+            "sleeps", "quick"
+        )
+    )
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+    Path("notebooks/compute/quick.ipynb").write_text(notebook.dumps(nb))
+    assert main(["stage", "quick"]) == 0
+    executed = notebook.read_notebook("build/notebooks/quick.ipynb")
+    assert list(executed.metadata["code"]) == ["notebooks/compute/quick.ipynb"]
+    assert executed.metadata["code"] == stages.code_digests(["notebooks/compute/quick.ipynb"])
 
 
 def test_a_kernel_has_executed_what_it_was_started_with(folder):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from study import cli
-from study.pipeline import protocols, provenance, report
+from study.pipeline import protocols, provenance, publish, reproduced
 from study.results.rounding import MOVES
 
 ROOT = Path(__file__).parents[3]
@@ -47,8 +47,11 @@ def test_the_committed_report_comes_from_the_committed_files(repository):
 
 
 def test_what_differs_is_named(repository, capsys):
-    (repository / provenance.FILE).write_text(json.dumps(provenance.record()))
-    Path("cid/density.py").write_text("# another\n")
+    (repository / reproduced.FILE).write_text(json.dumps(provenance.record()))
+    density = Path("cid/density.py").read_text()
+    Path("cid/density.py").write_text(f"# a comment\n{density}")
+    assert provenance.check(repository) == []
+    Path("cid/density.py").write_text("another = 1\n")
     Path("people/person.py").write_text("# no stage of a study uses it\n")
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text("# a comment\n" + text)
@@ -57,9 +60,17 @@ def test_what_differs_is_named(repository, capsys):
     parameters, code = provenance.check(repository)
     assert parameters.startswith("parameters: ") and code.startswith("cid/density.py")
     assert cli.main(["provenance", "check"]) == 1 and "cid/density.py" in capsys.readouterr().out
-    (repository / provenance.FILE).unlink()
+    (repository / reproduced.FILE).unlink()
     assert cli.main(["provenance", "check"]) == 1
     assert "run `dvc repro`, which writes it" in capsys.readouterr().err
+
+
+def test_code_that_was_edited_after_its_stage_ran_is_recorded_as_it_ran(repository):
+    executed = {"code": {"cid/density.py": "0" * 16}}
+    Path("build/notebooks").mkdir(parents=True)
+    Path("build/notebooks/weights.ipynb").write_text(json.dumps({"metadata": executed}))
+    (repository / reproduced.FILE).write_text(json.dumps(provenance.record()))
+    assert provenance.check(repository) == ["cid/density.py: edited since, or new, or gone"]
 
 
 def test_the_record_names_the_commit_and_whether_it_was_edited(repository):
@@ -91,7 +102,7 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
         table = pd.read_csv(repository / "summary.csv")
         table.loc[: rows - 1, "mean"] += part * (table["high"] - table["low"]) / 2
         table.to_csv(repository / "summary.csv", index=False)
-        return provenance.verify(repository)
+        return reproduced.verify(repository)
 
     found = shift(0.05)
     assert found.lines == ["summary.csv: means move by at most 0.05 of half their interval"]
@@ -110,23 +121,26 @@ def test_the_same_numbers_are_reproduced_and_others_are_not(repository, capsys):
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     before = pd.DataFrame({"method": ["cid"], "mean": 0.0, "low": 0.0, "high": 0.0})
     texts = [before.assign(mean=mean).to_csv(index=False) for mean in (0.0, 0.0001, 0.01)]
-    moved = [provenance.compare("a.csv", texts[0], text).moved.item() for text in texts]
+    moved = [reproduced.compare("a.csv", texts[0], text).moved.item() for text in texts]
     assert moved[0] == 0 and moved[1] < 1 < moved[2]  # an image of ten thousand; a hundred of them
     found = shift(0.4, rows=10**6)  # all of them, so no tie
     assert not found.within and re.match(r"Not reproduced: ([\d,]+) of \1 means", found.sentence)
     pd.read_csv(repository / "summary.csv")[:-1].to_csv(repository / "summary.csv", index=False)
-    found = provenance.verify(repository)
+    found = reproduced.verify(repository)
     assert found.sentence == "Not reproduced: summary.csv: other rows or columns."
     (repository / "claims.json").unlink()
-    found = provenance.verify(repository)
+    found = reproduced.verify(repository)
     assert found.lines[0] == "claims.json: missing here" and not found.within
     assert found.sentence == "Not reproduced: claims.json: missing here, and 1 more."
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     entries = json.loads((repository / "claims.json").read_text())
     entries[-1]["verdict"] = "turned around"
     (repository / "claims.json").write_text(json.dumps(entries))
-    found = provenance.verify(repository)
+    found = reproduced.verify(repository)
     assert found.lines == ["claims.json: 1 other verdicts"] and not found.within
+    entries[-1]["border"] = ["supported"]  # which it was before: another processor foresaw that
+    (repository / "claims.json").write_text(json.dumps(entries))
+    assert reproduced.verify(repository).within
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     assert cli.main(["provenance", "verify", "--commit", "nowhere"]) == 1
     assert "nowhere holds no numbers" in capsys.readouterr().err
@@ -164,7 +178,7 @@ def test_a_record_names_the_protocol_and_when_it_was_fixed(tmp_path, monkeypatch
 def test_a_record_names_the_protocol_of_the_table_without_a_history(repository):
     shutil.copytree(ROOT / "studies", "studies")
     shutil.rmtree(".git")
-    row = protocols.read()["virtual-people"]
+    row = protocols.of_study("virtual-people", protocols.read())[-1]
     expected = {"status": "exploratory", "commit": row.commit, "date": row.date}
     assert provenance.record()["protocol"] == expected
 
@@ -188,13 +202,13 @@ def test_the_report_of_any_study_is_verified_by_name(repository, capsys):
 @pytest.fixture
 def run(repository):
     """A new run of the committed report, in build/report, with another number of processors."""
-    shutil.copytree(repository, provenance.RUN)
-    edit_record(provenance.RUN, processors=99, stages="of other last digits")
-    return provenance.RUN
+    shutil.copytree(repository, reproduced.RUN)
+    edit_record(reproduced.RUN, processors=99, stages="of other last digits")
+    return reproduced.RUN
 
 
 def edit_record(folder: Path, **changes) -> None:
-    file = folder / provenance.FILE
+    file = folder / reproduced.FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
@@ -222,11 +236,11 @@ def test_a_committed_report_stays_where_only_rounding_moved(
 ):
     if part:
         move_means(run, part)
-    report.publish({"study": "virtual-people"})
+    publish.publish()
     said = f"{repository} stays as it was committed; this run is in {run}. "
     assert re.fullmatch(re.escape(said) + sentence + "\n", capsys.readouterr().out)
     assert is_clean()
-    assert re.fullmatch(sentence, provenance.verify(repository).sentence)  # of the run
+    assert re.fullmatch(sentence, reproduced.verify(repository).sentence)  # of the run
 
 
 @pytest.mark.parametrize("what", ["verdict", "means", "code", "edits", "changed"])
@@ -244,7 +258,7 @@ def test_a_report_of_other_results_or_of_other_code_is_published(repository, run
         commit_all()
     else:
         (repository / "area.csv").write_text("edited by hand\n")
-    report.publish({"study": "virtual-people"})
+    publish.publish()
     assert capsys.readouterr().out == "" and not is_clean()
-    for name in ("summary.csv", "claims.json", provenance.FILE):
+    for name in ("summary.csv", "claims.json", reproduced.FILE):
         assert (repository / name).read_bytes() == (run / name).read_bytes()

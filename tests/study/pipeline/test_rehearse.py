@@ -27,12 +27,12 @@ def annotations(people=24, images=16) -> pd.DataFrame:
 
 
 def small() -> dict:
-    own = kept.resolve("celeba-smiling", ROOT / "studies") | {
+    own = kept.resolve("celeba-smiling-8", ROOT / "studies") | {
         "seeds": 2,
         "bootstrap": 20,
         "methods": METHODS,
     }
-    own["bias"] |= {"images_per_identity": 8, "people": 10}
+    own["bias"] |= {"images_per_identity": 8, "test_per_class": 1, "people": 10}
     own["weights"]["clusters"] = 2
     own["breadth"] = {
         "tasks": ["Smiling", "Young"],
@@ -54,7 +54,7 @@ def few_features(monkeypatch):
 def test_every_step_of_a_study_is_timed_and_weighed(few_features):
     table, own = annotations(), small()
     assert rehearse.people_sentence(table, own) == (
-        "384 images of 24 people, 23 of them usable for Smiling: 2 cohorts of 10, of which 2 are taken."
+        "384 images of 24 people, 23 of them usable for Smiling: 2 seeds of 2 cohorts of 10 people."
     )
     steps = rehearse.rehearse(table, own, varied=True, show=lambda text: None)
     assert steps["step"].tolist() == [
@@ -113,9 +113,9 @@ def test_the_prediction_is_for_all_seeds_with_the_embedding():
         (lambda t: t.rename(columns={"Smiling": "smiling"}), [], r"has no column 'Smiling' \(did you mean"),
         (lambda t: t.assign(Smiling=t["Smiling"] * 2 - 1), [], "Smiling holds 1, -1; an attribute is 0 or 1"),
         (lambda t: t.assign(identity=t["identity"].where(t.index != 3)), [], "identity is empty in row 3"),
-        (lambda t: t, ["--study", "celeba-smilling"], "did you mean 'celeba-smiling'"),
-        (lambda t: t, ["--seeds", "101"], "--seeds is 101; it must be from 2 to the study's 100"),
-        (lambda t: t, [], r"bias.people is 60; it must be null \(all\) or a number from 2 to 23"),
+        (lambda t: t, ["--study", "celeba-smilling-8"], "did you mean 'celeba-smiling-8'"),
+        (lambda t: t, ["--seeds", "161"], "--seeds is 161; it must be from 2 to the study's 160"),
+        (lambda t: t.groupby("identity").head(9), [], "0 of 24 identities are usable with bias.images_per_identity 8"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_rehearsed_is_one_sentence(

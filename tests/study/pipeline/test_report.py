@@ -8,11 +8,23 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
 from study import cli
-from study.pipeline import overview, params, report
+from study.pipeline import (
+    earlier,
+    findings,
+    overview,
+    params,
+    protocols,
+    provenance,
+    publish,
+    report,
+    reproduced,
+)
+from study.results.inference import holm
 from tests.study.pipeline.test_pages import PNG, Tags, figure, put, shown
 
 ROOT = Path(__file__).parents[3]
@@ -90,7 +102,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
         ]
         link = attributes.get("href", "#")
         if not link.startswith(("#", "data:", "../index.html")):
-            assert (report.REPORT / link).is_file(), link
+            assert (reproduced.RUN / link).is_file(), link
     targets = {a["id"] for _, a in Tags(text).found if "id" in a}
     contents = [a["href"][1:] for tag, a in Tags(text).found if a.get("href", "")[:1] == "#"]
     assert (
@@ -100,7 +112,7 @@ def test_figures_are_numbered_files_with_words_for_those_who_do_not_see_them(stu
 
 def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     assert (
-        "Exploratory: these data, or data like them, had been looked at"
+        "Exploratory: no protocol was committed before results on these people were known. The design"
         in report.build(study).read_text()
     )
     study["protocol"] = {
@@ -115,17 +127,128 @@ def test_the_front_says_what_was_fixed_beforehand(study, monkeypatch):
     for command in (["init", "-q"], ["add", "studies"], [*identity, "commit", "-qm", "protocol"]):
         subprocess.run(["git", *command], check=True)
     text = report.build(study).read_text()
-    fixed = json.loads((report.REPORT / "provenance.json").read_text())["protocol"]["commit"]
+    fixed = json.loads((reproduced.RUN / "provenance.json").read_text())["protocol"]["commit"]
     assert "Exploratory" not in text
     assert f"committed before the first run ({fixed[:7]}, 2026-01-02 03:04)" in text
+    assert "Nothing was known." in text
+    assert "in points: accuracy 0.40 predicted, " in text and " found; accuracy on minority" in text
+
+
+def kept_verdicts(change: float = 0.0) -> None:
+    """Keep what the report of the study at hand says, with ERM's accuracy moved."""
+    Path("studies").mkdir(exist_ok=True)
+    entries = json.loads(Path("build/evaluate/claims.json").read_text())
+    area = pd.read_csv("build/evaluate/area.csv")
+    rows = earlier.of_report("virtual-people", entries, area, commit="0123456789ab")
+    at = next(i for i, row in enumerate(rows) if row.method == "erm")
+    rows[at] = rows[at]._replace(estimate=rows[at].estimate + change)
+    lines = [",".join(earlier.Row._fields)]
+    lines += [",".join(f'"{"" if v != v else v}"' for v in row) for row in rows]
+    earlier.TABLE.write_text("\n".join(lines) + "\n")
+
+
+RERUN = {
+    "status": "rerun", "commit": "a" * 40, "date": "2026-01-02T03:04:05Z",
+    "again": {"commit": "b" * 40, "date": "2026-02-02T03:04:05Z", "settings": "train.l2: 0.1, now auto"},
+}  # fmt: skip
+
+
+def test_the_page_of_a_rerun_shows_both_runs(study, monkeypatch):
+    kept_verdicts()
+    monkeypatch.setattr(provenance, "_protocol", lambda params: RERUN)
+    text = report.build(study).read_text()
     assert (
-        "Nothing was known. Predicted to be detectable, in points: accuracy 0.4, minority" in text
+        "Run again: confirmatory under its protocol of 2026-01-02 03:04 (aaaaaaa), with other"
+        in text
     )
+    assert "Confirmatory:" not in text and "Exploratory" not in text
+    section = text[text.index('<section id="before">') :]
+    section = section[: section.index("</section>")]
+    assert "The settings that differ: train.l2: 0.1, now auto." in section
+    assert "is in commit 0123456789ab" in section and '<a href="#before">' in text
+    rows = [re.sub("<[^>]+>", " ", row).split() for row in section.split("<tr>")[2:]]
+    assert ["seen", "accuracy", "ERM"] == rows[0][:3]
+    assert [row[2] for row in rows[:4]] == ["ERM", "CID", "Label", "Oracle"]
+    assert all(row.count("supported") in (0, 2) for row in rows if "not" not in row)
+
+
+def test_an_exploratory_study_shows_what_moved_and_else_nothing(study):
+    assert 'id="before"' not in report.build(study).read_text()  # nothing was kept
+    kept_verdicts()
+    assert 'id="before"' not in report.build(study).read_text()  # nothing moved
+    kept_verdicts(0.01)
+    text = report.build(study).read_text()
+    assert 'id="before"' in text and "Exploratory then and now." in text
+
+
+def test_the_overview_tells_every_state_apart(study):
+    report.build(study)
+    publish.publish()
+    write_costs()
+    assert "before and after" not in overview.results_page(study)
+    shutil.copytree("reports/virtual-people", "reports/again")
+    file = Path("reports/again/provenance.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"protocol": RERUN}))
+    kept_verdicts()
+    table = earlier.TABLE.read_text()
+    earlier.TABLE.write_text(table + table.partition("\n")[2].replace("virtual-people", "again"))
+    rows = [
+        protocols.Row("again", "confirmatory", "c" * 16, "a" * 40, RERUN["date"]),
+        protocols.Row(
+            "again", "rerun", "d" * 16, "b" * 40, RERUN["date"], "train.l2: 0.1, now auto"
+        ),
+        protocols.Row("never", "withdrawn", "e" * 16, "a" * 40, RERUN["date"], "other people"),
+    ]
+    protocols._write(rows)
+    results = overview.results_page(study)
+    assert "| run again; confirmatory before, aaaaaaa of 2026-01-02 |" in results
+    assert "| again | rerun | bbbbbbb of 2026-01-02 | train.l2: 0.1, now auto |" in results
+    assert "| never | withdrawn | aaaaaaa of 2026-01-02 | other people |" in results
+    compared = results[results.index("## Run again: before and after") :]
+    assert "| again | accuracy |" in compared and "| virtual-people | accuracy |" not in compared
+    text = overview.studies_page().read_text()
+    assert text.index("Run again: confirmatory") < text.index("again/index.html")
+    assert text.index("again/index.html") < text.index(overview.EXPLORATORY)
+
+
+def test_the_verdicts_of_a_commit_are_kept_as_its_reports_say_them(study, capsys):
+    report.build(study)
+    publish.publish()
+    Path("studies").mkdir()
+    for command in (["init", "-q"], ["add", "reports"]):
+        subprocess.run(["git", *command], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 1 and "no commit HEAD" in capsys.readouterr().err
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-qm", "all"], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 0
+    rows = earlier.read()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert {(row.study, row.commit) for row in rows} == {("virtual-people", commit[:12])}
+    entries = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
+    stated = {(e["claim"], e["test"], e["metric"], e["method"]): e for e in entries if e["metric"]}
+    found = {(r.claim, r.population, r.endpoint, r.method): r for r in rows if r.claim}
+    assert found.keys() == stated.keys()
+    for key, row in found.items():
+        assert row.verdict == stated[key]["verdict"]
+        for name, column in (("effect", "estimate"), ("low", "low"), ("high", "high"), ("p", "p")):
+            value = getattr(row, column)
+            assert (None if value != value else value) == stated[key][name], (key, name)
+    (erm,) = [
+        r for r in rows if (r.method, r.population, r.endpoint) == ("erm", "seen", "accuracy")
+    ]
+    area = pd.read_csv("reports/virtual-people/area.csv").query("test == 'seen'")
+    assert erm.estimate == area.query("metric == 'accuracy' and method == 'erm'")["mean"].item()
+    assert not erm.reference and not erm.verdict
+    before = earlier.TABLE.read_text()
+    assert cli.main(["earlier", "HEAD"]) == 0 and earlier.TABLE.read_text() == before
+    subprocess.run(["git", "rm", "-rq", "reports"], check=True)
+    subprocess.run(["git", *identity, "commit", "-qm", "none"], check=True)
+    assert cli.main(["earlier", "HEAD"]) == 1 and "holds no report" in capsys.readouterr().err
 
 
 def test_the_page_names_what_it_was_made_of(study):
     text = report.build(study).read_text()
-    made = json.loads((report.REPORT / "provenance.json").read_text())
+    made = json.loads((reproduced.RUN / "provenance.json").read_text())
     rows = dict(re.findall(r"<tr><th>([^<]+)</th><td>(.*)</td></tr>", text))
     assert list(rows) == ["commit", "data", "parameters", "packages", "stages", "code files"]
     assert rows["commit"] == "not in a repository" and made["commit"] is None
@@ -140,14 +263,16 @@ def test_the_page_names_what_it_was_made_of(study):
 def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
     report.build(study)
     names = {
-        str(path.relative_to(report.REPORT)) for path in report.REPORT.rglob("*") if path.is_file()
+        str(path.relative_to(reproduced.RUN))
+        for path in reproduced.RUN.rglob("*")
+        if path.is_file()
     }
     assert names == {
         "index.html", "claims.json", "about.json", "card.json", "params.yaml", "provenance.json", "breadth-area.csv",
         "figures/main.svg", "figures/second.svg", "notebooks/00_abstract.ipynb",
         "notebooks/01_data.ipynb", *(f"{name}.csv" for name in KEEP),
     }  # fmt: skip
-    entries = json.loads((report.REPORT / "claims.json").read_text())
+    entries = json.loads((reproduced.RUN / "claims.json").read_text())
     committed = json.loads((ROOT / "reports/virtual-people/claims.json").read_text())
     keys = ("task", "kind", "claim", "method", "test", "metric")
     assert len({tuple(e[k] for k in keys) for e in entries}) == len(entries) == len(committed)
@@ -156,7 +281,7 @@ def test_the_folder_holds_all_numbers_notebooks_and_where_they_come_from(study):
 def test_the_parameters_of_a_report_hold_every_setting_with_the_comments_of_the_file(study):
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
     page = report.build(study).read_text()
-    file = report.REPORT / "params.yaml"
+    file = reproduced.RUN / "params.yaml"
     assert params.load("params.yaml") != params.load(file) == params.read("params.yaml")
     text = file.read_text()
     assert "\n  temper: 1.25\n" in text and "\n    jtt_upweight: 2.0\n" in text
@@ -198,17 +323,17 @@ def test_a_report_is_published_in_its_own_folder_only(study):
     report.build(study)
     Path("reports/other").mkdir(parents=True)
     Path("reports/other/keep.txt").touch()
-    assert report.publish(study) == Path("reports/virtual-people/index.html")
+    assert publish.publish() == Path("reports/virtual-people/index.html")
     Path("reports/virtual-people/of-the-last-one.csv").touch()
-    report.publish(study)
-    files = {p.relative_to(report.REPORT) for p in report.REPORT.rglob("*")}
+    publish.publish()
+    files = {p.relative_to(reproduced.RUN) for p in reproduced.RUN.rglob("*")}
     there = Path("reports/virtual-people")
     assert {p.relative_to(there) for p in there.rglob("*")} == files
     assert sorted(p.name for p in Path("reports").iterdir()) == ["other", "virtual-people"]
     assert Path("reports/other/keep.txt").exists()
     ((folder, copied),) = json.loads(Path("build/published.json").read_text()).items()
     assert folder == "reports/virtual-people" and copied.keys() == {
-        str(path) for path in files if (report.REPORT / path).is_file()
+        str(path) for path in files if (reproduced.RUN / path).is_file()
     }
 
 
@@ -218,8 +343,11 @@ def test_nothing_but_a_report_is_replaced(study, name):
     Path("reports/other").mkdir(parents=True)
     Path("reports/other/keep.txt").touch()
     Path("reports/link").symlink_to("other")
+    settings = reproduced.RUN / "params.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("study: virtual-people", f"study: {name}"))
     with pytest.raises(ValueError, match="is not a folder in reports|is no report"):
-        report.publish(study | {"study": name})
+        publish.publish()
     assert Path("reports/other/keep.txt").exists() and Path("README.md").exists()
 
 
@@ -231,14 +359,14 @@ def write_costs() -> None:
 
 def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
     report.build(study)
-    report.publish(study)
-    begin, end = (mark.format("headline") for mark in overview.MARKS)
+    publish.publish()
+    begin, end = (mark.format("headline") for mark in findings.MARKS)
     Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_costs()
     assert cli.main(["report", "readme"]) == 0
     text = Path("README.md").read_text()
     assert text.startswith(f"before\n{begin}\n| bias |") and text.endswith(f"\n{end}\nafter\n")
-    assert report.readme(study) == text
+    assert findings.documents(study) == {Path("README.md"): text}
     table = [line.split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert {len(cells) for cells in table} == {4} and "old" not in text
     interval = r".\d+\.\d+ \[.*?\]"
@@ -261,12 +389,12 @@ def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
 
     Path("README.md").write_text("no marks")
     with pytest.raises(ValueError, match="README.md lacks"):
-        report.readme(study)
+        findings.documents(study)
 
 
 def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     write_costs()
     file = Path("reports/virtual-people/provenance.json")
     made = json.loads(file.read_text())
@@ -275,6 +403,64 @@ def test_a_confirmatory_study_says_when_its_protocol_was_committed(study):
     assert "| confirmatory, aaaaaaa of 2026-01-02 |" in overview.results_page(study)
     file.write_text(json.dumps(made | {"protocol": protocol | {"commit": None}}))
     assert "| confirmatory, not committed |" in overview.results_page(study)
+
+
+def test_gains_are_corrected_over_all_confirmatory_studies(study):
+    report.build(study)
+    publish.publish()
+    file = Path("reports/virtual-people/provenance.json")
+    made = json.loads(file.read_text())
+    made["protocol"] = {"status": "confirmatory", "commit": None, "date": None}
+    file.write_text(json.dumps(made))
+    for name in ("b-study", "c-study"):
+        shutil.copytree("reports/virtual-people", f"reports/{name}")
+    studies = overview.read_studies()
+    table = overview.over_studies(studies, "surprise")
+    own = [
+        entry for entry in studies[0].claims if entry["primary"] and entry["method"] == "surprise"
+    ]
+    assert len(table) == 3 * len(own)
+    assert table["p_all"].tolist() == pytest.approx(holm([e["p"] for e in table["entry"]]))
+    for row in table.itertuples():
+        assert row.gains == (row.entry["p_holm"] < 0.05 and row.entry["effect"] > 0)
+        assert row.keeps == (row.gains and row.p_all < 0.05)
+    said = overview.families_sentences(studies)
+    assert said[0].startswith(
+        f"Label surprise (k-NN) has {table['gains'].sum()} gains clear of 0 among its {len(table)} primary "
+        "endpoints in 3 studies"
+    )
+    assert said[1].startswith("CID, as published, has ")
+    head, rows = overview.families_table(studies)
+    assert {len(row) for row in rows} == {len(head)} and len(rows) == len(table)
+    assert "All confirmatory studies together" in overview.studies_page().read_text()
+
+
+@pytest.mark.parametrize("name", ["virtual-people", "lfw-mouth"])
+def test_a_report_has_one_interval_and_p_value_of_what_is_judged(name):
+    entries, tables = overview.tables_of(ROOT / "reports" / name)
+    area = tables["area"].set_index(["test", "metric", "method"])
+    judged = [entry for entry in entries if entry["primary"] and entry["p"] is not None]
+    assert judged
+    for entry in judged:
+        row = area.loc[(entry["test"], entry["metric"], entry["method"])]
+        for key, column in {
+            "low": "low_difference",
+            "high": "high_difference",
+            "p_holm": "p_holm",
+        }.items():
+            assert row[column] == pytest.approx(entry[key], abs=6e-5)
+        clear = entry["low"] > 0 or entry["high"] < 0
+        assert clear == (entry["p_holm"] < 0.05) or entry["border"]
+
+
+def test_every_verdict_that_moved_says_why():
+    table = pd.read_csv(ROOT / "reports/verdicts.csv", keep_default_na=False)
+    assert (table["reason"] != "").all()
+    assert ((table["before"] != table["after"]) == (table["moved"] != "")).all()
+    assert set(table["after"]) <= {
+        "supported", "supported, size uncertain", "does harm", "no gain", "nothing to gain",
+        "inconclusive", "not testable",
+    }  # fmt: skip
 
 
 def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
@@ -291,7 +477,7 @@ def test_a_short_table_leaves_out_what_is_not_known(tmp_path):
 
 def test_all_studies_stand_on_one_axis_confirmatory_ones_first(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     first = Path("reports/a-study")
     shutil.copytree("reports/virtual-people", first)
     shutil.copytree("reports/virtual-people", "reports/z-study")
@@ -324,7 +510,7 @@ def test_rendered_people_and_photographs_are_told_apart_by_the_data_card():
 
 def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     (one,) = overview.read_studies()
     axis = overview.make_axis([one], "accuracy")
     assert axis.ticks[0] <= 0 <= axis.ticks[-1] and 0.0 in axis.ticks
@@ -340,7 +526,7 @@ def test_a_mark_of_the_forest_plot_stands_at_its_number(study):
 
 def test_the_headline_ends_with_whether_it_is_reproduced(study, capsys):
     report.build(study)
-    report.publish(study)
+    publish.publish()
     for command in (["init", "-q"], ["add", "reports"]):
         subprocess.run(["git", *command], check=True)
     assert cli.main(["report", "headline"]) == 0

@@ -93,7 +93,8 @@ def test_code_that_a_stage_uses_is_put_into_its_dependencies(tmp_path, monkeypat
     assert deps[0] == "data" and {"study/faces/embed.py", "cid/align.py"} < set(deps)
     assert not [dep for dep in deps if "results" in dep or "experiment" in dep]
     report = set(tree["stages"]["report"]["deps"])
-    assert {*deps, "study/pipeline/templates", "study/pipeline/pages.py"} - {"data"} < report
+    assert {"study/pipeline/templates", "study/pipeline/pages.py", "notebooks/paper"} < report
+    assert not {"study/faces/embed.py", "notebooks/compute/embed.ipynb"} & report
     for stage in tree["stages"].values():
         assert all((ROOT / d).exists() for d in stage["deps"] if d.startswith(("cid/", "study/")))
 

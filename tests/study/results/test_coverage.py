@@ -1,8 +1,8 @@
 """Do 95 % intervals hold the truth in 95 of 100 studies? Simulated studies whose truth is known.
 
-A new study redraws training sets, people and images. Five kinds: like the rendered people (effects of
+A new study redraws training sets, people and images. Six kinds: like the rendered people (effects of
 people and of pairs, ten images each); like LFW (two images a person, mostly noise); people dominate; seeds
-dominate; and cohorts, where every seed has people of its own. `python -m tests.study.results.test_coverage 4000`
+dominate; cohorts, where every seed has people of its own; and repeated cohorts, which seeds take in turn. `python -m tests.study.results.test_coverage 4000`
 prints the table with more studies.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.results import inference
+from study.results import inference, metrics
 
 REPLICATES, LEVELS, GAIN = 100, (0.0, 1.0), 0.03  # the gain grows with the level: its slope is GAIN
 # Seeds, people, images; standard deviations of the gain between seeds, people and pairs.
@@ -26,7 +26,9 @@ KINDS = {
     "people dominate": (12, 40, 10, 0.0, 0.10, 0.02),
     "seeds dominate": (15, 40, 10, 0.06, 0.0, 0.02),
     "cohorts": (20, 12, 10, 0.02, 0.06, 0.03),
+    "repeated cohorts": (40, 15, 4, 0.01, 0.02, 0.08),
 }
+COHORTS = {"cohorts": 20, "repeated cohorts": 4}  # how many; elsewhere all people are in every seed
 
 
 def simulated(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -35,9 +37,9 @@ def simulated(kind: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
     The same random number says for both methods whether an image is right.
     """
     seeds, people, images, by_seed, by_person, by_pair = KINDS[kind]
-    cohorts = kind == "cohorts"
-    n = seeds * people if cohorts else people
-    who = np.arange(n).reshape(seeds, people) if cohorts else np.tile(np.arange(n), (seeds, 1))
+    cohorts = COHORTS.get(kind, 1)
+    n = cohorts * people
+    who = np.arange(n).reshape(cohorts, people)[np.arange(seeds) % cohorts]
     shape = (len(LEVELS), seeds, people)
     person, erm = rng.normal(0, by_person, n)[who], 0.7 + rng.normal(0, 0.1, n)[who]
     gain = by_seed * rng.normal(size=(seeds, 1)) + person + by_pair * rng.normal(size=shape)
@@ -78,7 +80,7 @@ def joined(kind: str, studies: int) -> inference.Estimates:
 def coverage(kind: str, studies: int) -> pd.DataFrame:
     """One row a quantity: coverage of the truth, mean standard error over the true spread."""
     found, rows = joined(kind, studies), []
-    t = inference._t_quantile(min(map(found.degrees_of_freedom, found.point)))
+    t = inference.t_quantile(min(map(found.degrees_of_freedom, found.point)))
     own = inference.difference(found).query("level == 1")
     slope = inference.sensitivity(found).query("method == 'other'")
     for what, name, table in (("gain", "", own), ("slope", "_difference", slope)):
@@ -95,7 +97,7 @@ def coverage(kind: str, studies: int) -> pd.DataFrame:
 
 def test_the_short_way_is_what_a_study_does():
     """From predictions as from arrays, but for the luck of the resamples."""
-    for kind in ("rendered", "cohorts"):
+    for kind in ("rendered", "cohorts", "repeated cohorts"):
         right, who = simulated(kind, np.random.default_rng(1))
         short = estimated(right, who, np.random.default_rng(2))
         people, images = who.max() + 1, right.shape[3]
@@ -129,12 +131,74 @@ def test_intervals_hold_the_truth_as_often_as_they_say(kind):
     assert 0.95 <= found.loc["slope", "se/sd"] <= 1.35
 
 
+# Spread over people, pooled over the seeds: seeds, people, images; share of the pairs that are tested;
+# standard deviations between people, pairs and seeds; how much of the spread the other method takes away.
+POOLED = {
+    "LFW-like": (40, 80, 4, 0.8, 0.08, 0.06, 0.01, 0.3),
+    "noisy": (20, 60, 2, 0.8, 0.08, 0.02, 0.01, 0.3),
+    "people dominate": (20, 60, 10, 1.0, 0.12, 0.02, 0.0, 0.3),
+    "seeds dominate": (20, 60, 4, 0.8, 0.08, 0.06, 0.06, 0.3),
+    "no effect": (20, 60, 4, 0.8, 0.08, 0.06, 0.01, 0.0),
+}
+
+
+def pooled(kind: str, rng: np.random.Generator) -> metrics.RightByPerson:
+    """A simulated study: how many images of each person ERM and another method have right."""
+    seeds, people, images, share, by_person, by_pair, by_seed, taken = POOLED[kind]
+    skill = 0.85 + by_person * rng.normal(size=people)
+    gain = 0.03 - taken * (skill - 0.85) + 0.02 * rng.normal(size=people)
+    tested = rng.random((seeds, people)) < share
+    common = by_pair * rng.normal(size=(seeds, people))
+    own = by_seed * rng.normal(size=(seeds, 1)) + by_pair / 2 * rng.normal(size=(seeds, people))
+    luck = rng.random((seeds, people, images))
+    rates = np.stack([skill + common, skill + gain + common + own], axis=-1)
+    right = (luck[..., None] < rates[:, :, None]).sum(axis=2) * tested[..., None]
+    return metrics.RightByPerson(right=right.astype(float), images=images * tested.astype(float))
+
+
+def pooled_coverage(kind: str, studies: int) -> pd.DataFrame:
+    """As :func:`coverage`, of the other method's difference to ERM; the truth is the mean of all studies."""
+    rng = np.random.default_rng(0)
+    measured = {name: metrics.METRICS[name] for name in ("people_sd", "worst_tenth")}
+    rows = []
+    for number in range(studies):
+        counted = [pooled(kind, rng)]
+        covariances = inference._pooled_covariances({"seen": counted}, measured, REPLICATES, number)
+        for name, metric in measured.items():
+            erm, other = inference._pooled_points(counted, metric)[0]
+            own = covariances["seen", name][:, 0, :, 0]
+            of_difference = own[:, 0, 0] + own[:, 1, 1] - 2 * own[:, 0, 1]
+            rows.append((name, other - erm, np.sqrt(inference.variance(of_difference))))
+    table = pd.DataFrame(rows, columns=["quantity", "mean", "se"])
+    groups = table.groupby("quantity")
+    distance = (table["mean"] - groups["mean"].transform("mean")).abs()
+    t = inference.t_quantile(min(POOLED[kind][:2]) - 1)
+    table["covered"] = distance <= t * table["se"]
+    found = {
+        "coverage": groups["covered"].mean(),
+        "se/sd": groups["se"].mean() / groups["mean"].std(),
+    }
+    return pd.DataFrame(found).assign(kind=kind).reset_index()
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_intervals_of_the_spread_over_people_hold_it_as_often_as_they_say(kind):
+    """The worst tenth are few people, whom another draw changes, so that intervals are rather too wide.
+
+    600 studies gave coverages of .93 (people dominate) to .99, and ratios of .91 to 1.33.
+    """
+    found = pooled_coverage(kind, 150).set_index("quantity")
+    assert 0.9 <= found["coverage"].min() and found["coverage"].max() <= 1
+    assert 0.8 <= found["se/sd"].min() and found["se/sd"].max() <= 1.45
+
+
 def test_power_foretells_a_larger_study_of_cohorts(monkeypatch):
     """From 20 cohorts, what 80 detect: each pair of a seed and a person is there once."""
     rng, seeds, people = np.random.default_rng(0), *KINDS["cohorts"][:2]
     found = {}
     for times in (1, 4):
         monkeypatch.setitem(KINDS, "cohorts", (times * seeds, *KINDS["cohorts"][1:]))
+        monkeypatch.setitem(COHORTS, "cohorts", times * seeds)
         found[times] = pd.concat(
             inference.power(estimated(*simulated("cohorts", rng), rng)) for _ in range(40)
         )
@@ -145,4 +209,7 @@ def test_power_foretells_a_larger_study_of_cohorts(monkeypatch):
 
 
 if __name__ == "__main__":
-    print(pd.concat([coverage(k, int(sys.argv[1])) for k in KINDS]).round(3).to_string(index=False))
+    studies = int(sys.argv[1])
+    tables = [coverage(kind, studies) for kind in KINDS]
+    tables += [pooled_coverage(kind, studies) for kind in POOLED]
+    print(pd.concat(tables).round(3).to_string(index=False))

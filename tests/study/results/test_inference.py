@@ -59,9 +59,10 @@ def row(table, **where):
 
 def test_points_are_the_means_of_the_runs(estimates, predictions, labels):
     runs = metrics.evaluate(predictions, METHODS, labels, IDENTITIES)
-    means = runs.groupby(["test", "level", "method"])[list(metrics.METRICS)].mean()
+    means = runs.groupby(["test", "level", "method"])[list(metrics.OF_TEST_SETS)].mean()
     table = inference.summary(estimates)
     assert len(table) == 2 * len(metrics.METRICS) * len(LEVELS) * len(METHODS)
+    table = table[table["metric"].isin(metrics.OF_TEST_SETS)]
     for test, metric, level, method, mean in table.iloc[:, :5].itertuples(index=False):
         assert mean == means.loc[(test, level, method), metric]
 
@@ -76,7 +77,7 @@ def test_counts_are_as_good_as_copies(predictions, labels):
         drawn = counts[:, np.searchsorted(names, test_set.people)]
         own = predictions[(predictions["level"] == level) & (predictions["seed"] == seed)]
         own = own[own["test"] == test]
-        found = {k: m.measure(test_set, drawn) for k, m in metrics.METRICS.items()}
+        found = {k: metrics.METRICS[k].measure(test_set, drawn) for k in metrics.OF_TEST_SETS}
         for draw in range(6):
             times = counts[draw][own["row"] // IMAGES]
             if not times.any():
@@ -370,7 +371,8 @@ def test_comparisons_are_paired(study):
 
 def test_differences_are_corrected_over_methods_and_levels(study):
     table = inference.difference(study)
-    assert list(table)[4:] == ["mean", "low", "high", "p", "detectable", "p_holm"]
+    assert list(table)[4:] == ["mean", "low", "high", "p", "detectable", "p_holm", "reference"]
+    assert set(table["reference"]) == {"erm"}
     assert set(table["method"]) == {"cid", "oracle"}
     for _, part in table.groupby(["test", "metric"]):
         assert len(part) == 6
@@ -403,13 +405,55 @@ def test_area_and_its_difference(study):
     assert cid[["mean", "mean_difference"]].tolist() == pytest.approx([0.225, -0.025])
 
 
+def test_an_interval_of_a_lead_leaves_out_0_where_holm_says_so(estimates):
+    lead = inference.lead(estimates, "cid")
+    lead = lead[lead["p"].notna()]
+    clear = (lead["low"] > 0) | (lead["high"] < 0)
+    assert (clear == (lead["p_holm"] < 0.05)).all() and (lead["alpha"] <= 0.05).all()
+
+
+def test_a_method_is_compared_with_its_reference(study):
+    told = replace(study, references={"cid": "oracle"})
+    area = inference.area(told)
+    own = row(area, method="cid", metric="accuracy", test="seen")
+    lead = row(inference.lead(study, "cid"), method="oracle", metric="accuracy", test="seen")
+    assert own["reference"] == "oracle" and own["mean_difference"] == pytest.approx(lead["mean"])
+    unchanged = row(area, method="oracle", metric="accuracy", test="seen")
+    assert unchanged["reference"] == "erm"
+    assert "oracle" not in set(inference.lead(told, "cid")["method"])
+
+
+def test_holms_levels_reject_what_holms_p_values_reject():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 5, 9):
+        for p in rng.random((200, size)) ** 4:
+            levels = inference.holm_levels(p)
+            assert ((p < levels) == (inference.holm(p) < 0.05)).all()
+            assert (levels >= 0.05 / size).all() and (levels <= 0.05).all()
+    assert inference.holm_levels([0.01, np.nan, 0.04]).tolist() == pytest.approx(
+        [0.025, np.nan, 0.05], nan_ok=True
+    )
+    assert inference.holm_levels([0.03, 0.04]).tolist() == [0.025, 0.025]  # it stops at the first
+
+
+def test_an_interval_can_have_another_level():
+    wide = inference.interval(0.02, 0.01, 10, alpha=0.01)
+    plain = inference.interval(0.02, 0.01, 10)
+    again = inference.at_level(plain["low"], plain["high"], 10, 0.01)
+    assert [again[k] for k in ("low", "high", "detectable")] == pytest.approx(
+        [float(wide[k]) for k in ("low", "high", "detectable")]
+    )
+    assert wide["low"] < plain["low"] and wide["detectable"] > plain["detectable"]
+    assert inference.at_level(-np.inf, np.inf, 0, 0.01)["low"] == -np.inf
+
+
 def test_a_lead_is_the_paired_difference_the_other_way(study):
     area, lead = inference.area(study), inference.lead(study, "cid")
-    own = row(lead, method="erm", metric="accuracy", test="seen")
-    gain = row(area, method="cid", metric="accuracy", test="seen")
-    names = ["mean", "low", "high"]
-    expected = gain[[f"{name}_difference" for name in names]].astype(float)
-    np.testing.assert_allclose(own[names].astype(float), expected)
+    assert set(lead["method"]) == {"oracle"}  # the lead over ERM is the gain, of which area speaks
+    other = inference.lead(study, "oracle")
+    one = row(lead, method="oracle", metric="accuracy", test="seen")
+    two = row(other, method="cid", metric="accuracy", test="seen")
+    assert [one["low"], one["high"]] == pytest.approx([-two["high"], -two["low"]])
     gains = area.set_index(["test", "metric", "method"])["mean"]
     for _, found in lead.iterrows():
         place = found["test"], found["metric"]

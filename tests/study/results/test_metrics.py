@@ -24,7 +24,7 @@ def problem():
     return labels, np.round(rng.normal(2 * labels - 1, 1.5), 1)
 
 
-def measured(labels, scores, people=None, names=metrics.METRICS, minority=None) -> dict:
+def measured(labels, scores, people=None, names=metrics.OF_TEST_SETS, minority=None) -> dict:
     """Metrics of one test set and one method in which everybody counts once; by default one person's.
 
     By their formulas, also where people have too few images for a study.
@@ -174,6 +174,46 @@ def test_gini_is_the_mean_distance_of_pairs():
     assert of_people([0, 0], "identity_gini") == 0
 
 
+def counted(seeds=6, people=23, methods=2) -> metrics.RightByPerson:
+    """What seeds classify right of people, 4 images each; some pairs are not tested."""
+    rng = np.random.default_rng(0)
+    images = 4.0 * (rng.random((seeds, people)) > 0.1)
+    right = rng.binomial(4, 0.7, (seeds, people, methods)) * (images[..., None] > 0)
+    return metrics.RightByPerson(right=right.astype(float), images=images)
+
+
+@pytest.mark.parametrize("name", ["people_sd", "worst_tenth"])
+def test_a_pooled_metric_is_that_of_one_test_set_of_all_seeds(name):
+    of_people, metric = counted(), metrics.METRICS[name]
+    people = of_people.images.shape[1]
+    accuracy = of_people.right.sum(axis=0) / of_people.images.sum(axis=0)[:, None]
+    found = of_people.measure(metric, np.ones((1, people)))[0]
+    if name == "people_sd":
+        np.testing.assert_allclose(found, accuracy.std(axis=0))
+    else:
+        np.testing.assert_allclose(found, np.sort(accuracy, axis=0)[:3].mean(axis=0))
+    other = metrics.RightByPerson(right=of_people.right[1:], images=of_people.images[1:])
+    np.testing.assert_allclose(
+        of_people.measure(metric, np.ones((1, people)), without=0),
+        other.measure(metric, np.ones((1, people))),
+    )
+    few = metrics.RightByPerson(right=of_people.right[:2], images=of_people.images[:2])
+    assert np.isnan(few.measure(metric, np.ones((1, people)))).all()  # eight images at most
+
+
+@pytest.mark.parametrize("name", ["people_sd", "worst_tenth"])
+def test_the_slopes_of_a_pooled_metric_are_its_derivative(name):
+    metric = metrics.METRICS[name]
+    accuracy = np.random.default_rng(1).random((23, 2))
+    once, step = np.ones((1, 23)), 1e-6
+    slopes = metric.slopes(accuracy)
+    for person in range(23):
+        moved = accuracy.copy()
+        moved[person] += step
+        ends = [metric.formula(metrics.PooledPeople(a), once)[0] for a in (accuracy, moved)]
+        np.testing.assert_allclose((ends[1] - ends[0]) / step, slopes[person], atol=1e-4)
+
+
 def test_every_metric_says_what_it_is():
     for metric in metrics.METRICS.values():
         assert metric.better in ("higher", "lower")
@@ -210,7 +250,7 @@ def test_evaluate_joins_predictions_with_the_truth():
         assert found[list(shown)].to_dict() == pytest.approx(
             measured(LABELS, scores, PEOPLE, shown, RARE)
         )
-        few = [k for k, v in metrics.METRICS.items() if v.images == metrics.MIN_IMAGES]
+        few = [k for k in metrics.OF_TEST_SETS if metrics.METRICS[k].images == metrics.MIN_IMAGES]
         assert len(few) == 6 and found[few].isna().all()  # four images a person
     by_person = metrics.accuracy_by_identity(shuffled, ["erm"], LABELS, PEOPLE)
     assert by_person.loc[0.5, "seen"]["erm"].to_dict() == {"a": 1.0, "b": 0.5}

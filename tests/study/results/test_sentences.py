@@ -69,7 +69,64 @@ def test_the_sentence_names_the_oracle_and_one_level():
     )
 
 
+def test_the_sentence_names_what_a_method_is_compared_with():
+    table = area((0.8, 0.44, 1.15), (1.0, 0.3, 1.7)).assign(reference="balanced")
+    said = sentences.result_sentence(table, "smiling", [0.0])
+    assert said.startswith("Compared with *Class-balanced* at bias level 0, Label surprise")
+
+
+# ---------------------------------------------------------------------------- the level of ERM
+
+
+def levels_of_erm(**metrics) -> pd.DataFrame:
+    """ERM's accuracies in percent, by metric (mean, low, high)."""
+    rows = [
+        {"test": "seen", "metric": metric, "method": "erm"}
+        | dict(zip(("mean", "low", "high"), np.array(numbers) / 100, strict=True))
+        for metric, numbers in metrics.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("minority", "balanced", "named"),
+    [
+        ((82, 79, 85), (90, 88, 92), []),
+        ((37.6, 33, 42.2), (64, 61, 67), ["accuracy on minority cells 37.6 % [33.0, 42.2]"]),
+        ((52, 49, 55), (70, 68, 72), ["accuracy on minority cells 52.0 % [49.0, 55.0]"]),
+        ((60, 55, 65), (51, 49, 53), ["balanced accuracy 51.0 % [49.0, 53.0]"]),
+        (
+            (45, 40, 50),
+            (51, 49, 53),
+            [
+                "balanced accuracy 51.0 % [49.0, 53.0] and of accuracy on minority cells 45.0 % [40.0, 50.0]"
+            ],
+        ),
+        ((np.nan, np.nan, np.nan), (90, 88, 92), []),
+    ],
+)
+def test_erms_own_accuracy_is_said_and_a_warning_near_chance(minority, balanced, named):
+    table = levels_of_erm(
+        accuracy=(90, 88, 92), minority_accuracy=minority, balanced_accuracy=balanced
+    )
+    said = sentences.level_sentence(table, "necktie", [0.75])
+    assert said.startswith(
+        "Plain training (ERM) classifies *necktie* right on 90.0 % [88.0, 92.0] of the held-out images"
+    )
+    assert ("minority cells" in said) == bool(np.isfinite(minority[0]))
+    assert ("**Warning: near chance.**" in said) == bool(named)
+    for words in named:
+        assert f"The interval of {words} reaches 50 %" in said
+
+
 # ---------------------------------------------------------------------------- power and lead
+
+
+def test_the_smallest_effects_are_named():
+    assert sentences.smallest_sentence().endswith(
+        ": 0.5 points (accuracy; standard deviation over people, over all seeds), 1 point (accuracy on "
+        "minority cells; accuracy of the worst tenth of people, over all seeds)."
+    )
 
 
 def test_power_is_said_of_what_could_be_detected():
@@ -85,7 +142,7 @@ def test_the_lead_is_said_as_holms_correction_leaves_it():
                  cid=(0.5, 0.001), oracle=(-0.1, 0.001))  # fmt: skip
     assert sentences.lead_sentence(lead) == (
         "In accuracy on held-out images of seen people, at 5 % after Holm's correction, label surprise "
-        "is ahead of ERM and JTT; it is behind AFR; it cannot be told apart from uLA."
+        "is ahead of JTT; it is behind AFR; it cannot be told apart from uLA."
     )
 
 

@@ -62,6 +62,39 @@ def test_methods_stand_by_their_gain_and_those_told_identities_last():
     assert rows[0][3] == "–" and rows[2][1] == "none" and rows[3][1] == "class, identity"
 
 
+def test_tables_name_what_gains_are_over():
+    given = pd.concat(
+        [
+            area([0.9, 0.1, 1.7], [1, 0, 2]).assign(reference="balanced"),
+            area([0.2, 0.1, 0.3], [1, 0, 2], method="jtt").assign(reference="erm"),
+        ]
+    ).drop_duplicates(["metric", "method"])
+    head, rows = tables.rivals_table(given, leads(jtt=(0.7, 0.01)))
+    assert head[:4] == ["method", "labels", "reference", "accuracy, − its reference"]
+    assert [row[2] for row in rows] == ["Class-balanced", "ERM"]
+    made = evaluated()
+    made["difference"]["reference"] = "balanced"
+    head, _ = tables.headline_table(made["difference"], made["summary"])
+    assert head[2] == "CID − Class-balanced"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "p", "border", "expected"),
+    [
+        ("supported", 0.001, [], "supported"),
+        ("no gain", 0.3, [], "no gain"),
+        ("no gain", 0.03, [], "no gain, though clear of 0"),
+        ("supported", 0.001, ["supported, size uncertain"],
+         "supported; on the border of supported, size uncertain"),
+        ("no gain", 0.3, ["inconclusive", "not testable"],
+         "no gain; on the border of inconclusive and of not testable"),
+    ],
+)  # fmt: skip
+def test_a_verdict_in_words(verdict, p, border, expected):
+    entry = {"verdict": verdict, "p_holm": p, "border": border}
+    assert tables.verdict_words(entry) == expected
+
+
 def test_controls_are_listed_by_what_they_tell_of_people():
     gains, _ = controls(pixels=(NOTHING, LOST), own_trunk=(CLEAR, NOTHING))
     aucs = {"dlib-resnet": 0.9, "pixels": 0.6, "own trunk": 0.95}
@@ -78,6 +111,9 @@ def test_controls_are_listed_by_what_they_tell_of_people():
     ]  # fmt: skip
     assert [row[0] for row in rows] == ["own trunk", "dlib-resnet", "pixels"]
     assert rows[2] == ["pixels", *["0.600"] * 3, *["+0.10 [−0.50, +0.70]"] * 2]
+    with_right, cells = tables.controls_table(gains, told.assign(**{"right pairs": 0.3}))
+    assert with_right[1:4] == [names[0], "right pairs", names[1]]
+    assert cells[2][:4] == ["pixels", "0.600", "0.300", "0.600"]
     more = varied.join_trunks(
         {trunk: told.drop(columns="trunk") for trunk in ("dlib-resnet", "b/c.onnx@1")}
     )
@@ -87,3 +123,13 @@ def test_controls_are_listed_by_what_they_tell_of_people():
         "dlib-resnet",
         "c.onnx",
     ]
+
+
+def test_the_penalty_that_was_chosen_stands_out():
+    penalties = pd.DataFrame(
+        {"level": 0.9, "method": "erm", "l2": [0.03, 0.1], "loss": [0.25, 0.5],
+         "chosen": [True, False], "sets": 2, "images": 1600}
+    )  # fmt: skip
+    head, rows = tables.penalties_table(penalties)
+    assert head == ["bias", "chosen for", "L2 0.03", "L2 0.1", "sets", "images"]
+    assert rows == [["0.9", "erm", "**0.2500**", "0.5000", "2", "1,600"]]

@@ -67,3 +67,22 @@ def test_a_study_without_ablations_has_an_empty_table_of_baselines():
     assert list(varied.baselines({})) == [
         "ablation", "test", "metric", "value", "method", "mean", "low", "high"
     ]  # fmt: skip
+
+
+def test_the_penalties_of_every_study_are_listed(arrays):
+    auto = STUDY | {"train": STUDY["train"] | {"l2": "auto"}}
+    data = SimpleNamespace(labels=lambda task: arrays.labels)
+    table = varied.breadth_penalties(arrays, data, auto, ["smiling"], ["correlation", "longtail"])
+    assert table.groupby(["task", "kind", "level"])["chosen"].sum().tolist() == [1, 1, 1, 1]
+    ablations = {
+        "tau": {"setting": "weights.tau", "values": [0.01]},
+        "people": {"setting": "bias.people", "values": [10, None]},
+        "l2": {"setting": "train.l2", "values": [0.5, "auto", "own"]},
+    }
+    table = varied.ablate_penalties(arrays, auto, ablations, 0.8)
+    assert set(table["ablation"]) == {"people", "l2"}  # the width of a kernel moves no penalty
+    chosen = table[table["chosen"]].set_index(["value", "method"])["l2"]
+    assert chosen["0.5", "erm"] == 0.5
+    assert chosen["own", "erm"] == chosen["auto", "erm"] == chosen["all", "erm"]
+    assert set(chosen["own"].index) == {"erm", "cid"}
+    assert varied.ablate_penalties(arrays, auto, {}, 0.8).empty

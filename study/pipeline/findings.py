@@ -1,0 +1,479 @@
+"""Sentences about all studies, each computed from the committed reports: for README.md and docs/.
+
+A text marks where a block belongs, as ``<!-- networks: begin -->`` and ``<!-- networks: end -->``, and
+:func:`filled` writes it there. Every sentence holds whatever the tables say; prose around it says why, and
+no number.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from study.pipeline import earlier, overview, protocols
+from study.pipeline.overview import Study
+from study.pipeline.reproduced import REPORTS
+from study.results.claims import GAINS, OWN_TRUNK, PRIMARY
+from study.results.rounding import INTERVAL
+from study.results.sentences import controls_sentence, lead_sentence
+from study.results.sizes import people_and_images
+from study.results.tables import kind_of_people, markdown_table, points, verdict_words
+from study.results.titles import method_title, network_title
+
+MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
+README, FINDINGS = Path("README.md"), Path("docs/findings.md")
+NEEDED = {README: ("headline",), FINDINGS: ()}  # documents, and the blocks that each must mark
+JUDGED = ("surprise", "cid")  # whose verdicts are listed
+SHORT = {"cid": "CID", "surprise": "label surprise", "oracle": "the oracle"}
+# The training of cnn-45's first sets before it: a study of fewer sets, in the table of kept verdicts.
+SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
+
+
+def documents(params: dict) -> dict[Path, str]:
+    """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs."""
+    known = blocks(params)
+    texts = {}
+    for path, needed in NEEDED.items():
+        if not path.exists():
+            continue
+        text = path.read_text(encoding="utf-8")
+        for name in needed:
+            begin, end = (mark.format(name) for mark in MARKS)
+            if begin not in text or end not in text:
+                raise ValueError(f"{path} lacks {begin} or {end}; put both around what is computed")
+        texts[path] = filled(text, known)
+    return texts
+
+
+def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """A text with every block that it marks.
+
+    Raises
+    ------
+    ValueError
+        If a block is begun and not ended, or is not known.
+    """
+    begin, end = MARKS
+    opening = begin.partition("{}")[0]
+    places = [part.partition(":")[0] for part in text.split(opening)[1:] if ": begin" in part[:60]]
+    for name in places:
+        if name not in blocks:
+            raise ValueError(f"{begin.format(name)} is no block; there are {', '.join(blocks)}")
+        before, _, rest = text.partition(begin.format(name))
+        _, found, after = rest.partition(end.format(name))
+        if not found:
+            raise ValueError(f"{begin.format(name)} has no {end.format(name)} after it")
+        text = f"{before}{begin.format(name)}\n{blocks[name]()}{end.format(name)}{after}"
+    return text
+
+
+def blocks(params: dict) -> dict[str, Callable[[], str]]:
+    """Every block by name."""
+    studies = overview.read_studies()
+    own = REPORTS / params["study"]
+    return {
+        "headline": lambda: markdown_table(*overview.short_headline(own)),
+        "result": lambda: f"{result(own)} {in_short(studies)}\n",
+        "photographs": lambda: photographs(studies),
+        "studies": lambda: study_by_study(studies),
+        "faces": lambda: faces(studies),
+        "factors": lambda: factors(own) + "\n",
+        "rivals": lambda: rivals(studies),
+        "recogniser": lambda: recogniser(studies),
+        "networks": lambda: networks(studies),
+    }
+
+
+# ---------------------------------------------------------------------------- words
+
+
+def _table(study: str, name: str) -> pd.DataFrame:
+    """A table of a report; empty where it has none."""
+    path = REPORTS / study / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def _about(study: str) -> dict:
+    return json.loads((REPORTS / study / "about.json").read_text(encoding="utf-8"))
+
+
+def _gain(area: pd.DataFrame, method: str, metric: str, test: str = "seen") -> str:
+    """A method's gain with its interval; empty where it has none."""
+    at = (area["method"] == method) & (area["metric"] == metric) & (area["test"] == test)
+    rows = area.loc[at, overview.DIFFERENCE]
+    if rows.empty or not math.isfinite(rows.iloc[0, 0]):
+        return ""
+    return points(*rows.iloc[0])
+
+
+def _change(low: float, high: float) -> str:
+    if low > 0:
+        return "gains"
+    return "loses" if high < 0 else "is not shown to change"
+
+
+def _listed(names: Iterable[str]) -> str:
+    *names, last = names
+    return f"{', '.join(names)} and {last}" if names else last
+
+
+def _of_photographs(study: Study) -> bool:
+    return not kind_of_people(study.card).startswith("rendered")
+
+
+def _of_heads(study: Study) -> bool:
+    return study.model == "linear"
+
+
+# ---------------------------------------------------------------------------- the README
+
+
+def result(own: Path) -> str:
+    """The first result: what every method reaches at the strongest bias of the study."""
+    about = json.loads((own / "about.json").read_text(encoding="utf-8"))
+    level, rare = max(zip(about["levels"], about["minority"], strict=True))
+    summary = pd.read_csv(own / "summary.csv").query("test == 'seen'")
+    gains = pd.read_csv(own / "difference.csv").query("test == 'seen'")
+
+    def at(table: pd.DataFrame, method: str, metric: str) -> pd.Series:
+        rows = table[(table["level"] == level) & (table["method"] == method)]
+        return rows[rows["metric"] == metric].iloc[0]
+
+    def pair(method: str) -> str:
+        accuracy, minority = (100 * at(summary, method, metric)["mean"] for metric in PRIMARY)
+        return f"{accuracy:.1f} % ({minority:.1f} %)"
+
+    gained = []
+    for method in ("surprise", "cid", "oracle"):
+        row = at(gains, method, "accuracy")
+        gained.append(f"{SHORT[method]} {pair(method)}, {points(*row[INTERVAL])}")
+    return (
+        f"**Result.** When {about['images'] - rare} of each person's {about['images']} training images show one class "
+        f"(*bias level* {level:g}), plain training (*ERM*) reaches an accuracy of {pair('erm')}; in brackets, "
+        "on *minority cells*: images of the class that was rare for their person. Accuracy, and the gain in "
+        f"points: {'; '.join(gained)}."
+    )
+
+
+def in_short(studies: Iterable[Study]) -> str:
+    """In how many studies of photographs with a protocol the gain in accuracy has support."""
+    parts = []
+    for state, said in ((protocols.CONFIRMATORY, "confirmatory"), (protocols.RERUN, "run again")):
+        of_state = _with_state(studies, state)
+        counts = []
+        for method in JUDGED:
+            found = _grouped(of_state, method, "accuracy")
+            number = sum(len(names) for word, names in found.items() if word in GAINS)
+            counts.append(f"that of {SHORT[method]} in {number}")
+        if of_state:
+            parts.append(f"of {len(of_state)} studies that are {said}, {_listed(counts)}")
+    if not parts:
+        return "No study of photographs has a protocol."
+    return f"On photographs, a gain in accuracy, of certain or uncertain size, is *supported* as follows: {'; '.join(parts)}."
+
+
+def _with_state(studies: Iterable[Study], state: str) -> list[Study]:
+    """The studies of photographs with linear heads whose protocol has this state."""
+    return [
+        study
+        for study in studies
+        if study.protocol["status"] == state and _of_photographs(study) and _of_heads(study)
+    ]
+
+
+def photographs(studies: Iterable[Study]) -> str:
+    """One bullet per state of a protocol: the studies of photographs by their verdict."""
+    words = {
+        protocols.CONFIRMATORY: "*Confirmatory*: the design was committed before the first run",
+        protocols.RERUN: "*Run again*: confirmatory before, with other settings; exploratory now",
+    }
+    lines = []
+    for state, said in words.items():
+        of_state = _with_state(studies, state)
+        if of_state:
+            lines.append(f"- {said} ({len(of_state)} studies). {_by_verdict(of_state)}\n")
+    return "".join(lines) or "- There is no study of photographs with a protocol.\n"
+
+
+def _by_verdict(studies: list[Study]) -> str:
+    """Verdicts on seen people: those of label surprise on accuracy by name, all others counted."""
+    parts = []
+    for method in JUDGED:
+        title = SHORT[method][0].upper() + SHORT[method][1:]
+        accuracy = _grouped(studies, method, "accuracy")
+        if not accuracy:
+            parts.append(f"{title} was not judged.")
+            continue
+        if method == JUDGED[0]:
+            said = "; ".join(_with_names(verdict, found) for verdict, found in accuracy.items())
+        else:
+            said = _counted(accuracy)
+        cells = _counted(_grouped(studies, method, PRIMARY[1]))
+        parts.append(f"{title}, accuracy: {said}; minority cells: {cells}.")
+    return " ".join(parts)
+
+
+def _with_names(verdict: str, members: list[tuple[Study, str]]) -> str:
+    """The studies of one verdict, each with its gain where the verdict says that there is one."""
+    shown = verdict in GAINS
+    names = [f"`{study.name}`" + (f" {gain}" if shown else "") for study, gain in members]
+    return f"*{verdict}* in {_listed(names)}"
+
+
+def _counted(by_verdict: Mapping[str, list]) -> str:
+    parts = [f"{len(found)} *{verdict}*" for verdict, found in by_verdict.items()]
+    return _listed(parts or ["none judged"])
+
+
+def _grouped(
+    studies: Iterable[Study], method: str, metric: str
+) -> dict[str, list[tuple[Study, str]]]:
+    """The studies and their gains by the verdict on a primary endpoint of seen people."""
+    found: dict[str, list[tuple[Study, str]]] = {}
+    for study in studies:
+        for entry in study.claims:
+            judged = entry["primary"] and entry["test"] == "seen" and entry["effect"] is not None
+            if judged and (entry["method"], entry["metric"]) == (method, metric):
+                gain = points(*(entry[key] for key in ("effect", "low", "high")))
+                found.setdefault(entry["verdict"], []).append((study, gain))
+    return dict(sorted(found.items(), key=lambda item: (item[0] not in GAINS, -len(item[1]))))
+
+
+# ---------------------------------------------------------------------------- docs/findings.md
+
+
+def study_by_study(studies: Iterable[Study]) -> str:
+    """One bullet for every study of photographs with linear heads, by the state of its protocol."""
+    lines = []
+    for state, heading in overview.GROUPS.items():
+        of_state = _with_state(studies, state)
+        if of_state:
+            lines.append(f"\n{heading}.\n\n")
+            lines += [f"- {_study_sentence(study)}\n" for study in of_state]
+    return "".join(lines) + "\n"
+
+
+def _study_sentence(study: Study) -> str:
+    """Who was trained and tested, how good plain training is, and what was gained, with verdicts."""
+    area = overview.tables_of(REPORTS / study.name)[1]["area"]
+    about = _about(study.name)
+    proxy = about["proxy"]
+    erm = 100 * study.area.loc[("accuracy", "erm"), "mean"]
+    sets = f"; a training set has {people_and_images(about['sets'])}" if "sets" in about else ""
+    right = f"; right pairs {100 * proxy['right_pairs']:.0f} %" if "right_pairs" in proxy else ""
+    gains = []
+    for method in ("surprise", "cid", "oracle"):
+        found = {
+            "accuracy": _gain(area, method, "accuracy"),
+            "minority cells": _gain(area, method, PRIMARY[1]),
+            "unseen people": _gain(area, method, "accuracy", "unseen"),
+        }
+        told = [
+            f"{where} {gain}{_verdict_in_words(study, method, where)}"
+            for where, gain in found.items()
+            if gain
+        ]
+        if told:
+            gains.append(f"{SHORT[method]}: {', '.join(told)}")
+    return (
+        f"[`{study.name}`](../reports/{study.name}/notebooks/00_abstract.ipynb): {study.bias}; tested on "
+        f"{study.people:,} seen people{sets}. Faces found: {100 * proxy['detected']:.1f} %; verification AUC "
+        f"{proxy['verification_auc']:.3f}{right}. ERM {erm:.1f} %. Gains: {'; '.join(gains)}."
+    )
+
+
+def faces(studies: Iterable[Study]) -> str:
+    """Faces found and told apart, by data set: in the first kept report of it, and today."""
+    head = ["data set", "network"]
+    for endpoint, _ in earlier.FACES.values():
+        head += [f"{endpoint}, before", f"{endpoint}, now"]
+    rows = {}
+    for study in studies:
+        proxy = _about(study.name)["proxy"]
+        old = {r.endpoint: r.estimate for r in earlier.before(study.name) if r.population == "all"}
+        cells = []
+        for key, (endpoint, _) in earlier.FACES.items():
+            cells += [_share(old.get(endpoint)), _share(proxy.get(key))]
+        rows.setdefault((study.card["name"], proxy["network"]), cells)
+        told = _table(study.name, "proxies-controls-auc")
+        for network in study.params["proxies"].get("trunks", []):
+            auc = told.loc[told["proxy"] == network, "verification AUC"].iloc[0]
+            of_other = ["–", "–", "–", _share(auc), "–", "–"]
+            rows.setdefault((study.card["name"], network), of_other)
+    return markdown_table(head, [[data, network_title(net), *c] for (data, net), c in rows.items()])
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _verdict_in_words(study: Study, method: str, where: str) -> str:
+    """The verdict on an endpoint, as in `` (*supported*)``; empty where there is none."""
+    test = "unseen" if where == "unseen people" else "seen"
+    metric = PRIMARY[1] if where == "minority cells" else "accuracy"
+    for entry in study.claims:
+        key = (entry["method"], entry["test"], entry["metric"])
+        if entry["primary"] and key == (method, test, metric):
+            return f" (*{verdict_words(entry)}*)"
+    return ""
+
+
+def factors(own: Path) -> str:
+    """Whether the first factor adds anything, under a made bias and under a long tail."""
+    parts = []
+    lead = _table(own.name, "lead")
+    rows = lead.query("test == 'seen' and metric == 'accuracy' and method == 'cid-knn'")
+    if len(rows):
+        row = rows.iloc[0]
+        said = "differs from" if row["p_holm"] < 0.05 else "is not shown to differ from"
+        parts.append(
+            f"Under the bias of `{own.name}`, label surprise {said} `cid-knn`, which multiplies it by rarity, in "
+            f"accuracy by {points(*row[INTERVAL])} points (p after Holm {_p(row['p_holm'])})."
+        )
+    breadth = _table(own.name, "breadth-area")
+    tail = breadth.query("kind == 'longtail' and test == 'seen' and metric == 'accuracy'")
+    tail = tail[tail["mean_difference"].notna()]
+    if len(tail):
+        methods = list(dict.fromkeys(tail["method"]))
+        clear = tail[tail["p_holm"] < 0.05]
+        gained = clear[clear["mean_difference"] > 0]
+        if len(gained):
+            named = [f"{method_title(row.method)} on *{row.task}*" for row in gained.itertuples()]
+            said = f"accuracy is shown to gain for {_listed(named)}"
+        else:
+            said = "none of them is shown to gain accuracy"
+        parts.append(
+            f"Under a long tail, where some people have many images and others few, "
+            f"{_listed(map(method_title, methods))} were run, on {tail['task'].nunique()} tasks: after Holm's "
+            f"correction {said}. Other methods were not run there."
+        )
+    return " ".join(parts)
+
+
+def _p(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else "under .01"
+
+
+def rivals(studies: Iterable[Study]) -> str:
+    """What label surprise is ahead of, in every study that has rivals of it."""
+    lines = []
+    for study in studies:
+        lead = _table(study.name, "lead")
+        if _of_heads(study) and {"ula", "xrm", "afr"} <= set(lead.get("method", ())):
+            kind = "photographs" if _of_photographs(study) else "rendered people"
+            lines.append(f"- `{study.name}` ({kind}). {lead_sentence(lead)}\n")
+    return "".join(lines) or "- No study has all rivals.\n"
+
+
+def recogniser(studies: Iterable[Study]) -> str:
+    """Whether a face recogniser is needed, and what the heads' own features do as a proxy."""
+    lines = []
+    rows = []
+    for study in studies:
+        gains = _table(study.name, "proxies-controls")
+        against = _table(study.name, "proxies-controls-against")
+        if gains.empty or against.empty:
+            continue
+        network = _about(study.name)["proxy"]["network"]
+        lines.append(f"- `{study.name}`. {controls_sentence(gains, against, network)}\n")
+        if study.params["proxies"].get("trunks"):
+            rows += _own_trunk(study.name, gains, _table(study.name, "proxies-controls-auc"))
+    head = [
+        "study, heads on",
+        "proxy",
+        "AUC",
+        "accuracy",
+        "minority cells",
+        "majority cells",
+        "unseen people",
+    ]
+    if not rows:
+        return "- No study has controls of the proxy.\n"
+    return "".join(lines) + "\n" + markdown_table(head, rows)
+
+
+def _own_trunk(study: str, gains: pd.DataFrame, told: pd.DataFrame) -> list[list[str]]:
+    """What label surprise gains with the heads' own features and with the true identities as the proxy."""
+    rows = []
+    of_method = gains[gains["method"] == "surprise"]
+    for trunk in dict.fromkeys(of_method["trunk"]):
+        for proxy in (OWN_TRUNK, "true identity"):
+            at = of_method[(of_method["trunk"] == trunk) & (of_method["proxy"] == proxy)]
+            if at.empty:
+                continue
+            mean = at.set_index(["test", "metric"])[INTERVAL]
+            accuracy, minority = (mean.loc[("seen", metric)] for metric in PRIMARY)
+            auc = told[(told["trunk"] == trunk) & (told["proxy"] == proxy)][
+                "verification AUC"
+            ].iloc[0]
+            # Test images are balanced for every person, so half of them are minority cells.
+            majority = 100 * (2 * accuracy["mean"] - minority["mean"])
+            rows.append(
+                [
+                    f"`{study}`, {network_title(trunk)}",
+                    proxy,
+                    f"{auc:.2f}",
+                    points(*accuracy),
+                    points(*minority) if math.isfinite(minority["mean"]) else "–",
+                    f"{majority:+.1f}".replace("-", "−") if math.isfinite(majority) else "–",
+                    points(*mean.loc[("unseen", "accuracy")]),
+                ]
+            )
+    return rows
+
+
+def networks(studies: Iterable[Study]) -> str:
+    """One bullet for every study of networks, and the order of CID and label surprise in two trainings."""
+    lines = []
+    for study in studies:
+        if _of_heads(study):
+            continue
+        area = _table(study.name, "area").query("test == 'seen'")
+        parts = []
+        for method in dict.fromkeys(area["method"]):
+            accuracy = _gain(area, method, "accuracy")
+            if method in ("erm", "balanced") or not accuracy:
+                continue
+            minority = _gain(area, method, PRIMARY[1])
+            cells = f" (minority cells {minority})" if minority else ""
+            parts.append(f"{method_title(method)} {accuracy}{cells}")
+        kind = "photographs" if _of_photographs(study) else "rendered people"
+        lines.append(
+            f"- `{study.name}` ({study.model}; {kind}; {study.params['seeds']} training sets; ERM "
+            f"{100 * study.area.loc[('accuracy', 'erm'), 'mean']:.1f} %): {'; '.join(parts)}.\n"
+        )
+    return "".join(lines) + "\n" + order_from_scratch()
+
+
+def order_from_scratch() -> str:
+    """Whether CID or label surprise is ahead in a network from scratch, in both trainings of it."""
+    rows = _table(LARGER_STUDY, "lead")
+    if rows.empty:
+        return ""
+    row = rows.query("test == 'seen' and metric == 'accuracy' and method == 'cid'").iloc[0]
+    told = "is told apart from" if row["p_holm"] < 0.05 else "is not told apart from"
+    text = (
+        f"From scratch (`{LARGER_STUDY}`), label surprise {told} CID in accuracy: the difference is "
+        f"{points(*row[INTERVAL])} points (p after Holm {_p(row['p_holm'])})."
+    )
+    key = ("accuracy", "surprise", "cid")
+    before = [
+        old
+        for old in earlier.before(SMALLER_STUDY)
+        if (old.endpoint, old.method, old.reference) == key and old.population == "seen"
+    ]
+    if before:
+        old = before[0]
+        text += (
+            f" The first of these sets had been trained once before, as a study of their own: then it was "
+            f"{points(old.estimate, old.low, old.high)} (p after Holm {_p(old.p_holm)}; commit {old.commit}). "
+        )
+        same = (old.estimate > 0) == (row["mean"] > 0)
+        text += (
+            "Both trainings have the same sign."
+            if same
+            else "The two trainings differ in sign, so neither order is a result."
+        )
+    return text + "\n"
