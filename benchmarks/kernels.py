@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from study.pipeline import kept, provenance
+from study.pipeline import kept, reproduced
 from study.pipeline.study import check
 from study.results.rounding import MOVES, moved
 
@@ -123,7 +123,7 @@ def _spread(name: str, changes: pd.Series) -> dict:
 
 def _by_claim(path: Path) -> dict[tuple, dict]:
     entries = json.loads(path.read_text(encoding="utf-8"))
-    return {tuple(entry[key] for key in provenance.CLAIM): entry for entry in entries}
+    return {tuple(entry[key] for key in reproduced.CLAIM): entry for entry in entries}
 
 
 def _says(one: dict, other: dict) -> bool:

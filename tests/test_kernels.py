@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -54,23 +53,33 @@ def test_what_moved_is_counted_table_by_table(tmp_path, capsys):
     assert same["largest"].max() == 0 and same["turned"].max() == 0
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return finished_study(tmp_path_factory)
+
+
 @needs_data
-def test_a_small_study_runs_under_both_kernels(tmp_path_factory, tmp_path, monkeypatch):
-    """The libraries obey: scores differ in their last digits, and numbers by little or nothing."""
-    monkeypatch.chdir(finished_study(tmp_path_factory))
-    scores = []
-    compute = kernels.compute
-
-    def watched(folder, stages, kernel) -> None:
-        compute(folder, stages, kernel)
-        assert not os.path.samefile(folder / "build", "build")
-        scores.append(pd.read_parquet(folder / "build/train/predictions.parquet"))
-
-    monkeypatch.setattr(kernels, "compute", watched)
-    monkeypatch.setattr(kernels, "TABLE", tmp_path / "kernels.csv")
-    kernels.main(["virtual-people", "--first", "train"])
-    own, plain = (table.select_dtypes("float32").to_numpy() for table in scores)
+def test_the_libraries_obey(study, tmp_path, monkeypatch):
+    """Scores differ in their last digits from those of the study, and by no more."""
+    monkeypatch.chdir(study)
+    kernels.copy_of(study, tmp_path, "virtual-people")
+    kernels.compute(tmp_path, ("train",), kernels.PLAIN)
+    places = [folder / "build/train/predictions.parquet" for folder in (study, tmp_path)]
+    own, plain = (pd.read_parquet(path).select_dtypes("float32").to_numpy() for path in places)
     assert 0 < np.abs(own - plain).max() < 0.05
-    table = pd.read_csv(tmp_path / "kernels.csv")
-    assert set(table["study"]) == {"virtual-people"} and {"area", "verdicts"} <= set(table["table"])
-    assert (table["largest"].dropna() <= 1).all()
+
+
+@needs_data
+def test_a_study_takes_its_own_place_in_the_table(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(study)
+    ran = []
+    monkeypatch.setattr(kernels, "compute", lambda *what: ran.append(what[1:]))
+    monkeypatch.setattr(kernels, "TABLE", tmp_path / "kernels.csv")
+    for first in ("train", "weights", "train"):
+        kernels.main(["virtual-people", "--first", first])
+    assert ran[:2] == [(("train", "evaluate"), {}), (("train", "evaluate"), kernels.PLAIN)]
+    table = pd.read_csv(kernels.TABLE)
+    assert (table["table"] == "verdicts").sum() == 2 and {"area", "embeddings"} <= set(
+        table["table"]
+    )
+    assert table["largest"].max() == 0 and table["turned"].max() == 0  # nothing was computed

@@ -344,7 +344,7 @@ def filled(tree: Mapping) -> dict:
     train = tree["train"] | {"robust": robust | tree["train"]["robust"]}
     return {
         **tree,
-        "embed": EMBED | tree["embed"],
+        "embed": tree["embed"] | {key: EMBED[key] for key in EMBED if key not in tree["embed"]},
         "weights": weights | tree["weights"],
         "train": train,
     }

@@ -135,7 +135,7 @@ def confirmed(name: str, path: Path = TABLE) -> Row | None:
 
 
 def first_stood(name: str, digest: str, *, still: bool = True) -> Row | None:
-    """The commit since which a study's file, also under earlier names, has had this content.
+    """The first commit in which a study's file, also under earlier names, had this content.
 
     None where it does not have it in the last commit (unless ``still`` is False: where it never had it),
     or where the history is cut off.
@@ -147,7 +147,7 @@ def first_stood(name: str, digest: str, *, still: bool = True) -> Row | None:
         tree = _resolved_at(commit, path)
         if tree is not None and content_digest(tree) == digest:
             found = Row(name, _state(tree), digest, commit, date)
-        elif found or still:
+        elif still and not found:
             break
     return found
 

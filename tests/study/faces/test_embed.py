@@ -499,7 +499,7 @@ def test_embed_faces_equals_its_steps(monkeypatch):
     images[3] = np.full((100, 90, 3), 200, np.uint8)
     found = detect(images)
     crops = align.align(images, found.landmarks, rounded=False, device="cpu")
-    result = embed_faces(face_set(images), side=64)
+    result = embed_faces(face_set(images), detector="mtcnn", side=64)
     assert result.detection.found.tolist() == [True, True, True, False, True]
     np.testing.assert_allclose(result.detection.landmarks, found.landmarks, atol=1e-3)
     np.testing.assert_allclose(result.embedding, embed(crops).embedding, atol=1e-3)
