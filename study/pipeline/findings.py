@@ -7,7 +7,7 @@ no number.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from pathlib import Path
 
 import pandas as pd
@@ -158,20 +158,27 @@ def result(own: Path) -> str:
 
 
 def in_short(studies: Iterable[Study]) -> str:
-    """In how many studies of photographs with a protocol the gain in accuracy has support."""
-    parts = []
-    for state, said in ((protocols.CONFIRMATORY, "confirmatory"), (protocols.RERUN, "run again")):
-        of_state = _with_state(studies, state)
+    """In how many studies of photographs with a protocol a method's verdict on accuracy is a gain."""
+    adjectives = {protocols.CONFIRMATORY: "confirmatory {}", protocols.RERUN: "{} run again"}
+    by_state = {state: _with_state(studies, state) for state in adjectives}
+    sentences = []
+    for method in JUDGED:
         counts = []
-        for method in JUDGED:
-            found = _grouped(of_state, method, "accuracy")
-            number = sum(len(names) for word, names in found.items() if word in GAINS)
-            counts.append(f"that of {SHORT[method]} in {number}")
-        if of_state:
-            parts.append(f"of {len(of_state)} studies that are {said}, {_listed(counts)}")
-    if not parts:
+        for state, members in by_state.items():
+            found = _grouped(members, method, "accuracy")
+            gained = sum(len(names) for word, names in found.items() if word in GAINS)
+            noun = adjectives[state].format(_studies(members))
+            if members:
+                counts.append(f"in {gained} of {len(members)} {noun}")
+        if counts:
+            sentences.append(f"{SHORT[method]} raises accuracy {_listed(counts)}")
+    if not sentences:
         return "No study of photographs has a protocol."
-    return f"On photographs, a gain in accuracy, of certain or uncertain size, is *supported* as follows: {'; '.join(parts)}."
+    return f"On photographs, {'; '.join(sentences)}."
+
+
+def _studies(members: Sized) -> str:
+    return "study" if len(members) == 1 else "studies"
 
 
 def _with_state(studies: Iterable[Study], state: str) -> list[Study]:
@@ -193,7 +200,9 @@ def photographs(studies: Iterable[Study]) -> str:
     for state, said in words.items():
         of_state = _with_state(studies, state)
         if of_state:
-            lines.append(f"- {said} ({len(of_state)} studies). {_by_verdict(of_state)}\n")
+            lines.append(
+                f"- {said} ({len(of_state)} {_studies(of_state)}). {_by_verdict(of_state)}\n"
+            )
     return "".join(lines) or "- There is no study of photographs with a protocol.\n"
 
 
