@@ -106,7 +106,9 @@ def execute(folder, *names: str) -> None:
         with notebook.start_kernel() as kernel:
             for name in names:
                 source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
-                notebook.run_notebook(source, output, parameters(name), kernel=kernel, quiet=True)
+                code = stages.code_digests(stages.read_stages()[name]["deps"])
+                how = {"kernel": kernel, "quiet": True, "code": code}
+                notebook.run_notebook(source, output, parameters(name), **how)
                 run_sync(kernel.empty)()
 
 

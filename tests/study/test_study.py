@@ -213,7 +213,7 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
     monkeypatch.chdir(study)
     for name in ("", ".", "..", "../notes", "/tmp/notes", "a/b", "tiny/../../notes"):
         edit(study, study=name)
-        said = [(cli.main(["publish"]), capsys.readouterr().err)]
+        said = [(cli.main(["report", "build"]), capsys.readouterr().err)]
         # Also through DVC: of all reports, and of a folder outside.
         if name in ("", "../notes"):
             said.append(call(study, "dvc", "repro", check=False))
