@@ -185,7 +185,7 @@ def test_an_edit_runs_only_what_depends_on_it(study):
     assert kept(study).items() >= before.items()
     edit(study, train__l2=0.3)
     assert ran(call(study, "dvc", "repro", "--dry", "evaluate")) == ["train", "evaluate"]
-    edit(study, train__l2=0.1)
+    edit(study, train__l2="auto")
 
 
 def test_a_method_more_computes_its_own_share(study):
