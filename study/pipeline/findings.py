@@ -24,6 +24,7 @@ from study.results.titles import method_title, network_title
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 README, FINDINGS = Path("README.md"), Path("docs/findings.md")
+DETECTORS = Path("docs/detectors.csv")
 NEEDED = {README: ("headline",), FINDINGS: ()}  # documents, and the blocks that each must mark
 JUDGED = ("surprise", "cid")  # whose verdicts are listed
 SHORT = {"cid": "CID", "surprise": "label surprise", "oracle": "the oracle"}
@@ -79,6 +80,7 @@ def blocks(params: dict) -> dict[str, Callable[[], str]]:
         "photographs": lambda: photographs(studies),
         "studies": lambda: study_by_study(studies),
         "faces": lambda: faces(studies),
+        "detectors": detectors,
         "factors": lambda: factors(own) + "\n",
         "rivals": lambda: rivals(studies),
         "recogniser": lambda: recogniser(studies),
@@ -312,6 +314,19 @@ def faces(studies: Iterable[Study]) -> str:
             of_other = ["–", "–", "–", _share(auc), "–", "–"]
             rows.setdefault((study.card["name"], network), of_other)
     return markdown_table(head, [[data, network_title(net), *c] for (data, net), c in rows.items()])
+
+
+def detectors() -> str:
+    """Faces found and told apart by every detector on every data set, as `benchmarks.detectors` measured."""
+    measured = pd.read_csv(DETECTORS)
+    head = ["data set", "images"]
+    rows = {(row.data, row.images): [] for row in measured.itertuples()}
+    for name, table in measured.groupby("detector"):
+        head.append(f"{name}: found / AUC / right")
+        for row in table.itertuples():
+            numbers = (row.found, row.auc, row.right)
+            rows[row.data, row.images].append(" / ".join(f"{number:.3f}" for number in numbers))
+    return markdown_table(head, [[data, f"{n:,}", *cells] for (data, n), cells in rows.items()])
 
 
 def _share(value: float | None) -> str:
