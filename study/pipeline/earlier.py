@@ -21,7 +21,7 @@ import pandas as pd
 from study.commands import parser
 from study.pipeline import kept
 from study.pipeline.git import git
-from study.results.claims import ENDPOINTS, PRIMARY
+from study.results.claims import ENDPOINTS, PRIMARY, TESTS
 from study.results.metrics import METRICS
 from study.results.tables import Printed, points
 from study.results.titles import labels_used, method_title
@@ -36,7 +36,6 @@ FACES = {  # of about.json: what is kept of it, and the labels behind it
     "verification_auc": ("verification AUC", "identity"),
     "right_pairs": ("right pairs", "identity"),
 }
-TESTS = ("seen", "unseen")
 KEPT = (*ENDPOINTS, "worst_decile", "identity_sd")  # endpoints of which all numbers are kept
 NONE = "–"
 

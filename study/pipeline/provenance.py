@@ -58,11 +58,6 @@ def _all_deps() -> set[str]:
     return {dep for stage in stages.read_stages().values() for dep in stage.get("deps", [])}
 
 
-def code_files() -> list[str]:
-    """The modules, notebooks and templates that dvc.yaml names as dependencies, sorted."""
-    return sorted(stages.code_digests(_all_deps()))
-
-
 def record() -> dict:
     """:func:`made_of`, and the commits and versions behind it.
 
@@ -71,11 +66,11 @@ def record() -> dict:
     rerun, the commit that fixed the confirmatory one, and under ``again`` what the rerun is of.
     """
     study = params.read()
-    paths = [stages.PINS, *code_files()]
+    made = made_of()
+    paths = [stages.PINS, *sorted(made["code"])]
     commit, _, date = git("log", "-1", "--format=%H %cI", "--", *paths).strip().partition(" ")
     if commit and git("status", "--porcelain", "--untracked-files=no", "--", *paths):
         commit += " with edits"
-    made = made_of()
     made["code"] |= _edited_since_run(made["code"])
     made["commit"] = commit or None
     made["date"] = date or None

@@ -105,8 +105,8 @@ def used_code(stage: str, known: Mapping[str, Mapping]) -> list[str]:
 
     A stage with notebooks uses the notebooks and what they import. Any other stage uses the module of
     its command and what that imports. The report also uses the templates, and the code of the paper,
-    whose digests it records; those of the other stages' code are in their executed notebooks. The command line itself (:mod:`study.cli`) only finds the module and
-    calls it, so nothing depends on it.
+    whose digests it records; those of the other stages' code are in their executed notebooks. The
+    command line itself (:mod:`study.cli`) only finds the module and calls it, so nothing depends on it.
 
     Parameters
     ----------

@@ -86,7 +86,7 @@ def test_the_record_names_the_commit_and_whether_it_was_edited(repository):
 
 
 def test_all_code_and_templates_are_of_the_record(repository):
-    files = set(map(str, provenance.code_files()))
+    files = set(provenance.made_of()["code"])
     assert {
         "cid/density.py", "study/results/tables.py", "study/pipeline/templates/study.html.j2",
         "notebooks/compute/weights.ipynb", "notebooks/paper/00_abstract.ipynb",
