@@ -343,6 +343,11 @@ def run_stage(stage: str) -> bool:
         # The kernel imports what the notebook needs while papermill is imported here.
         with start_kernel(first=stages.imports_of(notebook)) as kernel:
             run_notebook(notebook, output, parameters, kernel=kernel, code=code)
+        now = stage_parameters(stage, params.read())
+        if edited := [name for name in parameters if now[name] != parameters[name]]:
+            raise ValueError(
+                stages.edited_meanwhile(f"{', '.join(edited)} of {params.PARAMS}", stage)
+            )
 
     return stages.done_before(stage, parameters, work)
 
@@ -374,6 +379,8 @@ def run_paper() -> bool:
         list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
     for path in sections:
+        if stages.kept_section(path, inputs) != kept[path]:
+            raise ValueError(stages.edited_meanwhile(f"{path}, or code that it uses,", "paper"))
         if inputs and (folder / path.name).exists():
             stages.keep_section(folder / path.name, kept[path])
     if failures:

@@ -217,7 +217,7 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
     Raises
     ------
     ValueError
-        If an earlier stage has not made what this one depends on.
+        If an earlier stage has not made what this one depends on, or if that was edited while the stage ran.
     """
     entry = read_stages().get(stage, {})
     deps = entry.get("deps", [])
@@ -227,6 +227,7 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
         return False
 
     inputs = _digests_under(deps)
+    stood = [_stamp(file) for file, _ in inputs]
     key = digest(dict(parameters), sys.version, source.versions(), *inputs)
     kept = KEPT / f"stage-{stage}-{key[:24]}"
     if kept.is_dir():
@@ -235,9 +236,31 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
         print(f"{stage}: nothing that counts has changed; its outputs are put back")
         return True
     work()
+    _check_unedited(stage, inputs, stood)
     if _size(outputs) <= LARGE:
         _keep(outputs, kept)
     return False
+
+
+def _stamp(file: str) -> tuple[int, int] | None:
+    """Size and time of a file; None if it is gone."""
+    with suppress(FileNotFoundError):
+        found = os.stat(file)
+        return found.st_size, found.st_mtime_ns
+    return None
+
+
+def _check_unedited(stage: str, inputs: list[tuple[str, str]], stood: list) -> None:
+    """Refuse results of files that were edited while they were made: DVC would record them as of the edit."""
+    for (file, then), stamp in zip(inputs, stood, strict=True):
+        now = _stamp(file)
+        if now != stamp and (now is None or _digest_of(file) != then):
+            raise ValueError(edited_meanwhile(file, stage))
+
+
+def edited_meanwhile(what: str, stage: str) -> str:
+    """The sentence that refuses the results of a stage because of an edit."""
+    return f"{what} was edited while {stage} ran, which began before; run it again: finished work is kept"
 
 
 def kept_section(section: Path, inputs: str) -> Path:
