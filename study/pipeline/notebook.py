@@ -363,6 +363,7 @@ def run_paper() -> bool:
     """
     folder = Path("build/paper")
     shutil.rmtree(folder, ignore_errors=True)
+    stood = stages.stamps("paper")
     inputs = stages.paper_inputs()
     kept = {path: stages.kept_section(path, inputs) for path in stages.PAPER.glob("*.ipynb")}
     sections = sorted(path for path in kept if not stages.put_section_back(kept[path], folder))
@@ -378,9 +379,8 @@ def run_paper() -> bool:
     finally:
         list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
+    stages.check_unedited("paper", stood)
     for path in sections:
-        if stages.kept_section(path, inputs) != kept[path]:
-            raise ValueError(stages.edited_meanwhile(f"{path}, or code that it uses,", "paper"))
         if inputs and (folder / path.name).exists():
             stages.keep_section(folder / path.name, kept[path])
     if failures:

@@ -20,7 +20,16 @@ import pandas as pd
 
 from study.commands import parser, run_renamed
 from study.faces import annotations
-from study.pipeline import earlier, findings, overview, pages, predicted, protocols, provenance
+from study.pipeline import (
+    earlier,
+    findings,
+    overview,
+    pages,
+    predicted,
+    protocols,
+    provenance,
+    stages,
+)
 from study.pipeline.git import no_git
 from study.pipeline.overview import RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
@@ -258,9 +267,8 @@ def headline(params: dict) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    commands = {"build": build, "headline": headline}
     options = parser("report")
-    options.add_argument("command", choices=[*commands, "readme", "pages"])
+    options.add_argument("command", choices=["build", "headline", "readme", "pages"])
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
@@ -272,8 +280,13 @@ def main(arguments: list[str]) -> None:
         executed = sorted(BUILD.glob("notebooks/[!.]*.ipynb")) + sorted(BUILD.glob("paper/*.ipynb"))
         for path in executed:
             print(pages.single(path, BUILD / "html"))
+    elif chosen == "build":
+        stood = stages.stamps("report")
+        page = build(params)
+        stages.check_unedited("report", stood)
+        print(page)
     else:
-        print(commands[chosen](params))
+        print(headline(params))
 
 
 if __name__ == "__main__":

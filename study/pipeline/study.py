@@ -14,9 +14,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -154,30 +155,37 @@ def try_out(name: str, settings: Sequence[str], last: str | None = None) -> int:
     check_stage(last)
     if name in kept.names() or name == params.load()["study"]:
         raise ValueError(f"{name} is a study that is kept; name this one otherwise")
-    changes: dict = {}
-    for setting in settings:
-        kept.merge(changes, _parsed(setting))
     note = f"tried with {', '.join(settings)}" if settings else "tried as it is"
-    changes |= {"study": name, "protocol": TRIED | {"note": note}}
+    values = dict(map(_parsed, settings))
+    values |= {"study": name, "protocol": TRIED | {"note": note}}
     where = f"{params.PARAMS} with {' '.join(settings)}" if settings else params.PARAMS
-    params.check(kept.merge(params.load(), changes), where)
+    params.check(_with(values, params.load()), where)
     _check_tried(name)
-    return run_in_workspace(name, _with(changes), last)
+    return run_in_workspace(name, _text_with(values), last)
 
 
-def _parsed(setting: str) -> dict:
-    """``{"bias": {"kind": "longtail"}}`` of ``bias.kind=longtail``."""
+def _parsed(setting: str) -> tuple[str, Any]:
+    """``("bias.kind", "longtail")`` of ``bias.kind=longtail``."""
     key, equals, text = setting.partition("=")
-    names = key.split(".")
-    if not equals or not all(names):
+    if not equals or not all(key.split(".")):
         raise ValueError(f"{setting!r} is no setting; write key=value, such as bias.kind=longtail")
     try:
-        value = YAML(typ="safe").load(text)
+        return key, YAML(typ="safe").load(text)
     except (YAMLError, RecursionError):
         raise ValueError(f"{setting!r}: {text!r} is no value as in params.yaml") from None
-    for name in reversed(names):
-        value = {name: value}
-    return value
+
+
+def _with(values: Mapping[str, Any], tree: MutableMapping) -> MutableMapping:
+    """A tree of parameters with other values of dotted keys."""
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = tree
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, MutableMapping):
+                raise ValueError(f"{key} is no key: {name} of {params.PARAMS} has no keys in it")
+        section[last] = value
+    return tree
 
 
 def _check_tried(name: str) -> None:
@@ -189,14 +197,13 @@ def _check_tried(name: str) -> None:
         )
 
 
-def _with(changes: Mapping) -> str:
+def _text_with(values: Mapping[str, Any]) -> str:
     """The text of params.yaml with other values; its comments stay."""
     yaml = YAML()
     yaml.width = 110
     yaml.Representer = params.NullAsWord
-    tree = kept.merge(yaml.load(params.PARAMS), changes)
     stream = io.StringIO()
-    yaml.dump(tree, stream)
+    yaml.dump(_with(values, yaml.load(params.PARAMS)), stream)
     return stream.getvalue()
 
 

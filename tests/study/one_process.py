@@ -68,13 +68,14 @@ def serve() -> None:
     """Run the commands of stdin until it ends."""
     import dvc.stage.run
 
-    from study.pipeline import notebook
+    from study.pipeline import notebook, study
 
     answers = os.fdopen(os.dup(1), "w")
     commands = os.fdopen(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     dvc.stage.run._run = call_stage
+    study.repro = repro_here
     with ExitStack() as opened:
         notebook.start_kernel = sharing_one(notebook.start_kernel, opened)
         for line in commands:
@@ -122,6 +123,16 @@ def call_stage(executable: str, command: str, **how) -> None:
         raise StageCmdFailedError(command, status)
 
 
+def repro_here(folder, last: str | None, lock: int) -> int:
+    """Call ``dvc repro`` in a folder, for :func:`study.pipeline.study.repro`, which would start a process."""
+    home = os.getcwd()
+    os.chdir(folder)
+    try:
+        return run_program(["dvc", "repro", *([last] if last else [])])
+    finally:
+        os.chdir(home)
+
+
 def sharing_one(start_kernel, opened: ExitStack):
     """Make a ``start_kernel`` that gives one kernel in this thread; other threads start their own."""
     from jupyter_core.utils import run_sync
@@ -136,6 +147,9 @@ def sharing_one(start_kernel, opened: ExitStack):
             return
         if not shared:
             shared.append(opened.enter_context(start_kernel(one_thread, first)))
+        if shared[0].clients:  # it may stand in the workspace of another study
+            there = f"__import__('os').chdir({os.getcwd()!r})"
+            run_sync(shared[0].clients[-1].execute)(there, silent=True, reply=True, timeout=60)
         yield shared[0]
         if shared[0].clients:  # it has run something
             run_sync(shared[0].empty)()

@@ -224,11 +224,19 @@ def test_a_workspace_has_copies_of_code_and_links_to_the_rest(folder):
 
 
 def test_other_values_are_tried_without_an_edit(folder, capsys):
-    words = ["try", "tail", "bias.kind=longtail", "bias.levels=[0.0, 0.8]", "weights.power=3"]
+    words = [
+        "try",
+        "tail",
+        "bias.kind=longtail",
+        "bias.levels=[0.0, 0.8]",
+        "weights.power=3",
+        "ablations.tau.values=[0.01]",
+    ]
     assert cli.main(words) == 0 and mine()
     found = Path("found").read_text()
     tree = yaml.load(found)
     assert tree["bias"]["kind"] == "longtail" and tree["bias"]["levels"] == [0.0, 0.8]
+    assert tree["ablations"]["tau"] == {"setting": "weights.tau", "values": [0.01]}
     assert tree["weights"]["power"] == 3 and tree["protocol"]["status"] == "exploratory"
     assert tree["protocol"]["note"].startswith("tried with bias.kind=longtail, bias.levels=")
     assert set(OWN.splitlines()) - set(found.splitlines()) < set(OWN.splitlines())
@@ -246,7 +254,7 @@ def test_other_values_are_tried_without_an_edit(folder, capsys):
         (["x", "weights.rarety=1"], "params.yaml with weights.rarety=1: weights.rarety is unknown (did you"),
         (["x", "seeds"], "'seeds' is no setting; write key=value"),
         (["x", "seeds=["], "'seeds=[': '[' is no value as in params.yaml"),
-        (["x", "seeds.more=1"], "seeds is {'more': 1}"),
+        (["x", "seeds.more=1"], "seeds.more is no key: seeds of params.yaml has no keys in it"),
         (["x", "--to", "evalute"], "--to 'evalute' is unknown (did you mean 'evaluate'?)"),
         (["others", "seeds=2"], "reports/others holds a report that was not made by `try`"),
     ],
