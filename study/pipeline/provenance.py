@@ -38,6 +38,7 @@ class Place(NamedTuple):
 
 
 HERE = Path()
+FREE = {key.rpartition(".")[2] for key in kept.WHOLE}  # mappings whose keys are a free choice
 REMEDY = (
     "run it (`dvc repro`, or `make study NAME=...` for a kept one); where that runs nothing, DVC was told by "
     "`dvc exp save` or `dvc commit` that old results are of now, and `dvc repro --force` makes them anew"
@@ -103,10 +104,11 @@ def _all_deps() -> set[str]:
 def record() -> dict:
     """:func:`made_of`, and the commits and versions behind it.
 
-    ``commit`` is the last one that touched code or packages (of a history that is cut off: the last one), with
-    a note where there are edits since; ``no_commit`` says why none is known. ``edited`` has the parameters
-    that stages ran with other values of, if there are any. ``protocol`` has the commit that fixed the study's protocol; of a
-    rerun, the commit that fixed the confirmatory one, and under ``again`` what the rerun is of.
+    ``commit`` is the last one that touched code or packages (of a history that is cut off: the last one),
+    with a note where there are edits since; ``no_commit`` says why none is known. ``edited`` has the
+    parameters that stages ran with other values of, if there are any. ``protocol`` has the commit that
+    fixed the study's protocol; of a rerun, the commit that fixed the confirmatory one, and under ``again``
+    what the rerun is of.
     """
     study = params.read()
     made = made_of()
@@ -154,25 +156,34 @@ def _parameters_since_run(study: Mapping, folder: Path) -> dict[str, list[str]]:
     The executed notebooks say what they ran with, whatever dvc.lock records.
     """
     found = {}
+    known = stages.read_stages()
     for path in sorted((folder / stages.EXECUTED).glob("[!.]*.ipynb")):
         then = ran_with(path)
-        if not then or path.stem not in stages.read_stages():
+        if path.stem not in known:
             continue
         now = stage_parameters(path.stem, study)
-        if names := [name for name in now if name in then and then[name] != now[name]]:
+        if names := [name for name in now if name in then and _differ(name, then[name], now[name])]:
             found[path.stem] = names
     return found
 
 
+def _differ(name: str, then, now) -> bool:
+    """Whether a parameter has another value; a setting that has come since, at its default, is none."""
+    if not isinstance(then, Mapping) or not isinstance(now, Mapping) or name in FREE:
+        return then != now
+    return any(key not in now or _differ(key, then[key], now[key]) for key in then)
+
+
 def ran_with(notebook: Path) -> dict:
-    """The parameters that an executed notebook received."""
+    """The parameters that an executed notebook received, as far as they are plain values."""
     cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", [])
     received = {}
     for cell in cells:
         if INJECTED in cell["metadata"].get("tags", []):
             for node in ast.parse("".join(cell["source"])).body:
-                if isinstance(node, ast.Assign):
-                    received[node.targets[0].id] = ast.literal_eval(node.value)
+                with suppress(ValueError):  # such as float("inf")
+                    if isinstance(node, ast.Assign):
+                        received[node.targets[0].id] = ast.literal_eval(node.value)
     return received
 
 

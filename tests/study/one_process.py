@@ -139,6 +139,10 @@ def sharing_one(start_kernel, opened: ExitStack):
 
     shared: list = []
 
+    async def move(client, folder: str) -> None:
+        code = f"__import__('os').chdir({folder!r})"
+        await client.execute(code, silent=True, reply=True, timeout=60)
+
     @contextmanager
     def shared_kernel(one_thread: bool = False, first: str = ""):
         if threading.current_thread() is not threading.main_thread():
@@ -148,8 +152,7 @@ def sharing_one(start_kernel, opened: ExitStack):
         if not shared:
             shared.append(opened.enter_context(start_kernel(one_thread, first)))
         if shared[0].clients:  # it may stand in the workspace of another study
-            there = f"__import__('os').chdir({os.getcwd()!r})"
-            run_sync(shared[0].clients[-1].execute)(there, silent=True, reply=True, timeout=60)
+            run_sync(move)(shared[0].clients[-1], os.getcwd())
         yield shared[0]
         if shared[0].clients:  # it has run something
             run_sync(shared[0].empty)()

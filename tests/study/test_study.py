@@ -86,7 +86,7 @@ def test_every_claim_has_a_verdict(study):
 
 
 def test_metrics_and_plots_are_known_to_dvc(study):
-    assert "oracle_min" in call(study, "dvc", "metrics", "show")
+    assert "surprise_min" in call(study, "dvc", "metrics", "show")
     assert "index.html" in call(study, "dvc", "plots", "show")
 
 
