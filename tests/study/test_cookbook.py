@@ -130,7 +130,10 @@ def run_study(study, process, command: str) -> None:
     tried = words[0] != "dvc"
     output = process.call(*words, *(["--to", first] if tried else [first]))
     assert first in STAGES and first in ran(output)
-    execute_here(study / "build" / "studies" / name if tried else study, *others)
+    if others:
+        folder = study / "build" / "studies" / name
+        process.call("dvc", "--cd", str(folder), "checkout", "--force", "-q")  # of the other stages
+        execute_here(folder, *others)
 
 
 def test_what_a_recipe_leaves_is_what_it_says(study):
