@@ -25,6 +25,7 @@ _PLACES = {
     "class_density": "cid.density",
     "neighbour_width": "cid.density",
     "label_posterior": "cid.posterior",
+    "label_trust": "cid.trust",
     "without_class_direction": "cid.posterior",
 }
 __all__ = sorted(_PLACES)
