@@ -45,6 +45,12 @@ from study.faces import annotations, dataset, parts
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
+PERSON_COLUMNS = ("identity", "identity_id", "id", "celeb_id", "person", "person_id")
+LANDMARKS = [
+    f"{part}_{axis}"
+    for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    for axis in "xy"
+]  # columns of CelebA, in the order of the data set
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, because no network here sees more than 160
 UNPACKING = (
@@ -394,8 +400,8 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
 
     The table has ``image``, the attributes as 0.0 or 1.0, and ``identity``.
     """
-    path, signs = annotations.read_celeba(folder, "list_attr_celeba", header=True)
-    people_path, people = annotations.read_celeba(folder, "identity_CelebA")
+    path, signs = annotations.read_celeba(folder, "list_attr_celeba")
+    people_path, people = annotations.read_celeba(folder, "identity_CelebA", PERSON_COLUMNS)
     if signs is None:
         raise ValueError(f"{path} is missing; {STEPS['celeba']}")
     if people is None:
@@ -403,14 +409,14 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
     values = set(np.unique(signs))
     if not (values <= {-1, 1} or values <= {0, 1}):
         odd = max(values - {-1, 1}, key=abs)
-        raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+        raise ValueError(f"{path} has a label {odd:g} beside 1 and -1; fetch it again")
     reserved = set(dataset.RESERVED) & set(signs)
     if reserved:
         raise ValueError(
             f"{path} has a column {reserved.pop()}, which is no attribute; fetch it again"
         )
     table = (signs > 0).astype(float).reset_index()
-    table["identity"] = table["image"].map(people[1])
+    table["identity"] = table["image"].map(people["identity"])
     if table["identity"].isna().all():
         raise ValueError(
             f"{people_path} names none of the images of {path}, but {people.index[0]} where that has "
@@ -421,11 +427,11 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
 
 def _add_partition(folder: Path, table: pd.DataFrame) -> None:
     """Add the column ``partition``, if the source has it: train, valid or test."""
-    path, split = annotations.read_celeba(folder, "list_eval_partition")
+    path, split = annotations.read_celeba(folder, "list_eval_partition", ("partition", "split"))
     if split is None:
         return
     names = {"0": "train", "1": "valid", "2": "test"}
-    table["partition"] = table["image"].map(split[1]).map(names)
+    table["partition"] = table["image"].map(split["partition"]).map(names)
     missing = table["partition"].isna()
     if missing.any():
         image = table["image"][missing.idxmax()]
@@ -434,11 +440,11 @@ def _add_partition(folder: Path, table: pd.DataFrame) -> None:
 
 def _add_landmarks(folder: Path, table: pd.DataFrame) -> None:
     """Add the column ``landmarks``, if the source has it: ten numbers."""
-    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba")
     if points is None:
         return
-    landmarks = points.reindex(table["image"]).astype(float)
-    if landmarks.isna().any(axis=None) or landmarks.shape[1] != 10:
+    landmarks = points.reindex(table["image"], columns=list(LANDMARKS))
+    if landmarks.isna().any(axis=None):
         raise ValueError(
             f"{path} lacks images, or has not ten numbers of each; remove the file to detect the "
             "faces instead"
