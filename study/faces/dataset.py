@@ -9,15 +9,18 @@ A data set is a folder::
       excluded.csv         optional: images that an import left out, and why
 
 Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name that is unique
-in the data set), ``identity`` (string), a column of 0, 1 or null (no label) for every attribute that the
-card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
+in the data set), ``identity`` (string; null, or no such column, where nobody knows who it is), a column of
+0, 1 or null (no label) for every attribute that the card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
 person. No picture occurs twice: it could be in a training set and in a test set at once. With an optional
 column ``landmarks`` (ten numbers, x and y of five points in pixels, in the order of
 :class:`cid.detection.Detection`) the embedding can skip detection. ``show_images: false`` in the card keeps
 photographs of real people out of notebooks and reports.
 
+Columns are what Parquet itself says they are: the index that pandas notes beside them is not used.
+
 Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities are
-stored because an identity-robust evaluation needs them. Nothing that trains a model without identity
+stored because an identity-robust evaluation needs them. A data set can lack them for some images, which
+then only train (``bias.kind: natural``); without any, nothing can be evaluated by person. Nothing that trains a model without identity
 labels may read that column; see :mod:`study.methods`.
 """
 
@@ -29,6 +32,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import normalize
 
@@ -79,9 +83,15 @@ class Labels:
         return values.astype(np.int64)
 
     def identities(self) -> np.ndarray:
-        """Return the identity of every image as a code, int64 (n,), in the order of sorted names."""
-        names = self.frame["identity"].to_numpy(dtype=str)
-        return np.unique(names, return_inverse=True)[1]
+        """Return the identity of every image as a code, int64 (n,), in the order of sorted names.
+
+        -1 is an image of which nobody knows who it shows.
+        """
+        names = self.frame["identity"]
+        known = names.notna().to_numpy()
+        codes = np.full(len(names), -1)
+        codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)[1]
+        return codes
 
 
 @dataclass(frozen=True)
@@ -264,17 +274,27 @@ def drop_images(folder: Path, paths: set[str]) -> None:
 
 
 def count_labels(folder: Path, attributes: list[str]) -> dict:
-    """Return the counts of the data card: images, identities and positives; labels if some are missing."""
+    """Return the counts of the data card: images, identities and positives.
+
+    Also, where there are any, images without an identity, and labels if some are missing.
+    """
     columns = ["identity", *attributes]
     files = sorted(folder.glob("faces-*.parquet"))
     tables = [pq.read_table(file, columns=columns) for file in files]
     if tables:
-        frame = pa.concat_tables(tables).to_pandas()
+        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     else:
         frame = pd.DataFrame(columns=columns)
+    if "identity" not in frame:
+        frame["identity"] = None
     counts = {
         "images": len(frame),
         "identities": frame["identity"].nunique(),
+    }
+    unidentified = int(frame["identity"].isna().sum())
+    if unidentified:
+        counts["unidentified"] = unidentified
+    counts |= {
         "positives": {attribute: int(frame[attribute].sum()) for attribute in attributes},
     }
     labelled = {attribute: int(frame[attribute].count()) for attribute in attributes}
@@ -303,7 +323,10 @@ def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
     types = {"image": image} | dict.fromkeys(attributes, pa.int8())
     columns = {}
     for key in records[0]:
-        columns[key] = pa.array([record[key] for record in records], types.get(key))
+        values = [record[key] for record in records]
+        if key == "identity" and all(value is None for value in values):
+            types[key] = pa.string()
+        columns[key] = pa.array(values, types.get(key))
     _write_table(path, pa.table(columns))
 
 
@@ -352,6 +375,8 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     encoded = pc.struct_field(table.column("image"), "bytes")
     frame = table.drop_columns(["image"]).to_pandas()
     frame.insert(0, "path", pc.struct_field(table.column("image"), "path").to_pandas())
+    if "identity" not in frame:
+        frame.insert(1, "identity", None)
     _check_whole(folder, frame, card)
     if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
@@ -434,8 +459,10 @@ def _read_shard(
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a readable Parquet file ({error}); restore it") from None
+    table = as_stored(table)
     _check_columns(file, table, card)
-    _check_identities(file, table.column("identity").to_pandas())
+    if "identity" in table.column_names:
+        _check_identities(file, table.column("identity").to_pandas())
     for attribute in card["attributes"]:
         _check_labels(file, attribute, table.column(attribute).to_pandas())
     for row, struct in enumerate(table.column("image")):
@@ -446,8 +473,24 @@ def _read_shard(
     return table
 
 
+def as_stored(table: pa.Table) -> pa.Table:
+    """Return a table of columns alone, as every reader but pandas sees it.
+
+    After a filter or a shuffle pandas stores the old row numbers, and would align columns by them.
+    """
+    table = table.replace_schema_metadata(None)
+    numbers = [name for name in table.column_names if name.startswith("__index_level_")]
+    return table.drop_columns(numbers)
+
+
 def _check_columns(file: Path, table: pa.Table, card: dict) -> None:
-    for column in ("image", "identity", *card["attributes"], *card["demographics"]):
+    misspelt = [] if "identity" in table.column_names else near_names(table.column_names)
+    if misspelt:
+        raise ValueError(
+            f"{file} has no column 'identity', but {misspelt[0]!r}; rename that to identity if it says who "
+            "is on an image, or else to something less like it"
+        )
+    for column in ("image", *card["attributes"], *card["demographics"]):
         if column not in table.column_names:
             raise ValueError(
                 f"{file} lacks the column {column!r}{suggest(column, table.column_names)}"
@@ -459,12 +502,23 @@ def _check_columns(file: Path, table: pa.Table, card: dict) -> None:
         raise ValueError(
             f"{file} has a column 'path', which image.path becomes; rename or remove it"
         )
-    if pa.types.is_nested(table.schema.field("identity").type):
+    kind = table.schema.field("identity").type if "identity" in table.column_names else pa.null()
+    if pa.types.is_nested(kind):
         raise ValueError(f"{file}, column 'identity': holds lists; write one name or number a row")
 
 
+def near_names(columns: Iterable[str]) -> list[str]:
+    """Return columns that may be a misspelt ``identity``: people would be lost without a word."""
+    plain = {name: name.strip().lower().removesuffix("_id") for name in columns}
+    return [
+        name
+        for name, word in plain.items()
+        if word == "identities" or get_close_matches(word, ["identity"], cutoff=0.85)
+    ]
+
+
 def _check_identities(file: Path, values: pd.Series) -> None:
-    wrong = values.isna() | values.map(_untidy)
+    wrong = values.map(_untidy).astype(bool)
     if wrong.any():
         value = values[wrong.idxmax()]
         _refuse_rows(
