@@ -264,13 +264,13 @@ def explain_strangers(folder, labels, present: list[str], names: list[str]) -> N
     )
 
 
-def votes(cells: pd.Series, labels, threshold) -> pd.Series:
+def votes(cells: pd.Series, labels, threshold, place: str = "line") -> pd.Series:
     """Read a column of text as labels: 0.0, 1.0, or NaN for a label that is missing.
 
     Columns of 0 and 1, -1 and 1, yes and no, or true and false (also as percentages, with decimal
     commas, in any letter case) need no threshold. Others need a ``threshold`` of two numbers (low, high):
     values from ``high`` on become 1, values up to ``low`` become 0 (1 if both hold), and values between
-    the two are missing. ValueError if a threshold is needed and there is none, and for values that look
+    the two are missing. ``place`` is what a row of the table is called. ValueError if a threshold is needed and there is none, and for values that look
     like a code for a missing label.
     """
     text = cells.str.strip().str.lower().replace("", np.nan)
@@ -283,12 +283,13 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
         if rows.any():
             row = rows.idxmax()
             raise ValueError(
-                f"{labels}, line {row + 1}, column {cells.name!r}: {cells[row]!r} {problem}"
+                f"{labels}, {place} {row + 1}, column {cells.name!r}: {cells[row]!r} {problem}"
             )
 
     refuse(
         (values.isna() & text.notna()) | np.isinf(values),
-        "is not a number, nor yes, no, true or false; leave the cell empty if unknown",
+        "is not a number, nor yes, no, true or false; leave the cell empty if unknown, or name the value "
+        "that is to be 1 by --attribute NAME=COLUMN:VALUE",
     )
     refuse(
         text.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+%?", na=False),

@@ -30,7 +30,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -303,6 +303,15 @@ def count_labels(folder: Path, attributes: list[str]) -> dict:
     return counts
 
 
+def count_rows(folder) -> int:
+    """Count the images in the files of a data set, without reading them; one that is unreadable has none."""
+    rows = 0
+    for file in Path(folder).glob("faces-*.parquet"):
+        with suppress(pa.ArrowException, OSError):
+            rows += pq.read_metadata(file).num_rows
+    return rows
+
+
 def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
     shard = []
     size = 0  # bytes
@@ -367,6 +376,13 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     paths: set[str] = set()
     pixels: dict[str, str] = {}
     tables = [_read_shard(file, card, paths, pixels, check_images) for file in files]
+    without = [
+        file
+        for file, table in zip(files, tables, strict=True)
+        if "identity" not in table.column_names
+    ]
+    if 0 < len(without) < len(files):
+        raise ValueError(f"{without[0]} lacks the column 'identity', which others have; mend it")
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -589,10 +605,19 @@ def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:
                 f"{folder}, column {column!r}: differs between images of the identity "
                 f"{varying.idxmax()!r}; a demographic column must be constant within a person"
             )
-    for key, value in (("images", len(frame)), ("identities", frame["identity"].nunique())):
-        stated = card.get("counts", {}).get(key, value)
-        if stated != value:
+    counts = card.get("counts", {})
+    unknown = int(frame["identity"].isna().sum())
+    for what, value, stated in (
+        ("images", len(frame), counts.get("images")),
+        ("identities", frame["identity"].nunique(), counts.get("identities")),
+        (
+            "images without an identity",
+            unknown,
+            counts.get("unidentified", 0 if "identities" in counts else None),
+        ),
+    ):
+        if stated not in (None, value):
             raise ValueError(
-                f"{folder / CARD} states {stated} {key} but the shards hold {value}; "
+                f"{folder / CARD} states {stated} {what} but the shards hold {value}; "
                 "a shard is missing or left over, fetch the data again"
             )

@@ -181,10 +181,7 @@ def each(column, value):
     [
         (drop("smiling"), r"faces-00001.parquet lacks the column 'smiling' \(did you mean"),
         (drop("identity"), "faces-00001.parquet lacks the column 'identity'"),
-        (
-            put(2, "identity", None),
-            "faces-00001.parquet, row 2, column 'identity': the value is missing",
-        ),
+        (put(2, "identity", None), "states 0 images without an identity but the shards hold 1"),
         (put(2, "identity", ""), "row 2, column 'identity': '' is empty, has spaces"),
         (put(2, "identity", "p1 "), "row 2, column 'identity': 'p1 ' is empty, has spaces"),
         (put(2, "identity", "Zoe\u0308"), "column 'identity': .* or is not NFC"),

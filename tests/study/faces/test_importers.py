@@ -339,11 +339,20 @@ def test_celeba_names_the_file_that_is_wrong(celeba):
         ("list_eval_partition", " 2", " 3", "partition.txt has no 0, 1 or 2 for 000003.jpg"),
         ("list_eval_partition", "000001.jpg 0\n", "", "partition.txt has no 0, 1 or 2 for 000001.jpg"),
         ("identity_CelebA", " ", ";", "CelebA.txt .* .it has no second column, after a space or comma"),
-        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000002 where that has 000001.jpg"),
+        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000001 where that has 000001.jpg"),
         ("list_attr_celeba", "Eyeglasses", "Smiling", "attr_celeba.txt .* .it has two columns Smiling"),
         ("list_attr_celeba", "Eyeglasses", "identity", "celeba.txt has a column identity, which is no attr"),
         ("list_attr_celeba", "000002.jpg  1 -1", "000002.jpg  1", ".it lacks a value of 000002.jpg"),
-        ("list_landmarks_align_celeba", " 9", "", "lacks images, or has not ten numbers of each; remove"),
+        ("list_landmarks_align_celeba", "000001.jpg 1 2 3 4 5 6 7 8 9 0\n", "", "announces 4 rows and has 3"),
+        ("list_landmarks_align_celeba", "nose_x", "nose", "lacks images, or has not ten numbers of each; remove"),
+        # A column that was cut away shifts no other, and a number that is no label is none.
+        ("list_landmarks_align_celeba", " 9", "", "as many cells as it names columns .10., and none is the image's"),
+        ("list_attr_celeba", " 1 -1\n", " 1\n", "it lacks a value of 000002.jpg"),
+        ("list_attr_celeba", "Eyeglasses Smiling", "a b c Smiling", "names 4 columns, and its rows have 3 cells"),
+        ("list_attr_celeba", "000002.jpg  1", "000002.jpg  1.7", "attr_celeba.txt has a label 1.7 beside 1 and -1"),
+        ("list_attr_celeba", "000002.jpg  1", "000002.jpg  yes", "could not convert string to float: 'yes'"),
+        ("identity_CelebA", "000001.jpg", "image_id Smiling\n000001.jpg", "no column identity or .*, but Smiling"),
+        ("identity_CelebA", " 9", " 9 1", "it has 3 columns, none with a name, where 2 are expected|Expected"),
     ],
 )  # fmt: skip
 def test_celeba_names_the_table_that_does_not_fit(celeba, name, before, after, said):
@@ -602,9 +611,8 @@ def test_rows_that_repeat_or_say_nothing_are_left_out(source):
     (source / "ann/forgotten.png").write_bytes(encoded(picture(10)))
     add(source, "ann/nobody.png,,1\nann/unknown.png,ann,\n,ann,1")
     data = imported(source)
-    assert len(data) == 5
+    assert len(data) == 6
     assert data.card["excluded"] == {
-        "identity missing": 1,
         "image not named": 1,
         "label glasses missing or uncertain": 1,
         "listed again in another row": 1,
@@ -613,6 +621,7 @@ def test_rows_that_repeat_or_say_nothing_are_left_out(source):
     }
     assert reasons(data)["ann/forgotten.png"] == "no labels"
     assert reasons(data)["line 12"] == "image not named"
+    assert data.frame["identity"].isna().sum() == data.card["counts"]["unidentified"] == 1
 
 
 def test_an_attribute_of_one_value_is_dropped_and_the_last_one_stops(source):
@@ -677,15 +686,31 @@ def test_nothing_usable_says_why(source):
         imported(source)
 
 
-def test_images_of_nobody_are_told_how_to_say_who_is_on_them(source):
+def test_images_of_nobody_are_taken_and_said_to_be_so(source, capsys):
     labels = source.parent / "labels.csv"
-    labels.write_text(LABELS + "0.png,,1\n1.png, ,0\n")
+    labels.write_text("image,glasses,person\n0.png,1,ann\n1.png,0,bob\n")
     for k in range(2):
         picture(k).save(source / f"{k}.png")
-    with pytest.raises(
-        ValueError, match="no image who is on it; .* a value in the column 'identity'"
-    ):
-        importers.from_table(source, labels, ["glasses"])
+    out = source.parent / "out"
+    command = ["folder", source, "--labels", labels, "--out", out, "--attribute", "glasses"]
+    assert cli.main(["import", *map(str, command)]) == 0
+    said = capsys.readouterr().out
+    assert "2 images of 0 people\n  nobody knows who is on 2 images" in said
+    assert "no column says who is on an image" in said
+    assert "if 'person' does, import again with --identity person" in said
+    assert "next: `python -m cid weigh` and `audit`; a study needs the people" in said
+    data = read_faces(out)
+    assert data.identities().tolist() == [-1, -1] and data.labels("glasses").tolist() == [1, 0]
+    assert cli.main(["import", *map(str, command), "--identity", "person"]) == 0
+    assert sorted(read_faces(out).identities()) == [0, 1]
+    assert cli.main(["import", *map(str, command), "--identity", "persn"]) == 1
+    assert "no column 'persn' (did you mean 'person'?)" in capsys.readouterr().err
+    for near in ("Identity", "identiy", "identity_id"):  # people would be lost without a word
+        labels.write_text(f"image,glasses,{near}\n0.png,1,ann\n1.png,0,bob\n")
+        assert cli.main(["import", *map(str, command)]) == 1
+        assert f"but '{near}': if it says who is on an image, add --identity" in (
+            capsys.readouterr().err
+        )
     with pytest.raises(
         ValueError, match="no image who is on it; give every person a folder of its own"
     ):
