@@ -50,9 +50,9 @@ TAIL = np.maximum(1, 150 // np.arange(1, 201))
         (crowd(45, 48), {"kind": "correlation", "images_per_identity": 20, "levels": [0, 0.5, 0.8, 0.9]},
          "45 people have the images for a bias that is built: up to 1 of 20"),
         (crowd(8, 30), {"kind": "correlation", "people": None}, "Fewer than 20 people give little power"),
-        (crowd(200, TAIL), {"kind": "correlation", "people": None}, "people have the images for a bias that is built"),
-        (crowd(120, 20, share=0.1), {"kind": "natural", "levels": [0.0], "test_per_class": 1},
-         "Label 1 is on 9.8% of the images, so it is the majority of few people or of most"),
+        (crowd(200, TAIL), {"kind": "natural", "levels": [0.0]}, "Only the data as they are can be studied."),
+        (crowd(120, 20, share=0.1), {"kind": "natural", "levels": [0.0]},
+         "of the images, so it is the majority of few people or of most."),
         (crowd(120, 20, share=0.9, unknown=0.4), {"kind": "natural"}, "of people whom nobody knows"),
         (crowd(400, 16), {"people": 100, "cohorts": "repeated"}, "so that a training set stays small"),
     ],
@@ -101,10 +101,10 @@ def write(folder, data: Labels) -> None:
 
 def test_the_command_writes_a_study_of_the_data_in_data(folder, capsys, monkeypatch):
     write(folder, crowd(12, 12))
-    monkeypatch.setattr(cost, "power", lambda study, tested: f"{tested['unseen'][0]} are unseen.")
+    monkeypatch.setattr(cost, "power", lambda study, tested: f"of {', '.join(tested)} people.")
     assert cli.main(["new", "first"]) == 0
     out = capsys.readouterr().out
-    assert "# Power: 12 are unseen." in out  # each of 12 in one of 20 seeds
+    assert "# Power: of seen, unseen people." in out
     assert "studies/first.yaml is written. Run it: python -m study run first" in out
     study = kept.resolve("first")
     assert (study["data"], study["task"], study["study"]) == ("mine", "hat", "first")
