@@ -280,7 +280,10 @@ def count_labels(folder: Path, attributes: list[str]) -> dict:
     """
     columns = ["identity", *attributes]
     files = sorted(folder.glob("faces-*.parquet"))
-    tables = [pq.read_table(file, columns=columns) for file in files]
+    tables = []
+    for file in files:
+        there = [name for name in columns if name in pq.read_schema(file).names]
+        tables.append(pq.read_table(file, columns=there))
     if tables:
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     else:
