@@ -141,7 +141,8 @@ def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
         alike = table["cell_size"] - 1
         prior = np.bincount(sample.labels)[sample.labels] / len(sample.labels)
         known = alike >= 0
-        true_loss = -np.log((alike + 2 * prior) / (others + 2))[known].mean()
+        likely = (alike + 2 * prior) / (others + 2)
+        true_loss = -np.log(likely[known]).mean()
         for estimator, method in (("kernel", "cid-kernel"), ("knn", "cid-knn")):
             estimate = posterior_of(sample, weigh_settings(method, settings["weights"]), estimator)
             row = {

@@ -61,8 +61,8 @@ def sizes_sentence(sizes: dict[str, dict[str, list[int]]]) -> str:
     ]
     if "unknown" in sizes["train"]:
         parts[0] += (
-            f", and of people whom nobody knows, on {_range(sizes['train']['unknown'])} of these images, "
-            "who may be among those called unseen"
+            f" (of {_range(sizes['train']['unknown'])} of these images nobody knows whom they show, perhaps "
+            "people who are called unseen here)"
         )
     in_all = _range(sizes["train"]["people_in_all"])
     return f"{'; '.join(parts)}. Over all sets {in_all} people are trained on."
