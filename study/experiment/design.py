@@ -6,7 +6,8 @@ is looked at. Levels of one seed therefore share their test images and differ on
 each person and class are used: a curve over the level is a paired comparison.
 
 A *cell* is a person and a class. Identities are used here and in the evaluation only, never by a method
-without identity labels.
+without identity labels. An image of which nobody knows who it shows is no test image; under ``natural`` it
+trains.
 """
 
 import math
@@ -24,6 +25,11 @@ from study.experiment.levels import (
     minority_images,
 )
 
+UNKNOWN = -1  # the number of an image's person where nobody knows who it shows
+WITHOUT_IDENTITIES = (
+    "a study tests models person by person, so name the people of at least some images, or, without any, "
+    "weigh images by `python -m cid weigh` and judge models by `python -m cid audit`"
+)
 FEW = 20  # below this many usable people, suggest settings that would include more
 
 
@@ -46,8 +52,8 @@ def usable_identities(
     Parameters
     ----------
     identities, labels : array, shape (n,)
-        Who each image shows, and its label: 0 or 1, or NaN for an image without one, which takes no
-        part.
+        Who each image shows, None or below 0 where that is not known; and its label: 0 or 1, or NaN for an
+        image without one, which takes no part.
 
     Returns
     -------
@@ -77,12 +83,28 @@ def usable_identities(
 
 def _counts(identities, labels) -> pd.DataFrame:
     """Images of each class of every identity that has a labelled image."""
-    known = pd.notna(labels)
+    known = pd.notna(labels) & is_known(identities)
     names, codes = np.unique(np.asarray(identities)[known], return_inverse=True)
     labels = np.asarray(labels)[known]
     class_0 = np.bincount(codes[labels == 0], minlength=len(names))
     class_1 = np.bincount(codes[labels == 1], minlength=len(names))
     return pd.DataFrame({"identity": names, "class_0": class_0, "class_1": class_1})
+
+
+def is_known(identities) -> np.ndarray:
+    """Say of every image whether it is known who it shows, from names or numbers: bool (n,)."""
+    identities = np.asarray(identities)
+    if identities.dtype.kind in "iu":
+        return identities > UNKNOWN
+    return pd.notna(identities)
+
+
+def _numbered(identities) -> np.ndarray:
+    """People as numbers, in the order of their names: to group by numbers is a hundred times as fast."""
+    known = is_known(identities)
+    numbers = np.full(len(known), UNKNOWN)
+    numbers[known] = np.unique(np.asarray(identities)[known], return_inverse=True)[1]
+    return numbers
 
 
 def _needed(images_per_identity: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
@@ -182,18 +204,19 @@ def draw_sets(
     pandas.DataFrame
         One row an image of a set, by level and seed: ``level`` (:func:`built_level`), ``seed``, ``part``
         ("train", "seen" or "unseen"), ``row`` (of the data set), ``cell_size``: in training, how many
-        training images share its person and class, 0 in the test sets; and ``minority``: 1 if the image
-        is of the class that is rare for its person in training, else 0, and NaN where no class is rare:
-        in the long tail, for unseen people, and, under ``natural``, for people with the same number of
-        images of each class.
+        training images share its person and class, 0 in the test sets and where the person is not known;
+        and ``minority``: 1 if the image is of the class that is rare for its person in training, else 0,
+        and NaN where no class is rare: in the long tail, for unseen or unknown people, and, under
+        ``natural``, for people with the same number of images of each class.
 
     Raises
     ------
     ValueError
         On settings out of range, or too few usable identities: with numbers that would work.
     """
-    # People as numbers, in the order of their names: to group by numbers is a hundred times as fast.
-    identities = np.unique(identities, return_inverse=True)[1]
+    identities = _numbered(identities)
+    if not (identities > UNKNOWN).any():
+        raise ValueError(f"no image says who it shows; {WITHOUT_IDENTITIES}")
     labels = np.asarray(labels)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
@@ -213,7 +236,7 @@ def draw_sets(
         plan = _plan(members, cells, kind, test_per_class, unseen_share, rng)
         if len(plan.seen) < 2:
             raise ValueError(
-                f"{len(members)} of {len(np.unique(identities))} identities are usable with "
+                f"{len(members)} of {identities.max() + 1} identities are usable with "
                 f"bias.images_per_identity {images_per_identity} and bias.test_per_class "
                 f"{test_per_class}; at least 2 for training are needed: {advise()}"
             )
@@ -391,8 +414,11 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
     person = identities[row]
     label = labels[row]
     trains = part == "train"
-    cell = 2 * person + (label == 1)
-    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 2)
+    # An unknown person's cell is the last one: nobody's.
+    unknown = person == UNKNOWN
+    cell = 2 * np.where(unknown, identities.max() + 1, person) + (label == 1)
+    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 4)
+    cell_sizes[-2:] = 0
     minority = np.full(len(row), np.nan)
     if plan.majority is not None:
         majority = np.full(identities.max() + 1, -1)
@@ -402,7 +428,7 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
         own = cell_sizes[cell]
         other = cell_sizes[cell ^ 1]  # the person's other class
         minority = np.where(own == other, np.nan, own < other)
-    minority[part == "unseen"] = np.nan
+    minority[(part == "unseen") | unknown] = np.nan
     return {
         "part": part,
         "row": row,

@@ -298,8 +298,9 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     size = max(3.2, 0.75 * len(attributes) + 1.4)
     figure, axis = plt.subplots(figsize=(size + 1, size * 0.8))
     table = frame[attributes].corr()
-    means = frame.groupby("identity")[attributes].transform("mean")
-    table["identity (η²)"] = means.var(ddof=0) / frame[attributes].var(ddof=0)
+    known = frame[frame["identity"].notna()]
+    means = known.groupby("identity")[attributes].transform("mean")
+    table["identity (η²)"] = means.var(ddof=0) / known[attributes].var(ddof=0)
     sns.heatmap(
         table.rename(index=words, columns=words),
         vmin=-1,
