@@ -195,7 +195,9 @@ def power(
             if (test, metric, method) in known.index:
                 row = known.loc[test, metric, method]
                 effect = inference.detectable(row, study["seeds"], people_of_test, pairs, level)
-                points = f"{100 * effect:.2f}" if math.isfinite(effect) else "not known (one person)"
+                points = (
+                    f"{100 * effect:.2f}" if math.isfinite(effect) else "not known (one person)"
+                )
                 parts.append(f"{METRICS[metric].title.lower()} of {test} people {points}")
     return (
         f"With {study['seeds']} seeds and {people} people it would detect, with probability .8, {at}, and "
@@ -229,7 +231,9 @@ def _level(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < 1:
             return float(text)
-    raise ArgumentTypeError(f"{text} is no level; it must be a number between 0 and 1, such as 0.05")
+    raise ArgumentTypeError(
+        f"{text} is no level; it must be a number between 0 and 1, such as 0.05"
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -415,6 +415,8 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
         section, _, key = setting.partition(".")
         for number, value in enumerate(values):  # every one must be what the setting may have
+            if setting == "bias.people" and value is None and bias["cohorts"]:
+                continue  # cohorts need a number: the stage `ablate` leaves this value out
             changed = {**tree, section: {**tree[section], key: value}}
             _check(changed, f"{where}.values: ")
             _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])

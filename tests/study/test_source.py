@@ -142,7 +142,9 @@ def test_the_sources_here_can_be_followed():
 def test_a_library_is_none_of_the_projects_code_wherever_it_lies(tmp_path, monkeypatch):
     # As of `pip --user`, PYTHONPATH or an environment behind a link: no folder that Python calls its own.
     (tmp_path / "everywhere").mkdir()
-    (tmp_path / "everywhere/__init__.py").write_text("def huge():\n    return " + "(" * 50 + ")" * 50)
+    (tmp_path / "everywhere/__init__.py").write_text(
+        "def huge():\n    return " + "(" * 50 + ")" * 50
+    )
     monkeypatch.syspath_prepend(tmp_path)
     source.forget()
     assert source.files([ast.parse("import everywhere, numpy, study.errors")]) == {
