@@ -231,10 +231,7 @@ def test_the_cause_that_was_tested_makes_the_message(people, changes, said):
 def test_of_people_who_all_take_part_more_numbers_are_not_said_to_help():
     identities, labels = people_of(*[(24, 24)] * 15)
     said = advice(identities, labels, 20, 4, "correlation", [0.9])
-    assert (
-        said
-        == "all 15 people with images of both classes take part, so only more people would help"
-    )
+    assert said.startswith("nearly all of the 15 people with images of both classes take part")
     identities, labels = people_of(*[(24, 24)] * 5, *[(1, 24)] * 5)
     assert advice(identities, labels, 20, 4, "correlation", [0.9]).startswith("no other numbers")
 
