@@ -23,9 +23,9 @@ bench: $(VENV)/.bench data       ## measure every speed side by side; writes ben
 html: $(VENV)/.study             ## every executed notebook as a page in build/html/
 	python -m study report pages
 
-lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
+lab: $(VENV)/.study data         ## the notebooks in JupyterLab, with the current parameters
 	python -m study lab
-	jupyter lab build/lab
+	PYTHONWARNINGS="ignore:IProgress not found" jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study cost

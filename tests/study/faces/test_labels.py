@@ -99,7 +99,7 @@ def test_a_committed_table_names_nobody(name):
     assert table[labels.DIGEST].str.fullmatch(f"[0-9a-f]{{{labels.DIGITS}}}").all()
     assert table[labels.DIGEST].is_monotonic_increasing
     scores = table.drop(columns=labels.DIGEST).apply(pd.to_numeric)
-    assert scores.stack().between(0, 1).all()
+    assert scores.stack().dropna().between(0, 1).all()
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.stem)
@@ -125,9 +125,7 @@ def test_the_commands_of_a_card_are_understood(card, tmp_path, monkeypatch, caps
         elif words[3] in ("import", "labels"):
             assert words[:3] == ["python", "-m", "study"]
             assert cli.main(words[3:]) == 1
-            assert re.search(
-                r"[A-Z]+ (does not exist|is no|has no|holds no)", capsys.readouterr().err
-            )
+            assert re.match(r"error: .*\b(LFW|PINS|CMU|CELEBA)\b", capsys.readouterr().err)
 
 
 def test_every_study_has_a_card_with_the_commands_of_its_head():

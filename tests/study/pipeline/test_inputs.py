@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from study import cli
 from study.faces.dataset import write_faces
+from study.faces.network_files import pinned
 from study.pipeline import cost, notebook, params, publish, report, reproduced, stages
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
@@ -497,3 +498,17 @@ def test_a_driver_that_is_too_old_fails_no_test():
     warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=1)
     with pytest.raises(UserWarning):
         warnings.warn("anything else", stacklevel=1)
+
+
+def test_a_network_that_a_queued_experiment_lacks_is_not_to_be_put_where_it_will_be_gone(
+    tmp_path, monkeypatch
+):
+    name = "networks/own.onnx@0123456789ab"
+    for folder, said in (
+        (tmp_path, "put the network there"),
+        (tmp_path / ".dvc/tmp/exps/standalone/x", "run it without --queue and --temp"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        with pytest.raises(FileNotFoundError, match=said):
+            pinned(name)
