@@ -53,12 +53,14 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def requirements() -> list[Requirement]:
+def requirements(extra: str | None = None) -> list[Requirement]:
+    """Those of the project, of one of its extras ("" for what it always needs), or all."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(text) for part in lists for text in part]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    wanted = lists if extra is None else [extra]
+    return [Requirement(text) for name in wanted for text in lists[name]]
 
 
 def test_every_dependency_is_pinned_to_a_version_that_fits():
@@ -73,6 +75,28 @@ def test_pins_name_no_index_and_no_local_build():
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text and " @ " not in text and "+cpu" not in text
     assert pins()["torch"] != "2.13.0"
+
+
+@pytest.mark.parametrize(
+    "name, extras", [("study", ["study"]), ("test", ["study", "people", "test"])]
+)
+def test_what_make_installs_is_the_lock_with_the_hashes_of_every_file(name, extras):
+    text = (ROOT / "hashes" / f"{name}.txt").read_text()
+    assert "://" not in text
+    wanted = re.findall(
+        r"(?m)^([\w.-]+)==([^ ]+)(?: ;[^\\]+)? \\\n    --hash=sha256:[0-9a-f]{64}", text
+    )
+    assert len(wanted) == len(re.findall(r"(?m)^[\w.-]+==", text))
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
+    for package, version in wanted:
+        assert known.get(package, version) == version, (
+            f"{package} of hashes/ is not that of the lock"
+        )
+    assert len([package for package, _ in wanted if package in known]) > 200
+    named = {package for package, _ in wanted}
+    for extra in ["", *extras]:
+        for requirement in requirements(extra):
+            assert re.sub(r"[-_.]+", "-", requirement.name).lower() in named, requirement
 
 
 def test_conda_users_get_the_same_list():
