@@ -15,7 +15,6 @@ from tests.study.small import (
     execute_here,
     finished_study,
     needs_data,
-    one_process,
     ran,
 )
 
@@ -96,44 +95,29 @@ def experiments() -> list[str]:
     return []
 
 
-@pytest.fixture(scope="module")
-def process(study, photographs):
-    """Runs DVC, and the stages that it starts."""
-    with one_process(study, **photographs) as process:
-        yield process
-
-
 @pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
-def test_every_recipe_of_the_cookbook_runs(study, photographs, process, experiments, commands):
+def test_every_recipe_of_the_cookbook_runs(study, photographs, experiments, commands):
     if "checkout" not in commands[0] and "dvc exp show" not in commands[0]:
         call(study, "git", "checkout", "-q", ".")
-        process.call("dvc", "checkout", "--force", "-q")
+        call(study, "dvc", "checkout", "--force", "-q")
     for command in commands:
         experiment = re.search(r"exp run -n (\w+)", command)
         if experiment:
-            run_experiment(study, process, command, experiment[1])
+            run_experiment(study, command, experiment[1], **photographs)
             experiments.append(experiment[1])
             continue
         words = command.split()
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in map(str.strip, lines):
-            if line.startswith(("dvc ", "python -m study ")):
-                process.call(*words_of(study, line))
-            else:
-                call(study, "bash", "-c", line, **photographs)
+            call(study, "bash", "-c", line, **photographs)
 
 
-def words_of(study, command: str) -> list[str]:
-    """The words of a command, as a shell reads them."""
-    return call(study, "bash", "-c", f"printf '%s\\n' {command}").splitlines()
-
-
-def run_experiment(study, process, command: str, name: str) -> None:
+def run_experiment(study, command: str, name: str, **variables: str) -> None:
     """Run an experiment's command up to the first stage of :data:`ENDS`, then the other stages here."""
     last = command.split()[-1]
     first, *others = ENDS.get(name, [last])
     command = f"{command.removesuffix(last)} {first}" if last in STAGES else f"{command} {first}"
-    output = process.call(*words_of(study, command))
+    output = call(study, "bash", "-c", command, **variables)
     assert first in STAGES and first in ran(output)
     execute_here(study, *others)
 
