@@ -68,7 +68,7 @@ def fit_audited(stack: TrainingStack, weights, rival, settings) -> Heads:
 AUDITED = Method(
     name="audited",
     title="Audited",
-    colour="#332288",
+    colour="#661100",
     uses=("class",),
     summary="label surprise, or what is clearly better on held-out images of the training set",
     weigh=weigh_if_trusted,
