@@ -40,6 +40,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
+from cid.pictures import in_8_bits
 from study.commands import parser, run_renamed
 from study.faces import annotations, dataset, parts
 from study.store import digest
@@ -324,7 +325,7 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
             ImageOps.exif_transpose(picture, in_place=True)
             if unchanged:
                 return encoded, digest(np.asarray(picture))
-            picture = dataset.in_8_bits(picture)
+            picture = in_8_bits(picture)
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
