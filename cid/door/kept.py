@@ -45,7 +45,7 @@ class Kept:
             return known
         for path in sorted(self.folder.glob(f"{self.label}-*.npz")):
             try:
-                with np.load(path) as arrays:
+                with open(path, "rb") as file, np.load(file) as arrays:
                     part = Part(**{name: arrays[name] for name in Part.__dataclass_fields__})
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 continue

@@ -163,7 +163,8 @@ def read_array(path) -> np.ndarray:
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; name a .npy file") from None
     except (ValueError, EOFError, OSError) as error:
-        reason = "it holds Python objects" if "pickle" in str(error).lower() else str(error)
+        objects = "pickle" in str(error).lower() or "Python objects" in str(error)
+        reason = "it holds Python objects" if objects else str(error)
         raise ValueError(f"{path} is not a readable .npy file ({reason}); save numbers") from None
 
 
