@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from symtable import symtable
@@ -371,9 +372,14 @@ def _files_under(path: Path) -> list[str]:
 def _digest_of(file: str) -> str:
     """Digest of a file; of Python code, by what the code does."""
     if file.endswith(".py"):
-        return digest(source.text(file))
+        return _digest_of_code(file, Path(file).read_bytes())
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache  # by content: a stage asks twice for the digests of its code
+def _digest_of_code(file: str, content: bytes) -> str:
+    return digest(source.text(file))
 
 
 def _copy(original: Path, copy: Path) -> None:

@@ -15,7 +15,6 @@ from tests.study.small import (
     execute_here,
     finished_study,
     needs_data,
-    one_process,
     ran,
 )
 
@@ -91,15 +90,8 @@ def photographs(study, tmp_path_factory):
     return {"TORCH_HOME": str(home)}
 
 
-@pytest.fixture(scope="module")
-def process(study, photographs):
-    """Runs DVC, and the stages that it starts."""
-    with one_process(study, **photographs) as process:
-        yield process
-
-
 @pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
-def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, process, commands):
+def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, commands):
     """Nothing is put back in between but by the cookbook itself."""
     before = (study / "params.yaml").read_bytes()
     for command in commands:
@@ -107,9 +99,7 @@ def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, p
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in map(str.strip, lines):
             if line.startswith(("dvc exp run", "python -m study try")):
-                run_study(study, process, line)
-            elif line.startswith(("dvc ", "python -m study ")):
-                process.call(*words_of(study, line))
+                run_study(study, line, **photographs)
             else:
                 call(study, "bash", "-c", line, **photographs)
     if commands[0].startswith(("python -m study", "make")):
@@ -121,18 +111,19 @@ def words_of(study, command: str) -> list[str]:
     return call(study, "bash", "-c", f"printf '%s\\n' {command}").splitlines()
 
 
-def run_study(study, process, command: str) -> None:
+def run_study(study, command: str, **variables: str) -> None:
     """Run a study's command up to the first stage of :data:`ENDS`, then the other stages here."""
     command, _, last = command.partition(" --to ")
     words = words_of(study, command)
     name = words[words.index("-n" if "-n" in words else "try") + 1]
     first, *others = ENDS.get(name, [last])
     tried = words[0] != "dvc"
-    output = process.call(*words, *(["--to", first] if tried else [first]))
+    end = ["--to", first] if tried else [first]
+    output = call(study, *words, *end, **variables)
     assert first in STAGES and first in ran(output)
     if others:
         folder = study / "build" / "studies" / name
-        process.call("dvc", "--cd", str(folder), "checkout", "--force", "-q")  # of the other stages
+        call(folder, "dvc", "checkout", "--force", "-q")  # of the stages that nothing changed
         execute_here(folder, *others)
 
 
