@@ -47,7 +47,7 @@ celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a
 	python -m study run $(NAME)
 
 check: $(VENV)/.study            ## is the report whole, and of these data, settings and code?
-	python -m study provenance check
+	python -m study provenance check $(NAME)
 
 verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are the numbers those that were committed?
 	python -m study run $(NAME)

@@ -121,7 +121,10 @@ def run_study(study, command: str, **variables: str) -> None:
     end = ["--to", first] if tried else [first]
     output = call(study, *words, *end, **variables)
     assert first in STAGES and first in ran(output)
-    execute_here(study / "build" / "studies" / name if tried else study, *others)
+    if others:
+        folder = study / "build" / "studies" / name
+        call(folder, "dvc", "checkout", "--force", "-q")  # of the stages that nothing changed
+        execute_here(folder, *others)
 
 
 def test_what_a_recipe_leaves_is_what_it_says(study):
