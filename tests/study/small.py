@@ -170,7 +170,7 @@ def small_study(folder):
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, tracked):
         if (
-            not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock"))
+            not name.startswith(("remote/", "reports/", "latest/", "data.dvc", "dvc.lock"))
             and (ROOT / name).exists()
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
