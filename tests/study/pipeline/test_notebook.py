@@ -98,7 +98,9 @@ def test_a_stage_of_one_level_is_handed_the_ends_of_the_others():
 def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
     assert main(["lab"]) == 0
-    assert "build/lab/noisy.ipynb" in capsys.readouterr().out.split()
+    said = capsys.readouterr()
+    assert "build/lab/noisy.ipynb" in said.out.split()
+    assert "data/card.json is missing" in said.err and "`make reproduce` makes" in said.err
     nb = notebook.read_notebook("build/lab/noisy.ipynb")
     assert f"os.chdir({str(folder)!r})" in nb.cells[1].source
     assert nb.cells[2].id == "injected-parameters" and "level = 0.9" in nb.cells[2].source
