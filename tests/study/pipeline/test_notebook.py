@@ -242,6 +242,7 @@ def test_a_section_is_executed_again_only_if_what_it_uses_has_changed(folder, mo
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     Path("lines.py").write_text("def a():\n    return 1\n\n\ndef b():\n    return 2\n")
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(source, "ROOT", folder)
     shutil.rmtree("notebooks/paper")
     for name in "ab":
         Path("notebooks/paper").mkdir(exist_ok=True)
