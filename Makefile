@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(PIP) -c requirements.lock
+# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.9 GB
+# to install in place of 6.7. Hashes are then not checked.
+TORCH ?=
 
 .PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
 
@@ -23,9 +27,9 @@ bench: $(VENV)/.bench data       ## measure every speed side by side; writes ben
 html: $(VENV)/.study             ## every executed notebook as a page in build/html/
 	python -m study report pages
 
-lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
+lab: $(VENV)/.study data         ## the notebooks in JupyterLab, with the current parameters
 	python -m study lab
-	jupyter lab build/lab
+	PYTHONWARNINGS="ignore:IProgress not found" jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study cost
@@ -72,14 +76,26 @@ $(VENV)/bin/python:
 	  { echo "Python 3.11 or newer is needed: run 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
-	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
+$(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock hashes/study.txt
+	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.9 GB,6.7 GB on Linux, where torch carries CUDA)."
+ifeq ($(TORCH),)
+	$(PIP) --require-hashes -r hashes/study.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+else
+	@case "$(TORCH)" in *://*) ;; *) \
+	  echo "error: TORCH is the address of an index with builds for processors; pytorch.org names it" >&2; exit 1;; esac
+	$(INSTALL) --index-url $(TORCH) torch torchvision
 	$(INSTALL) -e '.[study]'
+endif
 	@$(VENV)/bin/python -m study detector || true  # which says what stands in
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.study
+$(VENV)/.test: $(VENV)/.study hashes/test.txt
+ifeq ($(TORCH),)
+	$(PIP) --require-hashes -r hashes/test.txt
+else
 	$(INSTALL) -e '.[study,people,test]'
+endif
 	@touch $@
 
 $(VENV)/.networks: $(VENV)/.study

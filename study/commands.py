@@ -45,6 +45,7 @@ GROUPS = {  # in the order in which a newcomer needs them
     "Bring photographs and networks": {
         "import": Command("study.faces.importers", "SOURCE FOLDER", "photographs into data/"),
         "new": Command("study.pipeline.new", "NAME", "write a first study of the data in data/"),
+        "labels": Command("study.faces.labels", "TABLE FOLDER", "labels for photographs on disk"),
         "rehearse": Command("study.pipeline.rehearse", "TABLE", "time and memory without images"),
         "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
         "detector": Command("study.faces.detector", "", "the file of the face detector"),

@@ -37,7 +37,7 @@ study.results.varied study.results.sizes study.results.inference study.results.m
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays
 study.methods.registry study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
+study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.penalty cid.heads cid.lbfgs cid.risks
 cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
@@ -53,12 +53,14 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def requirements() -> list[Requirement]:
+def requirements(extra: str | None = None) -> list[Requirement]:
+    """Those of the project, of one of its extras ("" for what it always needs), or all."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(text) for part in lists for text in part]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    wanted = lists if extra is None else [extra]
+    return [Requirement(text) for name in wanted for text in lists[name]]
 
 
 def test_every_dependency_is_pinned_to_a_version_that_fits():
@@ -73,6 +75,28 @@ def test_pins_name_no_index_and_no_local_build():
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text and " @ " not in text and "+cpu" not in text
     assert pins()["torch"] != "2.13.0"
+
+
+@pytest.mark.parametrize(
+    "name, extras", [("study", ["study"]), ("test", ["study", "people", "test"])]
+)
+def test_what_make_installs_is_the_lock_with_the_hashes_of_every_file(name, extras):
+    text = (ROOT / "hashes" / f"{name}.txt").read_text()
+    assert "://" not in text
+    wanted = re.findall(
+        r"(?m)^([\w.-]+)==([^ ]+)(?: ;[^\\]+)? \\\n    --hash=sha256:[0-9a-f]{64}", text
+    )
+    assert len(wanted) == len(re.findall(r"(?m)^[\w.-]+==", text))
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
+    for package, version in wanted:
+        assert known.get(package, version) == version, (
+            f"{package} of hashes/ is not that of the lock"
+        )
+    assert len([package for package, _ in wanted if package in known]) > 200
+    named = {package for package, _ in wanted}
+    for extra in ["", *extras]:
+        for requirement in requirements(extra):
+            assert re.sub(r"[-_.]+", "-", requirement.name).lower() in named, requirement
 
 
 def test_conda_users_get_the_same_list():

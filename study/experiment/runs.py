@@ -180,8 +180,11 @@ def train_sets(
     penalties : pandas.DataFrame, optional
         From :func:`study.experiment.penalties.choose`, for sets that are a part of a study's; otherwise
         chosen here, on the sets at hand.
-    design, progress
-        As in :func:`cid.heads.fit_heads`; the design is of all rows.
+    design
+        As in :func:`cid.heads.fit_heads`, of all rows.
+    progress : str, optional
+        Label of a progress bar, which counts blocks of sets: a bar of every fit would come several at a
+        time, and end where the fit converges.
     folder
         As in :func:`weigh_sets`; :data:`SEEDS` seeds of a level are kept together.
 
@@ -205,10 +208,9 @@ def train_sets(
         robust=train.get("robust", {}),
         design=design,
         folder=folder,
-        progress=progress,
     )
     data = None if folder is None else fits.data_digest()
-    fitted = on_all_cores(lambda block: fits.fit_block(block, data), blocks(sets))
+    fitted = on_all_cores(lambda block: fits.fit_block(block, data), blocks(sets), label=progress)
     predictions = pd.concat([table for table, _ in fitted], ignore_index=True)
     heads = {method: Heads.joined([found[method] for _, found in fitted]) for method in methods}
     return predictions, heads
@@ -226,7 +228,6 @@ class _HeadFits:
     robust: dict
     design: StandardisedFeatures | None
     folder: str | Path | None
-    progress: str | None
 
     def data_digest(self) -> str:
         # A design of all rows standardises in another way than one of the training images.
@@ -294,7 +295,6 @@ class _HeadFits:
             design=design,
             l2=l2,
             through=self.through,
-            progress=self.progress,
         )
         where = (np.searchsorted(seeds, train["seed"]), train["row"])
 

@@ -306,7 +306,7 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
     write_text(path, text)
     try:
         study = params.filled(kept.resolve(name, folder))
-        check_draws(
+        notes = check_draws(
             data,
             {
                 "task": study["task"],
@@ -325,7 +325,8 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
         path.unlink()
         raise
     at = text.index("\nbase: ")
-    write_text(path, f"{text[:at]}#\n{_comment(f'Power: {predicted}')}\n{text[at:]}")
+    said = _comment(*notes, f"Power: {predicted}")
+    write_text(path, f"{text[:at]}#\n{said}\n{text[at:]}")
     return path, predicted
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -121,6 +121,7 @@ def _with_baseline(methods: list[str]) -> list[str]:
 Noise = rule("a number above 0, 1e6 at most", float, Gt(0), Le(1e6))
 Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
+Significance = rule("a number between 0 and 1", float, Gt(0), Lt(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
 Penalty = rule(
@@ -167,6 +168,7 @@ class Section(BaseModel):
 class Detectable(Section):
     accuracy: Positive
     minority_accuracy: Positive
+    level: Significance = 0.05  # of the tests, which protocols from before it was named leave out
 
 
 class Protocol(Section):
@@ -413,6 +415,8 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
         section, _, key = setting.partition(".")
         for number, value in enumerate(values):  # every one must be what the setting may have
+            if setting == "bias.people" and value is None and bias["cohorts"]:
+                continue  # cohorts need a number: the stage `ablate` leaves this value out
             changed = {**tree, section: {**tree[section], key: value}}
             _check(changed, f"{where}.values: ")
             _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])
