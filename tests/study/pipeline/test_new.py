@@ -37,6 +37,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "studies").mkdir()
     shutil.copy(ROOT / "studies/base-2.yaml", tmp_path / "studies")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     return tmp_path
 
 
