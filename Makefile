@@ -11,10 +11,10 @@ TORCH ?=
 .PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
-	dvc repro
+	python -m study run
 	python -m study report headline
 
-study: $(VENV)/.study            ## run a kept study: make study NAME=lfw-smiling; params.yaml stays as it is
+study: $(VENV)/.study            ## run a kept study in a folder of its own: make study NAME=lfw-smiling-8
 	python -m study run $(NAME)
 
 test: $(VENV)/.test data         ## run all tests
@@ -46,7 +46,7 @@ celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a
 	dvc add --quiet data
 	python -m study run $(NAME)
 
-check: $(VENV)/.study            ## does the report come from these data, settings and code?
+check: $(VENV)/.study            ## is the report whole, and of these data, settings and code?
 	python -m study provenance check
 
 verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are the numbers those that were committed?

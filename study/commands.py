@@ -28,6 +28,12 @@ GROUPS = {  # in the order in which a newcomer needs them
         ),
         "cost": Command("study.pipeline.cost", "", "what a run takes, and what it would detect"),
         "run": Command("study.pipeline.study", "[NAME]", "run params.yaml, or a study of studies/"),
+        "try": Command(
+            "study.pipeline.study",
+            "NAME KEY=VALUE",
+            "run params.yaml with other values, and leave it as it is",
+            "main_try",
+        ),
     },
     "Look at the results": {
         "report": Command(

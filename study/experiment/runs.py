@@ -312,7 +312,7 @@ class _HeadFits:
         for method in methods:
             if method not in heads:
                 column = needed_column(method)
-                dtype = np.float32 if get_method(method).needs == "offset" else np.int64
+                dtype = np.int64 if get_method(method).needs == "groups" else np.float32
                 needed = spread(column, dtype) if column in train else None
                 weights = spread(method, np.float32)
                 heads[method] = fit_method(stack, method, weights, needed, self.robust)

@@ -14,7 +14,9 @@ import pandas as pd
 from PIL import Image
 
 SIDE = 16  # px
-CONTRAST = 2.0  # standard deviation of the grey values, of 8 bits, from afar; photographs have 12 and more
+CONTRAST = (
+    2.0  # standard deviation of the grey values, of 8 bits, from afar; photographs have 12 and more
+)
 RANGE = 16  # from the darkest to the brightest value; 12 bits that are read as 16 end there
 NEAR = 0.03  # root mean square of the difference of two looks
 DIRECTIONS = 8  # in which pictures differ most: candidates are found in these

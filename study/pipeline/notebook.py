@@ -372,6 +372,11 @@ def run_stage(stage: str) -> bool:
         # The kernel imports what the notebook needs while papermill is imported here.
         with start_kernel(first=stages.imports_of(notebook)) as kernel:
             run_notebook(notebook, output, parameters, kernel=kernel, code=code)
+        now = stage_parameters(stage, params.read())
+        if edited := [name for name in parameters if now[name] != parameters[name]]:
+            raise ValueError(
+                stages.edited_meanwhile(f"{', '.join(edited)} of {params.PARAMS}", stage)
+            )
 
     return stages.done_before(stage, parameters, work)
 
@@ -387,6 +392,7 @@ def run_paper() -> bool:
     """
     folder = Path("build/paper")
     shutil.rmtree(folder, ignore_errors=True)
+    stood = stages.stamps("paper")
     inputs = stages.paper_inputs()
     kept = {path: stages.kept_section(path, inputs) for path in stages.PAPER.glob("*.ipynb")}
     sections = sorted(path for path in kept if not stages.put_section_back(kept[path], folder))
@@ -402,6 +408,7 @@ def run_paper() -> bool:
     finally:
         list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
+    stages.check_unedited("paper", stood)
     for path in sections:
         if inputs and (folder / path.name).exists():
             stages.keep_section(folder / path.name, kept[path])

@@ -46,6 +46,7 @@ from cid.settings import (
 from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
+from study.experiment import mislabelled
 from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 from study.methods.registry import (
@@ -403,6 +404,7 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
     _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
     known = {f"{part}.{key}": 0 for part in ("bias", "weights", "train") for key in tree[part]}
+    known |= dict.fromkeys(mislabelled.KINDS, 0)
     for name, varied in tree["ablations"].items():
         where = f"{path}: ablations.{name}"
         setting, values = varied["setting"], varied["values"]
@@ -413,6 +415,9 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
         find(f"{where}.setting", setting, known)
         if setting in FIXED:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
+        if setting in mislabelled.KINDS:
+            _check_shares(f"{where}.values", values)
+            continue
         section, _, key = setting.partition(".")
         for number, value in enumerate(values):  # every one must be what the setting may have
             if setting == "bias.people" and value is None and bias["cohorts"]:
@@ -422,6 +427,21 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
             _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])
             if value in values[:number]:
                 raise ValueError(f"{where}.values has {value!r} twice; drop one")
+
+
+def _check_shares(where: str, values: Sequence) -> None:
+    """Refuse what are no shares of wrong labels."""
+    for value in values:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= mislabelled.MOST
+        ):
+            raise ValueError(
+                f"{where} has {value!r}; a share of wrong labels is 0 to {mislabelled.MOST}"
+            )
+    if len(set(values)) < len(values):
+        raise ValueError(f"{where} has a share twice; drop one")
 
 
 def _check_levels(where: str, levels: Sequence[float], bias: Mapping) -> None:

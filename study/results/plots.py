@@ -81,6 +81,9 @@ SETTINGS = {
     "bias.images_per_identity": "training images per person",
     "bias.people": "people in the training set",
     "train.l2": "L2 penalty",
+    "labels.wrong": "share of wrong labels, at random",
+    "labels.wrong_of_class_1": "share of wrong labels, all of class 1",
+    "labels.wrong_of_some_people": "share of wrong labels, of a fifth of the people",
     "train.through": "how training uses the weights",
 }
 

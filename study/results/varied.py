@@ -119,17 +119,17 @@ def ablate_penalties(
     """The penalties of :func:`ablate`'s heads: columns ``ablation``, ``value`` as text, and those of
     :func:`study.experiment.penalties.choose`.
 
-    Only where they can differ from those of the study itself: in ablations of the penalty and of how sets
-    are drawn.
+    Only where they can differ from those of the study itself: in ablations of the penalty, of how sets are
+    drawn, and of wrong labels.
     """
     tables = []
     for name, ablation in ablations.items():
         setting = ablation["setting"]
-        if not setting.startswith("bias.") and setting != "train.l2":
+        if not setting.startswith(("bias.", "labels.")) and setting != "train.l2":
             continue
         for value in ablation["values"]:
-            changed = variations.changed(settings, setting, value)
-            table = variations.penalties_of(arrays, changed, [level], folder)
+            labelled, changed = variations.version(arrays, settings, setting, value)
+            table = variations.penalties_of(labelled, changed, [level], folder)
             table.insert(0, "ablation", name)
             table.insert(1, "value", variations.value_name(value))
             tables.append(table)
