@@ -290,6 +290,49 @@ def _typeset(text: str) -> str:
     return text.replace("-", "−").replace("inf", "∞")
 
 
+def audited_table(proxies: pd.DataFrame) -> Printed:
+    """How far the audit without identities agrees with the truth, one row a bias level and proxy.
+
+    ``proxies`` is ``audit-quality`` of :func:`study.experiment.audited.audit_study`. What is unknown, such as
+    minority cells where no class is rare for anybody, is a dash. Of proxies other than the study's it says
+    what is flagged.
+    """
+    head = [
+        "bias", "proxy", "AUC", "minority flagged", "others flagged", "audits refused",
+        "rank, minority", "the same, plain", "error, minority", "error, balanced", "the same, plain",
+        "covered", "differences covered",
+    ]  # fmt: skip
+    rows = []
+    for _, row in proxies.iterrows():
+        cells = [f"{row['level']:g}", row["proxy"], _two_digits(row["auc"])]
+        cells += [_percent(row[name]) for name in ("found", "false", "refused")]
+        if row["proxy"] != "as it is":  # of few sets, which show what is flagged and no more
+            rows.append(cells + ["–"] * (len(head) - len(cells)))
+            continue
+        cells += [_two_digits(row[name], "+") for name in ("rank_minority", "plain_rank_minority")]
+        for name in ("minority", "balanced"):
+            cells.append(_error(row[f"error_{name}"], row[f"scatter_{name}"]))
+        cells.append(_error(row["plain_error_balanced"], row["plain_scatter_balanced"]))
+        cells += [
+            _percent(row[name]) for name in ("covered_minority", "difference_covered_minority")
+        ]
+        rows.append(cells)
+    return head, rows
+
+
+def _two_digits(value: float, sign: str = "") -> str:
+    return _typeset(f"{value:{sign}.2f}") if math.isfinite(value) else "–"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if math.isfinite(share) else "–"
+
+
+def _error(mean: float, scatter: float) -> str:
+    """A mean error and its standard deviation over methods, in points."""
+    return _typeset(f"{100 * mean:+.1f} ± {100 * scatter:.1f}") if math.isfinite(mean) else "–"
+
+
 def penalties_table(penalties: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The L2 penalties that were tried at each level, with their losses; the chosen one in bold.
 
