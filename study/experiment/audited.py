@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cid.auditing import MEASURES, audit
+from cid.auditing import FEWEST as FEWEST_FLAGGED
+from cid.auditing import MEASURES, audit, refusal
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
@@ -47,11 +48,7 @@ def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
     >>> as_biased([3, 4], [0, 1], labels, people, seed=0)  # nobody has the label 1 in training
     array([ True, False])
     """
-    cells = np.zeros((people.max() + 1, 2))
-    np.add.at(cells, (people[train_rows], labels[train_rows]), 1)
-    own = cells[people[test_rows], labels[test_rows]]
-    larger = cells[people[test_rows]].max(axis=1)
-    chance = own / np.maximum(larger, 1)
+    chance = _chances(test_rows, train_rows, labels, people)
     rng = np.random.default_rng([seed, 4])
     order = np.lexsort((rng.random(len(chance)), labels[test_rows], people[test_rows]))
     passed = np.floor(np.concatenate([[0], chance[order].cumsum()]) + rng.random())
@@ -60,7 +57,16 @@ def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
     return keep
 
 
-def true_measures(correct, minority, people) -> dict[str, np.ndarray]:
+def _chances(test_rows, train_rows, labels, people) -> np.ndarray:
+    """The size of every test image's cell in training over that of its person's larger cell."""
+    cells = np.zeros((people.max() + 1, 2))
+    np.add.at(cells, (people[train_rows], labels[train_rows]), 1)
+    own = cells[people[test_rows], labels[test_rows]]
+    larger = cells[people[test_rows]].max(axis=1)
+    return own / np.maximum(larger, 1)
+
+
+def true_measures(correct, minority, people, shares) -> dict[str, np.ndarray]:
     """Measure what the audit estimates, by the true identities: (methods,) for each measure.
 
     Parameters
@@ -70,13 +76,15 @@ def true_measures(correct, minority, people) -> dict[str, np.ndarray]:
     minority : array, shape (m,)
         1 where the label is the one rare for its person in training, 0 where not, NaN where there is none.
     people : int array, shape (m,)
+    shares : array, shape (m,)
+        How often images like this one are in a set as biased as training.
 
     Returns
     -------
     dict
-        ``minority``, ``majority`` and ``balanced`` accuracy, and ``spread``: the standard deviation of
-        accuracy over people, without the part that few images a person put into it. NaN where a measure has
-        no image.
+        ``minority``, ``majority`` and ``balanced`` accuracy, and ``spread``: the standard deviation over
+        people of the accuracy on images that occur as in training, from the errors that two images of one
+        person have in common. NaN where a measure has no image.
     """
     correct = np.asarray(correct, dtype=float)
     everything = np.ones(len(correct), dtype=bool)
@@ -85,14 +93,18 @@ def true_measures(correct, minority, people) -> dict[str, np.ndarray]:
     means = {
         name: correct[part].mean(axis=0) if part.any() else nothing for name, part in parts.items()
     }
-    deviation = correct - correct.mean(axis=0)
-    codes = np.unique(people, return_inverse=True)[1]
-    sums = np.zeros((codes.max() + 1, correct.shape[1]))
-    np.add.at(sums, codes, deviation)
-    pairs = (np.bincount(codes) * (np.bincount(codes) - 1)).sum()
-    products = (sums**2).sum(axis=0) - (deviation**2).sum(axis=0)  # of two images of one person
-    spread = np.sqrt((products / pairs).clip(min=0)) if pairs else nothing
+    deviation = shares[:, None] * (correct - np.average(correct, axis=0, weights=shares))
+    pairs = _over_pairs(shares[:, None], people)
+    spread = np.sqrt((_over_pairs(deviation, people) / pairs).clip(min=0)) if pairs else nothing
     return means | {"spread": spread}
+
+
+def _over_pairs(values: np.ndarray, people) -> np.ndarray:
+    """Sums (k,) of the products of values (m, k) over ordered pairs of images of one person."""
+    codes = np.unique(people, return_inverse=True)[1]
+    sums = np.zeros((codes.max() + 1, values.shape[1]))
+    np.add.at(sums, codes, values)
+    return (sums**2).sum(axis=0) - (values**2).sum(axis=0)
 
 
 def audit_study(
@@ -197,6 +209,7 @@ def _audited_set(
         "test_embeddings": np.ascontiguousarray(proxy[rows]),
         "test_labels": labels[rows],
         "biased": one["biased"],
+        "shares": _chances(rows, one["train"], labels, people),
         "people": people[rows],
         "minority": test["minority"].to_numpy(dtype=float),
         "methods": methods,
@@ -231,6 +244,7 @@ def _compare(
     test_embeddings,
     test_labels,
     biased,
+    shares,
     people,
     minority,
     methods,
@@ -269,9 +283,10 @@ def _compare(
             arrays["difference_low"][place] = to_baseline[key].low
             arrays["difference_high"][place] = to_baseline[key].high
     correct = classes == test_labels[:, None]
-    truth = true_measures(correct, minority, people)
+    truth = true_measures(correct, minority, people, shares)
     rare = minority[biased] == 1
     flagged = np.asarray(found.flagged, dtype=bool)
+    enough = {**found.signs, "flagged_images": FEWEST_FLAGGED}
     return arrays | {
         "truth": np.stack([truth[measure] for measure in MEASURES], axis=1),
         "plain": correct[biased].mean(axis=0),
@@ -280,6 +295,7 @@ def _compare(
         "found": _mean(flagged[rare]),
         "false": _mean(flagged[~rare]),
         "refused": np.array(found.refusal is not None),
+        "distrusted": np.array(refusal(enough) is not None),
     }
 
 
@@ -322,7 +338,8 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         ``level``, ``proxy``; ``auc`` of verification; number of ``sets``; of one audit the ``tested`` and
         ``flagged`` images; the share of true minority images that was ``found`` and of others that was
-        flagged, ``false``; the share of audits that was ``refused``. For the ``minority`` and ``balanced``
+        flagged, ``false``; the share of audits that was ``refused``, and that would have been with as many
+        flagged images as are needed, because of the proxy: ``distrusted``. For the ``minority`` and ``balanced``
         accuracy, in the mean over sets: ``rank_...``, the rank correlation of estimate and truth over
         methods, and ``plain_rank_...``, the same of the plain accuracy; ``error_...``, the mean error over
         methods, and ``scatter_...``, the standard deviation of the error over methods, likewise with
@@ -337,7 +354,9 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
             "proxy": proxy,
             "auc": part["auc"].iloc[0],
             "sets": len(of_audit),
-            **of_audit[["tested", "flagged", "found", "false", "refused"]].astype(float).mean(),
+            **of_audit[["tested", "flagged", "found", "false", "refused", "distrusted"]]
+            .astype(float)
+            .mean(),
         }
         own = means[(means["level"] == level) & (means["proxy"] == proxy)]
         for measure in ("minority", "balanced"):

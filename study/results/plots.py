@@ -879,13 +879,17 @@ def _draw_estimates(axis: Axes, rows: DataFrame, title: str) -> None:
 
 
 def _draw_flags(axis: Axes, proxies: DataFrame) -> None:
-    """What the audit flags with each proxy; a cross where it refuses most times."""
+    """What the audit flags with each proxy; a cross where it does not trust the proxy most times."""
     rows = proxies.sort_values("auc")
-    refused = rows[rows["refused"] > 0.5]
+    refused = rows[rows["distrusted"] > 0.5]
     axis.plot(rows["auc"], rows["found"], "o-", color=OTHER, label="minority images flagged")
     axis.plot(rows["auc"], rows["false"], "v--", color=ACCENT, label="other images flagged")
     axis.plot(
-        refused["auc"], np.full(len(refused), 1.06), "x", color=TEXT, label="the audit refuses"
+        refused["auc"],
+        np.full(len(refused), 1.06),
+        "x",
+        color=TEXT,
+        label="the audit distrusts the proxy",
     )
     axis.set(ylim=(-0.03, 1.1), xlabel="verification AUC of the proxy", title="Proxies")
     axis.yaxis.set_major_formatter(percent_tick)

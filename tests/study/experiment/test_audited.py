@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid.auditing import MEASURES, Audit, Difference, Estimate
+from cid.auditing import MEASURES, Audit, Difference, Estimate, refusal
 from study.experiment import audited
 
 PEOPLE = np.repeat(np.arange(6), 40)  # of a data set of 240 images
@@ -40,9 +40,10 @@ def study():
 
 def perfect(train, train_labels, test, test_labels, predictions, *, seed, bootstrap):
     """An audit that knows the minority images: those whose person has another label in training."""
-    common = {
-        person: train_labels[train.argmax(axis=1) == person].mean() > 0.5 for person in range(6)
-    }
+    common = {}
+    for person in range(6):
+        own = train_labels[train.argmax(axis=1) == person]
+        common[person] = len(own) > 0 and own.mean() > 0.5
     usual = np.array([common[person] for person in test.argmax(axis=1)])
     flagged = usual != test_labels
     parts = {"minority": flagged, "majority": ~flagged, "balanced": flagged | True}
@@ -53,8 +54,9 @@ def perfect(train, train_labels, test, test_labels, predictions, *, seed, bootst
             estimates.append(Estimate(model, measure, value, value - 0.2, value + 0.2, part.sum()))
         if model != "erm":
             differences.append(Difference(model, "erm", "minority", 0.0, -1.0, 1.0, 0.1))
-    refusal = None if len(train) == 60 and train.max() > 0.9 else "noise"
-    return Audit(estimates, differences, refusal, {}, flagged, ())
+    signs = dict.fromkeys(("agreement_direction", "agreement_neighbours"), float(train.max() < 1.1))
+    signs |= {"gain": 1.0, "gain_error": 0.1, "flagged_images": flagged.sum()}
+    return Audit(estimates, differences, refusal(signs), signs, flagged, ())
 
 
 def test_test_images_are_thinned_to_the_classes_of_training(study):
@@ -75,13 +77,15 @@ def test_test_images_are_thinned_to_the_classes_of_training(study):
 def test_the_truth_by_hand():
     correct = np.array([[1, 1, 0, 0, 1, 0]]).T == 1
     minority = np.array([1, 0, 1, 0, np.nan, 0])
-    found = audited.true_measures(correct, minority, np.array([7, 7, 3, 3, 9, 9]))
+    found = audited.true_measures(correct, minority, np.array([7, 7, 3, 3, 9, 9]), np.ones(6))
     assert found["minority"] == 0.5 and found["majority"] == pytest.approx(1 / 3)
     assert found["balanced"] == 0.5
     assert found["spread"] == pytest.approx(
         np.sqrt(1 / 12)
     )  # of pairs: (1 + 1 - 1) / 3, a quarter each
-    nobody = audited.true_measures(correct, np.full(6, np.nan), np.arange(6))
+    shares = np.array([1, 1, 1, 1, 0, 0.0])  # the last person is never met
+    assert audited.true_measures(correct, minority, [7, 7, 3, 3, 9, 9], shares)["spread"] == 0.5
+    nobody = audited.true_measures(correct, np.full(6, np.nan), np.arange(6), np.ones(6))
     assert np.isnan(nobody["minority"]) and np.isnan(nobody["spread"])
 
 
@@ -94,7 +98,9 @@ def test_an_audit_stands_beside_the_truth(study, monkeypatch, tmp_path):
     table, quality = found["audit"], found["audit-quality"].set_index("proxy")
     assert list(quality.index) == ["true identity", "as it is", "noise 3", "random"]
     own = quality.loc["as it is"]
-    assert own["found"] == 1 and own["false"] == 0 and own["refused"] == 0 and own["sets"] == 2
+    assert own["found"] == 1 and own["false"] == 0 and own["sets"] == 2
+    assert own["refused"] == 1 and own["distrusted"] == 0  # of six or seven flagged images
+    assert quality.loc["noise 3", "distrusted"] == 1
     assert own["auc"] == pytest.approx(1) and quality.loc["random", "auc"] < 0.6
     assert own["rank_minority"] == pytest.approx(1) and own["plain_rank_minority"] == pytest.approx(
         1

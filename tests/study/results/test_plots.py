@@ -93,7 +93,7 @@ def audited(proxies=("as it is", "noise 0.4"), minority=0.7) -> tuple:
         "auc": 0.9,
         "found": 0.8,
         "false": 0.1,
-        "refused": [0.0, 1.0][: len(proxies)],
+        "distrusted": [0.0, 1.0][: len(proxies)],
     }
     return table.assign(**numbers), pd.DataFrame({"proxy": proxies, **told})
 
