@@ -66,6 +66,8 @@ __all__ = ["FIGURES", "STRONG", "show", "show_folded", "style"]
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
 FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
 
+AUDITED = {"minority": "Minority cells", "balanced": "Balanced images"}  # titles of panels
+
 # Titles of ablations; a key without an entry is shown as the words of its last part.
 SETTINGS = {
     "weights.tau": "width τ of CID's kernel",
@@ -831,6 +833,70 @@ def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]
         axis.set_title(f"Heads on {network_title(trunk)}")
     axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
     return done(add_legend(figure))
+
+
+def audited(table: DataFrame, proxies: DataFrame) -> Figure:
+    """Draw what the audit estimates without identities against the truth, at the strongest bias level.
+
+    A panel for the minority cells and one for balanced images, a point a method; diamonds are the plain
+    accuracy on the same biased images. Where the audit was made with several proxies, a third panel shows
+    what it flags against how well the proxy tells people apart.
+
+    Parameters
+    ----------
+    table, proxies : DataFrame
+        ``audit`` and ``audit-quality`` of :func:`study.experiment.audited.audit_study`.
+    """
+    level = table["level"].max()
+    own = table[(table["level"] == level) & (table["proxy"] == "as it is")]
+    known = own[own["truth"].notna()]
+    measures = [name for name in ("minority", "balanced") if (known["measure"] == name).any()]
+    several = proxies[proxies.groupby("level")["proxy"].transform("size") > 1]
+    figure, axes = panels(len(measures) + (len(several) > 0), 3, 3.3, 3.2)
+    for axis, measure in zip(axes.flat, measures, strict=False):
+        _draw_estimates(axis, known[known["measure"] == measure], AUDITED[measure])
+    if len(several):
+        _draw_flags(axes.flat[len(measures)], several)
+    return done(add_legend(figure))
+
+
+def _draw_estimates(axis: Axes, rows: DataFrame, title: str) -> None:
+    """Estimates of one measure against the truth, a point a method."""
+    values = np.concatenate([rows[name].dropna() for name in ("truth", "mean", "plain")])
+    margin = 0.04 * (np.ptp(values) or 0.1)
+    ends = np.array([values.min() - margin, values.max() + margin])
+    axis.plot(ends, ends, color=QUIET, lw=1)
+    axis.plot(
+        rows["truth"], rows["plain"], "D", ms=4, mfc="none", mec=QUIET, label="plain accuracy"
+    )
+    for _, row in rows.iterrows():
+        method = row["method"]
+        strong = method in STRONG
+        look = marker_style(method) if strong else {"marker": "o", "color": ACCENT, "alpha": 0.5}
+        name = f"audit, {marked_title(method)}" if strong else "audit, other methods"
+        size = 6 if strong else 4
+        axis.plot(row["truth"], row["mean"], ls="", ms=size, zorder=3, label=name, **look)
+    axis.set(xlim=ends, ylim=ends, xlabel="true accuracy", ylabel="without identities", title=title)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(4))
+        side.set_major_formatter(percent_tick)
+
+
+def _draw_flags(axis: Axes, proxies: DataFrame) -> None:
+    """What the audit flags with each proxy; a cross where it does not trust the proxy most times."""
+    rows = proxies.sort_values("auc")
+    refused = rows[rows["distrusted"] > 0.5]
+    axis.plot(rows["auc"], rows["found"], "o-", color=OTHER, label="minority images flagged")
+    axis.plot(rows["auc"], rows["false"], "v--", color=ACCENT, label="other images flagged")
+    axis.plot(
+        refused["auc"],
+        np.full(len(refused), 1.06),
+        "x",
+        color=TEXT,
+        label="the audit distrusts the proxy",
+    )
+    axis.set(ylim=(-0.03, 1.1), xlabel="verification AUC of the proxy", title="Proxies")
+    axis.yaxis.set_major_formatter(percent_tick)
 
 
 def _draw_oracle_band(axis: Axes, rows: DataFrame) -> None:
