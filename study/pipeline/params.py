@@ -54,6 +54,7 @@ from study.methods.registry import (
     all_weigh_settings,
     balancing,
     kind_of,
+    reading,
 )
 
 PARAMS = Path("params.yaml")
@@ -412,6 +413,12 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
         if setting in FIXED:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
         section, _, key = setting.partition(".")
+        methods = tree["ablation"]["methods"]
+        if section == "weights" and not reading(methods, key):
+            raise ValueError(
+                f"{where}.setting is {setting}, which no method of ablation.methods reads, so its figure would "
+                f"be flat; add {' or '.join(reading(METHODS, key))} to them, or drop this ablation"
+            )
         for number, value in enumerate(values):  # every one must be what the setting may have
             changed = {**tree, section: {**tree[section], key: value}}
             _check(changed, f"{where}.values: ")
