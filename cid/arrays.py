@@ -72,9 +72,11 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
     Raises
     ------
     ValueError
-        On a label that is no class, that is missing in any way NumPy and pandas know, or on another
-        number of labels than ``n``.
+        On a label that is no class, such as a set, that is missing in any way NumPy and pandas know, on
+        another number of labels than ``n``, and on labels of which no two are alike.
     """
+    if isinstance(labels, (set, frozenset)):
+        raise ValueError(f"{name} are a set, which has no order; give a list, one for each sample")
     values = array(name, labels)
     if values.dtype.kind == "U" and not hasattr(labels, "dtype"):
         values = np.asarray(labels, dtype=object)  # as text, NaN in a list would be a class
@@ -102,10 +104,17 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
     except TypeError:
         kinds = " and ".join(sorted({type(value).__name__ for value in values}))
         raise ValueError(f"{name} mix {kinds}; let all be of one type") from None
+    if name == "labels" and len(classes) == len(values) > MANY_CLASSES:
+        raise ValueError(
+            f"labels hold another class for each of the {len(values)} samples, as row numbers and ids do; "
+            "give the class of each"
+        )
     return codes, len(classes)
 
 
 def _no_class(value) -> bool:
+    if isinstance(value, (set, frozenset, list, dict)):  # sets even have an order, but not this one
+        return True
     try:
         if hasattr(value, "as_integer_ratio") and not isinstance(value, int):  # decimals, fractions
             return not float(value).is_integer()

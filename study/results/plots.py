@@ -82,6 +82,9 @@ SETTINGS = {
     "bias.images_per_identity": "training images per person",
     "bias.people": "people in the training set",
     "train.l2": "L2 penalty",
+    "labels.wrong": "share of wrong labels, at random",
+    "labels.wrong_of_class_1": "share of wrong labels, all of class 1",
+    "labels.wrong_of_some_people": "share of wrong labels, of a fifth of the people",
     "train.through": "how training uses the weights",
 }
 
@@ -299,8 +302,9 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     size = max(3.2, 0.75 * len(attributes) + 1.4)
     figure, axis = plt.subplots(figsize=(size + 1, size * 0.8))
     table = frame[attributes].corr()
-    means = frame.groupby("identity")[attributes].transform("mean")
-    table["identity (η²)"] = means.var(ddof=0) / frame[attributes].var(ddof=0)
+    known = frame[frame["identity"].notna()]
+    means = known.groupby("identity")[attributes].transform("mean")
+    table["identity (η²)"] = means.var(ddof=0) / known[attributes].var(ddof=0)
     sns.heatmap(
         table.rename(index=words, columns=words),
         vmin=-1,

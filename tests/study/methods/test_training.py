@@ -164,6 +164,31 @@ def test_ula_does_not_learn_what_the_proxy_explains(stack):
     assert abs(found.weight[0, 30]) < 0.9 * abs(plain.weight[0, 30])
 
 
+@pytest.mark.parametrize("noisy", [False, True])
+def test_audited_leaves_label_surprise_only_for_what_is_clearly_better(stack, noisy):
+    """Weights that follow nothing but chance do harm, and images that were held out say so."""
+    rng = np.random.default_rng(0)
+    weights = ONES.copy()
+    if noisy:
+        weights[0, :300] = rng.gamma(0.2, size=300).astype(np.float32)
+        weights /= weights[:, :300].mean()
+    else:
+        weights[0, :300] += 0.01 * rng.random(300).astype(np.float32)
+    found = fit_method(stack, "audited", weights, ONES).logits(stack.features)
+    expected = fit_method(stack, "erm" if noisy else "surprise", ONES if noisy else weights)
+    np.testing.assert_allclose(found, expected.logits(stack.features), atol=1e-3)
+
+
+def test_audited_trains_plainly_where_all_weights_are_alike(stack):
+    found, plain = (fit_method(stack, name, ONES, ONES) for name in ("audited", "erm"))
+    np.testing.assert_array_equal(found.weight, plain.weight)
+
+
+def test_audited_refuses_a_sampler(stack):
+    with pytest.raises(ValueError, match="train.through is sampler; set train.through to loss"):
+        fit_method(replace(stack, through="sampler"), "audited", ONES, ONES)
+
+
 def test_erasure_leaves_no_linear_trace_of_the_groups():
     rng = np.random.default_rng(3)
     groups = rng.integers(5, size=300)
@@ -229,15 +254,17 @@ WAYS = {method.fit: method.name for method in METHODS.values()}.values()
 def test_every_way_of_training_gives_a_head_of_its_own(stack):
     needed = {"group-dro": (2 * PEOPLE + stack.labels)[None], "ula": stack.features[None, :, 0] - 5}
     needed |= dict.fromkeys(("last-layer", "erase"), PEOPLE[None])
-    fitted = [fit_method(stack, method, ONES, needed.get(method)) for method in WAYS]
+    needed["audited"] = ONES
+    weights = dict.fromkeys(WAYS, ONES) | {"audited": ONES * (1 + 4 * (PEOPLE > 7))}
+    fitted = [fit_method(stack, way, weights[way], needed.get(way)) for way in WAYS]
     logits = np.concatenate([heads.logits(stack.features) for heads in fitted])[:, 300:]
     assert (((logits > 0) == stack.labels[300:]).mean(axis=1) > 0.6).all()
-    assert np.linalg.matrix_rank(logits) == len(WAYS) == 12
+    assert np.linalg.matrix_rank(logits) == len(WAYS) == 13
 
 
 def test_what_a_method_needs_and_lacks_is_named(stack):
     needy = [method for method in METHODS.values() if method.needs]
-    assert {method.needs for method in needy} == {"groups", "offset"}
+    assert {method.needs for method in needy} == {"groups", "offset", "rival"}
     for method in needy:
         with pytest.raises(ValueError, match=f"{method.name} needs {method.needs} and none were"):
             fit_method(stack, method.name, ONES)
