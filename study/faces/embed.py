@@ -545,7 +545,8 @@ def write_embeddings(
       source and licence of ONNX files, if any are used; ``verification_auc`` and ``right_pairs``;
       ``detected``, the share of faces that were found; ``several``, the number of photos with more than
       one face; and ``warning``, also on stderr, if fewer than :data:`USUAL` were found, or by another
-      detector than the settings name.
+      detector than the settings name, if fewer than :data:`RIGHT` of the pairs are right, or if there are
+      many near copies or such of different people.
     """
     out = Path(out)
     detection = result.detection
@@ -578,12 +579,14 @@ def write_embeddings(
     summary["right_pairs"] = round(right_pairs(same, different), 5)
     summary["detected"] = round(float(detection.found.mean()), 5)
     summary["several"] = int((detection.faces > 1).sum())
-    copies = near_copies(result.embedding, data.identities())
+    copies = near_copies(result.embedding)
+    others = copies[people[copies["row"]] != people[copies["copy"]]]
+    others = others[known[others["row"]] & known[others["copy"]]]  # said to be different people
     if len(copies):
-        print(_about_copies(copies, len(data)))
+        print(_about_copies(copies, len(others), len(data)))
     warnings = _warnings(summary, settings)
-    if len(copies) > COPIES * len(data) or not copies["same_person"].all():
-        warnings.append(_about_copies(copies, len(data)))
+    if len(copies) > COPIES * len(data) or len(others):
+        warnings.append(_about_copies(copies, len(others), len(data)))
     if warnings:
         summary["warning"] = " ".join(warnings)
         print(f"warning: {summary['warning']}", file=sys.stderr)
@@ -625,12 +628,14 @@ def _warnings(summary: dict, settings: dict) -> list[str]:
     return warnings
 
 
-def _about_copies(copies: pd.DataFrame, n: int) -> str:
-    """Return a sentence on the :func:`study.faces.verification.near_copies` of n images."""
+def _about_copies(copies: pd.DataFrame, others: int, n: int) -> str:
+    """Return a sentence on the :func:`study.faces.verification.near_copies` of n images.
+
+    ``others`` of them resemble an image of another person.
+    """
     first = copies["row"] < copies["copy"]
     pairs = copies[first].head(SHOWN) if first.any() else copies.head(SHOWN)
     shown = ", ".join(f"{one.row} and {one.copy}" for one in pairs.itertuples())
-    others = int((~copies["same_person"]).sum())
     across = f" {others:,} of them resemble an image of another person." if others else ""
     return (
         f"{len(copies):,} of {n:,} images ({len(copies) / n:.1%}) have a near copy, a cosine above {NEAR} in the "

@@ -52,31 +52,29 @@ def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
     return same, different
 
 
-def near_copies(embeddings, identities) -> pd.DataFrame:
+def near_copies(embeddings) -> pd.DataFrame:
     """Find images that have a near copy: whose nearest other image has a cosine above :data:`NEAR`.
 
-    A photograph that was saved anew, frames of one film and empty pictures are such. True identities tell
-    whether the two are said to be different people.
+    A photograph that was saved anew, frames of one film and empty pictures are such.
 
     Parameters
     ----------
-    embeddings, identities
-        As in :func:`pair_similarities`.
+    embeddings : array (n, d)
+        Rows of unit norm.
 
     Returns
     -------
     DataFrame
-        One row an image with a near copy: ``row``, ``copy`` (its nearest other image), ``cosine``, and
-        ``same_person``; the nearest pairs first.
+        One row an image with a near copy: ``row``, ``copy`` (its nearest other image) and ``cosine``; the
+        nearest pairs first.
 
     Examples
     --------
-    >>> near_copies([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], ["a", "a", "b"])[["row", "copy"]].to_numpy()
+    >>> near_copies([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])[["row", "copy"]].to_numpy()
     array([[0, 2],
            [2, 0]])
     """
     embeddings = np.asarray(embeddings, dtype=np.float32)
-    identities = np.asarray(identities)
     tables = []
     for start in range(0, len(embeddings), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(embeddings)))
@@ -88,7 +86,6 @@ def near_copies(embeddings, identities) -> pd.DataFrame:
                 "row": rows,
                 "copy": nearest,
                 "cosine": cosines[rows - start, nearest],
-                "same_person": identities[rows] == identities[nearest],
             }
         )
         tables.append(table[table["cosine"] > NEAR])
