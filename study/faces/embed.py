@@ -584,7 +584,7 @@ def write_embeddings(
     others = others[known[others["row"]] & known[others["copy"]]]  # said to be different people
     if len(copies):
         print(_about_copies(copies, len(others), len(data)))
-    warnings = _warnings(summary, settings)
+    warnings = _warnings(summary, settings, foreign=int(different.sum()))
     if len(copies) > COPIES * len(data) or len(others):
         warnings.append(_about_copies(copies, len(others), len(data)))
     if warnings:
@@ -600,8 +600,8 @@ def write_embeddings(
     return summary
 
 
-def _warnings(summary: dict, settings: dict) -> list[str]:
-    """Sentences on what a reader of the summary must know."""
+def _warnings(summary: dict, settings: dict, foreign: int) -> list[str]:
+    """Sentences on what a reader of the summary must know; ``foreign`` pairs are of different people."""
     warnings = []
     if summary["detector"] == "margin" and settings.get("detector") == "joined":
         warnings.append(
@@ -617,7 +617,7 @@ def _warnings(summary: dict, settings: dict) -> list[str]:
             f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
             f"usual; {others}. Look whether photographs are turned, tiny or without a face."
         )
-    if summary["right_pairs"] < RIGHT:
+    if summary["right_pairs"] < RIGHT and foreign * FALSE_MATCHES >= 1:
         warnings.append(
             f"The proxy {summary['network']} hardly tells these people apart: at a false match rate of "
             f"{FALSE_MATCHES:g} it matches {summary['right_pairs']:.1%} of the pairs of one person (verification "
