@@ -80,6 +80,7 @@ def compare(train, test, device: str = "auto", progress: bool = True) -> Leaks:
     """
 
     from cid.arrays import unit_vectors
+    from cid.precision import true_float32
 
     n = len(train)
     unit = unit_vectors(np.concatenate([train, test]), device).float()
@@ -90,7 +91,7 @@ def compare(train, test, device: str = "auto", progress: bool = True) -> Leaks:
     cosine = np.empty(len(test))
     person = np.empty(len(test), dtype=bool)
     bar = tqdm(total=len(test), desc="compare", unit="image", disable=not progress)
-    with bar:
+    with true_float32(), bar:
         for start in range(0, len(test), ROWS):
             rows = slice(start, start + ROWS)
             among = slice(n + start, n + start + ROWS)

@@ -86,7 +86,8 @@ def photographs(study, tmp_path_factory):
     small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
     made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
     (study / "networks").mkdir()
-    made(study / "networks" / "mobilefacenet.onnx")  # so that none is fetched
+    for name in ("mobilefacenet", "sface"):
+        made(study / "networks" / f"{name}.onnx")  # so that none is fetched
     return {"TORCH_HOME": str(home)}
 
 
