@@ -18,6 +18,7 @@ from cid.door.tables import Rows
 NO_LABEL = "no label"
 NO_EMBEDDING = "its embedding holds NaN or infinite values"
 NO_DIRECTION = "its embedding has norm 0"
+EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
 
 
@@ -87,6 +88,10 @@ def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[
 
 def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     path = Path(options.embeddings)
+    if path.suffix not in EMBEDDINGS:
+        raise ValueError(
+            f"{path} ends in none of {', '.join(EMBEDDINGS)}; save embeddings as .npy (n, d)"
+        )
     if path.suffix == ".npy":
         vectors = tables.read_array(path)
         if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
