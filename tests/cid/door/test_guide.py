@@ -34,7 +34,7 @@ def test_the_examples_of_the_guide_run(case, number, capsys):
     exec(compile(EXAMPLES[number], f"example {number}", "exec"), names)
     if "optimizer" in names:
         assert not torch.equal(before, training["network"].weight)
-    if "loss" in names:
+    if "target" in names:
         assert names["loss"] > 0
     if "model" in names:
         assert names["model"].score(features, case.labels) > 0.5
