@@ -253,3 +253,10 @@ def test_the_surest_pairs_are_printed_and_all_are_written(case):
     assert "2.png  1.png  1.0000" in out.split("surest pairs")[1].splitlines()[1]
     copies = int((found["cosine"] > 0.995).sum())
     assert f"near copies: {copies} of 40 test images" in out
+
+
+def test_one_image_on_each_side_is_enough_for_leaks(case):
+    case.table["split"] = ["test", "train"] + [""] * 118
+    case.write()
+    status, out, err = case.run("leaks --embeddings z.npy --labels labels.csv")
+    assert status == 0 and "of 1 test images" in out, err
