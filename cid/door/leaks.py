@@ -51,9 +51,10 @@ def run(options: Namespace) -> int:
     sides = split_sides(found.rows, options.split)
     got = embedded(found, options, output or Path("leaks.csv"), [options.split])
     tell_left_out(got.reasons)
-    train = np.flatnonzero(got.usable() & (sides == "train"))
-    test = np.flatnonzero(got.usable() & (sides == "test"))
-    check_sides(train, test, options.split)
+    usable = got.usable()
+    check_sides(usable & (sides == "train"), usable & (sides == "test"), options.split)
+    train = np.flatnonzero(usable & (sides == "train"))
+    test = np.flatnonzero(usable & (sides == "test"))
     leaks = compare(got.embedding[train], got.embedding[test], options.device)
     names = np.array(got.rows.names, dtype=object)
     columns = (
