@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from cid.names import find
@@ -202,8 +203,11 @@ def _text_with(values: Mapping[str, Any]) -> str:
     yaml = YAML()
     yaml.width = 110
     yaml.Representer = params.NullAsWord
+    lists = {key: CommentedSeq(value) for key, value in values.items() if isinstance(value, list)}
+    for value in lists.values():
+        value.fa.set_flow_style()  # on one line, as in the file
     stream = io.StringIO()
-    yaml.dump(_with(values, yaml.load(params.PARAMS)), stream)
+    yaml.dump(_with(values | lists, yaml.load(params.PARAMS)), stream)
     return stream.getvalue()
 
 

@@ -241,6 +241,7 @@ def test_other_values_are_tried_without_an_edit(folder, capsys):
     assert tree["protocol"]["note"].startswith("tried with bias.kind=longtail, bias.levels=")
     assert set(OWN.splitlines()) - set(found.splitlines()) < set(OWN.splitlines())
     assert "seeds: 20  # training sets drawn per bias level" in found
+    assert "\n  levels: [0.0, 0.8] " in found
     assert Path("reports/tail/params.yaml").exists()
     assert cli.main(words) == 0
 
