@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageStat
+from PIL import Image
 
 SIDE = 16  # px
-CONTRAST = 3.0  # standard deviation of the grey values of 8 bits; a photograph has 30 and more
+CONTRAST = (
+    2.0  # standard deviation of the grey values, of 8 bits, from afar; photographs have 12 and more
+)
 RANGE = 16  # from the darkest to the brightest value; 12 bits that are read as 16 end there
 NEAR = 0.03  # root mean square of the difference of two looks
 DIRECTIONS = 8  # in which pictures differ most: candidates are found in these
@@ -32,11 +34,11 @@ def look(picture: Image.Image) -> Look:
     """Look at a picture of 8 bits."""
     grey = picture.convert("L")
     low, high = grey.getextrema()
-    deviation = ImageStat.Stat(grey).stddev[0]
     small = np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR), dtype=np.float32)
-    if high - low <= RANGE or deviation < CONTRAST or small.std() == 0:
+    deviation = small.std()
+    if high - low <= RANGE or deviation < CONTRAST:
         return Look(None)
-    return Look(((small - small.mean()) / small.std()).ravel().astype(np.float16))
+    return Look(((small - small.mean()) / deviation).ravel().astype(np.float16))
 
 
 @dataclass

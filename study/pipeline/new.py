@@ -27,7 +27,7 @@ from study.experiment.design import (
 from study.experiment.levels import CORRELATED, REPEATED, built_level, minority_images
 from study.faces import dataset
 from study.methods.registry import METHODS
-from study.pipeline import cost, kept, params
+from study.pipeline import cost, kept, notebook, params
 from study.store import write_text
 
 ENOUGH = 40  # people for whom a smaller bias is not worth more people
@@ -306,26 +306,14 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
     write_text(path, text)
     try:
         study = params.filled(kept.resolve(name, folder))
-        check_draws(
-            data,
-            {
-                "task": study["task"],
-                "seeds": study["seeds"],
-                "bias": study["bias"],
-                "tasks": study["breadth"]["tasks"],
-                "kinds": study["breadth"]["kinds"],
-                "level": study["proxies"]["level"],
-                "ablation": study["ablation"],
-                "ablations": study["ablations"],
-                "neighbours": study["weights"]["neighbours"],
-            },
-        )
+        notes = check_draws(data, notebook.stage_parameters("data", study))
         predicted = cost.power(study, cost.count_tested(study))
     except BaseException:
         path.unlink()
         raise
     at = text.index("\nbase: ")
-    write_text(path, f"{text[:at]}#\n{_comment(f'Power: {predicted}')}\n{text[at:]}")
+    said = _comment(*notes, f"Power: {predicted}")
+    write_text(path, f"{text[:at]}#\n{said}\n{text[at:]}")
     return path, predicted
 
 

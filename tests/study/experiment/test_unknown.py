@@ -102,7 +102,7 @@ def test_methods_that_use_identities_are_refused(some, weights):
 
 
 def test_only_the_known_measure(some, settings):
-    some = Arrays(*[values[:160] for values in vars(some).values()])
+    some = Arrays(some.proxy[:160], some.features[:160], some.labels[:160], some.identities[:160])
     known = some.identities != -1
     alone = replace(
         some,

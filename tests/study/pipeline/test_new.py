@@ -37,6 +37,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "studies").mkdir()
     shutil.copy(ROOT / "studies/base-2.yaml", tmp_path / "studies")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     return tmp_path
 
 
@@ -65,12 +66,13 @@ def test_what_is_written_fits_the_data_and_passes_the_checks(folder, data, expec
     study = params.filled(kept.resolve("first"))
     assert {key: study["bias"][key] for key in expected} == expected
     breadth = study["breadth"]
-    check_draws(
+    notes = check_draws(
         data,
         study
         | {"tasks": breadth["tasks"], "kinds": breadth["kinds"], "level": study["proxies"]["level"]}
         | {"neighbours": "auto", "seeds": 2, "ablation": study["ablation"] | {"seeds": 2}},
     )
+    assert notes == []
     methods = {*study["methods"], *breadth["methods"], *study["ablation"]["methods"]}
     uses = {METHODS[name].uses_identities for name in methods}
     natural = study["bias"]["kind"] == "natural"

@@ -99,7 +99,9 @@ def test_a_stage_of_one_level_is_handed_the_ends_of_the_others():
 def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
     assert main(["lab"]) == 0
-    assert "build/lab/noisy.ipynb" in capsys.readouterr().out.split()
+    said = capsys.readouterr()
+    assert "build/lab/noisy.ipynb" in said.out.split()
+    assert "data/card.json is missing" in said.err and "`make reproduce` makes" in said.err
     nb = notebook.read_notebook("build/lab/noisy.ipynb")
     assert f"os.chdir({str(folder)!r})" in nb.cells[1].source
     assert nb.cells[2].id == "injected-parameters" and "level = 0.9" in nb.cells[2].source
@@ -241,6 +243,7 @@ def test_a_section_is_executed_again_only_if_what_it_uses_has_changed(folder, mo
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     Path("lines.py").write_text("def a():\n    return 1\n\n\ndef b():\n    return 2\n")
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(source, "ROOT", folder)
     shutil.rmtree("notebooks/paper")
     for name in "ab":
         Path("notebooks/paper").mkdir(exist_ok=True)
@@ -299,7 +302,7 @@ def edit(path: str, before: str, after: str) -> None:
 @pytest.mark.parametrize(
     "meanwhile, what",
     [
-        (lambda: edit("params.yaml", "level: 0.9", "level: 0.8"), "level of params.yaml"),
+        (lambda: edit("params.yaml", "detect: true", "detect: false"), "embed of params.yaml"),
         (lambda: edit("a.py", "1", "2"), "a.py"),
         (lambda: Path("data.csv").write_text("other"), "data.csv"),
         (lambda: Path("data.csv").unlink(), "data.csv"),
