@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from datetime import timedelta
 from pathlib import Path
 
@@ -134,8 +135,10 @@ def compute(rank, world, folder):
 def results(tmp_path_factory):
     """The folder where the processes left their results."""
     folder = tmp_path_factory.mktemp("results")
+    # All are forked from one process that has imported the packages and has no threads.
+    multiprocessing.set_forkserver_preload(["torch.distributed", "torch.multiprocessing", "pytest"])
     # If one process dies, this ends the others, which would wait for it, and raises its error.
-    mp.spawn(work, (str(folder),), nprocs=WORLDS[-1], join=True)
+    mp.start_processes(work, (str(folder),), nprocs=WORLDS[-1], start_method="forkserver")
     return folder
 
 

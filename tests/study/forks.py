@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -74,21 +75,16 @@ sys.exit(status)
 class Forks:
     """A process that forks, and programs that ask it to.
 
-    Parameters
-    ----------
-    folder : path
-        Where the programs are written.
-
     Attributes
     ----------
     python : str
-        The program to start in place of ``sys.executable``.
+        The program to start in place of ``sys.executable``; ``dvc`` stands beside it.
     """
 
-    def __init__(self, folder):
-        folder = Path(folder)
-        self.sockets = tempfile.TemporaryDirectory()  # a short path: the system limits a socket's
-        address = os.path.join(self.sockets.name, "forks")
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory()  # a short path: the system limits a socket's
+        folder = Path(self.folder.name)
+        address = str(folder / "forks")
         self.python = str(folder / "python")
         text = PROGRAM.format(python=sys.executable, address=address)
         for name in ("python", "python3", "dvc"):
@@ -112,7 +108,7 @@ class Forks:
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
-        self.sockets.cleanup()
+        self.folder.cleanup()
 
 
 # ---- the process that forks --------------------------------------------------------------------
@@ -154,7 +150,9 @@ def serve(address: str) -> Request:
                 if request is None:
                     program.close()
                     continue
-                pid = os.fork()
+                with warnings.catch_warnings():  # of threads of libraries, which forks do without
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    pid = os.fork()
                 if not pid:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -48,7 +47,7 @@ needs_data = pytest.mark.skipif(
 @cache
 def forks() -> Forks:
     """What starts the programs of this test process; it lives as long as this process."""
-    started = Forks(tempfile.mkdtemp())
+    started = Forks()
     atexit.register(started.close)
     return started
 

@@ -6,6 +6,8 @@ import contextlib
 import json
 import re
 import shutil
+import signal
+import subprocess
 import sys
 
 import pandas as pd
@@ -26,6 +28,7 @@ from tests.study.small import (
     edit,
     execute,
     finished_study,
+    forks,
     locked,
     needs_data,
     parameters,
@@ -203,7 +206,7 @@ def test_a_method_more_computes_its_own_share(study):
     params = yaml.load(study / "params.yaml")
     methods = [m for m in params["methods"] if m != "surprise"]
     edit(study, methods=methods)
-    execute(study, "weights", "train", "evaluate")
+    execute(study, "weights", "train")
     assert not [n for n in kept(study).keys() - before.keys() if n.startswith(("weights", "heads"))]
 
 
@@ -232,6 +235,18 @@ def test_no_name_of_a_study_removes_anything(study, monkeypatch, capsys):
         assert (notes / "mine.txt").read_text() == "mine"
         assert sorted(study.rglob("reports/**/*")) == reports
     edit(study, study="tiny")
+
+
+def test_a_fork_ends_as_a_process_would(tmp_path):
+    """What starts the programs here runs the folder's files as they are now, and hands on how they end."""
+    (tmp_path / "mine.py").write_text("import sys\n\nsys.exit('no')\n")
+    assert call(tmp_path, "python", "-m", "mine", check=False) == (1, "no\n")
+    (tmp_path / "mine.py").write_text("import time\n\nprint('on', flush=True)\ntime.sleep(3600)\n")
+    command = [forks().python, "-m", "mine"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"on\n"
+        process.terminate()
+        assert process.wait() == -signal.SIGTERM
 
 
 NAMING = ("00_abstract", "03_method", "04_results")  # sections that name methods

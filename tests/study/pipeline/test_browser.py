@@ -24,7 +24,7 @@ PAGES = [
     "reports/index.html",
     *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("reports/*/index.html")),
 ]
-STUCK = 600  # seconds, far more than a busy machine takes
+STUCK = 3600  # seconds, far more than a busy machine takes
 SCREENS = {1280: "light", 420: "dark"}  # width in pixels, and what its reader prefers
 # What a page measures of itself once it is loaded, and sends to the page that frames it.
 PROBE = """
