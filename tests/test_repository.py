@@ -40,7 +40,7 @@ study.experiment.design study.experiment.levels
 study.faces.importers study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.penalty cid.heads cid.lbfgs cid.risks
-cid.auditing cid.classified cid.kin cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+cid.auditing cid.classified cid.estimates cid.kin cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
