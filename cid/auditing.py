@@ -22,9 +22,11 @@ import numpy as np
 
 from cid.arrays import array, class_codes, unit_vectors, warn_of_many_classes
 from cid.classified import places_of_classes, predicted_classes
-from cid.estimates import Counts, Difference, Estimate, estimated
+from cid.estimates import MEASURES, Counts, Difference, Estimate, estimated
 from cid.posterior import new_posterior, two_classes, without_class_direction
 from cid.settings import Count, Whole, checked
+
+__all__ = ["MEASURES", "Audit", "Difference", "Estimate", "audit", "refusal"]
 
 # Neighbours that say which class is likeliest, and as many for a variant. The likelihood often prefers
 # fewer, among which are near copies with the same label; ten found surprised images better.
