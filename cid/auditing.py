@@ -86,7 +86,7 @@ def audit(
     >>> usual = person[~train] % 2  # a model that knows people, and not what it should know
     >>> found = audit(faces[train], labels[train], faces[~train], labels[~train], {"mine": usual})
     >>> [(row.measure, round(row.estimate, 1)) for row in found.estimates[:3]]
-    [('minority', 0.1), ('majority', 1.0), ('balanced', 0.5)]
+    [('minority', 0.0), ('majority', 1.0), ('balanced', 0.5)]
 
     Parameters
     ----------
