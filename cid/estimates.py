@@ -118,7 +118,8 @@ def estimated(names, counts: Counts, seed: int, bootstrap: int):
         for measure in MEASURES:
             value = float(point[measure][second] - point[measure][first])
             error = _error(drawn[measure][:, second] - drawn[measure][:, first], counts, measure)
-            low, high = value - INTERVAL * error, value + INTERVAL * error
+            low = float(np.maximum(value - INTERVAL * error, -1))
+            high = float(np.minimum(value + INTERVAL * error, 1))
             differences.append(
                 Difference(names[second], names[first], measure, value, low, high, POWER * error)
             )
@@ -149,7 +150,7 @@ def _wilson(value: float, variance: float, n: float) -> tuple[float, float]:
         n = min(n, value * (1 - value) / variance)
     centre = (value + INTERVAL**2 / (2 * n)) / (1 + INTERVAL**2 / n)
     error = np.sqrt(value * (1 - value) / n + INTERVAL**2 / (4 * n**2)) / (1 + INTERVAL**2 / n)
-    return max(centre - INTERVAL * error, 0.0), min(centre + INTERVAL * error, 1.0)
+    return float(max(centre - INTERVAL * error, 0)), float(min(centre + INTERVAL * error, 1))
 
 
 def _error(drawn: np.ndarray, counts: Counts, measure: str) -> float:
