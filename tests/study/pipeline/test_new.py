@@ -103,10 +103,11 @@ def write(folder, data: Labels) -> None:
 
 def test_the_command_writes_a_study_of_the_data_in_data(folder, capsys, monkeypatch):
     write(folder, crowd(12, 12))
-    monkeypatch.setattr(cost, "power", lambda study, tested: f"of {', '.join(tested)} people.")
+    monkeypatch.setattr(cost, "count_tested", lambda study: {"seen": (10, 200)})
+    monkeypatch.setattr(cost, "power", lambda study, tested: f"of {tested['seen'][0]} people.")
     assert cli.main(["new", "first"]) == 0
     out = capsys.readouterr().out
-    assert "# Power: of seen, unseen people." in out
+    assert "# Power: of 10 people." in out
     assert "studies/first.yaml is written. Run it: python -m study run first" in out
     study = kept.resolve("first")
     assert (study["data"], study["task"], study["study"]) == ("mine", "hat", "first")
