@@ -47,7 +47,7 @@ celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a
 	python -m study run $(NAME)
 
 check: $(VENV)/.study            ## is the report whole, and of these data, settings and code?
-	python -m study provenance check
+	python -m study provenance check $(NAME)
 
 verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are the numbers those that were committed?
 	python -m study run $(NAME)
@@ -65,8 +65,9 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study people data --seed 0
 
-networks: $(VENV)/.networks      ## a second recognition network, MobileFaceNet; says what to write into params.yaml
+networks: $(VENV)/.networks      ## two more recognition networks, MobileFaceNet and SFace; says what to write into params.yaml
 	python -m study mobilefacenet
+	python -m study sface
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
 	python -m study notebooks clean notebooks/*/*.ipynb

@@ -8,6 +8,13 @@ trained on them works more alike for all people. No identity labels are needed.
 >>> labels = [0, 0, 1, 1, 1, 0]  # (n,)
 >>> cid_weights(embeddings, labels).shape, surprise_weights(embeddings, labels).shape
 ((6,), (6,))
+
+How models serve people whose labels are unusual for them, or why that cannot be told:
+
+>>> from cid import audit
+>>> found = audit(embeddings, labels, embeddings, labels, predictions={"mine": [0, 0, 0, 1, 1, 1]})
+>>> [row.measure for row in found.estimates], found.refusal is None
+(['minority', 'majority', 'balanced', 'spread'], False)
 """
 
 from importlib import import_module

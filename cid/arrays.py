@@ -195,10 +195,7 @@ def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tens
     holds NaN or infinite values, or that has no direction.
     """
     vectors = as_tensor(embeddings, ndim=2).to(pick_device(device))
-    # The caller may have let torch round the factors of float32 products to fewer digits.
-    rounded = torch.get_float32_matmul_precision() != "highest"
-    rounded |= torch.is_autocast_enabled(vectors.device.type)
-    double = rounded or vectors.dtype == torch.float64
+    double = vectors.dtype == torch.float64
     unit = torch.empty_like(vectors, dtype=torch.float64 if double else torch.float32)
     # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
     for rows, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):  # fits the cache

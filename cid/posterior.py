@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from cid.arrays import BLOCK, class_codes, like, unit_vectors
 from cid.density import MANY, add_kernel_sums, farthest, half_squares, precise_enough, probes
 from cid.moved import forwarder
+from cid.precision import true_float32
 from cid.settings import Count, CountOrAuto, PositiveOrAuto, Truth, checked, one_of, or_auto
 
 Estimator = one_of("knn", "kernel")
@@ -39,14 +40,16 @@ class Posterior:
     """Leave-one-out posterior of every sample's own label."""
 
     # float64 (n,), an array or a tensor as the embeddings were: p(y_i | z_i) in (0, 1), estimated from
-    # the other samples. Always float64, because weights divide by it.
+    # the other samples. Always float64, because weights divide by it. Of new samples (m, C): p(c | z_i).
     probability: Any
     scale: float  # number of neighbours, or kernel width tau
+    smoothing: float  # neighbours, or kernel mass, that the class frequencies count as
     slope: float  # exponent of the posterior's odds against the prior's (1: as counted)
     loss: float  # mean of -log probability, in nats, which chose the scale and the slope
     prior_loss: float  # the same for class frequencies alone, without the embedding
 
 
+@true_float32()
 def label_posterior(
     embeddings,
     labels,
@@ -96,7 +99,7 @@ def label_posterior(
     slope = checked("slope", slope, Slope)
     local_scaling = checked("local_scaling", local_scaling, Truth)
     unit = unit_vectors(embeddings, device)
-    codes = _two_classes(labels, len(unit))
+    codes = two_classes(labels, len(unit))
     prior = np.bincount(codes) / len(codes)
     tried = _scales(estimator, scale, len(unit))
     if estimator == "knn":
@@ -110,10 +113,88 @@ def label_posterior(
             tried = [_likeliest(shares, prior, codes[rows], slope).scale]
         shares = _kernel_shares(_kernel_mass_of_pairs(unit, codes, tried[0]), tried, prior)
     likeliest = _likeliest(shares, prior, codes, slope)
-    if isinstance(embeddings, torch.Tensor):
-        tensor = torch.from_numpy(likeliest.probability).to(embeddings.device)
-        return Posterior(**{**vars(likeliest), "probability": tensor})
-    return likeliest
+    return _of_kind(likeliest, likeliest.probability, embeddings)
+
+
+def new_posterior(
+    embeddings,
+    labels,
+    new_embeddings,
+    *,
+    estimator: str = "knn",
+    scale: float | str = "auto",
+    slope: float | str = "auto",
+    local_scaling: bool = False,
+    device: str = "auto",
+) -> Posterior:
+    """Estimate the posterior of every class for new samples, among the samples whose labels are given.
+
+    It is the estimate of :func:`label_posterior`. What is "auto" is chosen by the leave-one-out
+    likelihood of the given labels; beyond :data:`cid.density.MANY` samples, by that of about
+    :data:`cid.density.PROBES` of them, among all.
+
+    >>> embeddings = [[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.2, 1]]
+    >>> found = new_posterior(embeddings, [0, 0, 0, 1, 1, 0], [[1, 0.1], [0, 1]], scale=2, slope=1.0)
+    >>> found.probability.round(2)
+    array([[0.83, 0.17],
+           [0.33, 0.67]])
+
+    Parameters
+    ----------
+    embeddings, labels, estimator, scale, slope, local_scaling
+        As in :func:`label_posterior`.
+    new_embeddings : array or tensor, shape (m, d)
+
+    Returns
+    -------
+    Posterior
+        ``probability`` has shape (m, C), of the classes in their order, and is of the kind of
+        ``new_embeddings``. The losses are those of the given samples, each without itself.
+
+    Raises
+    ------
+    ValueError
+        As :func:`label_posterior`, or if the new embeddings have another number of dimensions.
+    """
+    estimator = checked("estimator", estimator, Estimator)
+    slope = checked("slope", slope, Slope)
+    local_scaling = checked("local_scaling", local_scaling, Truth)
+    unit = unit_vectors(embeddings, device)
+    codes = two_classes(labels, len(unit))
+    new = _unit_like(new_embeddings, unit)
+    prior = np.bincount(codes) / len(codes)
+
+    def shares(tried, rows, new=None):
+        if estimator == "knn":
+            return _neighbour_shares(unit, codes, tried, prior, local_scaling, rows, new)
+        return _kernel_shares(_kernel_mass(unit, codes, tried, rows, new), tried, prior)
+
+    rows = probes(len(unit), every=MANY)
+    tried = _scales(estimator, scale, len(unit))
+    chosen = _likeliest(shares(tried, rows), prior, codes[rows], slope)
+    for _, smoothing, share in shares([chosen.scale], torch.arange(len(new)), new):
+        if smoothing == chosen.smoothing:
+            logs = _log_odds(np.log(prior)[:, None], np.log(share / prior).T, chosen.slope)
+    probability = np.exp(logs - np.logaddexp.reduce(logs, axis=0)).T
+    return _of_kind(chosen, probability, new_embeddings)
+
+
+def _of_kind(posterior: Posterior, probability: np.ndarray, source) -> Posterior:
+    """A posterior with another probability, a tensor on the device of ``source`` if that is one."""
+    if isinstance(source, torch.Tensor):
+        probability = torch.from_numpy(probability).to(source.device)
+    return Posterior(**{**vars(posterior), "probability": probability})
+
+
+def _unit_like(new_embeddings, unit: torch.Tensor) -> torch.Tensor:
+    """New embeddings as unit vectors of the type and device of others."""
+    new = unit_vectors(new_embeddings, str(unit.device)).to(unit.dtype)
+    if new.shape[1] != unit.shape[1]:
+        raise ValueError(
+            f"the new embeddings have {new.shape[1]} dimensions and the others {unit.shape[1]}; "
+            "embed both by the same network"
+        )
+    return new
 
 
 def _scales(estimator: str, scale, n: int) -> list:
@@ -135,7 +216,10 @@ def _scales(estimator: str, scale, n: int) -> list:
     return [scale]
 
 
-def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: str = "auto"):
+@true_float32()
+def without_class_direction(
+    embeddings, labels, new_embeddings=None, *, neighbours: int = 5, device: str = "auto"
+):
     """Remove the direction along which a label shifts the embedding: unit vectors, (n, d).
 
     A face-recognition network is not blind to, say, a smile: among images of one person those of one
@@ -149,11 +233,28 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
     (3, 2)
 
     The result is of the kind, floating type and device of ``embeddings``; arguments and errors are
-    those of :func:`label_posterior`.
+    those of :func:`label_posterior`. With ``new_embeddings`` (m, d) there are two results: of these,
+    the direction that the labelled ones show is removed, too.
     """
     neighbours = checked("neighbours", neighbours, Count)
     unit = unit_vectors(embeddings, device)
-    codes = torch.from_numpy(_two_classes(labels, len(unit))).to(unit.device)
+    codes = torch.from_numpy(two_classes(labels, len(unit))).to(unit.device)
+    basis = _class_directions(unit, codes, neighbours)
+    cleaned = like(_projected(unit, basis), embeddings)
+    if new_embeddings is None:
+        return cleaned
+    return cleaned, like(_projected(_unit_like(new_embeddings, unit), basis), new_embeddings)
+
+
+def _projected(unit: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Unit vectors without their part along the columns of an orthonormal basis (d, r)."""
+    if not basis.shape[1]:
+        return unit
+    return unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
+
+
+def _class_directions(unit: torch.Tensor, codes: torch.Tensor, neighbours: int) -> torch.Tensor:
+    """Orthonormal basis (d, at most C - 1) of what :func:`without_class_direction` removes."""
     n_classes = int(codes.max()) + 1
     directions = []
     for code in range(n_classes):
@@ -168,59 +269,69 @@ def without_class_direction(embeddings, labels, *, neighbours: int = 5, device: 
         directions.append(difference / (len(members) * k))
     # Two classes give one direction, seen from each side; C classes span at most C.
     basis, size, _ = torch.linalg.svd(torch.stack(directions).T, full_matrices=False)
-    if float(size[0]) > 0:
-        basis = basis[:, : min(n_classes - 1, unit.shape[1] - 1)].to(unit.dtype)
-        unit = unit_vectors(unit - (unit @ basis) @ basis.T, str(unit.device))
-    return like(unit, embeddings)
+    kept = min(n_classes - 1, unit.shape[1] - 1) if float(size[0]) > 0 else 0
+    return basis[:, :kept].to(unit.dtype)
 
 
-def _cosines(unit, rows=None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Row numbers and cosines with all samples, block by block of all rows or those given.
+# One estimate: the scale, the smoothing, and class shares (n, C) of all rows or of those asked for.
+Shares = tuple[float, float, np.ndarray]
 
-    The cosine of a sample with itself is set below all others.
+
+def _cosines(unit, rows=None, new=None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Places and cosines with all samples, block by block of all rows, or of those given.
+
+    The rows are those of ``new``, if there are new samples. Else the cosine of a sample with itself is
+    minus infinity.
     """
     rows = torch.arange(len(unit)) if rows is None else rows
-    for block in rows.split(max(1, min(BLOCK, PAIRS // len(unit)))):
-        cosine = unit[block] @ unit.T
-        cosine[torch.arange(len(block)), block] = -3.0
-        yield block, cosine
+    source = unit if new is None else new
+    places = torch.arange(len(rows))
+    for place in places.split(max(1, min(BLOCK, PAIRS // len(unit)))):
+        block = rows[place]
+        cosine = source[block] @ unit.T
+        if new is None:
+            cosine[torch.arange(len(block)), block] = -torch.inf
+        yield place, cosine
 
 
-def _neighbour_shares(unit, codes, tried, prior, local_scaling) -> Iterator[tuple[int, np.ndarray]]:
-    """For each k: smoothed class shares (n, C) among the k nearest other samples."""
+def _neighbour_shares(
+    unit, codes, tried, prior, local_scaling, rows=None, new=None
+) -> Iterator[Shares]:
+    """For each k: smoothed class shares among the k nearest other samples; rows as in :func:`_cosines`."""
     n = len(unit)
     n_classes = len(prior)
     most = max(tried)
+    ranks = [k - 1 for k in tried]
     onehot = np.eye(n_classes)[codes]
-    counted = np.empty((n, most, n_classes), dtype=np.uint8 if most < 256 else np.int32)
+    n_rows = n if rows is None else len(rows)
+    counted = np.empty((n_rows, len(tried), n_classes), dtype=np.uint8 if most < 256 else np.int32)
     crowding = torch.zeros(n, dtype=unit.dtype, device=unit.device)
     if local_scaling:
-        for rows, cosine in _cosines(unit):
-            crowding[rows] = cosine.topk(min(HUB, n - 1), dim=1).values.mean(dim=1)
-    for rows, cosine in _cosines(unit):
+        for place, cosine in _cosines(unit):
+            crowding[place] = cosine.topk(min(HUB, n - 1), dim=1).values.mean(dim=1)
+    for place, cosine in _cosines(unit, rows, new):
         if local_scaling:  # a sample's own crowding shifts all its cosines alike: no order changes
             cosine -= crowding / 2
         nearest = cosine.topk(most, dim=1).indices.cpu().numpy()
-        counted[rows] = onehot[nearest].cumsum(axis=1)
-    for k in tried:
-        yield k, (counted[:, k - 1] + n_classes * prior) / (k + n_classes)
+        counted[place] = onehot[nearest].cumsum(axis=1)[:, ranks]
+    for rank, k in enumerate(tried):
+        yield k, n_classes, (counted[:, rank] + n_classes * prior) / (k + n_classes)
 
 
-def _kernel_shares(masses, tried, prior) -> Iterator[tuple[float, np.ndarray]]:
+def _kernel_shares(masses, tried, prior) -> Iterator[Shares]:
     """For each tau and pseudo mass: smoothed class shares of the kernel masses (n, C) under each tau."""
     for tau, mass in zip(tried, masses, strict=True):
         for pseudo in PSEUDO_MASS:
             total = mass.sum(axis=1, keepdims=True) + pseudo
-            yield tau, (mass + pseudo * prior) / total
+            yield tau, pseudo, (mass + pseudo * prior) / total
 
 
-def _kernel_mass(unit, codes, tried, rows=None) -> np.ndarray:
-    """Kernel mass of the others around all rows or those given, by class, for each tau: (tau, n, C)."""
+def _kernel_mass(unit, codes, tried, rows=None, new=None) -> np.ndarray:
+    """Kernel mass of the others, by class, for each tau (tau, n, C); rows as in :func:`_cosines`."""
     onehot = torch.from_numpy(np.eye(codes.max() + 1)[codes]).to(unit.device)
     masses = []
-    for block, cosine in _cosines(unit, rows):
+    for _, cosine in _cosines(unit, rows, new):
         cosine = cosine.double() - 1
-        cosine[torch.arange(len(block)), block] = -torch.inf
         masses.append(torch.stack([(cosine / tau).exp_() @ onehot for tau in tried]))
     return torch.cat(masses, dim=1).cpu().numpy()
 
@@ -246,25 +357,30 @@ def _kernel_mass_of_pairs(unit, codes, tau: float) -> np.ndarray:
     return mass[None].cpu().numpy()
 
 
-def _likeliest(shares: Iterable[tuple[float, np.ndarray]], prior, codes, slope) -> Posterior:
-    """The likeliest of the estimates ``(scale, class shares (n, C))``, with the best slope for "auto"."""
+def _likeliest(shares: Iterable[Shares], prior, codes, slope) -> Posterior:
+    """The likeliest of some estimates, with the best slope for "auto"."""
     log_prior = np.log(prior)[:, None]
     best = None
-    for scale, share in shares:
+    for scale, smoothing, share in shares:
         log_odds = np.log(share / prior).T
         chosen = _likeliest_slope(log_prior, log_odds, codes) if slope == "auto" else slope
         probability = np.exp(_log_sharpened(log_prior, log_odds, codes, chosen))
         loss = float(-np.log(probability).mean())
         if best is None or loss < best.loss:
             prior_loss = float(-np.log(prior[codes]).mean())
-            best = Posterior(probability, scale, chosen, loss, prior_loss)
+            best = Posterior(probability, scale, smoothing, chosen, loss, prior_loss)
     return best
 
 
 def _log_sharpened(log_prior, log_odds, codes, slope) -> np.ndarray:
     """Log probability of the own label with the odds (C, n) against the prior raised to ``slope``."""
-    logs = log_prior + slope * log_odds
+    logs = _log_odds(log_prior, log_odds, slope)
     return logs[codes, np.arange(len(codes))] - np.logaddexp.reduce(logs, axis=0)
+
+
+def _log_odds(log_prior, log_odds, slope) -> np.ndarray:
+    """Logarithms (C, n) of what is proportional to the probabilities of all classes."""
+    return log_prior + slope * log_odds
 
 
 def _likeliest_slope(log_prior, log_odds, codes) -> float:
@@ -277,10 +393,10 @@ def _likeliest_slope(log_prior, log_odds, codes) -> float:
     return float(best.x)
 
 
-def _two_classes(labels, n: int) -> np.ndarray:
+def two_classes(labels, n: int, name: str = "labels") -> np.ndarray:
     """Codes (n,) of labels of at least two classes."""
-    codes, n_classes = class_codes(labels, n)
+    codes, n_classes = class_codes(labels, n, name)
     if n_classes < 2:
         only = np.asarray(labels)[0]
-        raise ValueError(f"all labels are {only}; a posterior needs at least two classes")
+        raise ValueError(f"all {name} are {only}; a posterior needs at least two classes")
     return codes

@@ -56,6 +56,7 @@ GROUPS = {  # in the order in which a newcomer needs them
         "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
         "detector": Command("study.faces.detector", "", "the file of the face detector"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
+        "sface": Command("study.faces.sface", "", "a third one"),
     },
     "Share the work": {
         "distributed": Command(

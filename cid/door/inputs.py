@@ -18,6 +18,7 @@ from cid.door.tables import Rows
 NO_LABEL = "no label"
 NO_EMBEDDING = "its embedding holds NaN or infinite values"
 NO_DIRECTION = "its embedding has norm 0"
+EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
 
 
@@ -87,6 +88,10 @@ def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[
 
 def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     path = Path(options.embeddings)
+    if path.suffix not in EMBEDDINGS:
+        raise ValueError(
+            f"{path} ends in none of {', '.join(EMBEDDINGS)}; save embeddings as .npy (n, d)"
+        )
     if path.suffix == ".npy":
         vectors = tables.read_array(path)
         if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
@@ -172,20 +177,27 @@ def _with_photographs(
         say(f"{strangers:,} photographs of {source.where} have no row in {rows.where}")
     folder = None if options.keep == "no" else output.parent / FOLDER
     network = options.network or NETWORK
-    # Of rows that are left out, nothing need be looked at.
-    wanted = ["" if reason else name for name, reason in zip(names, twice, strict=True)]
+    # Rows that are left out anyway, also for want of a label, need not be looked at.
+    unknown = ["" in row for row in contents]
+    wanted = [
+        "" if reason or empty else name
+        for name, reason, empty in zip(names, twice, unknown, strict=True)
+    ]
     faces = embed(source, wanted, folder, network=network, device=options.device)
-    reasons = [one or other for one, other in zip(twice, faces.reasons, strict=True)]
-    _tell_faces(reasons, folder)
-    if all(reasons):
+    reasons = [
+        one or ("" if empty else other)
+        for one, empty, other in zip(twice, unknown, faces.reasons, strict=True)
+    ]
+    found = sum(not (reason or empty) for reason, empty in zip(reasons, unknown, strict=True))
+    _tell_faces(found, reasons.count(NO_FACE), folder)
+    if not found:
         raise ValueError(f"no photograph of {source.where} can be used ({_counted(reasons)})")
     return Given(rows, faces.embedding, reasons)
 
 
-def _tell_faces(reasons: Sequence[str], folder: Path | None) -> None:
-    """Say how many faces were found, and where embeddings lie."""
-    found = sum(not reason for reason in reasons)
-    looked_at = found + sum(reason == NO_FACE for reason in reasons)
+def _tell_faces(found: int, missed: int, folder: Path | None) -> None:
+    """Say in how many photographs a face was found, and where embeddings lie."""
+    looked_at = found + missed
     print(f"faces: found in {found:,} of {looked_at:,} photographs")
     if found < USUAL * looked_at:
         say(

@@ -51,9 +51,10 @@ def run(options: Namespace) -> int:
     sides = split_sides(found.rows, options.split)
     got = embedded(found, options, output or Path("leaks.csv"), [options.split])
     tell_left_out(got.reasons)
-    train = np.flatnonzero(got.usable() & (sides == "train"))
-    test = np.flatnonzero(got.usable() & (sides == "test"))
-    check_sides(train, test, options.split)
+    usable = got.usable()
+    check_sides(usable & (sides == "train"), usable & (sides == "test"), options.split)
+    train = np.flatnonzero(usable & (sides == "train"))
+    test = np.flatnonzero(usable & (sides == "test"))
     leaks = compare(got.embedding[train], got.embedding[test], options.device)
     names = np.array(got.rows.names, dtype=object)
     columns = (
@@ -80,6 +81,7 @@ def compare(train, test, device: str = "auto", progress: bool = True) -> Leaks:
     """
 
     from cid.arrays import unit_vectors
+    from cid.precision import true_float32
 
     n = len(train)
     unit = unit_vectors(np.concatenate([train, test]), device).float()
@@ -90,7 +92,7 @@ def compare(train, test, device: str = "auto", progress: bool = True) -> Leaks:
     cosine = np.empty(len(test))
     person = np.empty(len(test), dtype=bool)
     bar = tqdm(total=len(test), desc="compare", unit="image", disable=not progress)
-    with bar:
+    with true_float32(), bar:
         for start in range(0, len(test), ROWS):
             rows = slice(start, start + ROWS)
             among = slice(n + start, n + start + ROWS)

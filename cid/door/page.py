@@ -20,6 +20,12 @@ TITLES = {
     "majority": "the others",
     "spread": "spread over people",
 }
+SIGNS = {  # of what the audit's trust rests on, those that a reader can use
+    "flagged": "share of test images that are surprised",
+    "gain": "what neighbours tell of a label beyond class frequencies (nats an image)",
+    "agreement_direction": "agreement of the flags with those found without removing the label's own direction",
+    "agreement_neighbours": "with those found by another number of neighbours",
+}
 MOST = 12  # models in the figure, and differences that are listed
 
 
@@ -121,13 +127,22 @@ def _interval(row: Estimate) -> str:
     return f"{100 * row.estimate:.1f} % [{100 * row.low:.1f}, {100 * row.high:.1f}]"
 
 
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def _cell(row: Estimate) -> str:
+    estimate, bracket, interval = _interval(row).partition("[")
+    return f"{estimate}<br><small>{bracket}{interval}</small>" if bracket else estimate
+
+
 def _table(result: Audit) -> str:
     head = "".join(f"<th>{TITLES[measure]}</th>" for measure in TITLES)
     body = ""
     for model in _models(result.estimates):
         rows = {row.measure: row for row in result.estimates if row.model == model}
         cells = "".join(
-            f'<td title="{rows[measure].images:,} images">{_interval(rows[measure])}</td>'
+            f'<td title="{rows[measure].images:,} images">{_cell(rows[measure])}</td>'
             if measure in rows
             else "<td></td>"
             for measure in TITLES
@@ -140,8 +155,9 @@ def _differences(result: Audit) -> str:
     rows = [row for row in result.differences if row.measure == "balanced"]
     rows = [row for row in rows if not math.isnan(row.difference)]
     items = "".join(
-        f"<li>{html.escape(row.model)} − {html.escape(row.against)}: {100 * row.difference:+.1f} "
-        f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]; found from {100 * row.smallest:.1f} on</li>"
+        f"<li>{html.escape(row.model)} less {html.escape(row.against)}: {_signed(row.difference)} "
+        f"[{_signed(row.low)}, {_signed(row.high)}]; a true difference of {100 * row.smallest:.1f} would "
+        "be found with a chance of 80 %</li>"
         for row in rows[:MOST]
     )
     more = f"<li>{len(rows) - MOST} more</li>" if len(rows) > MOST else ""
@@ -152,7 +168,7 @@ def _differences(result: Audit) -> str:
 
 def _signs(result: Audit) -> str:
     signs = "; ".join(
-        f"{html.escape(name.replace('_', ' '))} {value:.3g}" for name, value in result.signs.items()
+        f"{title} {result.signs[name]:.2f}" for name, title in SIGNS.items() if name in result.signs
     )
     unknown = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in result.unknown)
     text = f"<h2>What the trust in this rests on</h2><p>{signs}</p>" if signs else ""

@@ -151,6 +151,11 @@ def _classes(
         raise ValueError(f"{where} predicts nothing of these images; its cells are empty")
     if said <= set(known):
         return texts, "classes"
+    truths = dict(zip(("true", "false"), ("1", "0"), strict=True))
+    written = {truths.get(name.lower(), name): name for name in known}
+    same = {text: written.get(truths.get(text.lower(), text), "") for text in said}
+    if set(known) == set(written.values()) and all(same.values()):  # true and false are 1 and 0
+        return np.array([same.get(text, "") for text in texts], dtype=object), "classes"
     strange = sorted(text for text in said - set(known) if not tables.is_number(text))
     if strange:
         raise ValueError(

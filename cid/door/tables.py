@@ -129,9 +129,11 @@ def as_text(cells: pd.Series) -> pd.Series:
 def read_csv(path) -> pd.DataFrame:
     """Read a table as text, separated by commas, semicolons, tabs or bars."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it is no text")
+        content = Path(path).read_bytes()
+        problem = _posing(content)
+        if problem:
+            raise ValueError(problem)
+        text = content.decode("utf-8-sig")
         separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         lines = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
@@ -156,15 +158,28 @@ def read_csv(path) -> pd.DataFrame:
     return pd.DataFrame(cells, columns=names, dtype=object)
 
 
+def _posing(content: bytes) -> str:
+    """Say what was stored in place of a table, from its first bytes; empty if it is nothing known."""
+    if content.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, get the file by `git lfs pull`"
+    if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", content[:200], re.IGNORECASE):
+        return "a web page"
+    if content.startswith(b"PK"):
+        return "a spreadsheet or an archive"
+    return "no text" if b"\0" in content[:1000] and not content.startswith(b"\xff\xfe") else ""
+
+
 def read_array(path) -> np.ndarray:
     """Read a ``.npy`` file without copying it into memory; ValueError if it is none."""
     try:
+        with open(path, "rb") as file:
+            if not file.read(6).startswith(b"\x93NUMPY"):
+                raise ValueError("it is another kind of file")
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist; name a .npy file") from None
     except (ValueError, EOFError, OSError) as error:
-        objects = "pickle" in str(error).lower() or "Python objects" in str(error)
-        reason = "it holds Python objects" if objects else str(error)
+        reason = "it holds Python objects" if "Python objects" in str(error) else str(error)
         raise ValueError(f"{path} is not a readable .npy file ({reason}); save numbers") from None
 
 
@@ -185,8 +200,9 @@ def classes(cells: pd.Series, where: str) -> tuple[np.ndarray, list[str]]:
     """
     texts = np.array([class_text(cell) for cell in cells], dtype=object)
     known = in_order(set(texts) - {""})
-    if known and all(is_number(name) for name in known):
-        broken = next((name for name in known if not float(name).is_integer()), None)
+    endless = [name for name in known if name.lower().lstrip("+-") in ("inf", "infinity")]
+    if endless or known and all(is_number(name) for name in known):
+        broken = next((n for n in known if n in endless or not float(n).is_integer()), None)
         if broken is not None:
             raise ValueError(
                 f"{where}, column {cells.name!r} holds {broken!r}, which is no class but a measurement; "
@@ -226,6 +242,13 @@ def doubts(texts: Sequence[str], known: list[str], column: str) -> list[str]:
         lines.append(
             f"column {column!r} holds {len(known)} different numbers, each taken as a class of its own; "
             "if they are a measurement, such as an age, cut it at a threshold first"
+        )
+    folded = Counter(name.casefold() for name in known)
+    alike = [name for name in known if folded[name.casefold()] > 1]
+    if alike:
+        lines.append(
+            f"classes {alike[0]!r} and {alike[1]!r} differ in letter case alone, and count as two; write "
+            "one name if they are one"
         )
     odd = [name for name in known if name in ODD]
     if odd and {"0", "1"} < set(known) and len(known) == 2 + len(odd):

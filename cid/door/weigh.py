@@ -112,9 +112,14 @@ def check_output(path: Path, kinds: tuple[str, ...]) -> Path:
         raise ValueError(f"{path} ends in none of {', '.join(kinds)}; name the output so")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tables.write(path.with_name(f".{path.name}.try"), lambda file: None)
-    path.with_name(f".{path.name}.try").unlink()
+    trial = path.with_name(f".{path.name}.try")
+    try:
+        tables.write(trial, lambda file: None)
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); name another place"
+        ) from None
     return path
 
 

@@ -55,6 +55,7 @@ from study.methods.registry import (
     all_weigh_settings,
     balancing,
     kind_of,
+    reading,
 )
 
 PARAMS = Path("params.yaml")
@@ -419,6 +420,12 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
             _check_shares(f"{where}.values", values)
             continue
         section, _, key = setting.partition(".")
+        methods = tree["ablation"]["methods"]
+        if section == "weights" and not reading(methods, key):
+            raise ValueError(
+                f"{where}.setting is {setting}, which no method of ablation.methods reads, so its figure would "
+                f"be flat; add {' or '.join(reading(METHODS, key))} to them, or drop this ablation"
+            )
         for number, value in enumerate(values):  # every one must be what the setting may have
             if setting == "bias.people" and value is None and bias["cohorts"]:
                 continue  # cohorts need a number: the stage `ablate` leaves this value out

@@ -1,6 +1,6 @@
 """What a report was made of, and whether it still is.
 
-python -m study provenance check            does the report come from these data, settings and code?
+python -m study provenance check [NAME]     is the report whole, and of these data, settings and code?
 python -m study provenance verify [NAME]    are the numbers those that were committed?
 """
 
@@ -298,17 +298,17 @@ def checked(folder: Path, commit: str = "HEAD") -> Verified:
 def main(arguments: list[str]) -> int:
     options = parser("provenance")
     commands = options.add_subparsers(dest="command", required=True)
-    commands.add_parser("check")
+    checking = commands.add_parser("check")
     verifying = commands.add_parser("verify")
-    verifying.add_argument("name", nargs="?", help="of a kept study; else that of params.yaml")
+    for command in (checking, verifying):
+        command.add_argument("name", nargs="?", help="of a kept study; else that of params.yaml")
     verifying.add_argument("--commit", default="HEAD", help="whose numbers to compare with")
     args = options.parse_args(arguments)
+    folder = _reported(args.name) if args.name else REPORTS / params.read()["study"]
     if args.command == "check":
-        folder = REPORTS / params.read()["study"]
         lines = check(folder)
         print("\n".join(lines) or f"{folder} comes from these data, settings and code.")
         return int(bool(lines))
-    folder = _reported(args.name) if args.name else REPORTS / params.read()["study"]
     verified = checked(folder, args.commit)
     print(*verified.lines, verified.sentence, sep="\n")
     return int(not verified.within)

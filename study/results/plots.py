@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
+from study.faces.verification import FALSE_MATCHES
 from study.results.drawing import (
     ACCENT,
     FIGURES,
@@ -50,7 +51,7 @@ from study.results.drawing import (
 )
 from study.results.metrics import METRICS
 from study.results.palette import colour
-from study.results.tables import STRONG
+from study.results.tables import RIGHT, STRONG
 from study.results.titles import (
     level_title,
     marked_title,
@@ -65,6 +66,8 @@ __all__ = ["FIGURES", "STRONG", "show", "show_folded", "style"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
 FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
+
+AUDITED = {"minority": "Minority cells", "balanced": "Balanced images"}  # titles of panels
 
 # Titles of ablations; a key without an entry is shown as the words of its last part.
 SETTINGS = {
@@ -337,11 +340,14 @@ def demographics(people: DataFrame, columns: list[str]) -> Figure:
     return done(figure)
 
 
-def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
+def verification(
+    similarity: DataFrame, roc: DataFrame, auc: float, right_pairs: float | None = None
+) -> Figure:
     """Draw the similarity of same-person and different-people pairs, and the ROC curve.
 
     ``similarity`` has the ``left`` and ``right`` edge of bins of cosine similarity and the densities
     ``same`` and ``different`` of pairs; ``roc`` has ``false_match_rate`` and ``true_match_rate``.
+    ``right_pairs`` is marked at the rate that it is for.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
     edges = np.append(similarity["left"], similarity["right"].iloc[-1])
@@ -358,7 +364,11 @@ def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
     left.set(title="Similarity of pairs", xlabel="cosine similarity", ylabel="density", yticks=[])
     drawn = roc[roc["false_match_rate"] > 0]
     right.plot(drawn["false_match_rate"], drawn["true_match_rate"], color=ACCENT, lw=2)
-    right.set(title=f"Verification ROC, area {auc:.4f}", xscale="log", ylim=(0, 1.02))
+    title = f"Verification ROC, area {auc:.4f}"
+    if right_pairs is not None:
+        right.plot([FALSE_MATCHES], [right_pairs], "o", color=ACCENT)
+        title += f", right pairs {right_pairs:.1%}"
+    right.set(title=title, xscale="log", ylim=(0, 1.02))
     right.set(xlabel="false match rate (log scale)", ylabel="true match rate")
     right.grid(alpha=0.3)
     return done(figure)
@@ -804,14 +814,18 @@ def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]
         Of :func:`study.results.inference.difference`, with a column ``trunk``.
     leaks : DataFrame
         What each proxy reveals (:func:`study.experiment.proxies.leaks_of`), with a column ``trunk``;
-        its verification AUC orders the proxies and stands beside each.
+        its verification AUC orders the proxies and stands beside each, with the right pairs.
     """
     rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
     methods = without_identities(present(rows, methods))
     if not methods:
         return Markdown("*No method was run that needs a proxy.*")
     trunks = rows["trunk"].unique()
-    auc = leaks.set_index(["trunk", "proxy"])["verification AUC"]
+    leaks = leaks.set_index(["trunk", "proxy"])
+    auc = leaks["verification AUC"]
+    beside_each = {"AUC": auc}
+    if RIGHT in leaks:
+        beside_each["right"] = leaks[RIGHT]
     proxies = auc[trunks[0]].sort_values(ascending=False, kind="stable").index
     size = (5.2, len(trunks) * (0.36 * len(proxies) + 0.45) + 1.0)
     figure, axes = plt.subplots(len(trunks), 1, figsize=size, squeeze=False, sharex=True)
@@ -823,14 +837,80 @@ def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]
         _draw_oracle_band(axis, part)
         draw_side_by_side(axis, places, 0.26, part, proxies, methods, size=5.5)
         list_rows(axis, [network_title(proxy) for proxy in proxies])
-        for place, proxy in zip(places, proxies, strict=True):
-            where = ("axes fraction", "data")
-            text = f"{auc[trunk, proxy]:.2f}"
-            axis.annotate(text, (1.02, place), xycoords=where, va="center", **beside)
-        axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", **beside)
+        for number, (head, values) in enumerate(beside_each.items()):
+            x = 1.02 + 0.13 * number
+            for place, proxy in zip(places, proxies, strict=True):
+                where = ("axes fraction", "data")
+                text = f"{values[trunk, proxy]:.2f}"
+                axis.annotate(text, (x, place), xycoords=where, va="center", **beside)
+            axis.annotate(head, (x, 1.02), xycoords="axes fraction", **beside)
         axis.set_title(f"Heads on {network_title(trunk)}")
     axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
     return done(add_legend(figure))
+
+
+def audited(table: DataFrame, proxies: DataFrame) -> Figure:
+    """Draw what the audit estimates without identities against the truth, at the strongest bias level.
+
+    A panel for the minority cells and one for balanced images, a point a method; diamonds are the plain
+    accuracy on the same biased images. Where the audit was made with several proxies, a third panel shows
+    what it flags against how well the proxy tells people apart.
+
+    Parameters
+    ----------
+    table, proxies : DataFrame
+        ``audit`` and ``audit-quality`` of :func:`study.experiment.audited.audit_study`.
+    """
+    level = table["level"].max()
+    own = table[(table["level"] == level) & (table["proxy"] == "as it is")]
+    known = own[own["truth"].notna()]
+    measures = [name for name in ("minority", "balanced") if (known["measure"] == name).any()]
+    several = proxies[proxies.groupby("level")["proxy"].transform("size") > 1]
+    figure, axes = panels(len(measures) + (len(several) > 0), 3, 3.3, 3.2)
+    for axis, measure in zip(axes.flat, measures, strict=False):
+        _draw_estimates(axis, known[known["measure"] == measure], AUDITED[measure])
+    if len(several):
+        _draw_flags(axes.flat[len(measures)], several)
+    return done(add_legend(figure))
+
+
+def _draw_estimates(axis: Axes, rows: DataFrame, title: str) -> None:
+    """Estimates of one measure against the truth, a point a method."""
+    values = np.concatenate([rows[name].dropna() for name in ("truth", "mean", "plain")])
+    margin = 0.04 * (np.ptp(values) or 0.1)
+    ends = np.array([values.min() - margin, values.max() + margin])
+    axis.plot(ends, ends, color=QUIET, lw=1)
+    axis.plot(
+        rows["truth"], rows["plain"], "D", ms=4, mfc="none", mec=QUIET, label="plain accuracy"
+    )
+    for _, row in rows.iterrows():
+        method = row["method"]
+        strong = method in STRONG
+        look = marker_style(method) if strong else {"marker": "o", "color": ACCENT, "alpha": 0.5}
+        name = f"audit, {marked_title(method)}" if strong else "audit, other methods"
+        size = 6 if strong else 4
+        axis.plot(row["truth"], row["mean"], ls="", ms=size, zorder=3, label=name, **look)
+    axis.set(xlim=ends, ylim=ends, xlabel="true accuracy", ylabel="without identities", title=title)
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(MaxNLocator(4))
+        side.set_major_formatter(percent_tick)
+
+
+def _draw_flags(axis: Axes, proxies: DataFrame) -> None:
+    """What the audit flags with each proxy; a cross where it does not trust the proxy most times."""
+    rows = proxies.sort_values("auc")
+    refused = rows[rows["distrusted"] > 0.5]
+    axis.plot(rows["auc"], rows["found"], "o-", color=OTHER, label="minority images flagged")
+    axis.plot(rows["auc"], rows["false"], "v--", color=ACCENT, label="other images flagged")
+    axis.plot(
+        refused["auc"],
+        np.full(len(refused), 1.06),
+        "x",
+        color=TEXT,
+        label="the audit distrusts the proxy",
+    )
+    axis.set(ylim=(-0.03, 1.1), xlabel="verification AUC of the proxy", title="Proxies")
+    axis.yaxis.set_major_formatter(percent_tick)
 
 
 def _draw_oracle_band(axis: Axes, rows: DataFrame) -> None:

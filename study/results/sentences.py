@@ -260,6 +260,38 @@ def tuning_sentence(model: str) -> str:
     )
 
 
+def audited_sentence(proxies: pd.DataFrame) -> str:
+    """How far the audit without identities agreed with the truth at the strongest bias level.
+
+    ``proxies`` is ``audit-quality`` of :func:`study.experiment.audited.audit_study`.
+    """
+    own = proxies[proxies["proxy"] == "as it is"].sort_values("level").iloc[-1]
+    measure = "minority" if pd.notna(own["rank_minority"]) else "balanced"
+    where = {"minority": "on minority cells", "balanced": "on balanced images"}[measure]
+    parts = []
+    if pd.notna(own["found"]):
+        parts.append(
+            f"it flagged {own['found']:.0%} of the true minority images and {own['false']:.0%} of the others"
+        )
+    if pd.notna(own[f"rank_{measure}"]):
+        ranks = [f"{own[f'{prefix}rank_{measure}']:+.2f}" for prefix in ("", "plain_")]
+        errors = [
+            f"{100 * own[f'{part}_{measure}']:{form}}"
+            for part, form in (("error", "+.1f"), ("scatter", ".1f"))
+        ]
+        parts.append(
+            f"over methods, its accuracy {where} has the rank correlation {ranks[0]} with the true one "
+            f"(plain accuracy on the same images: {ranks[1]}) and errs by {errors[0]} ± {errors[1]} points"
+        )
+    trust = (
+        f"{own['refused']:.0%} of the audits say that they must not be trusted, {own['distrusted']:.0%} "
+        "because of the proxy, the others because too few images are flagged"
+    )
+    found = "; ".join(parts) or "it estimated nothing that can be compared"
+    text = f"With the study's proxy, at its strongest bias, {found}. {trust}."
+    return text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
+
+
 def limits(card: dict) -> str:
     """What the pictures of a data set, rendered or photographs, cannot show."""
     if kind_of_people(card).startswith("rendered"):

@@ -296,6 +296,84 @@ def _typeset(text: str) -> str:
     return text.replace("-", "−").replace("inf", "∞")
 
 
+def audited_table(proxies: pd.DataFrame) -> Printed:
+    """How far the audit without identities agrees with the truth, one row a bias level and proxy.
+
+    ``proxies`` is ``audit-quality`` of :func:`study.experiment.audited.audit_study`. What is unknown, such as
+    minority cells where no class is rare for anybody, is a dash. Of proxies other than the study's it says
+    what is flagged.
+    """
+    head = [
+        "bias", "proxy", "AUC", "minority flagged", "others flagged", "audits refused", "for the proxy",
+        "rank, minority", "the same, plain", "error, minority", "error, balanced", "the same, plain",
+        "covered", "differences covered",
+    ]  # fmt: skip
+    rows = []
+    for _, row in proxies.iterrows():
+        cells = [f"{row['level']:g}", row["proxy"], _two_digits(row["auc"])]
+        cells += [_percent(row[name]) for name in ("found", "false", "refused", "distrusted")]
+        if row["proxy"] != "as it is":  # of few sets, which show what is flagged and no more
+            rows.append(cells + [NONE] * (len(head) - len(cells)))
+            continue
+        cells += [_two_digits(row[name], "+") for name in ("rank_minority", "plain_rank_minority")]
+        for name in ("minority", "balanced"):
+            cells.append(_error(row[f"error_{name}"], row[f"scatter_{name}"]))
+        cells.append(_error(row["plain_error_balanced"], row["plain_scatter_balanced"]))
+        cells += [
+            _percent(row[name]) for name in ("covered_minority", "difference_covered_minority")
+        ]
+        rows.append(cells)
+    return head, rows
+
+
+def choices_table(audited: pd.DataFrame) -> Printed:
+    """What accuracy is lost by ways to choose a method without identities, one row a bias level.
+
+    ``audited`` is ``audit`` of :func:`study.experiment.audited.audit_study`. Chosen is among the methods that
+    use no identities; accuracy is the true one on balanced images of seen people. A way that cannot choose,
+    such as by a method that was not run, is a dash.
+    """
+    rows = audited[(audited["proxy"] == "as it is") & (audited["measure"] == "balanced")]
+    rows = rows[~rows["method"].map(uses_identities)]
+    printed = []
+    for level, part in rows.groupby("level"):
+        part = part.set_index("method")
+        truth = part["truth"]
+        best = truth.idxmax()
+        cells = [f"{level:g}", f"{method_title(best)}, {100 * truth[best]:.1f} %"]
+        for column in ("plain", "mean"):
+            chosen = part[column].idxmax() if part[column].notna().any() else None
+            cells.append(_loss(truth, chosen, named=True))
+        cells += [_loss(truth, method) for method in ("erm", "surprise", "audited")]
+        printed.append(cells)
+    head = ["bias", "best", "by plain accuracy", "by the audit"]
+    return [
+        *head,
+        *(f"always {method_title(name)}" for name in ("erm", "surprise", "audited")),
+    ], printed
+
+
+def _loss(truth: pd.Series, method: str | None, named: bool = False) -> str:
+    """The true accuracy of a method less the best one's, in points."""
+    if method not in truth:
+        return NONE
+    loss = _typeset(f"{100 * (truth[method] - truth.max()):+.2f}")
+    return f"{method_title(method)}, {loss}" if named else loss
+
+
+def _two_digits(value: float, sign: str = "") -> str:
+    return _typeset(f"{value:{sign}.2f}") if math.isfinite(value) else NONE
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if math.isfinite(share) else NONE
+
+
+def _error(mean: float, scatter: float) -> str:
+    """A mean error and its standard deviation over methods, in points."""
+    return _typeset(f"{100 * mean:+.1f} ± {100 * scatter:.1f}") if math.isfinite(mean) else NONE
+
+
 def penalties_table(penalties: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The L2 penalties that were tried at each level, with their losses; the chosen one in bold.
 

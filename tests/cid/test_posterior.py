@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from cid import density, posterior
-from cid.posterior import NEIGHBOURS, PSEUDO_MASS, WIDTHS, label_posterior, without_class_direction
+from cid.posterior import (
+    NEIGHBOURS,
+    PSEUDO_MASS,
+    WIDTHS,
+    label_posterior,
+    new_posterior,
+    without_class_direction,
+)
 
 
 def unit(values):
@@ -204,3 +212,75 @@ def test_local_scaling_takes_hubs_off_the_lists():
         own = labels[np.argsort(-score)[:3]].sum()
         assert found == pytest.approx((own + 2 * 0.25) / (3 + 2))
     assert scaled > plain
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_new_samples_count_sklearns_neighbours(cloud, k):
+    z, y = cloud
+    new = unit(np.random.default_rng(1).normal(size=(30, 6)))
+    near = NearestNeighbors(n_neighbors=k).fit(z).kneighbors(new, return_distance=False)
+    prior = np.bincount(y) / len(y)
+    expected = ((y[near][..., None] == np.arange(3)).sum(1) + 3 * prior) / (k + 3)
+    found = new_posterior(z, y, new, scale=k, slope=1.0)
+    np.testing.assert_allclose(found.probability, expected)
+    sharper = new_posterior(z, y, new, scale=k, slope=2.0).probability
+    odds = (expected / prior) ** 2 * prior
+    np.testing.assert_allclose(sharper, odds / odds.sum(axis=1, keepdims=True))
+
+
+def test_new_samples_under_a_kernel_are_brute_force(cloud):
+    z, y = cloud
+    new = unit(np.random.default_rng(1).normal(size=(30, 6)))
+    kernel = np.exp((new @ z.T - 1) / 0.1)
+    mass = np.stack([kernel[:, y == code].sum(1) for code in range(3)], axis=1)
+    prior = np.bincount(y) / len(y)
+    found = new_posterior(z, y, new, estimator="kernel", scale=0.1, slope=1.0)
+    smoothed = (mass + found.smoothing * prior) / (mass.sum(1, keepdims=True) + found.smoothing)
+    assert found.smoothing in PSEUDO_MASS
+    np.testing.assert_allclose(found.probability, smoothed, rtol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["knn", "kernel"])
+@pytest.mark.parametrize("local_scaling", [False, True])
+def test_new_samples_are_scored_by_what_the_training_samples_chose(
+    people, estimator, local_scaling, monkeypatch
+):
+    z, y, _ = people
+    options = {"estimator": estimator, "local_scaling": local_scaling}
+    alone = label_posterior(z[:900], y[:900], **options)
+    new = new_posterior(z[:900], y[:900], z[900:1000], **options)
+    for name in ("scale", "smoothing", "slope", "loss", "prior_loss"):
+        assert getattr(new, name) == getattr(alone, name)
+    np.testing.assert_allclose(new.probability.sum(axis=1), 1)
+    # One sample left out and scored as a new one is that sample of the leave-one-out estimate, nearly.
+    fixed = {**options, "scale": new.scale, "slope": new.slope}
+    left_out = new_posterior(z[1:900], y[1:900], z[:1], **fixed).probability[0, y[0]]
+    assert left_out == pytest.approx(
+        label_posterior(z[:900], y[:900], **fixed).probability[0], abs=0.01
+    )
+    monkeypatch.setattr(posterior, "PAIRS", 7 * 900)
+    parts = new_posterior(z[:900], y[:900], z[900:1000], **options)
+    np.testing.assert_allclose(parts.probability, new.probability, rtol=1e-9)
+
+
+def test_what_many_samples_chose_is_chosen_by_some(people, monkeypatch):
+    z, y, _ = people
+    every = new_posterior(z[:1700], y[:1700], z[1700:])
+    monkeypatch.setattr(posterior, "MANY", 1000)
+    monkeypatch.setattr(density, "PROBES", 500)
+    some = new_posterior(z[:1700], y[:1700], z[1700:])
+    assert some.loss == pytest.approx(every.loss, abs=0.06)
+    assert np.abs(some.probability - every.probability).mean() < 0.05
+
+
+def test_the_direction_leaves_new_samples_as_it_leaves_the_others(people):
+    z, _, _ = people
+    label = np.random.default_rng(3).integers(0, 2, size=len(z))
+    leaking = unit(z + 0.3 * np.outer(2 * label - 1, unit(np.ones((1, 16)))[0]))
+    cleaned, new = without_class_direction(leaking, label, leaking[:50])
+    np.testing.assert_allclose(new, cleaned[:50])
+    np.testing.assert_allclose(cleaned, without_class_direction(leaking, label))
+    with pytest.raises(ValueError, match="new embeddings have 3 dimensions and the others 16"):
+        without_class_direction(leaking, label, np.ones((2, 3)))
+    tensor = new_posterior(torch.from_numpy(z), label, torch.from_numpy(z[:5])).probability
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == (5, 2)

@@ -31,7 +31,7 @@ def audited(case, monkeypatch):
         ]
         difference = [Difference("b", "a", "balanced", 0.02, -0.01, 0.05, 0.04)]
         flagged = np.arange(len(test_labels)) < 7
-        return Audit(rows, difference, case.refusal, {"flagged_images": 7}, flagged, UNKNOWN)
+        return Audit(rows, difference, case.refusal, {"flagged": 0.175}, flagged, UNKNOWN)
 
     monkeypatch.setattr(auditing, "audit", audit)
     return case
@@ -148,7 +148,8 @@ def test_the_page_is_whole_asks_for_nothing_and_shows_names_as_they_are(audited)
     tags.feed(page)
     assert tags.open == [] and tags.asked == []
     assert "&lt;b&gt;net" in page and "<b>net" not in page and page.count("<svg") == 1
-    assert "It cannot know &lt;people&gt;." in page and "b − a: +2.0 [-1.0, +5.0]" in page
+    assert "share of test images that are surprised 0.17" in page or "0.18" in page
+    assert "It cannot know &lt;people&gt;." in page and "b less a: +2.0 [−1.0, +5.0]" in page
 
 
 def spoil_split(words):
@@ -252,3 +253,10 @@ def test_the_surest_pairs_are_printed_and_all_are_written(case):
     assert "2.png  1.png  1.0000" in out.split("surest pairs")[1].splitlines()[1]
     copies = int((found["cosine"] > 0.995).sum())
     assert f"near copies: {copies} of 40 test images" in out
+
+
+def test_one_image_on_each_side_is_enough_for_leaks(case):
+    case.table["split"] = ["test", "train"] + [""] * 118
+    case.write()
+    status, out, err = case.run("leaks --embeddings z.npy --labels labels.csv")
+    assert status == 0 and "of 1 test images" in out, err

@@ -18,7 +18,7 @@ def test_the_examples_of_the_guide_run(case, number, capsys):
     case.table["smiling"] = case.table["smiling"].astype(object)
     case.table.loc[4, "smiling"] = None
     case.write()
-    assert case.weigh()[0] == 0
+    assert case.weigh("-o weights.csv")[0] == 0
     rng = np.random.default_rng(0)
     features = np.c_[case.labels + rng.normal(size=120), case.z].astype(np.float32)
     training = {
@@ -34,7 +34,7 @@ def test_the_examples_of_the_guide_run(case, number, capsys):
     exec(compile(EXAMPLES[number], f"example {number}", "exec"), names)
     if "optimizer" in names:
         assert not torch.equal(before, training["network"].weight)
-    if "loss" in names:
+    if "target" in names:
         assert names["loss"] > 0
     if "model" in names:
         assert names["model"].score(features, case.labels) > 0.5

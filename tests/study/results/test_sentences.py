@@ -224,3 +224,38 @@ def test_a_study_on_pixels_cannot_tell():
     assert said.startswith(
         "**Whether a face recogniser is needed cannot be told** on these faces: with `pix"
     )
+
+
+# ---------------------------------------------------------------------------- the audit
+
+
+def audited(**more) -> pd.DataFrame:
+    row = {
+        "level": 0.9,
+        "proxy": "as it is",
+        "found": 0.97,
+        "false": 0.0,
+        "refused": 0.3,
+        "distrusted": 0.1,
+    }
+    for measure in ("minority", "balanced"):
+        row |= {f"rank_{measure}": 0.92, f"plain_rank_{measure}": -0.6}
+        row |= {f"error_{measure}": 0.004, f"scatter_{measure}": 0.005}
+    weaker = row | {"level": 0.5, "found": 0.1}
+    other = row | {"proxy": "noise 0.4", "found": 0.2}
+    return pd.DataFrame([weaker, row | more, other])
+
+
+def test_the_audit_is_judged_at_the_strongest_bias_with_the_studys_proxy():
+    said = sentences.audited_sentence(audited())
+    assert "flagged 97 % of the true minority images and 0 % of the others" in said
+    assert "+0.92 with the true one (plain accuracy on the same images: −0.60)" in said
+    assert "errs by +0.4 ± 0.5 points. 30 % of the audits say" in said
+    assert "must not be trusted, 10 % because of the proxy, the others because too few" in said
+
+
+def test_without_minority_cells_the_audit_is_judged_on_balanced_images():
+    unknown = {"found": np.nan, "false": 0.1, "rank_minority": np.nan, "refused": 1.0}
+    said = sentences.audited_sentence(audited(**unknown))
+    assert "accuracy on balanced images has the rank" in said and "it flagged" not in said
+    assert "100 % of the audits say" in said

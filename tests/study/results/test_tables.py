@@ -133,3 +133,23 @@ def test_the_penalty_that_was_chosen_stands_out():
     head, rows = tables.penalties_table(penalties)
     assert head == ["bias", "chosen for", "L2 0.03", "L2 0.1", "sets", "images"]
     assert rows == [["0.9", "erm", "**0.2500**", "0.5000", "2", "1,600"]]
+
+
+def test_ways_to_choose_are_judged_by_the_truth_among_methods_without_identities():
+    rows = pd.DataFrame(
+        {
+            "method": ["erm", "surprise", "oracle"],
+            "truth": [0.80, 0.85, 0.90],
+            "plain": [0.95, 0.93, 0.99],
+            "mean": [0.81, 0.86, 0.91],
+        }
+    ).assign(level=0.9, proxy="as it is", measure="balanced")
+    other = rows.assign(proxy="random", truth=0.0)
+    head, printed = tables.choices_table(pd.concat([rows, other]))
+    surprise = "Label surprise (k-NN)"
+    assert printed == [
+        ["0.9", f"{surprise}, 85.0 %", "ERM, −5.00", f"{surprise}, +0.00", "−5.00", "+0.00", "–"]
+    ]
+    assert len(head) == 7
+    unknown = tables.choices_table(rows.assign(mean=np.nan))[1]
+    assert unknown[0][3] == "–"
