@@ -55,9 +55,10 @@ TAIL = np.maximum(1, 150 // np.arange(1, 201))
         (crowd(120, 20, share=0.1), {"kind": "natural", "levels": [0.0]},
          "of the images, so it is the majority of few people or of most."),
         (crowd(120, 20, share=0.9, unknown=0.4), {"kind": "natural"}, "of people whom nobody knows"),
+        (crowd(30, 30, unknown=0.1), {"kind": "correlation"}, "Images of unknown people take no part"),
         (crowd(400, 16), {"people": 100, "cohorts": "repeated"}, "so that a training set stays small"),
     ],
-    ids=["rich", "few people", "long tail", "rare", "some are known", "many people"],
+    ids=["rich", "few people", "long tail", "rare", "some are known", "most are known", "many people"],
 )  # fmt: skip
 def test_what_is_written_fits_the_data_and_passes_the_checks(folder, data, expected, said):
     text = new.compose(data, "hat")
