@@ -16,6 +16,7 @@ from cid.auditing import MEASURES, audit, refusal
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
+from study.experiment.design import is_known
 from study.experiment.proxies import degraded
 from study.faces.verification import pair_similarities, verification_auc
 
@@ -158,7 +159,7 @@ def audit_study(
         if noise_level is not None and np.isclose(level, noise_level, atol=1e-3) and len(noise):
             proxies = degraded(proxy, identities, noise)
         chosen = _first_sets(tested, sets[sets["level"] == level], labels, people)
-        auc = _auc(proxies, people, chosen[0])
+        auc = _auc(proxies, people, chosen[0], is_known(identities))
         for name, embeddings in proxies.items():
             some = chosen if name == AS_IT_IS else chosen[:OTHERS]
             tasks += [(level, name, auc[name], embeddings, one) for one in some]
@@ -187,9 +188,10 @@ def _first_sets(tested: pd.DataFrame, train: pd.DataFrame, labels, people) -> li
     return chosen
 
 
-def _auc(proxies: dict[str, np.ndarray], people, one: dict) -> dict[str, float]:
-    """How well every proxy tells people apart, on the images of one set."""
+def _auc(proxies: dict[str, np.ndarray], people, one: dict, known) -> dict[str, float]:
+    """How well every proxy tells people apart, on the images of a set that are ``known``, bool (n,)."""
     rows = np.concatenate([one["train"], one["test"]["row"].to_numpy()])
+    rows = rows[known[rows]]
     found = {}
     for name, proxy in proxies.items():
         unit = proxy[rows] / np.linalg.norm(proxy[rows], axis=1, keepdims=True)

@@ -6,7 +6,7 @@ Of photographs in five data sets, copies at half the size or at JPEG quality 50 
 and pictures of different people .16 and more; what lies between are frames of one film.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ CONTRAST = (
 RANGE = 16  # from the darkest to the brightest value; 12 bits that are read as 16 end there
 NEAR = 0.03  # root mean square of the difference of two looks
 DIRECTIONS = 8  # in which pictures differ most: candidates are found in these
+BLOCK = 8192  # looks that are compared at once
 SHOWN = 3  # examples in a sentence
 
 
@@ -111,13 +112,18 @@ def near_pairs(greys: Sequence[np.ndarray]) -> np.ndarray:
     """Find all pairs of looks within :data:`NEAR`: int array (pairs, 2), of places in ``greys``, sorted."""
     from scipy.spatial import cKDTree  # late: it takes a while to import
 
-    pictures = np.stack(greys).astype(np.float32) / SIDE
+    pictures = np.stack(greys)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(pictures), BLOCK):
+            yield pictures[start : start + BLOCK].astype(np.float32) / SIDE
+
+    _, directions = np.linalg.eigh(sum(block.T @ block for block in blocks()))
     # In fewer directions two pictures are never further apart, so no pair is missed.
-    _, directions = np.linalg.eigh(pictures.T @ pictures)
-    within = pictures @ directions[:, -DIRECTIONS:]
+    within = np.concatenate([block @ directions[:, -DIRECTIONS:] for block in blocks()])
     pairs = cKDTree(within).query_pairs(NEAR, output_type="ndarray")
-    apart = np.linalg.norm(pictures[pairs[:, 0]] - pictures[pairs[:, 1]], axis=1)
-    pairs = np.sort(pairs[apart <= NEAR], axis=1)
+    first, second = (pictures[pairs[:, end]].astype(np.float32) / SIDE for end in (0, 1))
+    pairs = np.sort(pairs[np.linalg.norm(first - second, axis=1) <= NEAR], axis=1)
     return pairs[np.lexsort(pairs.T[::-1])]
 
 

@@ -192,6 +192,10 @@ def compose(data: dataset.Labels, task: str) -> str:
             "Methods that use the true identities of all training images, such as the oracle, are left out, as "
             "some have none."
         )
+    elif not known[takes_part].all():
+        head.append(
+            "Images of unknown people take no part; under `kind: natural` they would train."
+        )
     lines = [_comment(*head), "", "base: base-2", f"data: {_quoted(data.card['name'])}", f"task: {_quoted(task)}", ""]  # fmt: skip
     lines += [
         "protocol:",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.experiment import factors, proxies, runs
+from study.experiment import audited, factors, proxies, runs
 from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets, is_known, usable_identities
 from study.results.metrics import weights_summary
@@ -118,6 +118,14 @@ def test_only_the_known_measure(some, settings):
     others = cosines[unknown]
     others[np.arange(len(unknown)), unknown] = 0
     assert others.max() < 0.99 < cosines[1, 2]  # a direction of its own; 1 and 2 are one person
+    train = np.arange(0, 120)
+    one = {"train": train, "test": pd.DataFrame({"row": np.flatnonzero(known)[-20:]})}
+    without = one | {"train": train[known[train]]}
+    measured = [
+        audited._auc({"own": some.proxy}, some.identities + 1, given, known)
+        for given in (one, without)
+    ]
+    assert measured[0] == measured[1]
     natural = settings | {"bias": NATURAL, "seeds": 1}
     table = factors.factor_values(some, natural, 0.0)
     assert known[table["row"]].all() and np.isfinite(table.to_numpy()).all()

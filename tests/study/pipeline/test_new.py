@@ -55,9 +55,10 @@ TAIL = np.maximum(1, 150 // np.arange(1, 201))
         (crowd(120, 20, share=0.1), {"kind": "natural", "levels": [0.0]},
          "of the images, so it is the majority of few people or of most."),
         (crowd(120, 20, share=0.9, unknown=0.4), {"kind": "natural"}, "of people whom nobody knows"),
+        (crowd(30, 30, unknown=0.1), {"kind": "correlation"}, "Images of unknown people take no part"),
         (crowd(400, 16), {"people": 100, "cohorts": "repeated"}, "so that a training set stays small"),
     ],
-    ids=["rich", "few people", "long tail", "rare", "some are known", "many people"],
+    ids=["rich", "few people", "long tail", "rare", "some are known", "most are known", "many people"],
 )  # fmt: skip
 def test_what_is_written_fits_the_data_and_passes_the_checks(folder, data, expected, said):
     text = new.compose(data, "hat")
@@ -103,10 +104,11 @@ def write(folder, data: Labels) -> None:
 
 def test_the_command_writes_a_study_of_the_data_in_data(folder, capsys, monkeypatch):
     write(folder, crowd(12, 12))
-    monkeypatch.setattr(cost, "power", lambda study, tested: f"of {', '.join(tested)} people.")
+    monkeypatch.setattr(cost, "count_tested", lambda study: {"seen": (10, 200)})
+    monkeypatch.setattr(cost, "power", lambda study, tested: f"of {tested['seen'][0]} people.")
     assert cli.main(["new", "first"]) == 0
     out = capsys.readouterr().out
-    assert "# Power: of seen, unseen people." in out
+    assert "# Power: of 10 people." in out
     assert "studies/first.yaml is written. Run it: python -m study run first" in out
     study = kept.resolve("first")
     assert (study["data"], study["task"], study["study"]) == ("mine", "hat", "first")
