@@ -22,9 +22,10 @@ from study.faces.verification import pair_similarities, verification_auc
 AS_IT_IS = "as it is"
 BASELINE = "erm"  # that differences are to
 # How many sets of a level are audited: until they have this many biased test images of minority cells ...
-RARE = 400
-FEWEST, MOST = 3, 20  # ... but no fewer than these, and no more
-OTHERS = 5  # sets with proxies other than the study's
+RARE = 300
+FEWEST, MOST = 3, 20  # ... but no fewer than these, and no more ...
+IMAGES = 5000  # ... and none once they have this many biased test images
+OTHERS = 3  # sets with proxies other than the study's
 
 
 def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
@@ -140,8 +141,8 @@ def audit_study(
     Returns
     -------
     dict
-        ``audit``, one row a level, proxy, method and measure: ``mean``, ``low`` and ``high`` of the audit, in
-        the mean over sets, and the ``truth``; ``plain``, the accuracy on the same biased images; the number
+        ``audit``, one row a level, proxy, method and measure: ``estimate``, ``low`` and ``high`` of the
+        audit, in the mean over sets, and the ``truth``; ``plain``, the accuracy on the same biased images; the number
         of ``images`` of one audit that the estimate rests on; ``covered``, the share of sets in which the
         interval holds the truth, and ``difference_covered``, the same of the difference to ERM.
         ``audit-quality``, one row a level and proxy: see :func:`quality`.
@@ -175,14 +176,16 @@ def audit_study(
 def _first_sets(tested: pd.DataFrame, train: pd.DataFrame, labels, people) -> list[dict]:
     """The sets of a level that are audited: their training rows and biased test images."""
     chosen = []
-    rare = 0
+    rare = images = 0
     by_seed = dict(list(train.groupby("seed")["row"]))
     for seed, test in tested.groupby("seed"):
         train_rows = by_seed[seed].to_numpy()
         keep = as_biased(test["row"].to_numpy(), train_rows, labels, people, int(seed))
         chosen.append({"seed": int(seed), "train": train_rows, "test": test, "biased": keep})
         rare += (test["minority"].to_numpy()[keep] == 1).sum()
-        if len(chosen) == MOST or (rare >= RARE and len(chosen) >= FEWEST):
+        images += keep.sum()
+        enough = rare >= RARE and len(chosen) >= FEWEST
+        if enough or len(chosen) == MOST or images >= IMAGES:
             break
     return chosen
 
@@ -269,13 +272,13 @@ def _compare(
     shape = (len(methods), len(MEASURES))
     arrays = {
         name: np.full(shape, np.nan)
-        for name in ("mean", "low", "high", "images", "difference_low", "difference_high")
+        for name in ("estimate", "low", "high", "images", "difference_low", "difference_high")
     }
     for at, key in enumerate((method, measure) for method in methods for measure in MEASURES):
         place = np.unravel_index(at, shape)
         if key in estimates:
             row = estimates[key]
-            arrays["mean"][place] = row.estimate
+            arrays["estimate"][place] = row.estimate
             arrays["low"][place] = row.low
             arrays["high"][place] = row.high
             arrays["images"][place] = row.images
@@ -315,7 +318,16 @@ def _over_sets(found: pd.DataFrame) -> pd.DataFrame:
         covered=_inside(truth, found["low"], found["high"]),
         difference_covered=_inside(gain, found["difference_low"], found["difference_high"]),
     )
-    columns = ["mean", "low", "high", "truth", "plain", "images", "covered", "difference_covered"]
+    columns = [
+        "estimate",
+        "low",
+        "high",
+        "truth",
+        "plain",
+        "images",
+        "covered",
+        "difference_covered",
+    ]
     return table.groupby(keys, sort=False)[columns].mean().reset_index()
 
 
@@ -368,7 +380,7 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
 def _agreement(methods: pd.DataFrame, measure: str) -> dict[str, float]:
     """How well estimates of one measure agree with the truth over methods."""
     found = {}
-    for prefix, column in (("", "mean"), ("plain_", "plain")):
+    for prefix, column in (("", "estimate"), ("plain_", "plain")):
         error = methods[column] - methods["truth"]
         found[f"{prefix}rank_{measure}"] = methods[column].corr(methods["truth"], method="spearman")
         found[f"{prefix}error_{measure}"] = error.mean()

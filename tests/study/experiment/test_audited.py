@@ -109,7 +109,7 @@ def test_an_audit_stands_beside_the_truth(study, monkeypatch, tmp_path):
     assert len(rows) == len(METHODS) * len(MEASURES)
     assert rows.loc[("erm", "minority"), "truth"] == 0.5
     assert rows.loc[("good", "minority"), "truth"] == pytest.approx(0.9)
-    assert rows.loc[("oracle", "minority"), ["mean", "truth", "plain"]].tolist() == [1, 1, 1]
+    assert rows.loc[("oracle", "minority"), ["estimate", "truth", "plain"]].tolist() == [1, 1, 1]
     assert rows.loc[("oracle", "minority"), "covered"] == 1
     assert rows.loc[("good", "minority"), "difference_covered"] == 1
     assert np.isnan(rows.loc[("erm", "minority"), "difference_covered"])
@@ -133,14 +133,15 @@ def test_only_as_many_sets_are_audited_as_it_takes(study, monkeypatch):
     tests = [predictions.assign(seed=predictions["seed"] + 2 * k) for k in range(12)]
     sets, tested = pd.concat(many), pd.concat(tests)
 
-    def number(**constants) -> list[int]:
+    def number(noise=(), **constants) -> list[int]:
         for name, value in constants.items():
             monkeypatch.setattr(audited, name, value)
         found = audited.audit_study(
-            tested, sets, proxy, LABELS, PEOPLE, METHODS, noise=[1.0], noise_level=0.8
+            tested, sets, proxy, LABELS, PEOPLE, METHODS, noise=noise, noise_level=0.8
         )
         return found["audit-quality"]["sets"].tolist()
 
-    assert number() == [5, 20, 5, 5]
-    assert number(RARE=30, OTHERS=2) == [2, 5, 2, 2]
-    assert number(RARE=1) == [2, 3, 2, 2]
+    assert number() == [20]
+    assert number(RARE=30) == [5]
+    assert number([1.0], RARE=1, OTHERS=2) == [2, 3, 2, 2]
+    assert number(IMAGES=60) == [1]
