@@ -28,14 +28,16 @@ from cid.posterior import new_posterior, two_classes, without_class_direction
 from cid.settings import Count, Whole, checked
 
 MEASURES = ("minority", "majority", "balanced", "spread")
+# Neighbours that say which class is likeliest, and as many for a variant. The likelihood often prefers
+# fewer, among which are near copies with the same label; ten found surprised images better.
+NEIGHBOURS = 10
+FEWER = 5
 KIN = 3  # nearest neighbours among which two images must find each other
 FEWEST = 20  # surprised images below which nothing is said
-AGREEMENT = (
-    0.65  # Jaccard index of the flags and those by a variant of the proxy: weaker is refused
-)
-CHANCE = (
-    2.0  # standard errors by which the posterior must beat the class frequencies on test images
-)
+# Jaccard index of the flags and those found with a variant of the proxy, below which it is too weak:
+# with the label's direction kept, and among fewer neighbours.
+AGREEMENT = {"agreement_direction": 0.75, "agreement_neighbours": 0.55}
+CHANCE = 2.0  # standard errors by which the posterior must beat the class frequencies
 INTERVAL = 1.96  # standard errors on each side: 95 %
 POWER = 1.96 + 0.84  # standard errors that are found with a chance of 80 %
 
@@ -185,13 +187,13 @@ def refusal(signs: Mapping[str, float]) -> str | None:
             f"only {images} test images have a label that is unusual for their like, and at least "
             f"{FEWEST} are needed; audit on more images"
         )
-    weakest = min(signs["agreement_direction"], signs["agreement_neighbours"])
-    if weakest < AGREEMENT:
-        return (
-            f"with two variants of the proxy the images found unusual agree by {weakest:.0%} only, and "
-            f"{AGREEMENT:.0%} is needed: the proxy is too weak, or hardly anybody's labels are unusual; "
-            "use a better face-recognition network or better crops"
-        )
+    for name, needed in AGREEMENT.items():
+        if signs[name] < needed:
+            return (
+                f"with a variant of the proxy the images found unusual agree by {signs[name]:.0%} only, "
+                f"and {needed:.0%} is needed: the proxy is too weak, or hardly anybody's labels are "
+                "unusual; use a better face-recognition network or better crops"
+            )
     return None
 
 
@@ -201,12 +203,12 @@ class _Flags:
     def __init__(self, train, codes, test, own):
         rows = np.arange(len(own))
         cleaned, new = without_class_direction(train, codes, test, device=str(train.device))
-        posterior = new_posterior(cleaned, codes, new)
+        most = len(train) - 1
+        posterior = new_posterior(cleaned, codes, new, scale=min(NEIGHBOURS, most))
         probability = _numpy(posterior.probability)
         self.flagged = _surprised(probability, own)
-        with_direction = new_posterior(train, codes, test)
-        other = _other_scale(posterior.scale, len(train))
-        fewer_or_more = new_posterior(cleaned, codes, new, scale=other)
+        with_direction = new_posterior(train, codes, test, scale=min(NEIGHBOURS, most))
+        fewer = new_posterior(cleaned, codes, new, scale=min(FEWER, most))
         prior = np.bincount(codes) / len(codes)
         gain = np.log(probability[rows, own]) - np.log(prior[own])
         self.signs = {
@@ -215,12 +217,11 @@ class _Flags:
             "expected": float(1 - probability.max(axis=1).mean()),
             "gain": float(gain.mean()),
             "gain_error": float(gain.std() / len(gain) ** 0.5),
-            "neighbours": int(posterior.scale),
             "agreement_direction": _jaccard(
                 self.flagged, _surprised(_numpy(with_direction.probability), own)
             ),
             "agreement_neighbours": _jaccard(
-                self.flagged, _surprised(_numpy(fewer_or_more.probability), own)
+                self.flagged, _surprised(_numpy(fewer.probability), own)
             ),
         }
 
@@ -228,11 +229,6 @@ class _Flags:
 def _surprised(probability: np.ndarray, own: np.ndarray) -> np.ndarray:
     """Whether another class is likelier (m, C) than the own one (m,)."""
     return probability[np.arange(len(own)), own] < probability.max(axis=1)
-
-
-def _other_scale(neighbours: int, n: int) -> int:
-    """Another number of neighbours, well apart."""
-    return min(10 if neighbours <= 7 else neighbours // 2, n - 1)
 
 
 def _jaccard(first: np.ndarray, second: np.ndarray) -> float:

@@ -269,7 +269,7 @@ def test_what_many_samples_chose_is_chosen_by_some(people, monkeypatch):
     monkeypatch.setattr(posterior, "MANY", 1000)
     monkeypatch.setattr(density, "PROBES", 500)
     some = new_posterior(z[:1700], y[:1700], z[1700:])
-    assert some.loss == pytest.approx(every.loss, abs=0.03)
+    assert some.loss == pytest.approx(every.loss, abs=0.06)
     assert np.abs(some.probability - every.probability).mean() < 0.05
 
 
