@@ -2,15 +2,19 @@
 PYTHON ?= python3
 VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-INSTALL = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+INSTALL = $(PIP) -c requirements.lock
+# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.9 GB
+# to install in place of 6.7. Hashes are then not checked.
+TORCH ?=
 
 .PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
 
 reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
-	dvc repro
+	python -m study run
 	python -m study report headline
 
-study: $(VENV)/.study            ## run a kept study: make study NAME=lfw-smiling; params.yaml stays as it is
+study: $(VENV)/.study            ## run a kept study in a folder of its own: make study NAME=lfw-smiling-8
 	python -m study run $(NAME)
 
 test: $(VENV)/.test data         ## run all tests
@@ -23,9 +27,9 @@ bench: $(VENV)/.bench data       ## measure every speed side by side; writes ben
 html: $(VENV)/.study             ## every executed notebook as a page in build/html/
 	python -m study report pages
 
-lab: $(VENV)/.study              ## the notebooks in JupyterLab, with the current parameters
+lab: $(VENV)/.study data         ## the notebooks in JupyterLab, with the current parameters
 	python -m study lab
-	jupyter lab build/lab
+	PYTHONWARNINGS="ignore:IProgress not found" jupyter lab build/lab $(if $(filter 0,$(shell id -u)),--allow-root)
 
 cost: $(VENV)/.study data        ## what `dvc repro` would run, about how long, and what it could show
 	python -m study cost
@@ -42,8 +46,8 @@ celeba: $(VENV)/.study           ## from CelebA on disk, also a part of it, to a
 	dvc add --quiet data
 	python -m study run $(NAME)
 
-check: $(VENV)/.study            ## does the report come from these data, settings and code?
-	python -m study provenance check
+check: $(VENV)/.study            ## is the report whole, and of these data, settings and code?
+	python -m study provenance check $(NAME)
 
 verify: $(VENV)/.study data      ## run the study, or a kept one (NAME=...); are the numbers those that were committed?
 	python -m study run $(NAME)
@@ -61,8 +65,9 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study people data --seed 0
 
-networks: $(VENV)/.networks      ## a second recognition network, MobileFaceNet; says what to write into params.yaml
+networks: $(VENV)/.networks      ## two more recognition networks, MobileFaceNet and SFace; says what to write into params.yaml
 	python -m study mobilefacenet
+	python -m study sface
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
 	python -m study notebooks clean notebooks/*/*.ipynb
@@ -72,14 +77,26 @@ $(VENV)/bin/python:
 	  { echo "Python 3.11 or newer is needed: run 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock
-	@echo "Installing pinned packages into $(VENV): a few minutes, some 6 GB (the Linux build of torch carries CUDA)."
+$(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock hashes/study.txt
+	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.9 GB,6.7 GB on Linux, where torch carries CUDA)."
+ifeq ($(TORCH),)
+	$(PIP) --require-hashes -r hashes/study.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+else
+	@case "$(TORCH)" in *://*) ;; *) \
+	  echo "error: TORCH is the address of an index with builds for processors; pytorch.org names it" >&2; exit 1;; esac
+	$(INSTALL) --index-url $(TORCH) torch torchvision
 	$(INSTALL) -e '.[study]'
+endif
 	@$(VENV)/bin/python -m study detector || true  # which says what stands in
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.study
+$(VENV)/.test: $(VENV)/.study hashes/test.txt
+ifeq ($(TORCH),)
+	$(PIP) --require-hashes -r hashes/test.txt
+else
 	$(INSTALL) -e '.[study,people,test]'
+endif
 	@touch $@
 
 $(VENV)/.networks: $(VENV)/.study

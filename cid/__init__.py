@@ -32,6 +32,7 @@ _PLACES = {
     "class_density": "cid.density",
     "neighbour_width": "cid.density",
     "label_posterior": "cid.posterior",
+    "label_trust": "cid.trust",
     "new_posterior": "cid.posterior",
     "audit": "cid.auditing",
     "without_class_direction": "cid.posterior",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cid.arrays import pick_device, reals
 from cid.moved import forwarder
+from cid.precision import true_float32
 from cid.settings import Count, checked
 
 # A template says where the left eye, the right eye (as seen in the picture), the nose and the corners
@@ -245,7 +246,13 @@ def stack(images: Sequence[np.ndarray], rows: list[int], device: torch.device) -
 
 @contextmanager
 def exact():
-    """Compute without gradients; on a GPU, convolutions in true float32 by deterministic algorithms."""
-    flags = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with torch.inference_mode(), flags:
-        yield
+    """Compute without gradients, in true float32; on a GPU by deterministic algorithms."""
+    cudnn = torch.backends.cudnn
+    before = (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
+    # Not by cudnn.flags: it asks for the old switch of TF32, which torch refuses beside the new ones.
+    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = (True, False, True)
+    try:
+        with torch.inference_mode(), true_float32():
+            yield
+    finally:
+        cudnn.enabled, cudnn.benchmark, cudnn.deterministic = before

@@ -72,9 +72,11 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
     Raises
     ------
     ValueError
-        On a label that is no class, that is missing in any way NumPy and pandas know, or on another
-        number of labels than ``n``.
+        On a label that is no class, such as a set, that is missing in any way NumPy and pandas know, on
+        another number of labels than ``n``, and on labels of which no two are alike.
     """
+    if isinstance(labels, (set, frozenset)):
+        raise ValueError(f"{name} are a set, which has no order; give a list, one for each sample")
     values = array(name, labels)
     if values.dtype.kind == "U" and not hasattr(labels, "dtype"):
         values = np.asarray(labels, dtype=object)  # as text, NaN in a list would be a class
@@ -102,10 +104,17 @@ def class_codes(labels, n: int | None = None, name: str = "labels") -> tuple[np.
     except TypeError:
         kinds = " and ".join(sorted({type(value).__name__ for value in values}))
         raise ValueError(f"{name} mix {kinds}; let all be of one type") from None
+    if name == "labels" and len(classes) == len(values) > MANY_CLASSES:
+        raise ValueError(
+            f"labels hold another class for each of the {len(values)} samples, as row numbers and ids do; "
+            "give the class of each"
+        )
     return codes, len(classes)
 
 
 def _no_class(value) -> bool:
+    if isinstance(value, (set, frozenset, list, dict)):  # sets even have an order, but not this one
+        return True
     try:
         if hasattr(value, "as_integer_ratio") and not isinstance(value, int):  # decimals, fractions
             return not float(value).is_integer()
@@ -186,10 +195,7 @@ def unit_vectors(embeddings, device: str = "auto", first: int = 0) -> torch.Tens
     holds NaN or infinite values, or that has no direction.
     """
     vectors = as_tensor(embeddings, ndim=2).to(pick_device(device))
-    # The caller may have let torch round the factors of float32 products to fewer digits.
-    rounded = torch.get_float32_matmul_precision() != "highest"
-    rounded |= torch.is_autocast_enabled(vectors.device.type)
-    double = rounded or vectors.dtype == torch.float64
+    double = vectors.dtype == torch.float64
     unit = torch.empty_like(vectors, dtype=torch.float64 if double else torch.float32)
     # The norm in float64: a relative error of 6e-8 here would be divided by tau in the exponent.
     for rows, out in zip(vectors.split(BLOCK), unit.split(BLOCK), strict=True):  # fits the cache

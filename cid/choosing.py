@@ -24,6 +24,7 @@ from cid.arrays import as_tensor, class_codes, reals, unit_vectors
 from cid.heads import StandardisedFeatures, fit_heads
 from cid.penalty import FOLDS, choose_l2, folds
 from cid.posterior import label_posterior, without_class_direction
+from cid.precision import true_float32
 from cid.weights import cid_weights, inverse_weights
 
 POWERS = (0.5, 1.0, 1.5)  # of label surprise
@@ -195,6 +196,7 @@ def best_candidate(losses, importance, start: int = START) -> int:
     )
 
 
+@true_float32()
 def agreement(embeddings, labels, *, device: str = "auto") -> float:
     """Measure how far the proxy's surprised images depend on the label's own direction, in [0, 1].
 

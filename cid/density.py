@@ -22,6 +22,7 @@ import torch
 
 from cid.arrays import BLOCK, as_tensor, class_codes, like, unit_vectors, warn_of_many_classes
 from cid.moved import forwarder
+from cid.precision import true_float32
 from cid.settings import Count, Positive, Truth, WidthOrAuto, checked, one_of
 
 Precision = one_of("single", "half")
@@ -41,6 +42,7 @@ MOVED = {
 __getattr__ = forwarder(__name__, MOVED)
 
 
+@true_float32()
 def class_density(
     embeddings,
     labels,
@@ -142,6 +144,7 @@ def _load_rows(unit_of: Callable, ready, rows: np.ndarray, double: bool) -> torc
     return unit_of(rows) if ready is None else ready
 
 
+@true_float32()
 def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str = "auto") -> float:
     """Choose a kernel width that reaches the nearest neighbours, whatever network made the embedding.
 

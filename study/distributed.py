@@ -74,7 +74,15 @@ def write_weights(embeddings: Path, labels: Path, weights: Path, **settings) -> 
         The ``.npy`` file to write, of shape (n,); it appears complete or not at all.
     **settings
         Those of :func:`cid.distributed.distributed_cid_weights`.
+
+    Raises
+    ------
+    ValueError
+        If the file to write is one of those that are read, or if there is not one label for each embedding.
     """
+    for read in (embeddings, labels):
+        if weights.resolve() == read.resolve() or (weights.exists() and weights.samefile(read)):
+            raise ValueError(f"{weights} is to be written but is also read; name a new file")
     all_embeddings = np.load(embeddings, mmap_mode="r")
     all_labels = np.load(labels, mmap_mode="r")
     n = len(all_embeddings)

@@ -10,14 +10,13 @@ Everything is read from the sources; nothing is imported, so a digest costs mill
 
 import ast
 import hashlib
-import sysconfig
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 
+ROOT = Path(__file__).resolve().parents[1]  # whose packages are the project's code
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")  # whose versions may move a number
 PARSING = (
     Lock()
@@ -214,21 +213,17 @@ def _imports(tree: ast.AST) -> dict[str, Definition]:
 
 @cache
 def _path(module: str) -> Path | None:
-    """The file of a module of this repository; None for a library's, or where there is none."""
+    """The file of a module of this repository; None for a library's, or where there is none.
+
+    The project's code is what lies in its folder, whatever Python's search path holds: a library stays one
+    in an environment behind a link, in the user's own packages, or in a folder of ``PYTHONPATH``.
+    """
     above, _, name = module.rpartition(".")
-    if above:  # by its place: asking for the spec would import what stands above
-        package = _path(above)
-        if package is None or package.name != "__init__.py":
-            return None
-        places = (package.with_name(f"{name}.py"), package.with_name(name) / "__init__.py")
-        return next((place for place in places if place.is_file()), None)
-    try:
-        origin = getattr(find_spec(name), "origin", None) or ""
-    except (ImportError, ValueError):
+    package = _path(above) if above else ROOT / "__init__.py"
+    if package is None or package.name != "__init__.py":
         return None
-    path = Path(origin).resolve()
-    libraries = {Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")}
-    return path if path.suffix == ".py" and not libraries & set(path.parents) else None
+    places = (package.with_name(f"{name}.py"), package.with_name(name) / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
 
 
 @cache

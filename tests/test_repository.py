@@ -30,17 +30,18 @@ CONFIRMATORY = [  # also those that were run again since
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.study study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
+study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pipeline.study study.pipeline.workspace study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
 study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
 study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
-study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays
-study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.weighting study.methods.base
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.mislabelled
+study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
-study.faces.importers study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
-study.faces.mobilefacenet study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
-study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing cid.penalty cid.heads cid.lbfgs cid.risks
-cid.auditing cid.classified cid.kin cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
+study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.trust cid.choosing cid.penalty cid.heads cid.lbfgs cid.risks
+cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
+cid.auditing cid.classified cid.kin cid.weights cid.posterior cid.density cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
@@ -53,18 +54,22 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def requirements() -> list[Requirement]:
+def requirements(extra: str | None = None) -> list[Requirement]:
+    """Those of the project, of one of its extras ("" for what it always needs), or all."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    return [Requirement(text) for part in lists for text in part]
+    lists = {"": project["dependencies"], **project["optional-dependencies"]}
+    wanted = lists if extra is None else [extra]
+    return [Requirement(text) for name in wanted for text in lists[name]]
 
 
 def test_every_dependency_is_pinned_to_a_version_that_fits():
     known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
     for requirement in requirements():
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        if name == "cid-faces":  # an extra that contains another of its own
+            continue
         assert name in known, f"{name} is not in requirements.lock"
         assert requirement.specifier.contains(known[name].split("+")[0]), name
 
@@ -73,6 +78,28 @@ def test_pins_name_no_index_and_no_local_build():
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text and " @ " not in text and "+cpu" not in text
     assert pins()["torch"] != "2.13.0"
+
+
+@pytest.mark.parametrize(
+    "name, extras", [("study", ["study"]), ("test", ["study", "people", "test"])]
+)
+def test_what_make_installs_is_the_lock_with_the_hashes_of_every_file(name, extras):
+    text = (ROOT / "hashes" / f"{name}.txt").read_text()
+    assert "://" not in text
+    wanted = re.findall(
+        r"(?m)^([\w.-]+)==([^ ]+)(?: ;[^\\]+)? \\\n    --hash=sha256:[0-9a-f]{64}", text
+    )
+    assert len(wanted) == len(re.findall(r"(?m)^[\w.-]+==", text))
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins().items()}
+    for package, version in wanted:
+        assert known.get(package, version) == version, (
+            f"{package} of hashes/ is not that of the lock"
+        )
+    assert len([package for package, _ in wanted if package in known]) > 200
+    named = {package for package, _ in wanted}
+    for extra in ["", *extras]:
+        for requirement in requirements(extra):
+            assert re.sub(r"[-_.]+", "-", requirement.name).lower() in named, requirement
 
 
 def test_conda_users_get_the_same_list():
@@ -125,6 +152,10 @@ began = time.process_time()
 {code}
 """
 STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "matplotlib", "IPython"]
+METHOD = [
+    name for name in ORDER if name.startswith("cid.") and not name.startswith(("cid._", "cid.door"))
+]
+FACES = ["torchvision", "facenet_pytorch", "face_recognition_models", "tflite"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +172,7 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "matplotlib", "IPy
         (["torch", "sklearn", "scipy", *STUDY], "import study.methods.registry"),
         (
             [*STUDY, "sklearn"],
-            "import " + ", ".join(name for name in ORDER if name.startswith("cid.")),
+            "import " + ", ".join(name for name in METHOD),
         ),
         (
             ["torch", "sklearn"],
@@ -158,8 +189,32 @@ STUDY = ["pandas", "pyarrow", "dvc", "papermill", "nbformat", "matplotlib", "IPy
             "assert study.point['seen', 'accuracy'] == 1",
         ),
         (["torch", "pandas", "papermill"], "from study.pipeline import params; params.read()"),
+        (  # what `pip install .` brings is enough for who has embeddings
+            [
+                *FACES,
+                "sklearn",
+                "seaborn",
+                "dvc",
+                "papermill",
+                "nbformat",
+                "IPython",
+                "jinja2",
+                "study",
+            ],
+            "import " + ", ".join(name for name in ORDER if name.startswith("cid.door")) + "\n"
+            "import numpy as np, tempfile\n"
+            "from cid.door.cli import main\n"
+            "from cid.door.page import figure\n"
+            "from cid.auditing import Estimate\n"
+            "assert figure([Estimate('m', 'minority', 0.5, 0.4, 0.6, 9)]).startswith('<svg')\n"
+            "with tempfile.TemporaryDirectory() as t:\n"
+            "    np.save(f'{t}/z.npy', np.eye(8) + 0.1)\n"
+            "    np.save(f'{t}/y.npy', np.arange(8) % 2)\n"
+            "    words = f'weigh --embeddings {t}/z.npy --labels {t}/y.npy -o {t}/w.csv'\n"
+            "    assert main(words.split()) == 0",
+        ),
     ],
-    ids=["weights", "registry", "method", "figures", "intervals", "parameters"],
+    ids=["weights", "registry", "method", "figures", "intervals", "parameters", "door"],
 )
 def test_a_part_needs_no_more_than_it_says(libraries, code):
     text = ALONE.replace("{libraries}", repr(set(libraries))).replace("{code}", code)

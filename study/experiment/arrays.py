@@ -23,16 +23,24 @@ class Arrays:
         0 or 1, or NaN for an image without a label.
     identities : array, shape (n,)
         True identities. They build the biased sets and the oracles, and evaluate.
+    given : array, shape (n,), optional
+        Labels as training sees them, where some are wrong (:mod:`study.experiment.mislabelled`).
     """
 
     proxy: np.ndarray
     features: np.ndarray
     labels: np.ndarray
     identities: np.ndarray
+    given: np.ndarray | None = None
+
+    @property
+    def training_labels(self) -> np.ndarray:
+        """The labels that weights, penalties and models see."""
+        return self.labels if self.given is None else self.given
 
     def design(self) -> StandardisedFeatures:
         """Prepare the features and labels for many fits of heads on the same data set."""
-        return StandardisedFeatures(self.features, whole(self.labels))
+        return StandardisedFeatures(self.features, whole(self.training_labels))
 
     def people(self) -> np.ndarray:
         """Return the identities as whole numbers from 0, in the order of their names."""

@@ -6,12 +6,14 @@ is looked at. Levels of one seed therefore share their test images and differ on
 each person and class are used: a curve over the level is a paired comparison.
 
 A *cell* is a person and a class. Identities are used here and in the evaluation only, never by a method
-without identity labels.
+without identity labels. An image of which nobody knows who it shows is no test image; under ``natural`` it
+trains.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,17 @@ from study.experiment.levels import (
     minority_images,
 )
 
+UNKNOWN = -1  # the number of an image's person where nobody knows who it shows
+WITHOUT_IDENTITIES = (
+    "a study tests models person by person, so name the people of at least some images, or, without any, "
+    "weigh images by `python -m cid weigh` and judge models by `python -m cid audit`"
+)
 FEW = 20  # below this many usable people, suggest settings that would include more
+LEAST = 2  # people that a training set must have
+
+
+class DoesNotFit(ValueError):
+    """Settings are in order, but the data have too few people or images for them."""
 
 
 def usable_identities(
@@ -46,8 +58,8 @@ def usable_identities(
     Parameters
     ----------
     identities, labels : array, shape (n,)
-        Who each image shows, and its label: 0 or 1, or NaN for an image without one, which takes no
-        part.
+        Who each image shows, None or below 0 where that is not known; and its label: 0 or 1, or NaN for an
+        image without one, which takes no part.
 
     Returns
     -------
@@ -77,12 +89,28 @@ def usable_identities(
 
 def _counts(identities, labels) -> pd.DataFrame:
     """Images of each class of every identity that has a labelled image."""
-    known = pd.notna(labels)
+    known = pd.notna(labels) & is_known(identities)
     names, codes = np.unique(np.asarray(identities)[known], return_inverse=True)
     labels = np.asarray(labels)[known]
     class_0 = np.bincount(codes[labels == 0], minlength=len(names))
     class_1 = np.bincount(codes[labels == 1], minlength=len(names))
     return pd.DataFrame({"identity": names, "class_0": class_0, "class_1": class_1})
+
+
+def is_known(identities) -> np.ndarray:
+    """Say of every image whether it is known who it shows, from names or numbers: bool (n,)."""
+    identities = np.asarray(identities)
+    if identities.dtype.kind in "iu":
+        return identities > UNKNOWN
+    return pd.notna(identities)
+
+
+def _numbered(identities) -> np.ndarray:
+    """People as numbers, in the order of their names: to group by numbers is a hundred times as fast."""
+    known = is_known(identities)
+    numbers = np.full(len(known), UNKNOWN)
+    numbers[known] = np.unique(np.asarray(identities)[known], return_inverse=True)[1]
+    return numbers
 
 
 def _needed(images_per_identity: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
@@ -99,13 +127,17 @@ def _needed(images_per_identity: int, test_per_class: int, kind: str, levels) ->
 
 
 def advice(identities, labels, images_per_identity, test_per_class, kind, levels) -> str:
-    """Suggest numbers with which more identities would be usable, or say that none would help."""
+    """Suggest numbers with which more people would train, or say why none would help.
 
-    def usable(images: int, tests: int) -> int:
+    People are counted after majorities are balanced, or as they come where balancing leaves nobody; those
+    that ``bias.unseen_share`` keeps out of training are still among them.
+    """
+
+    def training(images: int, tests: int) -> int:
         table = usable_identities(identities, labels, images, tests, kind, levels)
-        return int(table["usable"].sum())
+        return _most_in_training(table, kind)
 
-    now = usable(images_per_identity, test_per_class)
+    now = training(images_per_identity, test_per_class)
     counts = _counts(identities, labels)[["class_0", "class_1"]].to_numpy()
     largest = 2 * int(counts.max(initial=0))  # that anybody could have
     most = min(images_per_identity, largest)
@@ -113,17 +145,50 @@ def advice(identities, labels, images_per_identity, test_per_class, kind, levels
     offers = []
     for tests in dict.fromkeys((test_per_class, 1)):
         # As many images as possible for FEW people; if there are fewer, for the most people.
-        people = {images: usable(images, tests) for images in sizes}
+        people = {images: training(images, tests) for images in sizes}
         enough = [images for images, number in people.items() if number >= FEW]
-        images = enough[0] if enough else max(people, key=people.get)
-        if people[images] > max(now, 3):
+        images = enough[0] if enough else max(people, key=people.get, default=0)
+        if images and people[images] >= max(now + 1, LEAST):
             offers.append(
                 f"with images_per_identity {images} and test_per_class {tests}: "
                 f"{people[images]} people"
             )
-    if not offers:
-        return "the attribute hardly varies within people, so no other numbers would help"
-    return "; ".join(offers)
+    return "; ".join(offers) or _no_numbers_help(counts, now)
+
+
+def _most_in_training(table: pd.DataFrame, kind: str) -> int:
+    """How many people of :func:`usable_identities` could train at most, if none were kept out."""
+    usable = int(table["usable"].sum())
+    if kind != CORRELATED:
+        return usable
+    can_be = table.loc[table["usable"], ["majority_0", "majority_1"]].to_numpy()
+    majority = _majorities(can_be, np.arange(usable), np.random.default_rng(0))
+    balanced = int((majority >= 0).sum())
+    return balanced if balanced >= LEAST else usable
+
+
+def _no_numbers_help(counts: np.ndarray, now: int) -> str:
+    """Why no other numbers would include more people; ``counts`` (people, 2) are images by class."""
+    people = len(counts)
+    vary = int((counts > 0).all(axis=1).sum())
+    if people == 1:
+        return "the data show one person, and bias between people needs several"
+    if vary < LEAST:
+        who = "none" if vary == 0 else "one"
+        return f"{who} of the {people} people has images of both classes, so no other numbers would help"
+    if now >= vary - 1:  # balanced majorities leave out one of an odd number
+        return (
+            f"nearly all of the {vary} people with images of both classes take part, so only more people "
+            "would help"
+        )
+    if now >= LEAST:
+        return (
+            "no other numbers would include more people, so only more images or people would help"
+        )
+    return (
+        f"{vary} of the {people} people have images of both classes, but too few for a training and a test "
+        "image of each, so only more images would help"
+    )
 
 
 def draw_sets(
@@ -153,7 +218,9 @@ def draw_sets(
         :func:`minority_images` of its training images are of the other, the same number for everybody.
         The majority is drawn at random where both classes have the images for it, so that each class
         is the majority of the same number of people; where too few people could have one of them, others
-        are left out at random. So the two classes have the same number of images at every level.
+        are left out at random. So the two classes have the same number of images at every level. Where
+        that would leave fewer than two people in a training set, as with an attribute that is rare for
+        everybody, nobody is left out and majorities stay *as they come*: the classes are then unequal.
         ``longtail``: a person has the same number of images of each class, but that number falls from
         person to person, in random order, from ``1 + level`` times the mean to ``1 - level`` times it
         (and never below one image of each class). ``natural``: the data as they are, at level 0 only;
@@ -182,18 +249,21 @@ def draw_sets(
     pandas.DataFrame
         One row an image of a set, by level and seed: ``level`` (:func:`built_level`), ``seed``, ``part``
         ("train", "seen" or "unseen"), ``row`` (of the data set), ``cell_size``: in training, how many
-        training images share its person and class, 0 in the test sets; and ``minority``: 1 if the image
-        is of the class that is rare for its person in training, else 0, and NaN where no class is rare:
-        in the long tail, for unseen people, and, under ``natural``, for people with the same number of
-        images of each class.
+        training images share its person and class, 0 in the test sets and where the person is not known;
+        and ``minority``: 1 if the image is of the class that is rare for its person in training, else 0,
+        and NaN where no class is rare: in the long tail, for unseen or unknown people, and, under
+        ``natural``, for people with the same number of images of each class.
 
     Raises
     ------
     ValueError
-        On settings out of range, or too few usable identities: with numbers that would work.
+        On settings out of range.
+    DoesNotFit
+        If too few people are usable, with numbers that would work, or the cause where there are none.
     """
-    # People as numbers, in the order of their names: to group by numbers is a hundred times as fast.
-    identities = np.unique(identities, return_inverse=True)[1]
+    identities = _numbered(identities)
+    if not (identities > UNKNOWN).any():
+        raise ValueError(f"no image says who it shows; {WITHOUT_IDENTITIES}")
     labels = np.asarray(labels)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
@@ -207,17 +277,32 @@ def draw_sets(
     table = usable_identities(identities, labels, images_per_identity, test_per_class, kind, levels)
     usable = table[table["usable"]].reset_index(drop=True)
     cells = pd.Series(labels).groupby([identities, labels]).indices
-    plans = []
-    for seed, members in enumerate(_members(usable, seeds, people, cohorts, advise)):
-        rng = np.random.default_rng(seed)
-        plan = _plan(members, cells, kind, test_per_class, unseen_share, rng)
-        if len(plan.seen) < 2:
-            raise ValueError(
-                f"{len(members)} of {len(np.unique(identities))} identities are usable with "
-                f"bias.images_per_identity {images_per_identity} and bias.test_per_class "
-                f"{test_per_class}; at least 2 for training are needed: {advise()}"
+    members = _members(usable, seeds, people, cohorts, advise)
+
+    def plan(balanced: bool) -> list[_Plan]:
+        draw = partial(_plan, cells=cells, kind=kind, test_per_class=test_per_class)
+        return [
+            draw(own, unseen_share=unseen_share, rng=np.random.default_rng(seed), balanced=balanced)
+            for seed, own in enumerate(members)
+        ]
+
+    plans = plan(balanced=True)
+    if kind == CORRELATED and min(len(one.seen) for one in plans) < LEAST:
+        plans = plan(balanced=False)
+    fewest = min(plans, key=lambda one: len(one.seen))
+    if len(fewest.seen) < LEAST:
+        where = (
+            f"{len(fewest.people)} of {identities.max() + 1} identities are usable with "
+            f"bias.images_per_identity {images_per_identity} and bias.test_per_class {test_per_class}; "
+            f"at least {LEAST} for training are needed"
+        )
+        raise DoesNotFit(f"{where}: {_too_few(fewest, unseen_share) or advise()}")
+    if kind == CORRELATED and minority_images(max(levels), images_per_identity) == 0:
+        if any(len(np.unique(one.majority[one.seen])) < 2 for one in plans):
+            raise DoesNotFit(
+                f"bias level {max(levels):g} takes no image of anybody's minority class, and everybody's "
+                "majority is the same class, so a training set would hold one class; lower the level"
             )
-        plans.append(plan)
 
     sets = []
     for level in wanted:
@@ -230,88 +315,191 @@ def draw_sets(
     return pd.DataFrame({name: np.concatenate([one[name] for one in sets]) for name in sets[0]})
 
 
-def check_draws(data, params: dict) -> None:
+def _too_few(plan: "_Plan", unseen_share: float) -> str:
+    """Why a plan has too few people in training, if that is because others are kept out; else ""."""
+    people = len(plan.people)
+    if people < LEAST or round(unseen_share * people) == 0:
+        return ""
+    kept_out = f"bias.unseen_share {unseen_share} keeps {round(unseen_share * people)} of them out"
+    if people == LEAST:
+        return f"{kept_out}, and a third person is needed to be kept out"
+    return (
+        f"{kept_out}; lower it to {math.floor(1000 * (people - LEAST) / people) / 1000:g} at most"
+    )
+
+
+# ---- what the data allow -----------------------------------------------------------------------
+
+
+def check_draws(data, params: Mapping) -> list[str]:
     """Draw what every stage of a study will draw, at one level, to find early what cannot work.
 
     Parameters
     ----------
     data
         Has ``labels(attribute)`` and ``identities()``, such as :class:`study.faces.dataset.FaceSet`.
-    params : dict
+    params : mapping
         Of params.yaml ``task``, ``seeds``, ``bias``, ``tasks`` and ``kinds`` of breadth, ``level`` of
         proxies, ``ablation``, ``ablations`` and ``neighbours``.
+
+    Returns
+    -------
+    list of str
+        A line for everything that the stages ``breadth`` and ``ablate`` will leave out, because the data
+        do not allow it, and one if majorities stay as they come.
 
     Raises
     ------
     ValueError
-        If a stage could not draw its sets; the message names the key.
+        If the study itself, its proxies, or all of its breadth could not be drawn; the message names the key.
     """
+    notes = []
     bias = params["bias"]
-    smallest = {}  # training images of the smallest set of every draw
-    unseen = {}  # whether anybody is kept out of training
-    for draw in _draws(params):
+    neighbours = params["neighbours"]
+    identities = data.identities()
+    for name, level in (("bias", bias["levels"][0]), ("proxies", params["level"])):
         try:
-            sets = draw_sets(
-                data.identities(),
-                data.labels(draw.attribute),
-                seeds=draw.seeds,
-                only=[draw.level],
-                **draw.bias,
-            )
+            labels = data.labels(params["task"])
+            sets = draw_sets(identities, labels, seeds=params["seeds"], only=[level], **bias)
         except ValueError as error:
-            raise ValueError(f"params.yaml: {draw.name}: {error}") from None
-        unseen[draw.name] = (sets["part"] == "unseen").any()
-        train = sets[sets["part"] == "train"]
-        smallest[draw.name] = train.groupby(["level", "seed"]).size().min()
-    if not unseen["bias"]:
-        raise ValueError(
-            f"params.yaml: bias.unseen_share is {bias['unseen_share']}, which keeps nobody out of "
-            "training; the report shows people never seen, so raise it to 1 / people or more, with at "
-            "least 3 people"
-        )
-    neighbours = [(name, params["neighbours"]) for name in smallest]
-    for varied in params["ablations"].values():
-        if varied["setting"] == "weights.neighbours":
-            neighbours += [("ablation", number) for number in varied["values"]]
-    for name, number in neighbours:
-        if number != "auto" and number >= smallest[name]:
+            raise ValueError(f"params.yaml: {name}: {error}") from None
+        if problem := _too_many_neighbours(sets, neighbours):
+            raise ValueError(f"params.yaml: {problem} of {name}; take fewer than that, or auto")
+        if not (sets["part"] == "unseen").any():
             raise ValueError(
-                f"params.yaml: weights.neighbours is {number}, but a training set of {name} has "
-                f"{smallest[name]} images; take fewer than that, or auto"
+                f"params.yaml: bias.unseen_share is {bias['unseen_share']}, which keeps nobody out of "
+                "training; the report shows people never seen, so raise it to 1 / people or more, with at "
+                "least 3 people"
             )
+        if name == "bias" and bias["kind"] == CORRELATED and unequal_classes(sets, labels):
+            notes.append(
+                "Majorities stay as they come, because hardly anybody has enough images for both classes to "
+                "be the majority: classes are unequal, so compare with balanced what balances them."
+            )
+    studies, left_out = fitting_breadth(
+        data, bias, params["seeds"], params["tasks"], params["kinds"], neighbours
+    )
+    if not studies:
+        raise ValueError(f"params.yaml: {left_out[0]}")
+    _, values_left_out = fitting_ablations(
+        identities,
+        labels,
+        bias,
+        params["ablation"],
+        params["ablations"],
+        neighbours,
+    )
+    return notes + [f"Will be left out: {line}" for line in left_out + values_left_out]
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """Sets that a stage will draw, at one level."""
+def fitting_breadth(
+    data, bias: Mapping, seeds: int, tasks: Iterable[str], kinds: Iterable[str], neighbours
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Find the tasks and kinds of bias of which the data allow sets, kind after kind.
 
-    name: str  # the key of params.yaml, for messages
-    attribute: str  # that gives the labels
-    bias: dict  # the section ``bias`` of the stage
-    seeds: int
-    level: float
+    ``data`` is as in :func:`check_draws`; ``neighbours`` is ``weights.neighbours``.
+
+    Returns
+    -------
+    list of (str, str)
+        Pairs of a task and a kind.
+    list of str
+        A line for each of the others, which says why.
+
+    Raises
+    ------
+    ValueError
+        If the data have no such attribute.
+    """
+    fitting = []
+    left_out = []
+    for kind in kinds:
+        for task in tasks:
+            name = f"breadth, {task} under {kind}"
+            try:
+                labels = data.labels(task)
+            except ValueError as error:
+                raise ValueError(f"params.yaml: {name}: {error}") from None
+            problem = _misfit(
+                data.identities(),
+                labels,
+                seeds,
+                bias["levels"][0],
+                {**bias, "kind": kind},
+                neighbours,
+            )
+            if problem:
+                left_out.append(f"{name}: {problem}")
+            else:
+                fitting.append((task, kind))
+    return fitting, left_out
 
 
-def _draws(params: dict) -> Iterator[_Draw]:
-    task = params["task"]
-    bias = params["bias"]
-    seeds = params["seeds"]
-    first = bias["levels"][0]
-    ablation = params["ablation"]
-    yield _Draw("bias", task, bias, seeds, first)
-    for other in params["tasks"]:
-        for kind in params["kinds"]:
-            name = f"breadth, {other} under {kind}"
-            yield _Draw(name, other, bias | {"kind": kind}, seeds, first)
-    yield _Draw("proxies", task, bias, seeds, params["level"])
-    yield _Draw("ablation", task, bias, ablation["seeds"], ablation["level"])
-    for name, varied in params["ablations"].items():
+def fitting_ablations(
+    identities, labels, bias: Mapping, ablation: Mapping, ablations: Mapping, neighbours
+) -> tuple[dict, list[str]]:
+    """Find the values of every ablation for which the data allow sets.
+
+    ``ablation``, ``ablations`` and ``neighbours`` are of params.yaml. An ablation without a value is left
+    out; all are where the study cannot be drawn with ``ablation.seeds`` at ``ablation.level``.
+
+    Returns
+    -------
+    dict
+        As ``ablations``.
+    list of str
+        A line for each value that is left out, which says why.
+    """
+    misfit = partial(_misfit, identities, labels, ablation["seeds"], ablation["level"])
+    if problem := misfit(bias, neighbours):
+        return {}, [f"ablation: {problem}"] if ablations else []
+    fitting = {}
+    left_out = []
+    for name, varied in ablations.items():
         section, _, key = varied["setting"].partition(".")
-        if section == "bias":
-            for value in varied["values"]:
-                changed = bias | {key: value}
-                where = f"ablations.{name}, {value}"
-                yield _Draw(where, task, changed, ablation["seeds"], ablation["level"])
+        values = []
+        for value in varied["values"]:
+            problem = ""
+            if section == "bias":
+                problem = misfit({**bias, key: value}, neighbours)
+            elif varied["setting"] == "weights.neighbours":
+                problem = misfit(bias, value)
+            if problem:
+                left_out.append(f"ablations.{name}, {value}: {problem}")
+            else:
+                values.append(value)
+        if values:
+            fitting[name] = {**varied, "values": values}
+    return fitting, left_out
+
+
+def _misfit(identities, labels, seeds: int, level: float, bias: Mapping, neighbours) -> str:
+    """Why the data allow no such sets at a level, or no weights on them; "" if they do."""
+    try:
+        sets = draw_sets(identities, labels, seeds=seeds, only=[level], **bias)
+    except DoesNotFit as error:
+        return str(error)
+    return _too_many_neighbours(sets, neighbours)
+
+
+def _too_many_neighbours(sets: pd.DataFrame, neighbours: int | str) -> str:
+    """That the smallest training set has no more images than a method looks at; "" if it has."""
+    smallest = sets[sets["part"] == "train"].groupby(["level", "seed"]).size().min()
+    if neighbours == "auto" or neighbours < smallest:
+        return ""
+    return f"weights.neighbours is {neighbours}, but a training set has {smallest} images"
+
+
+def unequal_classes(sets: pd.DataFrame, labels) -> bool:
+    """Whether a training set of :func:`draw_sets` has more images of one class than of the other.
+
+    So it is under ``natural``, and under ``correlation`` where majorities stay as they come. A method that
+    balances classes then gains by that alone, so it is compared with plain training that does.
+    """
+    train = sets[sets["part"] == "train"]
+    is_1 = np.asarray(labels)[train["row"]] == 1
+    shares = pd.Series(is_1, train.index).groupby([train["level"], train["seed"]]).mean()
+    return bool((shares != 0.5).any())
 
 
 @dataclass(frozen=True)
@@ -331,9 +519,19 @@ class _Plan:
 
 
 def _plan(
-    members: pd.DataFrame, cells: dict, kind: str, test_per_class: int, unseen_share: float, rng
+    members: pd.DataFrame,
+    *,
+    cells: dict,
+    kind: str,
+    test_per_class: int,
+    unseen_share: float,
+    rng,
+    balanced: bool,
 ) -> _Plan:
-    """Draw the plan of a seed; ``cells`` are the rows of the images by person and class."""
+    """Draw the plan of a seed; ``cells`` are the rows of the images by person and class.
+
+    ``balanced`` is whether people are left out so that each class is the majority of equally many.
+    """
     people = members["identity"].to_numpy()
     number = len(people)
     unseen = rng.choice(number, round(unseen_share * number), replace=False)
@@ -346,7 +544,7 @@ def _plan(
     if kind == CORRELATED:
         can_be = members[["majority_0", "majority_1"]].to_numpy()
         majority = np.full(number, -1)
-        majority[seen] = _majorities(can_be[seen], chance[seen], rng)
+        majority[seen] = _majorities(can_be[seen], chance[seen], rng, balanced)
         seen = seen[majority[seen] >= 0]
 
     of_unseen = []
@@ -391,8 +589,11 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
     person = identities[row]
     label = labels[row]
     trains = part == "train"
-    cell = 2 * person + (label == 1)
-    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 2)
+    # An unknown person's cell is the last one: nobody's.
+    unknown = person == UNKNOWN
+    cell = 2 * np.where(unknown, identities.max() + 1, person) + (label == 1)
+    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 4)
+    cell_sizes[-2:] = 0
     minority = np.full(len(row), np.nan)
     if plan.majority is not None:
         majority = np.full(identities.max() + 1, -1)
@@ -402,7 +603,7 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
         own = cell_sizes[cell]
         other = cell_sizes[cell ^ 1]  # the person's other class
         minority = np.where(own == other, np.nan, own < other)
-    minority[part == "unseen"] = np.nan
+    minority[(part == "unseen") | unknown] = np.nan
     return {
         "part": part,
         "row": row,
@@ -429,12 +630,12 @@ def _members(
 ) -> list[pd.DataFrame]:
     """The identities of every seed, of those usable."""
     n = len(usable)
+    if n < LEAST:  # which is refused as where everybody takes part
+        return [usable] * seeds
     if cohorts == REPEATED and people is not None:
-        if n < 2:  # which is refused where everybody takes part, too
-            return [usable] * seeds
         people = min(people, n)
-    if people is not None and not 2 <= people <= n:
-        raise ValueError(
+    if people is not None and not LEAST <= people <= n:
+        raise DoesNotFit(
             f"bias.people is {people}; it must be null (all) or a number from 2 to {n}, the identities "
             f"with enough images; {advise()}"
         )
@@ -443,12 +644,12 @@ def _members(
         return [members] * seeds
     if people is None:
         shown = str(cohorts).lower()
-        raise ValueError(
+        raise DoesNotFit(
             f"bias.cohorts is {shown}, so bias.people must say how many people one holds"
         )
     number, _ = count_cohorts(n, seeds, people, cohorts)
     if number * people > n:
-        raise ValueError(
+        raise DoesNotFit(
             f"{seeds} cohorts of {people} people need {seeds * people}, and {n} are usable; set seeds "
             f"to {n // people} at most, or bias.people to {n // seeds}, or bias.cohorts to {REPEATED}"
         )
@@ -458,11 +659,12 @@ def _members(
     return [members[seed % number] for seed in range(seeds)]
 
 
-def _majorities(can_be: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:
+def _majorities(can_be: np.ndarray, chance: np.ndarray, rng, balanced: bool = True) -> np.ndarray:
     """The majority class of every identity, each class for the same number of people; -1 for people who
     would be one too many.
 
     ``can_be`` (people, 2) says which class a person's majority can be; ``chance`` puts people in order.
+    Unless ``balanced``, nobody is one too many.
     """
     order = np.argsort(chance)
     both = can_be[:, 0] & can_be[:, 1]
@@ -472,6 +674,8 @@ def _majorities(can_be: np.ndarray, chance: np.ndarray, rng) -> np.ndarray:
     free_to_0 = int(np.clip(half - (majority == 0).sum(), 0, len(free)))
     majority[free[:free_to_0]] = 0
     majority[free[free_to_0:]] = 1
+    if not balanced:
+        return majority
     surplus = (majority == 1).sum() - (majority == 0).sum()
     larger = order[majority[order] == (surplus > 0)]
     majority[larger[: abs(surplus)]] = -1

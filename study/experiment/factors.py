@@ -70,7 +70,7 @@ def _factors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
 
 
 def factor_values(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
-    """Compute the factors of every training image, each of mean 1 in its set.
+    """Compute the factors of every training image whose person is known, each of mean 1 in its set.
 
     Returns
     -------
@@ -101,8 +101,9 @@ def factor_values(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
             "true surprise": person_size / cell_size,
         }
         columns = table[["seed", "row", "cell_size", "person_size"]]
-        of_mean_1 = {name: value / value.mean() for name, value in values.items()}
-        tables.append(columns.assign(**of_mean_1))
+        known = cell_size.to_numpy() > 0  # whose person is known
+        of_mean_1 = {name: value[known] / value[known].mean() for name, value in values.items()}
+        tables.append(columns[known].assign(**of_mean_1))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -116,7 +117,8 @@ def posteriors(
     pandas.DataFrame
         One row a level, seed and estimator: ``level``, ``seed``, ``estimator``, ``scale``,
         ``slope``, ``loss``, ``prior_loss``, and ``true_loss``, that of the frequencies of the labels
-        among the person's other images (true identities), smoothed by Laplace's rule.
+        among the person's other images (true identities), smoothed by Laplace's rule; it is the mean over
+        the images whose person is known.
     """
     tables = []
     for level in levels:
@@ -138,7 +140,9 @@ def _posteriors(arrays: Arrays, settings: dict, level: float) -> pd.DataFrame:
         others = table["person_size"] - 1
         alike = table["cell_size"] - 1
         prior = np.bincount(sample.labels)[sample.labels] / len(sample.labels)
-        true_loss = -np.log((alike + 2 * prior) / (others + 2)).mean()
+        known = alike >= 0
+        likely = (alike + 2 * prior) / (others + 2)
+        true_loss = -np.log(likely[known]).mean()
         for estimator, method in (("kernel", "cid-kernel"), ("knn", "cid-knn")):
             estimate = posterior_of(sample, weigh_settings(method, settings["weights"]), estimator)
             row = {

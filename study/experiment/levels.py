@@ -47,9 +47,10 @@ def built_levels(levels: Iterable[float], images_per_identity: int, kind: str) -
                 "bias.levels to [0.0]"
             )
     if kind == CORRELATED and images_per_identity % 2:
+        fewer = f"{images_per_identity - 1} or " if images_per_identity > 1 else ""
         raise ValueError(
             f"bias.images_per_identity is {images_per_identity}; under correlation it must be even, so "
-            f"that level 0 halves it: write {images_per_identity - 1} or {images_per_identity + 1}"
+            f"that level 0 halves it: write {fewer}{images_per_identity + 1}"
         )
     built = [built_level(level, images_per_identity, kind) for level in levels]
     for place in range(1, len(levels)):

@@ -12,6 +12,7 @@ from cid.posterior import without_class_direction
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import Arrays, whole
+from study.experiment.design import is_known
 from study.faces.verification import pair_similarities, right_pairs, verification_auc
 
 # What a proxy tells.
@@ -23,12 +24,16 @@ RIGHT = "right pairs"
 def degraded(proxy: np.ndarray, identities, noise: Sequence[float]) -> dict[str, np.ndarray]:
     """Make proxies (n, d) from the true identity down to chance, out of one of unit vectors.
 
-    ``true identity`` is a random direction for every identity; then ``as it is``; ``noise <s>`` with
+    ``true identity`` is a random direction for every identity, and one for every image whose identity is not
+    known; then ``as it is``; ``noise <s>`` with
     Gaussian noise of an expected length s for every s in ``noise``; and ``random``.
     """
     n, d = proxy.shape
     generator = torch.Generator().manual_seed(0)
-    codes = np.unique(identities, return_inverse=True)[1]
+    known = is_known(identities)
+    codes = np.zeros(n, dtype=np.int64)
+    codes[known] = np.unique(np.asarray(identities)[known], return_inverse=True)[1]
+    codes[~known] = codes.max() + 1 + np.arange((~known).sum())
     directions = torch.randn(codes.max() + 1, d, generator=generator).numpy()
     jitter = torch.randn(n, d, generator=generator).numpy()
     # A trace of noise, so that neighbours of one person have an order.
@@ -104,10 +109,10 @@ def leaks(arrays: Arrays) -> pd.DataFrame:
     """Measure what the proxy tells of the label within a person, and of the person.
 
     One row for the proxy as it is and one for the proxy without its class direction, which labels remove;
-    identities measure. Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``,
+    identities measure, of images that have a label and an identity. Columns ``proxy``, ``same-label AUC within a person``, ``verification AUC``,
     ``right pairs``.
     """
-    known = np.isfinite(arrays.labels)
+    known = np.isfinite(arrays.labels) & is_known(arrays.identities)
     proxy = arrays.proxy[known]
     labels = whole(arrays.labels[known])
     identities = arrays.identities[known]

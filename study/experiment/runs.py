@@ -18,6 +18,7 @@ from study import store
 from study.cores import on_all_cores
 from study.experiment import penalties as cells
 from study.experiment.arrays import whole
+from study.experiment.design import is_known
 from study.methods.base import TrainingStack
 from study.methods.registry import (
     check_fit_settings,
@@ -56,7 +57,8 @@ def weigh_sets(
     sets : pandas.DataFrame
         From :func:`study.experiment.design.draw_sets`.
     embeddings, labels, identities : array, shape (n, ...)
-        Of the whole data set; identities can be None where no method uses them.
+        Of the whole data set; identities can be None where no method uses them, and below 0 where it is not
+        known who an image shows.
     methods : list of str
     settings : dict
         The section ``weights`` of params.yaml.
@@ -70,22 +72,40 @@ def weigh_sets(
         ``sets`` with one column a method, the weight of a training image, and one column
         (:func:`study.methods.registry.needed_column`) for each method that needs more; NaN for a test
         image.
+
+    Raises
+    ------
+    ValueError
+        If a method uses the identities of training images that have none.
     """
+    train = sets[sets["part"] == "train"]
+    if identities is not None:
+        _check_known(is_known(np.asarray(identities)[train["row"]]), methods)
 
     def weigh(training_set: pd.DataFrame) -> pd.DataFrame:
         rows = training_set["row"].to_numpy()
         people = None
-        if identities is not None:
+        if identities is not None and is_known(identities[rows]).all():
             people = np.unique(identities[rows], return_inverse=True)[1]
         columns = _weigh(embeddings[rows], whole(labels[rows]), people, methods, settings, folder)
         return pd.DataFrame(columns, training_set.index)
 
-    train = sets[sets["part"] == "train"]
     training_sets = [training_set for _, training_set in train.groupby(["level", "seed"])]
     weighed = pd.concat(on_all_cores(weigh, training_sets))
     needed_columns = [needed_column(method) for method in methods]
     columns = [*methods, *filter(None, needed_columns)]
     return pd.concat([sets, weighed.reindex(sets.index)[columns]], axis=1)
+
+
+def _check_known(known: np.ndarray, methods: list[str]) -> None:
+    """Refuse methods that use identities, where training images have none."""
+    needing = [method for method in methods if get_method(method).uses_identities]
+    if needing and not known.all():
+        raise ValueError(
+            f"{needing[0]} uses the true identity of every training image, and "
+            f"{(~known).mean():.1%} of these have none; take {', '.join(needing)} out of all lists of "
+            "methods in params.yaml"
+        )
 
 
 def _weigh(embeddings, labels, people, methods, settings, folder) -> dict[str, np.ndarray]:
@@ -160,8 +180,11 @@ def train_sets(
     penalties : pandas.DataFrame, optional
         From :func:`study.experiment.penalties.choose`, for sets that are a part of a study's; otherwise
         chosen here, on the sets at hand.
-    design, progress
-        As in :func:`cid.heads.fit_heads`; the design is of all rows.
+    design
+        As in :func:`cid.heads.fit_heads`, of all rows.
+    progress : str, optional
+        Label of a progress bar, which counts blocks of sets: a bar of every fit would come several at a
+        time, and end where the fit converges.
     folder
         As in :func:`weigh_sets`; :data:`SEEDS` seeds of a level are kept together.
 
@@ -185,10 +208,9 @@ def train_sets(
         robust=train.get("robust", {}),
         design=design,
         folder=folder,
-        progress=progress,
     )
     data = None if folder is None else fits.data_digest()
-    fitted = on_all_cores(lambda block: fits.fit_block(block, data), blocks(sets))
+    fitted = on_all_cores(lambda block: fits.fit_block(block, data), blocks(sets), label=progress)
     predictions = pd.concat([table for table, _ in fitted], ignore_index=True)
     heads = {method: Heads.joined([found[method] for _, found in fitted]) for method in methods}
     return predictions, heads
@@ -206,7 +228,6 @@ class _HeadFits:
     robust: dict
     design: StandardisedFeatures | None
     folder: str | Path | None
-    progress: str | None
 
     def data_digest(self) -> str:
         # A design of all rows standardises in another way than one of the training images.
@@ -274,7 +295,6 @@ class _HeadFits:
             design=design,
             l2=l2,
             through=self.through,
-            progress=self.progress,
         )
         where = (np.searchsorted(seeds, train["seed"]), train["row"])
 

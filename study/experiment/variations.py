@@ -23,6 +23,7 @@ from study.cores import on_all_cores
 from study.experiment import penalties as cells
 from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets
+from study.experiment.mislabelled import KINDS, mislabelled
 from study.experiment.runs import blocks, tested, train_sets, weigh_sets
 
 
@@ -46,7 +47,7 @@ def weighed(arrays: Arrays, sets: pd.DataFrame, settings: dict, folder=None) -> 
     return weigh_sets(
         sets,
         arrays.proxy,
-        arrays.labels,
+        arrays.training_labels,
         arrays.identities,
         settings["methods"],
         settings["weights"],
@@ -60,7 +61,12 @@ def penalties(arrays: Arrays, sets: pd.DataFrame, settings: dict, folder=None) -
     if settings["train"]["l2"] == "own":
         first = weighed(arrays, first, settings, folder)
     return cells.choose(
-        first, arrays.features, arrays.labels, settings["methods"], settings["train"], folder
+        first,
+        arrays.features,
+        arrays.training_labels,
+        settings["methods"],
+        settings["train"],
+        folder,
     )
 
 
@@ -123,7 +129,7 @@ def _score_files(arrays: Arrays, parts: list[pd.DataFrame], settings: dict, chos
         {
             "proxy": arrays.proxy,
             "features": arrays.features,
-            "labels": arrays.labels,
+            "labels": arrays.training_labels,
             "people": arrays.people(),
             "own design": design is None,
             "methods": settings["methods"],
@@ -166,7 +172,7 @@ def _trained(
     predictions, _ = train_sets(
         sets,
         arrays.features,
-        arrays.labels,
+        arrays.training_labels,
         settings["methods"],
         settings["train"],
         penalties=chosen,
@@ -188,13 +194,21 @@ def vary(
 ) -> pd.DataFrame:
     """Predict at one bias level under several values of one setting, such as ``weights.tau``.
 
-    As from :func:`run`, with the value as text ("all" for None), ``value``, in the place of ``level``.
+    The setting can also be one of :data:`study.experiment.mislabelled.KINDS`. As from :func:`run`, with the value as text ("all" for None), ``value``, in the place of ``level``.
     Errors as of :func:`changed`.
     """
     versions = {}
     for value in values:
-        versions[value_name(value)] = (arrays, changed(settings, setting, value))
+        versions[value_name(value)] = version(arrays, settings, setting, value)
     return _vary(versions, level, design, folder)
+
+
+def version(arrays: Arrays, settings: dict, setting: str, value) -> tuple[Arrays, dict]:
+    """The data and the settings under one value of a setting."""
+    if setting in KINDS:
+        given = mislabelled(arrays.labels, arrays.identities, setting, value)
+        return replace(arrays, given=given), settings
+    return arrays, changed(settings, setting, value)
 
 
 def value_name(value) -> str:
@@ -229,7 +243,8 @@ def _vary(
 
     def predict(value: str) -> pd.DataFrame:
         arrays, settings = versions[value]
-        predictions = _run(arrays, sets[_drawing(settings)], settings, design, folder)
+        own = design if arrays.given is None else arrays.design()
+        predictions = _run(arrays, sets[_drawing(settings)], settings, own, folder)
         return predictions.rename(columns={"level": "value"}).assign(value=value)
 
     return pd.concat(on_all_cores(predict, versions, label=progress), ignore_index=True)

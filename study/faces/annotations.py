@@ -25,13 +25,15 @@ NOBODY = (
     *("undefined", "missing", "tbd", "n.n.", "xxx", "other", "others"),
 )
 
+IMAGE_COLUMNS = ("image", "image_id", "img", "file", "filename", "file_name", "path")
 CELEBA_IMAGES = 202_599  # of Liu et al. 2015
 
 
 def read_csv(path) -> pd.DataFrame:
     """Read a table as text, separated by commas, semicolons, tabs or bars.
 
-    The index of a row is its line in the file, counted from 0.
+    The index of a row is its line in the file, counted from 0. Columns without a name are passed over, such
+    as the row numbers that ``DataFrame.to_csv()`` writes first.
     """
     try:
         content = Path(path).read_bytes()
@@ -64,22 +66,32 @@ def read_csv(path) -> pd.DataFrame:
             )
     cells = [[np.nan if cell.strip() in EMPTY else cell for cell in row] for _, row in rows]
     index = [line - 1 for line, _ in rows]
-    return pd.DataFrame(cells, index=index, columns=names, dtype=object)
+    frame = pd.DataFrame(cells, index=index, columns=names, dtype=object)
+    return frame.loc[:, [bool(name) for name in names]]
 
 
-def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFrame | None]:
+def read_celeba(
+    folder: Path, name: str, wanted: Collection[str] | None = None
+) -> tuple[Path, pd.DataFrame | None]:
     """Read a table of CelebA, one row per image; return its path and the table, or None if missing.
 
-    With ``header``, the table has named columns of whole numbers; otherwise it has text. Official tables
-    are separated by spaces, and some begin with a count and a header. Copies of them have commas, or one
-    header more, or no count.
+    Official tables are separated by spaces, and some begin with a count and a header. Copies of them have
+    commas, or one header more, or no count, or row numbers in front. Named columns are found by their names
+    alone.
+
+    Parameters
+    ----------
+    wanted : collection of str, optional
+        Names for the one column that is wanted, as text; the table has it under the first of them. Where no
+        column has a name, it is the one after the image. Without it the table must have a line of names, and
+        all its columns are returned as numbers.
     """
     ends = [f"{part}{name}.{end}" for end in ("txt", "csv") for part in ("", "Anno/", "Eval/")]
     path = next((folder / end for end in ends if (folder / end).exists()), None)
     if path is None:
         return folder / ends[0], None
     try:
-        count, table = _parse_celeba(path.read_bytes(), header)
+        count, table = _parse_celeba(path.read_bytes(), wanted)
     except (ValueError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} is not a table of CelebA ({reason}); fetch it again") from None
@@ -88,7 +100,9 @@ def read_celeba(folder: Path, name: str, header=False) -> tuple[Path, pd.DataFra
     return path, table
 
 
-def _parse_celeba(content: bytes, header: bool) -> tuple[int | None, pd.DataFrame]:
+def _parse_celeba(
+    content: bytes, wanted: Collection[str] | None
+) -> tuple[int | None, pd.DataFrame]:
     """Return the count of rows that the first line announces, if it does, and the table."""
     problem = posing(content)
     if problem:
@@ -101,33 +115,62 @@ def _parse_celeba(content: bytes, header: bool) -> tuple[int | None, pd.DataFram
     if not first.strip():
         raise ValueError("it is empty")
     comma = "," in first
-    named = "." not in first.replace(",", " ").split()[0]  # images have an extension, headers not
-    if header and not named:
+    cells = [cell.strip() for cell in first.split("," if comma else None)]
+    # Images have an extension, or are numbers; names of columns are neither.
+    named = not cells[0].isdigit() and not any("." in cell for cell in cells)
+    if wanted is None and not named:
         raise ValueError("it has no line of names")
     table = pd.read_csv(
         io.StringIO(rest if named else f"{first}\n{rest}"),
         sep="," if comma else r"\s+",
         header=None,
-        index_col=0,
         skipinitialspace=True,
-        dtype={0: str} if header else str,
+        dtype=str if wanted else {0: str},
     )
-    table = table.rename_axis("image")
-    if header:
-        names = [part.strip() for part in first.split("," if comma else None)]
-        incomplete = table.isna().any(axis=1)
-        if incomplete.any():
-            raise ValueError(f"it lacks a value of {table.index[incomplete][0]}")
-        table = table.set_axis(names[-table.shape[1] :], axis=1).astype(int)
-        twice = [name for name in names if names.count(name) > 1]
-        if twice:
-            raise ValueError(f"it has two columns {twice[0]}")
-    if table.empty or not table.shape[1]:
+    if table.empty or table.shape[1] < 2:
         raise ValueError("it has no second column, after a space or comma")
+    table = _with_names(table, cells if named else None, wanted)
     if not table.index.is_unique:
         image = table.index[table.index.duplicated()][0]
         raise ValueError(f"it has two rows of {image}")
-    return count, table
+    incomplete = table.isna().any(axis=1)
+    if wanted is None and incomplete.any():
+        raise ValueError(f"it lacks a value of {table.index[incomplete][0]}")
+    return count, table if wanted else table.astype(float)
+
+
+def _with_names(
+    table: pd.DataFrame, names: list[str] | None, wanted: Collection[str] | None
+) -> pd.DataFrame:
+    """Name the columns of a table of CelebA, with the image as the index; keep those that are wanted."""
+    width = table.shape[1]
+    if names is None:
+        if width != 2:
+            raise ValueError(f"it has {width} columns, none with a name, where 2 are expected")
+        names = ["image", next(iter(wanted or ()))]
+    elif len(names) == width - 1 and names[0].lower() not in IMAGE_COLUMNS:
+        names = ["image", *names]  # the official form: that of the image has no name
+    elif len(names) != width:
+        raise ValueError(f"it names {len(names)} columns, and its rows have {width} cells")
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise ValueError(f"it has two columns {twice[0]}")
+    table = table.set_axis(names, axis=1)
+    images = [name for name in names if name.lower() in IMAGE_COLUMNS]
+    if not images:
+        raise ValueError(
+            f"its rows have as many cells as it names columns ({width}), and none is the image's: a "
+            "column was cut away, or image_id is missing"
+        )
+    table = table.set_index(images[0]).rename_axis("image")
+    table.index = table.index.astype(str)
+    if wanted is None:
+        return table[[name for name in table if name]]
+    found = [name for name in table if name.lower() in wanted]
+    if not found:
+        there = ", ".join(name for name in table if name) or "no other"
+        raise ValueError(f"it has no column {' or '.join(wanted)}, but {there}")
+    return table[found[:1]].set_axis([next(iter(wanted))], axis=1)
 
 
 def completeness(table: pd.DataFrame, files: Collection[str]) -> dict[str, dict[str, int]]:
@@ -221,13 +264,13 @@ def explain_strangers(folder, labels, present: list[str], names: list[str]) -> N
     )
 
 
-def votes(cells: pd.Series, labels, threshold) -> pd.Series:
+def votes(cells: pd.Series, labels, threshold, place: str = "line") -> pd.Series:
     """Read a column of text as labels: 0.0, 1.0, or NaN for a label that is missing.
 
     Columns of 0 and 1, -1 and 1, yes and no, or true and false (also as percentages, with decimal
     commas, in any letter case) need no threshold. Others need a ``threshold`` of two numbers (low, high):
     values from ``high`` on become 1, values up to ``low`` become 0 (1 if both hold), and values between
-    the two are missing. ValueError if a threshold is needed and there is none, and for values that look
+    the two are missing. ``place`` is what a row of the table is called. ValueError if a threshold is needed and there is none, and for values that look
     like a code for a missing label.
     """
     text = cells.str.strip().str.lower().replace("", np.nan)
@@ -240,12 +283,13 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
         if rows.any():
             row = rows.idxmax()
             raise ValueError(
-                f"{labels}, line {row + 1}, column {cells.name!r}: {cells[row]!r} {problem}"
+                f"{labels}, {place} {row + 1}, column {cells.name!r}: {cells[row]!r} {problem}"
             )
 
     refuse(
         (values.isna() & text.notna()) | np.isinf(values),
-        "is not a number, nor yes, no, true or false; leave the cell empty if unknown",
+        "is not a number, nor yes, no, true or false; leave the cell empty if unknown, or name the value "
+        "that is to be 1 by --attribute NAME=COLUMN:VALUE",
     )
     refuse(
         text.str.fullmatch(r"[+-]?[1-9]\d{0,2}(,\d{3})+%?", na=False),
@@ -269,10 +313,15 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
         values.isin(codes),
         "looks like a code for a label that is missing; leave such cells empty",
     )
+    shown = ", ".join(f"{value:g}" for value in distinct[:5])
+    if len(distinct) > 5:
+        shown += ", ..."
+    if _number_rows(values.dropna()):
+        raise ValueError(
+            f"{labels}, column {cells.name!r}: has another whole number for every image ({shown}), as row "
+            "numbers and ids have; name the column of a label"
+        )
     if threshold is None:
-        shown = ", ".join(f"{value:g}" for value in distinct[:5])
-        if len(distinct) > 5:
-            shown += ", ..."
         raise ValueError(
             f"{labels}, column {cells.name!r}: its {len(distinct)} values ({shown}) are not 0 and 1; "
             "say by --threshold LOW HIGH up to where a value counts as 0 and from where on as 1"
@@ -282,6 +331,14 @@ def votes(cells: pd.Series, labels, threshold) -> pd.Series:
         raise ValueError(f"threshold {low} {high}: the first number must not be above the second")
     labelled = np.select([values >= high, values <= low], [1.0, 0.0], np.nan)
     return pd.Series(labelled, values.index)
+
+
+def _number_rows(values: pd.Series) -> bool:
+    """Whether values look like row numbers or ids: whole, and all different; a few must be consecutive."""
+    whole = bool((values == values.round()).all())
+    if len(values) < 5 or not whole or values.nunique() < len(values):
+        return False
+    return len(values) > 20 or values.max() - values.min() == len(values) - 1
 
 
 def _bare(name: str) -> str:

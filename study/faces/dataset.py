@@ -9,27 +9,30 @@ A data set is a folder::
       excluded.csv         optional: images that an import left out, and why
 
 Columns: ``image`` (struct of ``bytes``, an encoded JPEG / PNG / WebP, and ``path``, a name that is unique
-in the data set), ``identity`` (string), a column of 0, 1 or null (no label) for every attribute that the
-card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
+in the data set), ``identity`` (string; null, or no such column, where nobody knows who it is), a column of
+0, 1 or null (no label) for every attribute that the card lists, and any further columns; the card's ``demographics`` are columns that are constant within a
 person. No picture occurs twice: it could be in a training set and in a test set at once. With an optional
 column ``landmarks`` (ten numbers, x and y of five points in pixels, in the order of
 :class:`cid.detection.Detection`) the embedding can skip detection. ``show_images: false`` in the card keeps
 photographs of real people out of notebooks and reports.
 
+Columns are what Parquet itself says they are: the index that pandas notes beside them is not used.
+
 Later stages need no images: they read the card and the labels by :func:`read_labels`. Identities are
-stored because an identity-robust evaluation needs them. Nothing that trains a model without identity
+stored because an identity-robust evaluation needs them. A data set can lack them for some images, which
+then only train (``bias.kind: natural``); without any, nothing can be evaluated by person. Nothing that trains a model without identity
 labels may read that column; see :mod:`study.methods`.
 """
 
 import fcntl
-import io
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from unicodedata import normalize
 
@@ -38,9 +41,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageOps
 
 from cid.names import suggest
+from cid.pictures import decode
 from study.store import digest, write, write_text
 
 CARD = "card.json"
@@ -80,9 +83,15 @@ class Labels:
         return values.astype(np.int64)
 
     def identities(self) -> np.ndarray:
-        """Return the identity of every image as a code, int64 (n,), in the order of sorted names."""
-        names = self.frame["identity"].to_numpy(dtype=str)
-        return np.unique(names, return_inverse=True)[1]
+        """Return the identity of every image as a code, int64 (n,), in the order of sorted names.
+
+        -1 is an image of which nobody knows who it shows.
+        """
+        names = self.frame["identity"]
+        known = names.notna().to_numpy()
+        codes = np.full(len(names), -1)
+        codes[known] = np.unique(names[known].to_numpy(dtype=str), return_inverse=True)[1]
+        return codes
 
 
 @dataclass(frozen=True)
@@ -121,47 +130,6 @@ class FaceSet(Labels):
             f"column 'landmarks' of the data set {self.card['name']!r} has not ten finite numbers in "
             "every row; mend it, or set embed.detect to true"
         )
-
-
-def decode(encoded: bytes, name: str) -> np.ndarray:
-    """Decode an image to uint8 (height, width, 3) RGB, turned upright by its EXIF orientation."""
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            return np.asarray(in_8_bits(upright).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        why = str(error).partition(" <")[0]  # without the address of a file in memory
-        raise ValueError(
-            f"image {name!r} cannot be decoded ({why}); replace or remove it"
-        ) from None
-
-
-def in_8_bits(picture: Image.Image) -> Image.Image:
-    """Convert a picture to grey or RGB of 8 bits; transparent parts become white, as on a page."""
-    if picture.mode.startswith(("I", "F")):
-        picture = _eight_bits(picture)
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    if picture.mode == "L":
-        return picture
-    return picture.convert("RGB")
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale grey of more bits to 8. Of floats and 32 bits, the largest value decides what white is."""
-    values = np.asarray(picture, dtype=np.float64)
-    low = values.min()
-    high = values.max()
-    if not 0 <= low <= high <= 65535:  # NaN, too
-        raise ValueError(f"grey values out of range: from {low:g} to {high:g}")
-    if picture.mode == "F" and high <= 1:
-        white = 1
-    elif picture.mode.startswith("I;16") or high > 255:
-        white = 65535
-    else:
-        white = 255
-    return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
 
 
 def write_labels(data: FaceSet, folder) -> None:
@@ -306,23 +274,45 @@ def drop_images(folder: Path, paths: set[str]) -> None:
 
 
 def count_labels(folder: Path, attributes: list[str]) -> dict:
-    """Return the counts of the data card: images, identities and positives; labels if some are missing."""
+    """Return the counts of the data card: images, identities and positives.
+
+    Also, where there are any, images without an identity, and labels if some are missing.
+    """
     columns = ["identity", *attributes]
     files = sorted(folder.glob("faces-*.parquet"))
-    tables = [pq.read_table(file, columns=columns) for file in files]
+    tables = []
+    for file in files:
+        there = [name for name in columns if name in pq.read_schema(file).names]
+        tables.append(pq.read_table(file, columns=there))
     if tables:
-        frame = pa.concat_tables(tables).to_pandas()
+        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     else:
         frame = pd.DataFrame(columns=columns)
+    if "identity" not in frame:
+        frame["identity"] = None
     counts = {
         "images": len(frame),
         "identities": frame["identity"].nunique(),
+    }
+    unidentified = int(frame["identity"].isna().sum())
+    if unidentified:
+        counts["unidentified"] = unidentified
+    counts |= {
         "positives": {attribute: int(frame[attribute].sum()) for attribute in attributes},
     }
     labelled = {attribute: int(frame[attribute].count()) for attribute in attributes}
     if any(count < len(frame) for count in labelled.values()):
         counts["labelled"] = labelled
     return counts
+
+
+def count_rows(folder) -> int:
+    """Count the images in the files of a data set, without reading them; one that is unreadable has none."""
+    rows = 0
+    for file in Path(folder).glob("faces-*.parquet"):
+        with suppress(pa.ArrowException, OSError):
+            rows += pq.read_metadata(file).num_rows
+    return rows
 
 
 def _in_shards(records: Iterable[dict]) -> Iterator[list[dict]]:
@@ -345,7 +335,10 @@ def write_shard(path: Path, records: list[dict], attributes: list[str]) -> None:
     types = {"image": image} | dict.fromkeys(attributes, pa.int8())
     columns = {}
     for key in records[0]:
-        columns[key] = pa.array([record[key] for record in records], types.get(key))
+        values = [record[key] for record in records]
+        if key == "identity" and all(value is None for value in values):
+            types[key] = pa.string()
+        columns[key] = pa.array(values, types.get(key))
     _write_table(path, pa.table(columns))
 
 
@@ -386,6 +379,13 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     paths: set[str] = set()
     pixels: dict[str, str] = {}
     tables = [_read_shard(file, card, paths, pixels, check_images) for file in files]
+    without = [
+        file
+        for file, table in zip(files, tables, strict=True)
+        if "identity" not in table.column_names
+    ]
+    if 0 < len(without) < len(files):
+        raise ValueError(f"{without[0]} lacks the column 'identity', which others have; mend it")
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except pa.ArrowException as error:
@@ -394,6 +394,8 @@ def read_faces(folder, name: str | None = None, *, check_images: bool = True) ->
     encoded = pc.struct_field(table.column("image"), "bytes")
     frame = table.drop_columns(["image"]).to_pandas()
     frame.insert(0, "path", pc.struct_field(table.column("image"), "path").to_pandas())
+    if "identity" not in frame:
+        frame.insert(1, "identity", None)
     _check_whole(folder, frame, card)
     if not (folder / EXCLUDED).exists():
         return FaceSet(card, frame, encoded)
@@ -476,8 +478,10 @@ def _read_shard(
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a readable Parquet file ({error}); restore it") from None
+    table = as_stored(table)
     _check_columns(file, table, card)
-    _check_identities(file, table.column("identity").to_pandas())
+    if "identity" in table.column_names:
+        _check_identities(file, table.column("identity").to_pandas())
     for attribute in card["attributes"]:
         _check_labels(file, attribute, table.column(attribute).to_pandas())
     for row, struct in enumerate(table.column("image")):
@@ -488,8 +492,24 @@ def _read_shard(
     return table
 
 
+def as_stored(table: pa.Table) -> pa.Table:
+    """Return a table of columns alone, as every reader but pandas sees it.
+
+    After a filter or a shuffle pandas stores the old row numbers, and would align columns by them.
+    """
+    table = table.replace_schema_metadata(None)
+    numbers = [name for name in table.column_names if name.startswith("__index_level_")]
+    return table.drop_columns(numbers)
+
+
 def _check_columns(file: Path, table: pa.Table, card: dict) -> None:
-    for column in ("image", "identity", *card["attributes"], *card["demographics"]):
+    misspelt = [] if "identity" in table.column_names else near_names(table.column_names)
+    if misspelt:
+        raise ValueError(
+            f"{file} has no column 'identity', but {misspelt[0]!r}; rename that to identity if it says who "
+            "is on an image, or else to something less like it"
+        )
+    for column in ("image", *card["attributes"], *card["demographics"]):
         if column not in table.column_names:
             raise ValueError(
                 f"{file} lacks the column {column!r}{suggest(column, table.column_names)}"
@@ -501,12 +521,23 @@ def _check_columns(file: Path, table: pa.Table, card: dict) -> None:
         raise ValueError(
             f"{file} has a column 'path', which image.path becomes; rename or remove it"
         )
-    if pa.types.is_nested(table.schema.field("identity").type):
+    kind = table.schema.field("identity").type if "identity" in table.column_names else pa.null()
+    if pa.types.is_nested(kind):
         raise ValueError(f"{file}, column 'identity': holds lists; write one name or number a row")
 
 
+def near_names(columns: Iterable[str]) -> list[str]:
+    """Return columns that may be a misspelt ``identity``: people would be lost without a word."""
+    plain = {name: name.strip().lower().removesuffix("_id") for name in columns}
+    return [
+        name
+        for name, word in plain.items()
+        if word == "identities" or get_close_matches(word, ["identity"], cutoff=0.85)
+    ]
+
+
 def _check_identities(file: Path, values: pd.Series) -> None:
-    wrong = values.isna() | values.map(_untidy)
+    wrong = values.map(_untidy).astype(bool)
     if wrong.any():
         value = values[wrong.idxmax()]
         _refuse_rows(
@@ -577,10 +608,19 @@ def _check_whole(folder: Path, frame: pd.DataFrame, card: dict) -> None:
                 f"{folder}, column {column!r}: differs between images of the identity "
                 f"{varying.idxmax()!r}; a demographic column must be constant within a person"
             )
-    for key, value in (("images", len(frame)), ("identities", frame["identity"].nunique())):
-        stated = card.get("counts", {}).get(key, value)
-        if stated != value:
+    counts = card.get("counts", {})
+    unknown = int(frame["identity"].isna().sum())
+    for what, value, stated in (
+        ("images", len(frame), counts.get("images")),
+        ("identities", frame["identity"].nunique(), counts.get("identities")),
+        (
+            "images without an identity",
+            unknown,
+            counts.get("unidentified", 0 if "identities" in counts else None),
+        ),
+    ):
+        if stated not in (None, value):
             raise ValueError(
-                f"{folder / CARD} states {stated} {key} but the shards hold {value}; "
+                f"{folder / CARD} states {stated} {what} but the shards hold {value}; "
                 "a shard is missing or left over, fetch the data again"
             )

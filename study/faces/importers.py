@@ -4,11 +4,13 @@
     python -m study import lfw       FOLDER --labels labels.csv --attribute smiling
     python -m study import cmu_faces FOLDER
     python -m study import folder    FOLDER --labels labels.csv --attribute glasses=p_glasses
+    python -m study import parquet   FILES --identity celeb_id --attribute Smiling
 
 A source is read into a :class:`Listing`. :func:`import_faces` then takes every usable image, shard by
 shard, and lists the others with a reason in ``excluded.csv``, which the report shows. A picture that came
 under several names is taken once or not at all, so that none is in a training set and a test set at once.
-Suspicious but usable input, such as two names that may belong to one person, produces a one-line warning.
+Suspicious but usable input, such as two names that may belong to one person, or pictures that show nothing,
+produces a one-line warning. Where a source does not say who is on an image, it has no identity.
 An import that fails or is interrupted leaves the old data set in place.
 
 ``--part development`` leaves a quarter of the people out, for a later confirmation
@@ -33,6 +35,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,11 +43,18 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from cid.names import suggest
+from cid.pictures import in_8_bits
 from study.commands import parser, run_renamed
-from study.faces import annotations, dataset, parts
+from study.faces import annotations, dataset, looks, parquet_files, parts
 from study.store import digest
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".pgm", ".ppm", ".bmp", ".gif", ".tif", ".tiff")
+PERSON_COLUMNS = ("identity", "identity_id", "id", "celeb_id", "person", "person_id")
+LANDMARKS = [
+    f"{part}_{axis}"
+    for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
+    for axis in "xy"
+]  # columns of CelebA, in the order of the data set
 MAX_PIXELS = 50_000_000  # larger files are left out: a few kB can unpack to gigabytes
 MAX_SIDE = 1024  # px; larger photos are shrunk, because no network here sees more than 160
 UNPACKING = (
@@ -62,9 +72,9 @@ class Listing:
     Attributes
     ----------
     table : DataFrame
-        One row per image: ``image`` (its name in the source), ``identity``, a column of 0, 1 or NaN (no
-        label) for every attribute, and any further columns. Names of people lose surrounding spaces and
-        become Unicode NFC.
+        One row per image: ``image`` (its name in the source), ``identity`` (None where nobody knows who it
+        is), a column of 0, 1 or NaN (no label) for every attribute, and any further columns. Names of
+        people lose surrounding spaces and become Unicode NFC.
     attributes : list of str
     card : dict
         ``name``, ``source`` and ``licence``.
@@ -72,6 +82,8 @@ class Listing:
         From the name of an image to its encoded bytes.
     excluded : list of (image, reason)
         Images that are already known to be unusable.
+    notes : list of str
+        Warnings about its tables.
     """
 
     table: pd.DataFrame
@@ -79,29 +91,38 @@ class Listing:
     card: dict
     read: Callable[[str], bytes]
     excluded: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # warnings about its tables
 
     def __post_init__(self):
-        people = self.table["identity"]
+        people = self.table["identity"].astype(object)
         people = people.map(lambda name: dataset.tidy(str(name)), na_action="ignore")
+        people = people.where(people != "", np.nan)
         self.table = self.table.assign(identity=people)
 
 
 def only(listing: Listing, part: str) -> Listing:
     """Return a listing without the people outside of a part, which its name then says.
 
-    A study of ``celeba-development`` can therefore not be run on data that hold anybody else.
+    An image of an unknown person is in no part but all: it may show anybody. A study of ``celeba-development`` can therefore not be run on data that hold anybody else.
 
     Raises
     ------
     ValueError
         If ``part`` is none of :data:`study.faces.parts.PARTS`.
     """
-    people = listing.table["identity"].astype(str)
-    taken = parts.belongs(people, part)
+    people = listing.table["identity"]
+    named = people.notna()
+    taken = parts.belongs(people.astype(str), part)
     if part == parts.ALL:
         return listing
-    other = f"the person is not in the part {part}"
-    left_out = [(str(name), other) for name in listing.table.loc[~taken, "image"]]
+    taken &= named
+    other = np.where(
+        named, f"the person is not in the part {part}", "the part of an unknown person"
+    )
+    left_out = [
+        (str(name), reason) for name, reason in zip(listing.table["image"], other, strict=True)
+    ]
+    left_out = [row for row, stays in zip(left_out, taken, strict=True) if not stays]
     chosen = {
         "part": part,
         "people": int(people[taken].nunique()),
@@ -116,12 +137,15 @@ def only(listing: Listing, part: str) -> Listing:
     )
 
 
-def import_faces(listing: Listing, out, keep_names=False, show_images=False, progress=True) -> Path:
+def import_faces(
+    listing: Listing, out, keep_names=False, show_images=False, progress=True, say=None
+) -> Path:
     """Write a data set from a listing; what cannot be used is left out and listed.
 
     A data set at ``out`` is replaced once the new one is complete. A missing label excludes an image only
     if it has no other label. Of images with the same pixels the first is taken; none, if they differ in
-    person or label, because nobody can tell which is right.
+    person or label, because nobody can tell which is right. An image of an unknown person is taken: it has
+    no identity in the data set.
 
     Parameters
     ----------
@@ -129,6 +153,8 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
         Keep the source's names of people and images instead of numbers.
     show_images : bool
         Let notebooks and reports show photographs.
+    say : callable, optional
+        Receives the warnings, with the names of the source; those in the card have numbers.
 
     Raises
     ------
@@ -142,15 +168,28 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
         raise ValueError(_one_valued(listing.attributes))
     named = _named(table, keep_names)
     withdrawn: set[str] = set()
-    records = _records(listing, named, excluded, withdrawn, progress)
+    gallery = looks.Gallery()
+    records = _records(listing, named, excluded, withdrawn, gallery, progress)
     try:
         with dataset.replacing(out) as partial, closing(records):
             dataset.write_shards(partial, records, listing.attributes)
             dataset.drop_images(partial, withdrawn)
             counts = dataset.count_labels(partial, listing.attributes)
             card = _card(listing, counts, excluded, show_images)
+            if keep_names:
+                card["keeps_names"] = True
             called = dict(zip(table["identity"], named["identity"], strict=True))
-            warnings = annotations.doubts(table["identity"], called)
+            people = table["identity"].fillna("")
+            warnings = [
+                *listing.notes,
+                *annotations.doubts(people, called),
+                *gallery.doubts(table, list(named["path"])),
+            ]
+            said = [
+                *listing.notes,
+                *annotations.doubts(people),
+                *gallery.doubts(table, list(table["image"])),
+            ]
             if warnings:
                 card["warnings"] = warnings
             dataset.write_card(partial, card)
@@ -165,6 +204,8 @@ def import_faces(listing: Listing, out, keep_names=False, show_images=False, pro
             reason += f" ({error.filename})"
         message = f"{reason} while writing {out}; nothing of it is kept, so import again after"
         raise OSError(error.errno, message) from None
+    for line in said if say else ():
+        say(line)
     return Path(out)
 
 
@@ -206,7 +247,7 @@ def _card(
 
 
 def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Return the rows with a name of their own, an identity and a label; and the others with a reason."""
+    """Return the rows with a name of their own and a label; and the others with a reason."""
     table = listing.table.reset_index(drop=True)
     excluded = list(listing.excluded)
 
@@ -217,7 +258,6 @@ def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
 
     leave_out(table.duplicated(), "listed again in another row")
     leave_out(table["image"].duplicated(keep=False), "listed twice with different values")
-    leave_out(table["identity"].isna() | (table["identity"] == ""), "identity missing")
     which = listing.attributes[0] if len(listing.attributes) == 1 else "of every attribute"
     unlabelled = table[listing.attributes].isna().all(axis=1)
     leave_out(unlabelled, f"label {which} missing or uncertain")
@@ -226,15 +266,20 @@ def _usable(listing: Listing) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
 
 def _named(table: pd.DataFrame, keep_names: bool) -> pd.DataFrame:
     """Set ``path`` and ``identity`` of the data set: names, or numbers in a shuffled order."""
-    people = table["identity"].astype(str)
+    people = table["identity"]
     if keep_names:
         return table.assign(path=table["image"], identity=people)
-    names, codes = np.unique(people, return_inverse=True)
+    known = people.notna()
+    names, codes = np.unique(people[known].astype(str), return_inverse=True)
     numbers = np.random.default_rng(0).permutation(len(names))[codes]
     width = len(str(len(names) - 1))
-    identity = "person-" + pd.Series(numbers, table.index).astype(str).str.zfill(width)
-    within_person = identity.groupby(identity).cumcount()
-    path = identity + "/" + within_person.astype(str).str.zfill(4)
+    identity = pd.Series(None, table.index, dtype=object)
+    identity[known] = "person-" + pd.Series(numbers, people[known].index).astype(str).str.zfill(
+        width
+    )
+    folder = identity.where(known, "unknown")
+    within_person = folder.groupby(folder).cumcount()
+    path = folder + "/" + within_person.astype(str).str.zfill(4)
     return table.assign(path=path, identity=identity)
 
 
@@ -243,16 +288,17 @@ def _records(
     table: pd.DataFrame,
     left_out: list[tuple[str, str]],
     withdrawn: set[str],
+    gallery: looks.Gallery,
     progress: bool,
 ) -> Iterator[dict]:
     """Yield the images as records of the data set.
 
     Images that cannot be used are added to ``left_out``. ``withdrawn`` collects the paths of records
-    that turned out unusable after they were yielded.
+    that turned out unusable after they were yielded; ``gallery`` collects how images look.
     """
 
-    def take(name: str) -> tuple[bytes, str] | str:
-        """Return an image and the digest of its pixels, or why it cannot be used."""
+    def take(name: str) -> Normalised | str:
+        """Return an image, or why it cannot be used."""
         try:
             return normalise(listing.read(name))
         except (FileNotFoundError, KeyError):
@@ -261,7 +307,10 @@ def _records(
             return str(error)
 
     labels = table[listing.attributes].astype("Int8").astype(object)
-    table = table.assign(**labels.where(labels.notna(), None))
+    people = [None if pd.isna(person) else person for person in table["identity"]]
+    table = table.assign(**labels.where(labels.notna(), None)).assign(
+        identity=pd.Series(people, table.index, dtype=object)
+    )
     first_rows: dict[str, int] = {}  # of every digest of pixels, the row that showed them first
     bar = tqdm(total=len(table), desc="import", unit="image", mininterval=5, disable=not progress)
     with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -272,11 +321,11 @@ def _records(
                 if isinstance(image, str):
                     left_out.append((row["image"], image))
                     continue
-                encoded, pixels = image
-                first = first_rows.setdefault(pixels, place)
+                first = first_rows.setdefault(image.pixels, place)
                 if first == place:
+                    gallery.add(place, image.look)
                     del row["image"]
-                    yield {"image": {"bytes": encoded, "path": row.pop("path")}} | row
+                    yield {"image": {"bytes": image.encoded, "path": row.pop("path")}} | row
                     continue
                 twin = table.iloc[first].to_dict()
                 relation, contradicts = _same_picture(twin, row, listing.attributes)
@@ -289,7 +338,8 @@ def _records(
 
 def _same_picture(first: dict, later: dict, attributes: list[str]) -> tuple[str, bool]:
     """Say how two rows with the same pixels relate, and return whether they contradict each other."""
-    if first["identity"] != later["identity"]:
+    people = (first["identity"], later["identity"])
+    if None not in people and people[0] != people[1]:
         return "the same picture as of another person", True
     for attribute in attributes:
         labels = (first[attribute], later[attribute])
@@ -298,7 +348,15 @@ def _same_picture(first: dict, later: dict, attributes: list[str]) -> tuple[str,
     return "the same picture as another", False
 
 
-def normalise(encoded: bytes) -> tuple[bytes, str]:
+class Normalised(NamedTuple):
+    """An image of 8 bits: encoded, a digest of its pixels, and how it looks from afar."""
+
+    encoded: bytes
+    pixels: str
+    look: looks.Look
+
+
+def normalise(encoded: bytes) -> Normalised:
     """Check that an image decodes, convert it to 8 bits if needed, and digest its pixels.
 
     A JPEG, PNG or WebP of 8-bit grey or RGB within :data:`MAX_SIDE` stays byte for byte. Anything
@@ -323,12 +381,12 @@ def normalise(encoded: bytes) -> tuple[bytes, str]:
             )
             ImageOps.exif_transpose(picture, in_place=True)
             if unchanged:
-                return encoded, digest(np.asarray(picture))
-            picture = dataset.in_8_bits(picture)
+                return Normalised(encoded, digest(np.asarray(picture)), looks.look(picture))
+            picture = in_8_bits(picture)
             picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG" if kind == "JPEG" else "PNG", quality=95)
-            return buffer.getvalue(), digest(np.asarray(picture))
+            return Normalised(buffer.getvalue(), digest(np.asarray(picture)), looks.look(picture))
     except UnidentifiedImageError:
         disguised = annotations.posing(encoded)
         raise ValueError(f"not an image but {disguised}" if disguised else "not an image") from None
@@ -394,8 +452,8 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
 
     The table has ``image``, the attributes as 0.0 or 1.0, and ``identity``.
     """
-    path, signs = annotations.read_celeba(folder, "list_attr_celeba", header=True)
-    people_path, people = annotations.read_celeba(folder, "identity_CelebA")
+    path, signs = annotations.read_celeba(folder, "list_attr_celeba")
+    people_path, people = annotations.read_celeba(folder, "identity_CelebA", PERSON_COLUMNS)
     if signs is None:
         raise ValueError(f"{path} is missing; {STEPS['celeba']}")
     if people is None:
@@ -403,14 +461,14 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
     values = set(np.unique(signs))
     if not (values <= {-1, 1} or values <= {0, 1}):
         odd = max(values - {-1, 1}, key=abs)
-        raise ValueError(f"{path} has a label {odd} beside 1 and -1; fetch it again")
+        raise ValueError(f"{path} has a label {odd:g} beside 1 and -1; fetch it again")
     reserved = set(dataset.RESERVED) & set(signs)
     if reserved:
         raise ValueError(
             f"{path} has a column {reserved.pop()}, which is no attribute; fetch it again"
         )
     table = (signs > 0).astype(float).reset_index()
-    table["identity"] = table["image"].map(people[1])
+    table["identity"] = table["image"].map(people["identity"])
     if table["identity"].isna().all():
         raise ValueError(
             f"{people_path} names none of the images of {path}, but {people.index[0]} where that has "
@@ -421,11 +479,11 @@ def _celeba_labels(folder: Path) -> tuple[Path, pd.DataFrame, list[str]]:
 
 def _add_partition(folder: Path, table: pd.DataFrame) -> None:
     """Add the column ``partition``, if the source has it: train, valid or test."""
-    path, split = annotations.read_celeba(folder, "list_eval_partition")
+    path, split = annotations.read_celeba(folder, "list_eval_partition", ("partition", "split"))
     if split is None:
         return
     names = {"0": "train", "1": "valid", "2": "test"}
-    table["partition"] = table["image"].map(split[1]).map(names)
+    table["partition"] = table["image"].map(split["partition"]).map(names)
     missing = table["partition"].isna()
     if missing.any():
         image = table["image"][missing.idxmax()]
@@ -434,11 +492,11 @@ def _add_partition(folder: Path, table: pd.DataFrame) -> None:
 
 def _add_landmarks(folder: Path, table: pd.DataFrame) -> None:
     """Add the column ``landmarks``, if the source has it: ten numbers."""
-    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba", header=True)
+    path, points = annotations.read_celeba(folder, "list_landmarks_align_celeba")
     if points is None:
         return
-    landmarks = points.reindex(table["image"]).astype(float)
-    if landmarks.isna().any(axis=None) or landmarks.shape[1] != 10:
+    landmarks = points.reindex(table["image"], columns=list(LANDMARKS))
+    if landmarks.isna().any(axis=None):
         raise ValueError(
             f"{path} lacks images, or has not ten numbers of each; remove the file to detect the "
             "faces instead"
@@ -519,14 +577,17 @@ def from_table(
     Parameters
     ----------
     labels : path
-        A CSV with the columns ``image`` (path below ``folder``), ``identity`` and those of the attributes.
+        A CSV with the columns ``image`` (path below ``folder``) and those of the attributes, and, where it
+        is known who is on the images, ``identity``.
     attributes : list of str
         Each as ``name``, ``name=column`` or ``name=column+column``. If several columns disagree, the label
-        is missing. A single column that is called ``column+column`` is preferred.
+        is missing. A column can be ``column:value``: 1 where it holds this value, and 0 elsewhere. A single
+        column that is called ``column+column`` or the like is preferred.
     threshold : (low, high), optional
         See :func:`study.faces.annotations.votes`, also for what a column can hold.
     identity : str, optional
-        The column of people. None: a person is the folder that an image lies in.
+        The column of people; nobody is known where there is no column of the default name. None: a person
+        is the folder that an image lies in.
 
     Raises
     ------
@@ -544,19 +605,17 @@ def from_table(
     table["image"] = [
         annotations.inside(name, f"{labels}, line {row + 1}") for row, name in images.items()
     ]
+    notes = []
     if identity is None:
-        table["identity"] = [posixpath.basename(posixpath.dirname(n)) for n in table["image"]]
-        where = "a folder of its own"
+        people = [posixpath.basename(posixpath.dirname(name)) for name in table["image"]]
+        if people and not any(people):
+            raise ValueError(
+                f"{labels} says of no image who is on it; give every person a folder of its own"
+            )
     else:
-        table["identity"] = _column(frame, identity, labels)
-        where = f"a value in the column {identity!r}"
-    if len(table) and (table["identity"].isna() | (table["identity"] == "")).all():
-        raise ValueError(f"{labels} says of no image who is on it; give every person {where}")
-    for attribute in attributes:
-        name, columns = _attribute(attribute, frame, taken=[*dataset.RESERVED, *table])
-        table[name] = _agreed(
-            [_column(frame, column, labels) for column in columns], labels, threshold
-        )
+        people, notes = _people(frame, identity, labels)
+    table["identity"] = people
+    _add_labels(table, frame, attributes, labels, threshold)
     if present.keys().isdisjoint(table["image"]):
         annotations.explain_strangers(folder, labels, sorted(present), list(table["image"]))
     card = {
@@ -570,7 +629,116 @@ def from_table(
         card=card,
         read=read,
         excluded=excluded + _unlabelled(present, table),
+        notes=notes,
     )
+
+
+def from_parquet(
+    files, attributes: list[str], threshold=None, identity: str | None = None, image: str = "image"
+) -> Listing:
+    """List the images of Parquet files, as hubs of data sets deliver them (:mod:`study.faces.parquet_files`).
+
+    Parameters
+    ----------
+    files : list of path
+        Files, or folders of them.
+    attributes, threshold
+        As of :func:`from_table`.
+    identity : str, optional
+        The column of people, such as ``celeb_id``. None: nobody is known.
+    image : str
+        The column of images.
+
+    Raises
+    ------
+    ValueError
+        On a missing file or column, and on one that holds something else.
+    """
+    files = parquet_files.find_files(files)
+    images = parquet_files.ImageColumn(files, image)
+    with parquet_files.open_file(files[0]) as first:
+        header = pd.DataFrame(columns=first.schema_arrow.names)
+    wanted = [] if identity is None else [identity]
+    for attribute in attributes:
+        _, columns = _attribute(attribute, header, taken=dataset.RESERVED)
+        wanted += [_of_value(column, header)[0] for column in columns]
+    where = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    frame = parquet_files.read_columns(files, list(dict.fromkeys(wanted)))
+    table = pd.DataFrame({"image": images.names}, dtype=object)
+    notes = []
+    if identity is None:
+        table["identity"] = None
+        notes = _unread_people(header)
+    else:
+        table["identity"] = frame[identity]
+    _add_labels(table, frame, attributes, where, threshold, place="row")
+    folder = files[0].resolve().parent
+    card = {
+        "name": folder.name,
+        "source": f"imported from {files[0].name}"
+        + (f" and {len(files) - 1} more Parquet files" if len(files) > 1 else ""),
+        "licence": "unknown; write the licence of your images here",
+    }
+    return Listing(
+        table=table,
+        attributes=list(table)[2:],
+        card=card,
+        read=images.read,
+        notes=notes,
+    )
+
+
+def _people(frame: pd.DataFrame, identity: str, labels) -> tuple[pd.Series | None, list[str]]:
+    """Return who is on the images of a table, None if it does not say, and warnings about it."""
+    if identity in frame or identity != "identity":
+        return _column(frame, identity, labels), []
+    near = dataset.near_names(frame.columns)
+    if near:
+        raise ValueError(
+            f"{labels} has no column 'identity', but {near[0]!r}: if it says who is on an image, add "
+            f"--identity {near[0]!r}, or else rename it"
+        )
+    return None, _unread_people(frame)
+
+
+def _unread_people(frame: pd.DataFrame) -> list[str]:
+    """Say that nobody is known, and which column may say who it is."""
+    line = "no column says who is on an image: nothing can be told of people"
+    columns = [name for name in frame if str(name).lower() in PERSON_COLUMNS]
+    if columns:
+        line += f"; if {columns[0]!r} does, import again with --identity {columns[0]}"
+    return [line]
+
+
+def _add_labels(
+    table: pd.DataFrame, frame: pd.DataFrame, attributes: list[str], labels, threshold, place="line"
+) -> None:
+    """Add a column of labels for every attribute to a table, from the columns of another one."""
+    for attribute in attributes:
+        name, columns = _attribute(attribute, frame, taken=[*dataset.RESERVED, *table])
+        votes = [_votes(frame, column, labels, threshold, place) for column in columns]
+        table[name] = _agreed(votes)
+
+
+def _votes(frame: pd.DataFrame, column: str, labels, threshold, place: str) -> pd.Series:
+    """Read one column of labels, which can be given as COLUMN:VALUE."""
+    name, value = _of_value(column, frame)
+    cells = _column(frame, name, labels)
+    if value is None:
+        return annotations.votes(cells, labels, threshold, place)
+    text = cells.str.strip()
+    if value not in set(text):
+        values = ", ".join(map(str, text.dropna().unique()[:5])) or "nothing"
+        raise ValueError(f"{labels}, column {name!r}: no row is {value!r}; it holds {values}")
+    return (text == value).astype(float).where(text.notna() & (text != ""))
+
+
+def _of_value(column: str, frame: pd.DataFrame) -> tuple[str, str | None]:
+    """Return the column and the value of COLUMN:VALUE; None of a plain column."""
+    name, colon, value = column.partition(":")
+    if column in frame or not colon or name not in frame:
+        return column, None
+    return name, value
 
 
 def _column(frame: pd.DataFrame, name: str, labels) -> pd.Series:
@@ -593,14 +761,14 @@ def _attribute(text: str, frame: pd.DataFrame, taken: list[str]) -> tuple[str, l
             "NAME=COLUMN or NAME=COLUMN+COLUMN, every NAME once and none of "
             f"{', '.join(dataset.RESERVED)}"
         )
-    if columns in frame:
+    if columns and columns in frame:
         return name, [columns]
     return name, (columns or name).split("+")
 
 
-def _agreed(columns: list[pd.Series], labels, threshold) -> pd.Series:
+def _agreed(votes: list[pd.Series]) -> pd.Series:
     """Return the labels in which all columns agree; NaN where they do not."""
-    first, *others = [annotations.votes(column, labels, threshold) for column in columns]
+    first, *others = votes
     for other in others:
         first = first.where(first == other)
     return first
@@ -658,7 +826,13 @@ STEPS = {
     "mirror, and unpack it",
     "cmu_faces": "get 'CMU Face Images' from the UCI Machine Learning Repository and unpack faces_4",
 }  # fmt: skip
-SOURCES = {"celeba": celeba, "lfw": lfw, "cmu_faces": cmu_faces, "folder": from_table}
+SOURCES = {
+    "celeba": celeba,
+    "lfw": lfw,
+    "cmu_faces": cmu_faces,
+    "folder": from_table,
+    "parquet": from_parquet,
+}
 
 
 def download(source: str, folder) -> Path:
@@ -693,33 +867,70 @@ def main(arguments: list[str]) -> None:
         if getattr(options, "download", False):
             folder = download(options.source, folder)
         read = SOURCES[options.source]
-        if "labels" in options:
+        if options.source == "parquet":
+            listing = read(
+                folder, options.attribute, options.threshold, options.identity, options.image
+            )
+        elif options.source == "folder":
+            listing = read(
+                folder, options.labels, options.attribute, options.threshold, options.identity
+            )
+        elif options.source == "lfw":
             listing = read(folder, options.labels, options.attribute, options.threshold)
         else:
             listing = read(folder)
+        if getattr(options, "name", None):
+            listing.card["name"] = options.name
         listing = only(listing, options.part)
-        if getattr(options, "unless_there", False) and is_there(listing, options.out):
-            print(f"{options.out}: kept, as it was made of these very tables and files")
-            return
-        out = import_faces(listing, options.out, options.keep_names, options.show_images)
+        if getattr(options, "unless_there", False):
+            why = difference(listing, options.out, options.keep_names, options.show_images)
+            if not why:
+                _print_kept(options.out)
+                return
+            print(f"{options.out}: the data set there is not kept, as {why}")
+        said: list[str] = []
+        out = import_faces(
+            listing, options.out, options.keep_names, options.show_images, say=said.append
+        )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{options.out} is as it was") from None
-    _print_result(listing, out)
+    _print_result(out, said)
 
 
-def is_there(listing: Listing, out) -> bool:
-    """Whether a data set at ``out`` is of the same name, and was made of the same tables and files."""
-    path = Path(out) / dataset.CARD
+def difference(listing: Listing, out, keep_names=False, show_images=False) -> str:
+    """Say in what the data set at ``out`` differs from one that an import would write; "" if in nothing.
+
+    It must be whole, of the same name, made of the same tables and files, and by the same options.
+    """
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-        return all(card[key] == listing.card[key] for key in ("name", "made_of"))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # none, a broken one, or one of another source
-        return False
+        card = json.loads((Path(out) / dataset.CARD).read_text(encoding="utf-8"))
+        name = card["name"]
+        made_of = card.get("made_of")
+        images = card["counts"]["images"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "none with a readable card is there"
+    if name != listing.card["name"]:
+        return f"it is {name!r}"
+    if made_of is None or made_of != listing.card.get("made_of"):
+        return "it was made of other tables or files"
+    held = dataset.count_rows(out)
+    if held != images:
+        return f"its files hold {held:,} of its {images:,} images"
+    if bool(card.get("show_images")) != show_images or bool(card.get("keeps_names")) != keep_names:
+        return "it was made with other options, --keep-names or --show-images"
+    return ""
+
+
+def _print_kept(out) -> None:
+    """Print what a data set that is kept holds."""
+    card = json.loads((Path(out) / dataset.CARD).read_text(encoding="utf-8"))
+    counts = card["counts"]
+    print(
+        f"{out}: kept, as it was made of these very tables and files: {card['name']}, "
+        f"{counts['images']:,} images of {counts['identities']:,} people"
+    )
+    if "copy" in card:
+        print(f"  {annotations.share_here(card['copy'])}")
 
 
 def _options(arguments: list[str]) -> Namespace:
@@ -727,7 +938,10 @@ def _options(arguments: list[str]) -> Namespace:
     commands = import_parser.add_subparsers(dest="source", required=True)
     for source in SOURCES:
         command = commands.add_parser(source, help=f"import {source}")
-        command.add_argument("folder", help="where the source lies")
+        if source == "parquet":
+            command.add_argument("folder", nargs="+", metavar="FILES", help="or folders of them")
+        else:
+            command.add_argument("folder", help="where the source lies")
         command.add_argument("--out", default="data", help="data set to write (default: data)")
         command.add_argument("--keep-names", action="store_true", help="keep the names of people")
         command.add_argument(
@@ -744,10 +958,24 @@ def _options(arguments: list[str]) -> Namespace:
             command.add_argument(
                 "--unless-there", action="store_true", help="keep a data set made of the same files"
             )
+        if source in ("folder", "parquet"):
+            command.add_argument("--name", help="of the data set (default: the folder's)")
+            command.add_argument(
+                "--identity",
+                metavar="COLUMN",
+                default="identity" if source == "folder" else None,
+                help="that says who is on an image",
+            )
+        if source == "parquet":
+            command.add_argument("--image", metavar="COLUMN", default="image", help="of the images")
         if source in ("lfw", "folder"):
             command.add_argument("--labels", required=True, help="CSV keyed by image")
+        if source in ("lfw", "folder", "parquet"):
             command.add_argument(
-                "--attribute", action="append", required=True, metavar="NAME[=COLUMN[+COLUMN]]"
+                "--attribute",
+                action="append",
+                required=True,
+                metavar="NAME[=COLUMN[:VALUE][+COLUMN]]",
             )
             command.add_argument(
                 "--threshold", nargs=2, type=float, metavar=("LOW", "HIGH"), help="of a score"
@@ -755,11 +983,13 @@ def _options(arguments: list[str]) -> Namespace:
     return import_parser.parse_args(arguments)
 
 
-def _print_result(listing: Listing, out: Path) -> None:
+def _print_result(out: Path, warnings: list[str]) -> None:
     """Print what was imported, what was left out and why, and what to do next."""
     card = json.loads((out / dataset.CARD).read_text(encoding="utf-8"))
     counts = card["counts"]
     print(f"{out}: {counts['images']} images of {counts['identities']} people")
+    if "unidentified" in counts:
+        print(f"  nobody knows who is on {counts['unidentified']} images")
     if "part" in card:
         print(f"  part {card['part']['part']}: {card['part']['left_out']} people are left out")
     if "copy" in card:
@@ -768,13 +998,18 @@ def _print_result(listing: Listing, out: Path) -> None:
         print(f"  left out: {count} x {reason}")
     for attribute, count in counts.get("labelled", {}).items():
         print(f"  labelled {attribute}: {count}")
-    for line in annotations.doubts(listing.table["identity"]):  # with names; the card has numbers
+    for line in warnings:
         print(f"  warning: {line}")
     for attribute in card["single_valued"]:
         print(f"  no longer an attribute, because it has one value only: {attribute}")
+    if not counts["identities"]:
+        print(
+            "next: `python -m cid weigh` and `audit`; a study needs the people of at least some images"
+        )
+        return
     print(
-        f"next: dvc add {out}, set data in params.yaml to {card['name']} and task to one of "
-        f"{', '.join(card['attributes'])}, dvc repro"
+        f"next: dvc add {out}, then `python -m study new NAME --task T`, with T one of "
+        f"{', '.join(card['attributes'])}: it writes a study of these data"
     )
 
 

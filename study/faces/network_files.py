@@ -16,6 +16,11 @@ from annotated_types import Ge
 from cid.settings import Options, one_of, rule, satisfying
 
 DIGITS = 12  # the smallest number of digits of a SHA-256 that pins a file
+# What is known of the files that `make networks` makes, by the first digits of their SHA-256.
+LICENCES = {
+    "7842c6d1ea984648": "package MIT; trained on unnamed data, for research (study.faces.mobilefacenet)",
+    "c76e505d6a3f9385": "Apache 2.0; trained on unnamed data, for research (study.faces.sface)",
+}
 TEMPLATES = ("arcface", "dlib", "facenet")  # of :mod:`cid.align`
 
 
@@ -45,7 +50,7 @@ def pinned(name: str) -> tuple[Path, str]:
                 f"{name} pins no file; write {path}@ and {DIGITS} or more of the first digits of that "
                 "file's SHA-256"
             )
-        raise FileNotFoundError(f"{path} is missing in {Path.cwd()}; put the network there")
+        raise FileNotFoundError(f"{path} is missing in {Path.cwd()}; {_remedy(file)}")
     with file.open("rb") as stream:
         head = stream.read(512)
     if not re.search(rb"[\x00-\x08\x0e-\x1f]", head):  # no control characters: a text
@@ -60,6 +65,18 @@ def pinned(name: str) -> tuple[Path, str]:
     else:
         return file, sha256
     raise ValueError(f"{path} {problem}; if it is the file you mean, write {path}@{sha256[:16]}")
+
+
+def _remedy(file: Path) -> str:
+    """What to do about a network that is missing here."""
+    here = Path.cwd().parts
+    if (".dvc", "tmp") not in zip(here, here[1:], strict=False):
+        return "put the network there"
+    return (
+        "a queued experiment runs in a copy of what git knows, which is gone after it: run it without "
+        f"--queue and --temp, name the file by its absolute path, or take {file.parent} out of .gitignore "
+        "and add it to git"
+    )
 
 
 @lru_cache
@@ -84,11 +101,11 @@ def _per_channel(values, low: float) -> bool:
 
 
 def _is_mean(value) -> bool:
-    return _per_channel(value, -math.inf)
+    return value == "auto" or _per_channel(value, -math.inf)
 
 
 def _is_scale(value) -> bool:
-    return _per_channel(value, 0)
+    return value == "auto" or _per_channel(value, 0)
 
 
 def _is_template(value) -> bool:
@@ -105,8 +122,10 @@ def _is_template(value) -> bool:
 Template = satisfying(
     f"{', '.join(TEMPLATES)} or five points [x, y] in pixels of the crop", _is_template
 )
-Mean = satisfying("a number, or a list of three, one per channel", _is_mean)
-Scale = satisfying("a number greater than 0, or a list of three, one per channel", _is_scale)
+Mean = satisfying("a number, or a list of three, one per channel, or auto", _is_mean)
+Scale = satisfying(
+    "a number greater than 0, or a list of three, one per channel, or auto", _is_scale
+)
 
 
 @dataclass(frozen=True)
@@ -118,8 +137,9 @@ class OnnxOptions(Options):
     size: rule("a whole number of at least 8", int, Ge(8)) = 112  # px: side of the crop
     channels: one_of("rgb", "bgr") = "rgb"  # their order
     # What is subtracted from values in 0..255, and by what the difference is divided; in that order.
-    mean: Mean = 127.5
-    scale: Scale = 127.5
+    # "auto": both 127.5, or 0 and 1 if the network's own first operations normalise pixels.
+    mean: Mean = "auto"
+    scale: Scale = "auto"
 
     def __post_init__(self):
         super().__post_init__()

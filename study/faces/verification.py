@@ -12,6 +12,7 @@ FALSE_MATCHES = (
     1e-3  # share of the pairs of different people that :func:`right_pairs` allows to match
 )
 BLOCK = 256  # images that are compared with all later ones at once
+NEAR = 0.995  # cosine from which two images are near copies
 
 
 def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +50,47 @@ def pair_similarities(embeddings, identities) -> tuple[np.ndarray, np.ndarray]:
     if not (same.any() and different.any()):
         raise ValueError("a proxy is measured by two images of one person, and two people")
     return same, different
+
+
+def near_copies(embeddings) -> pd.DataFrame:
+    """Find images that have a near copy: whose nearest other image has a cosine above :data:`NEAR`.
+
+    A photograph that was saved anew, frames of one film and empty pictures are such.
+
+    Parameters
+    ----------
+    embeddings : array (n, d)
+        Rows of unit norm.
+
+    Returns
+    -------
+    DataFrame
+        One row an image with a near copy: ``row``, ``copy`` (its nearest other image) and ``cosine``; the
+        nearest pairs first.
+
+    Examples
+    --------
+    >>> near_copies([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])[["row", "copy"]].to_numpy()
+    array([[0, 2],
+           [2, 0]])
+    """
+    embeddings = np.asarray(embeddings, dtype=np.float32)
+    tables = []
+    for start in range(0, len(embeddings), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(embeddings)))
+        cosines = embeddings[rows] @ embeddings.T
+        cosines[rows - start, rows] = -np.inf
+        nearest = cosines.argmax(axis=1)
+        table = pd.DataFrame(
+            {
+                "row": rows,
+                "copy": nearest,
+                "cosine": cosines[rows - start, nearest],
+            }
+        )
+        tables.append(table[table["cosine"] > NEAR])
+    found = pd.concat(tables, ignore_index=True)
+    return found.sort_values("cosine", ascending=False, kind="stable", ignore_index=True)
 
 
 def verification_auc(same: np.ndarray, different: np.ndarray) -> float:

@@ -126,6 +126,11 @@ def _together(classes) -> dict[str, tuple[Any, Any]]:
     return settings
 
 
+def reading(names: Iterable[str], setting: str) -> list[str]:
+    """The methods among ``names`` whose weights depend on a key of the section ``weights``."""
+    return [n for n in names if setting in field_types(get_method(n).weigh_settings)]
+
+
 def balancing(names: Iterable[str], section: Mapping[str, Any]) -> list[str]:
     """The methods among ``names`` whose weights give every class the same total weight.
 

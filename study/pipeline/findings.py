@@ -19,7 +19,7 @@ from study.results.claims import GAINS, OWN_TRUNK, PRIMARY
 from study.results.rounding import INTERVAL
 from study.results.sentences import controls_sentence, lead_sentence
 from study.results.sizes import people_and_images
-from study.results.tables import kind_of_people, markdown_table, points, verdict_words
+from study.results.tables import RIGHT, kind_of_people, markdown_table, points, verdict_words
 from study.results.titles import method_title, network_title
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
@@ -310,8 +310,10 @@ def faces(studies: Iterable[Study]) -> str:
         rows.setdefault((study.card["name"], proxy["network"]), cells)
         told = _table(study.name, "proxies-controls-auc")
         for network in study.params["proxies"].get("trunks", []):
-            auc = told.loc[told["proxy"] == network, "verification AUC"].iloc[0]
-            of_other = ["–", "–", "–", _share(auc), "–", "–"]
+            measured = told[told["proxy"] == network].iloc[0]
+            auc = _share(measured["verification AUC"])
+            right = _share(measured.get(RIGHT))
+            of_other = ["–", "–", "–", auc, "–", right]
             rows.setdefault((study.card["name"], network), of_other)
     return markdown_table(head, [[data, network_title(net), *c] for (data, net), c in rows.items()])
 
@@ -408,6 +410,7 @@ def recogniser(studies: Iterable[Study]) -> str:
         "study, heads on",
         "proxy",
         "AUC",
+        RIGHT,
         "accuracy",
         "minority cells",
         "majority cells",
@@ -429,16 +432,16 @@ def _own_trunk(study: str, gains: pd.DataFrame, told: pd.DataFrame) -> list[list
                 continue
             mean = at.set_index(["test", "metric"])[INTERVAL]
             accuracy, minority = (mean.loc[("seen", metric)] for metric in PRIMARY)
-            auc = told[(told["trunk"] == trunk) & (told["proxy"] == proxy)][
-                "verification AUC"
-            ].iloc[0]
+            measured = told[(told["trunk"] == trunk) & (told["proxy"] == proxy)].iloc[0]
+            right = measured.get(RIGHT)  # None in reports from before there were right pairs
             # Test images are balanced for every person, so half of them are minority cells.
             majority = 100 * (2 * accuracy["mean"] - minority["mean"])
             rows.append(
                 [
                     f"`{study}`, {network_title(trunk)}",
                     proxy,
-                    f"{auc:.2f}",
+                    f"{measured['verification AUC']:.2f}",
+                    "–" if right is None else f"{right:.2f}",
                     points(*accuracy),
                     points(*minority) if math.isfinite(minority["mean"]) else "–",
                     f"{majority:+.1f}".replace("-", "−") if math.isfinite(majority) else "–",

@@ -28,6 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from study import source
 from study.commands import parser, run_renamed
 from study.pipeline import params, stages
 from study.store import write_text
@@ -41,7 +42,18 @@ KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3
 INJECTED = "injected-parameters"  # papermill's tag of the cell that holds the parameters
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ONE_LEVEL = ("proxies", "ablate")  # stages at one level of bias, which their own section names
+EVALUATED = Path("build/evaluate/about.json")  # what the sections begin with
 TIMES = Path("build/seconds.csv")  # how long the last run of every stage took, here
+# Errors that are raised with a sentence for whoever runs the study.
+SENTENCES = (
+    "ValueError",
+    "DoesNotFit",
+    "FileNotFoundError",
+    "ConnectionError",
+    "ModuleNotFoundError",
+)
+# Libraries take tqdm's bar for notebooks, which warns where ipywidgets is missing and is then one of text.
+NO_WIDGETS = "ignore:IProgress not found"
 DIED = "DeadKernelError: the kernel died, most often for lack of memory."
 
 
@@ -163,6 +175,7 @@ def _kernel_manager(folder: str, one_thread: bool):
         "PYTHONHASHSEED": "0",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "IPYTHONDIR": folder,
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), NO_WIDGETS])),
     }
     if one_thread:  # read by torch, and by every BLAS of numpy
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -274,7 +287,7 @@ def run_notebook(
     if problem:
         with suppress(OSError):  # it may have failed because the disk is full
             write_text(failed, dumps(nb))
-            print(f"The half-executed notebook is kept: {failed}\n", file=sys.stderr)
+            print(f"Kept, with the whole traceback: {failed}\n", file=sys.stderr)
         raise CellFailed(f"{notebook}, {progress.current}: {problem}")
 
     normalise(nb)
@@ -322,8 +335,24 @@ def _raised(nb: nbformat.NotebookNode) -> str:
         return ""
     error = errors[0]
     colour = r"\x1b\[[\d;]*m"
-    print(re.sub(colour, "", "\n".join(error.traceback)), file=sys.stderr)
+    traceback = re.sub(colour, "", "\n".join(error.traceback))
+    if not _is_said_by_the_project(error.ename, traceback):
+        print(traceback, file=sys.stderr)
     return f"{error.ename}: {error.evalue}".removesuffix(": ")
+
+
+def _is_said_by_the_project(name: str, traceback: str) -> bool:
+    """Whether an error is a sentence of this repository to its user, who needs no traceback.
+
+    That is one of the kinds that such sentences are raised as, by a statement ``raise`` of a file of the
+    repository. What it may have been raised from is in the notebook that is kept.
+    """
+    places = re.findall(r"(?m)^ *File (.+?):\d+.*\n *(.*)", traceback)
+    if name not in SENTENCES or not places:
+        return False
+    file, statement = places[-1]
+    inside = source.ROOT in Path(file).expanduser().resolve().parents
+    return inside and "site-packages" not in file and statement.startswith("raise ")
 
 
 # ---- stages and sections -----------------------------------------------------------------------
@@ -343,6 +372,11 @@ def run_stage(stage: str) -> bool:
         # The kernel imports what the notebook needs while papermill is imported here.
         with start_kernel(first=stages.imports_of(notebook)) as kernel:
             run_notebook(notebook, output, parameters, kernel=kernel, code=code)
+        now = stage_parameters(stage, params.read())
+        if edited := [name for name in parameters if now[name] != parameters[name]]:
+            raise ValueError(
+                stages.edited_meanwhile(f"{', '.join(edited)} of {params.PARAMS}", stage)
+            )
 
     return stages.done_before(stage, parameters, work)
 
@@ -358,6 +392,7 @@ def run_paper() -> bool:
     """
     folder = Path("build/paper")
     shutil.rmtree(folder, ignore_errors=True)
+    stood = stages.stamps("paper")
     inputs = stages.paper_inputs()
     kept = {path: stages.kept_section(path, inputs) for path in stages.PAPER.glob("*.ipynb")}
     sections = sorted(path for path in kept if not stages.put_section_back(kept[path], folder))
@@ -373,6 +408,7 @@ def run_paper() -> bool:
     finally:
         list(waiting)  # after an interrupt: nothing more is begun
         pool.shutdown(cancel_futures=True)
+    stages.check_unedited("paper", stood)
     for path in sections:
         if inputs and (folder / path.name).exists():
             stages.keep_section(folder / path.name, kept[path])
@@ -550,6 +586,13 @@ def main_paper(arguments: list[str]) -> None:
 def main_lab(arguments: list[str]) -> None:
     parser("lab").parse_args(arguments)
     print(*lab(), sep="\n")
+    missing = [path for path in (Path("data/card.json"), EVALUATED) if not path.exists()]
+    if missing:
+        print(
+            f"warning: {missing[0]} is missing, so only the first notebooks can run: `make reproduce` makes "
+            "what the others read",
+            file=sys.stderr,
+        )
 
 
 def main_notebooks(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ Formulas become MathML, and everything a page shows lies in its own folder. Ligh
 import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from html import escape
 from itertools import count
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,14 @@ from study.store import write_text
 
 IMAGES = ("image/svg+xml", "image/png", "image/jpeg")
 MANY = 8  # a table of more columns is set closer
+
+# Formulas of Markdown, and before them what Jupyter, too, leaves alone: fenced code and code in a line. A
+# dollar that is escaped, or that a digit follows where the formula would end, is a dollar.
+_FENCED = r"^ {0,3}(?P<fence>`{3,}|~{3,}).*?(?:^ {0,3}(?P=fence)|\Z)"
+_IN_LINE = r"(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)"
+_DISPLAYED = r"(?<!\\)\$\$(?P<displayed>.+?)\$\$"
+_FORMULA = r"(?<!\\)\$(?=\S)(?P<formula>[^$\n]+?)(?<=[^\s\\])\$(?!\d)"
+_FORMULAS = re.compile(f"{_FENCED}|{_IN_LINE}|{_DISPLAYED}|{_FORMULA}", re.DOTALL | re.MULTILINE)
 
 _markdown = create_markdown(plugins=["table"])
 _environment = Environment(
@@ -133,24 +142,36 @@ def _output_block(
 
 
 def markdown(text: str, level: int = 1) -> Markup:
-    """Convert Markdown to HTML: raw HTML stays text, formulas become MathML, headings start at ``level``."""
+    """Convert Markdown to HTML: raw HTML stays text, formulas become MathML, headings start at ``level``.
+
+    A formula that cannot be read is shown as it was written.
+    """
     formulas: list[str] = []
 
     def keep_formula(match: re.Match) -> str:
-        display, tex = ("block", match[1]) if match[1] else ("inline", match[2])
-        # Browsers do not know a negative space.
-        formulas.append(convert(tex.replace(r"\!", ""), display=display))
+        if not match["displayed"] and not match["formula"]:
+            return match[0]  # code
+        formulas.append(_mathml(match))
         return f"\x02{len(formulas) - 1}\x03"
 
     def shift_heading(match: re.Match) -> str:
         return f"{match[1]}{min(int(match[2]) + level - 1, 6)}>"
 
-    formula = r"\$\$(.+?)\$\$|\$(?=\S)([^$\n]+?)(?<=\S)\$"
-    text = re.sub(formula, keep_formula, text, flags=re.DOTALL)
-    html = _markdown(text)
+    html = _markdown(_FORMULAS.sub(keep_formula, text))
     html = re.sub(r"(</?h)(\d)>", shift_heading, html)
     html = re.sub("\x02(\\d+)\x03", lambda match: formulas[int(match[1])], html)
     return _tables(html)
+
+
+def _mathml(match: re.Match) -> str:
+    """A formula that :data:`_FORMULAS` found as MathML, or as it was written if that is no LaTeX."""
+    displayed = match["displayed"] is not None
+    tex = match["displayed"] if displayed else match["formula"]
+    display = "block" if displayed else "inline"
+    try:
+        return convert(tex.replace(r"\!", ""), display=display)  # browsers know no negative space
+    except Exception:  # its errors, such as DoubleSubscriptsError, have no base of their own
+        return f"<code>{escape(match[0])}</code>"
 
 
 def _tables(html: str) -> Markup:

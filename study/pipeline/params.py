@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -46,6 +46,7 @@ from cid.settings import (
 from cid.settings import read as read_options
 from study.commands import parser, run_renamed
 from study.errors import check_repository
+from study.experiment import mislabelled
 from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
 from study.methods.registry import (
@@ -54,6 +55,7 @@ from study.methods.registry import (
     all_weigh_settings,
     balancing,
     kind_of,
+    reading,
 )
 
 PARAMS = Path("params.yaml")
@@ -121,6 +123,7 @@ def _with_baseline(methods: list[str]) -> list[str]:
 Noise = rule("a number above 0, 1e6 at most", float, Gt(0), Le(1e6))
 Zoom = rule("a number from 0.1 to 10", float, Ge(0.1), Le(10))
 Level = rule("a number from 0 to 1", float, Ge(0), Le(1))
+Significance = rule("a number between 0 and 1", float, Gt(0), Lt(1))
 Seeds = rule("a whole number of at least 2, 10,000 at most", int, Ge(2), Le(10_000))
 People = rule("a whole number of at least 2, or null", Annotated[int, Ge(2)] | None)
 Penalty = rule(
@@ -167,6 +170,7 @@ class Section(BaseModel):
 class Detectable(Section):
     accuracy: Positive
     minority_accuracy: Positive
+    level: Significance = 0.05  # of the tests, which protocols from before it was named leave out
 
 
 class Protocol(Section):
@@ -401,6 +405,7 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
     _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
     known = {f"{part}.{key}": 0 for part in ("bias", "weights", "train") for key in tree[part]}
+    known |= dict.fromkeys(mislabelled.KINDS, 0)
     for name, varied in tree["ablations"].items():
         where = f"{path}: ablations.{name}"
         setting, values = varied["setting"], varied["values"]
@@ -411,13 +416,39 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
         find(f"{where}.setting", setting, known)
         if setting in FIXED:
             raise ValueError(f"{where}.setting is {setting}, but {FIXED[setting]}; vary another")
+        if setting in mislabelled.KINDS:
+            _check_shares(f"{where}.values", values)
+            continue
         section, _, key = setting.partition(".")
+        methods = tree["ablation"]["methods"]
+        if section == "weights" and not reading(methods, key):
+            raise ValueError(
+                f"{where}.setting is {setting}, which no method of ablation.methods reads, so its figure would "
+                f"be flat; add {' or '.join(reading(METHODS, key))} to them, or drop this ablation"
+            )
         for number, value in enumerate(values):  # every one must be what the setting may have
+            if setting == "bias.people" and value is None and bias["cohorts"]:
+                continue  # cohorts need a number: the stage `ablate` leaves this value out
             changed = {**tree, section: {**tree[section], key: value}}
             _check(changed, f"{where}.values: ")
             _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])
             if value in values[:number]:
                 raise ValueError(f"{where}.values has {value!r} twice; drop one")
+
+
+def _check_shares(where: str, values: Sequence) -> None:
+    """Refuse what are no shares of wrong labels."""
+    for value in values:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= mislabelled.MOST
+        ):
+            raise ValueError(
+                f"{where} has {value!r}; a share of wrong labels is 0 to {mislabelled.MOST}"
+            )
+    if len(set(values)) < len(values):
+        raise ValueError(f"{where} has a share twice; drop one")
 
 
 def _check_levels(where: str, levels: Sequence[float], bias: Mapping) -> None:

@@ -2,7 +2,8 @@
 
 A prediction stands in the protocol, ``protocol.detectable``, and never changes. What was found follows from
 the report's table ``power``. Both are the smallest gain that is detected with probability .8 on people seen
-in training, at 5 % before any correction.
+in training, at the level that the prediction names: ``level``, such as ``make cost`` says it, or else 5 %
+before any correction, as all protocols meant that name none.
 """
 
 import math
@@ -24,8 +25,13 @@ def judged_method(power: pd.DataFrame) -> str | None:
     return next((method for method in JUDGED if method in set(power["method"])), None)
 
 
-def found(power: pd.DataFrame, metric: str) -> float:
-    """The gain that a study detects on seen people, in points; NaN where it is not known.
+def level_of(detectable: Mapping) -> float:
+    """The level that a protocol's prediction is of."""
+    return detectable.get("level", inference.ALPHA)
+
+
+def found(power: pd.DataFrame, metric: str, level: float = inference.ALPHA) -> float:
+    """The gain that a study detects on seen people at a level, in points; NaN where it is not known.
 
     ``power`` is from :func:`study.results.inference.power`.
     """
@@ -35,7 +41,8 @@ def found(power: pd.DataFrame, metric: str) -> float:
         return math.nan
     row = rows.iloc[0]
     degrees_of_freedom = int(min(row["seeds"], row["people"])) - 1
-    return 100 * float(inference.interval(0.0, row["se"], degrees_of_freedom)["detectable"])
+    of_no_effect = inference.interval(0.0, row["se"], degrees_of_freedom, level)
+    return 100 * float(of_no_effect["detectable"])
 
 
 def sentence(protocol: Mapping, power: pd.DataFrame) -> str:
@@ -44,19 +51,25 @@ def sentence(protocol: Mapping, power: pd.DataFrame) -> str:
     method = judged_method(power)
     if not predicted or method is None:
         return ""
+    level = level_of(predicted)
     parts = [
-        f"{METRICS[metric].title.lower()} {predicted[metric]:.2f} predicted, {_points(found(power, metric))} found"
+        f"{METRICS[metric].title.lower()} {predicted[metric]:.2f} predicted, "
+        f"{_points(found(power, metric, level))} found"
         for metric in PRIMARY
         if metric in predicted
     ]
+    before = "" if "level" in predicted else " before correction"
     return (
         f"Power: the smallest gain of {method_title(method)} on seen people that is detected with probability "
-        f".8, at 5 % before correction, in points: {'; '.join(parts)}."
+        f".8, at {100 * level:g} %{before}, in points: {'; '.join(parts)}."
     )
 
 
 def table(studies: Iterable[tuple[str, Mapping, pd.DataFrame]]) -> Printed:
-    """Both, of all studies that have a prediction: of each its name, its parameters and its table ``power``."""
+    """Both, of all studies that have a prediction: of each its name, its parameters and its table ``power``.
+
+    Found is of the same level as predicted (:func:`level_of`).
+    """
     head = ["study"]
     for metric in PRIMARY:
         name = METRICS[metric].title.lower()
@@ -67,7 +80,8 @@ def table(studies: Iterable[tuple[str, Mapping, pd.DataFrame]]) -> Printed:
         if predicted:
             cells = [name]
             for metric in PRIMARY:
-                cells += [f"{predicted[metric]:.2f}", _points(found(power, metric))]
+                at_level = found(power, metric, level_of(predicted))
+                cells += [f"{predicted[metric]:.2f}", _points(at_level)]
             rows.append(cells)
     return head, rows
 

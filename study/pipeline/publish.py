@@ -1,32 +1,50 @@
-"""Copy the page that was built to ``reports/<study>/``.
+"""Copy the page that was built to ``reports/<study>/``, and its main numbers to where DVC compares them.
 
 It stands apart from :mod:`study.pipeline.report`, so that an edit of the page's code does not publish twice.
+Both folders are outputs of the stage, so that DVC runs it again where one of their files is missing or edited.
 """
 
 import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 from ruamel.yaml import YAML
 
 from study.commands import parser
 from study.pipeline.reproduced import FILE, REPORTS, RUN, in_place_of
-from study.store import digest, write_text
+from study.store import write_text
 
-PUBLISHED = Path("build/published.json")
+# `dvc metrics diff` and `dvc plots diff` compare files of one path: it does not name the study.
+LATEST = Path("latest")
+# Accuracy of plain training and gains of methods: as many as `dvc exp show` has room for in 120 columns.
+SHOWN = {
+    "erm": ("accuracy", "erm"),
+    "surprise": ("accuracy", "surprise"),
+    "cid": ("accuracy", "cid"),
+    "oracle": ("accuracy", "oracle"),
+    "erm_min": ("minority_accuracy", "erm"),
+    "surprise_min": ("minority_accuracy", "surprise"),
+}
+CHARTS = ("gain-seen.svg", "against-bias-seen.svg")
 
 
-def publish() -> Path:
-    """Copy ``build/report/`` to ``reports/<study>/``, replacing the report that stands there.
+def publish(run: Path = RUN) -> Path:
+    """Copy a report to ``reports/<study>/``, replacing the report that stands there.
 
     A report that differs from it by rounding alone stays.
+
+    Parameters
+    ----------
+    run : path
+        The report that was built: here, or in the workspace of a study.
 
     Raises
     ------
     ValueError
         If there is no report to copy, or something else stands in its place.
     """
-    settings = RUN / "params.yaml"
+    settings = run / "params.yaml"
     if not settings.is_file():
         raise ValueError(f"{settings} is missing; run `dvc repro`, which builds the report")
     study = YAML(typ="safe").load(settings)["study"]
@@ -34,21 +52,55 @@ def publish() -> Path:
     draft = REPORTS / f".{study}.partial"
     if target.is_symlink() or REPORTS.is_symlink() or target.resolve().parent != REPORTS.resolve():
         raise ValueError(f"{target} is not a folder in {REPORTS}/; name the study otherwise")
-    if target.exists() and not (target / FILE).exists():
+    if target.exists() and any(target.iterdir()) and not (target / FILE).exists():
         raise ValueError(f"{target} is no report, and would be lost; move it away")
     shutil.rmtree(draft, ignore_errors=True)
-    if reason := in_place_of(RUN, target):
+    if reason := in_place_of(run, target):
         print(reason)
     else:
-        shutil.copytree(RUN, draft)
+        shutil.copytree(run, draft)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-    files = sorted(file for file in target.rglob("*") if file.is_file())
-    copied = {str(file.relative_to(target)): digest(file.read_bytes())[:16] for file in files}
-    write_text(PUBLISHED, json.dumps({str(target): copied}, indent=1) + "\n")
     return target / "index.html"
+
+
+def write_latest(run: Path = RUN) -> None:
+    """Write the main numbers and charts of a report to ``latest/``, for DVC's own views."""
+    write_text(LATEST / "metrics.json", json.dumps(main_numbers(run), indent=1) + "\n")
+    for name in CHARTS:
+        chart = run / "figures" / name
+        if chart.exists():
+            shutil.copyfile(chart, LATEST / name)
+        else:
+            (LATEST / name).unlink(missing_ok=True)
+
+
+def main_numbers(run: Path) -> dict[str, float]:
+    """At most six numbers of a report: of seen people, at the strongest bias.
+
+    ``erm`` is the accuracy of plain training, in percent; a method is its gain over that, in points. The
+    same on minority cells has ``_min`` behind it. All means of all methods are in ``summary.csv`` and
+    ``difference.csv``.
+    """
+    accuracy = _strongest(run / "summary.csv")
+    gain = _strongest(run / "difference.csv")
+    numbers = {}
+    for name, (metric, method) in SHOWN.items():
+        table = accuracy if method == "erm" else gain
+        if (metric, method) in table.index:
+            numbers[name] = round(100 * float(table[metric, method]), 2)
+    return numbers
+
+
+def _strongest(file: Path) -> pd.Series:
+    """Means by metric and method, of seen people at the highest level of bias."""
+    table = pd.read_csv(file)
+    strongest = table[(table["test"] == "seen") & (table["level"] == table["level"].max())]
+    return strongest.set_index(["metric", "method"])["mean"].dropna()
 
 
 def main(arguments: list[str]) -> None:
     parser("publish").parse_args(arguments)
-    print(publish())
+    page = publish()
+    write_latest()
+    print(page)

@@ -42,6 +42,8 @@ def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         problem = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no parquet file or .csv ({problem})") from None
+    if frame.index.name is not None:  # pandas stores an index with a name as a column
+        frame = frame.reset_index()
     for column in ("image", "identity", task):
         if column not in frame:
             nearest = suggest(column, map(str, frame))

@@ -20,11 +20,20 @@ import pandas as pd
 
 from study.commands import parser, run_renamed
 from study.faces import annotations
-from study.pipeline import earlier, findings, overview, pages, predicted, protocols, provenance
+from study.pipeline import (
+    earlier,
+    findings,
+    overview,
+    pages,
+    predicted,
+    protocols,
+    provenance,
+    stages,
+)
 from study.pipeline.git import no_git
 from study.pipeline.overview import RESULTS, headline_markdown
 from study.pipeline.params import read, resolved_text
-from study.pipeline.reproduced import FILE, REPORTS, RUN, verify
+from study.pipeline.reproduced import FILE, REPORTS, RUN
 from study.results.metrics import METRICS
 from study.results.tables import markdown_table
 from study.store import write_text
@@ -63,7 +72,9 @@ def build(params: dict) -> Path:
     warnings = _warnings(made, card)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    return _page(sections, params=params, card=card, made=made, warnings=warnings)
+    page = _page(sections, params=params, card=card, made=made, warnings=warnings)
+    provenance.seal(RUN)
+    return page
 
 
 def _warnings(made: dict, card: dict) -> list[str]:
@@ -75,6 +86,10 @@ def _warnings(made: dict, card: dict) -> list[str]:
     copy = card.get("copy")
     if copy and copy["all"]["here"] < copy["all"]["listed"]:
         warnings.append(f"The data are {annotations.share_here(copy)}.")
+    for stage, names in made.get("edited", {}).items():
+        warnings.append(
+            f"The stage {stage} ran with other values of {', '.join(names)} than are below."
+        )
     if "no_commit" in made:
         warnings.append(f"This report names no commit of its code: {made['no_commit']}.")
     return warnings
@@ -240,7 +255,7 @@ def headline(params: dict) -> str:
     if not (folder / FILE).exists():
         raise ValueError(f"{folder} holds no report yet; run `dvc repro`, which writes it")
     try:
-        reproduced = verify(folder).sentence
+        reproduced = provenance.checked(folder).sentence
     except ValueError:
         reproduced = "There is no committed report of this study to compare with"
         reason = no_git()
@@ -252,9 +267,8 @@ def headline(params: dict) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    commands = {"build": build, "headline": headline}
     options = parser("report")
-    options.add_argument("command", choices=[*commands, "readme", "pages"])
+    options.add_argument("command", choices=["build", "headline", "readme", "pages"])
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
@@ -266,8 +280,13 @@ def main(arguments: list[str]) -> None:
         executed = sorted(BUILD.glob("notebooks/[!.]*.ipynb")) + sorted(BUILD.glob("paper/*.ipynb"))
         for path in executed:
             print(pages.single(path, BUILD / "html"))
+    elif chosen == "build":
+        stood = stages.stamps("report")
+        page = build(params)
+        stages.check_unedited("report", stood)
+        print(page)
     else:
-        print(commands[chosen](params))
+        print(headline(params))
 
 
 if __name__ == "__main__":

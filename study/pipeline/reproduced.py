@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from study.pipeline.git import git, no_git
+from study.pipeline.git import WORKSPACES, git, no_git
 from study.results.rounding import MOVES, TIES, moved
 
 FILE = "provenance.json"  # of a report: what it was made of
@@ -37,10 +37,18 @@ class Difference(NamedTuple):
 def verify(folder: Path, commit: str = "HEAD") -> Verified:
     """Compare the numbers of a report with those committed.
 
-    Of a run for which :func:`in_place_of` left the committed report in its folder, the numbers in
-    ``build/report`` are compared. ``ValueError`` if no numbers are committed, or none are known.
+    Of a run for which :func:`in_place_of` left the committed report in its folder, the numbers of that
+    run are compared. ``ValueError`` if no numbers are committed, or none are known.
     """
-    return _verify(RUN if _same_sources(RUN, folder) else folder, folder, commit)
+    return _verify(run_of(folder), folder, commit)
+
+
+def run_of(folder: Path) -> Path:
+    """The report of the last run of the same sources as a report, here or in a workspace; else the report itself."""
+    for run in (RUN, WORKSPACES / folder.name / RUN):
+        if _same_sources(run, folder):
+            return run
+    return folder
 
 
 def _verify(run: Path, folder: Path, commit: str) -> Verified:

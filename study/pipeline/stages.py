@@ -19,6 +19,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from symtable import symtable
@@ -217,7 +218,7 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
     Raises
     ------
     ValueError
-        If an earlier stage has not made what this one depends on.
+        If an earlier stage has not made what this one depends on, or if that was edited while the stage ran.
     """
     entry = read_stages().get(stage, {})
     deps = entry.get("deps", [])
@@ -226,6 +227,7 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
         work()  # which names what is missing
         return False
 
+    stood = stamps(stage)
     inputs = _digests_under(deps)
     key = digest(dict(parameters), sys.version, source.versions(), *inputs)
     kept = KEPT / f"stage-{stage}-{key[:24]}"
@@ -235,9 +237,48 @@ def done_before(stage: str, parameters: Mapping, work: Callable[[], object]) -> 
         print(f"{stage}: nothing that counts has changed; its outputs are put back")
         return True
     work()
+    check_unedited(stage, stood, dict(inputs))
     if _size(outputs) <= LARGE:
         _keep(outputs, kept)
     return False
+
+
+def stamps(stage: str) -> dict[str, tuple[int, int]]:
+    """Size and time of every file that a stage depends on, for :func:`check_unedited`."""
+    deps = read_stages().get(stage, {}).get("deps", [])
+    files = (file for dep in deps for file in _files_under(Path(dep)))
+    return {file: _stamp(file) for file in files if Path(file).exists()}
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_size, found.st_mtime_ns
+
+
+def check_unedited(
+    stage: str, stood: Mapping[str, tuple[int, int]], digests: Mapping[str, str] | None = None
+) -> None:
+    """Refuse results of files that were edited while they were made: DVC would record them as of the edit.
+
+    Parameters
+    ----------
+    stage : str
+    stood : mapping
+        What :func:`stamps` said when the stage began.
+    digests : mapping, optional
+        Digests by file from then: a file that was saved anew but means the same does not count as edited.
+    """
+    for file, stamp in stood.items():
+        there = Path(file).exists()
+        if there and _stamp(file) == stamp:
+            continue
+        if not there or not digests or _digest_of(file) != digests[file]:
+            raise ValueError(edited_meanwhile(file, stage))
+
+
+def edited_meanwhile(what: str, stage: str) -> str:
+    """The sentence that refuses the results of a stage because of an edit."""
+    return f"{what} was edited while {stage} ran, which began before; run it again: finished work is kept"
 
 
 def kept_section(section: Path, inputs: str) -> Path:
@@ -331,9 +372,14 @@ def _files_under(path: Path) -> list[str]:
 def _digest_of(file: str) -> str:
     """Digest of a file; of Python code, by what the code does."""
     if file.endswith(".py"):
-        return digest(source.text(file))
+        return _digest_of_code(file, Path(file).read_bytes())
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache  # by content: a stage asks twice for the digests of its code
+def _digest_of_code(file: str, content: bytes) -> str:
+    return digest(source.text(file))
 
 
 def _copy(original: Path, copy: Path) -> None:

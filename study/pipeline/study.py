@@ -1,24 +1,36 @@
-"""Run a study that is kept in studies/, and leave params.yaml as it was.
+"""Run a study that is kept in studies/, or try another one; params.yaml stays as it is.
 
-python -m study run lfw-mouth
+    python -m study run                          the study of params.yaml
+    python -m study run lfw-mouth                studies/lfw-mouth.yaml
+    python -m study try eyes task=eyes_closed    params.yaml with other values
+
+The last two work in a folder of their own, ``build/studies/NAME/``
+(:mod:`study.pipeline.workspace`). Their report goes to ``reports/NAME/``, as any other.
 """
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from cid.names import find
 from study.commands import parser, run_renamed
 from study.errors import check_repository
-from study.pipeline import kept, params
-from study.store import write_text
+from study.pipeline import kept, params, publish, stages, workspace
+from study.pipeline.reproduced import FILE, REPORTS, RUN
 
 CARD = Path("data/card.json")
-ASIDE = Path("build/params.yaml.aside")  # params.yaml, while a study takes its place
+# What a study is when its parameters were given on the command line.
+TRIED = {"status": "exploratory", "detectable": None}
 
 
 def check(name: str) -> dict:
@@ -47,69 +59,172 @@ def _data_set() -> str | None:
         raise ValueError(f"{CARD} {problem}; fetch the data again, or import it") from None
 
 
-def run(name: str) -> int:
-    """Run a kept study by ``dvc repro`` and return its exit status."""
-    restore()
+def run(name: str | None, last: str | None = None) -> int:
+    """Run a kept study, or that of params.yaml, by ``dvc repro``; return its exit status.
+
+    ``last`` names the stage to stop at; by default the report is published.
+    """
     check_repository()
+    check_stage(last)
+    if name is None:
+        with workspace.alone(params.load()["study"]) as lock:
+            return repro(Path(), last, lock)
     tree = check(name)
-    write_text(ASIDE, params.PARAMS.read_text(encoding="utf-8"))
-    with sigterm_exits():
-        try:
-            if not _holds(tree):
-                write_text(params.PARAMS, kept.text(name))
-            return repro()
-        finally:
-            restore()
+    text = kept.text(name)
+    with suppress(ValueError):
+        if params.load() == tree:  # its comments then stay in the report
+            text = params.PARAMS.read_text(encoding="utf-8")
+    return run_in_workspace(name, text, last)
 
 
-def repro() -> int:
-    """Run ``dvc repro`` and return its exit status; an interrupt ends DVC first."""
-    with subprocess.Popen(["dvc", "repro"], process_group=0) as process:
+def check_stage(name: str | None) -> None:
+    """Refuse a stage that dvc.yaml does not have."""
+    if name is not None:
+        find("--to", name, stages.read_stages())
+
+
+def run_in_workspace(name: str, parameters: str, last: str | None) -> int:
+    """Run a study with parameters of its own; publish its report here, where it has one."""
+    with workspace.alone(name) as lock:
+        folder = workspace.prepare(name, parameters)
+        print(f"{name} runs in {folder}; params.yaml stays as it is.", flush=True)
+        status = repro(folder, last, lock)
+        if status == 0 and last in (None, "publish"):
+            print(publish.publish(folder / RUN))
+        return status
+
+
+def repro(folder: Path, last: str | None, lock: int) -> int:
+    """Run ``dvc repro`` in a folder, up to a stage, and return its exit status.
+
+    An interrupt, a hangup or SIGTERM ends DVC first. ``lock`` is of :func:`study.pipeline.workspace.alone`.
+    """
+    command = ["dvc", "repro", *([last] if last else [])]
+    how = {"cwd": folder, "env": _environment(folder), "process_group": 0, "pass_fds": [lock]}
+    with signals_exit(), subprocess.Popen(command, **how) as process:
+        workspace.note(process.pid)
         try:
             return process.wait()
-        except BaseException:  # DVC and its stage must end before their parameters go
+        except BaseException:  # DVC and its stage end before their lock is free
             os.killpg(process.pid, signal.SIGINT)
             process.wait()
             raise
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    """Variables of a process that finds the code of a folder, also in the kernels that it starts."""
+    paths = [str(folder.resolve()), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 @contextmanager
-def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit, so that what has to be put back is put back."""
-    default_handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def signals_exit() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP raise SystemExit, so that what was begun is ended; one that is ignored stays so."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, default_handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def _holds(tree: dict) -> bool:
-    """Whether params.yaml has these values already: its comments then stay in the report."""
-    with suppress(ValueError):
-        return params.load() == tree
-    return False
+# ---- other values of params.yaml ---------------------------------------------------------------
 
 
-def restore() -> None:
-    """Put params.yaml back, also after an earlier run that was killed."""
-    if ASIDE.exists():
-        os.replace(ASIDE, params.PARAMS)
+def try_out(name: str, settings: Sequence[str], last: str | None = None) -> int:
+    """Run params.yaml with other values, as a study of another name; return the exit status.
+
+    Parameters
+    ----------
+    name : str
+        Of the study and its report; not that of a kept study.
+    settings : sequence of str
+        ``key=value`` with dotted keys and values as in YAML, such as ``bias.levels=[0.0,0.8]``.
+    last : str, optional
+        The stage to stop at.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken, or a setting is none that params.yaml can have.
+    """
+    check_repository()
+    check_stage(last)
+    if name in kept.names() or name == params.load()["study"]:
+        raise ValueError(f"{name} is a study that is kept; name this one otherwise")
+    note = f"tried with {', '.join(settings)}" if settings else "tried as it is"
+    values = dict(map(_parsed, settings))
+    values |= {"study": name, "protocol": TRIED | {"note": note}}
+    where = f"{params.PARAMS} with {' '.join(settings)}" if settings else params.PARAMS
+    params.check(_with(values, params.load()), where)
+    _check_tried(name)
+    return run_in_workspace(name, _text_with(values), last)
+
+
+def _parsed(setting: str) -> tuple[str, Any]:
+    """``("bias.kind", "longtail")`` of ``bias.kind=longtail``."""
+    key, equals, text = setting.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ValueError(f"{setting!r} is no setting; write key=value, such as bias.kind=longtail")
+    try:
+        return key, YAML(typ="safe").load(text)
+    except (YAMLError, RecursionError):
+        raise ValueError(f"{setting!r}: {text!r} is no value as in params.yaml") from None
+
+
+def _with(values: Mapping[str, Any], tree: MutableMapping) -> MutableMapping:
+    """A tree of parameters with other values of dotted keys."""
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = tree
+        for name in sections:
+            section = section.setdefault(name, {})
+            if not isinstance(section, MutableMapping):
+                raise ValueError(f"{key} is no key: {name} of {params.PARAMS} has no keys in it")
+        section[last] = value
+    return tree
+
+
+def _check_tried(name: str) -> None:
+    """Refuse the name of a report that was not tried: a kept study's, or one brought from elsewhere."""
+    report = REPORTS / name
+    if (report / FILE).exists() and not workspace.of_study(name).is_dir():
+        raise ValueError(
+            f"{report} holds a report that was not made by `try`; name this one otherwise"
+        )
+
+
+def _text_with(values: Mapping[str, Any]) -> str:
+    """The text of params.yaml with other values; its comments stay."""
+    yaml = YAML()
+    yaml.width = 110
+    yaml.Representer = params.NullAsWord
+    stream = io.StringIO()
+    yaml.dump(_with(values, yaml.load(params.PARAMS)), stream)
+    return stream.getvalue()
+
+
+# ---- commands ----------------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> int:
     options = parser("run")
     options.add_argument("name", nargs="?", help="of a file in studies/; default: params.yaml")
-    name = options.parse_args(arguments).name
-    if name is None:
-        restore()
-        check_repository()
-        params.load()
-        with sigterm_exits():
-            return repro()
-    try:
-        return run(name)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("params.yaml is as it was") from None
+    options.add_argument("--to", metavar="STAGE", help="stop at this stage of dvc.yaml")
+    args = options.parse_args(arguments)
+    return run(args.name, args.to)
+
+
+def main_try(arguments: list[str]) -> int:
+    options = parser("try")
+    options.add_argument("name", help="of the study; its report goes to reports/NAME/")
+    options.add_argument("settings", nargs="*", metavar="key=value", help="as in params.yaml")
+    options.add_argument("--to", metavar="STAGE", help="stop at this stage of dvc.yaml")
+    args = options.parse_args(arguments)
+    return try_out(args.name, args.settings, args.to)
 
 
 if __name__ == "__main__":

@@ -602,7 +602,8 @@ def weights_summary(sets: pd.DataFrame, methods: list[str]) -> dict[str, pd.Data
     train = sets[sets["part"] == "train"]
     images_of_size = train.groupby(["level", "cell_size"])["row"].transform("size")
     images_of_level = train.groupby("level")["row"].transform("size")
-    common = train[images_of_size >= 0.002 * images_of_level]
+    known = train["cell_size"] > 0  # whose person is known
+    common = train[known & (images_of_size >= 0.002 * images_of_level)]
 
     effective = train.groupby(["level", "seed"])[methods].agg(effective_sample_size).reset_index()
     return {

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
+from study.faces.verification import FALSE_MATCHES
 from study.results.drawing import (
     ACCENT,
     FIGURES,
@@ -50,7 +51,7 @@ from study.results.drawing import (
 )
 from study.results.metrics import METRICS
 from study.results.palette import colour
-from study.results.tables import STRONG
+from study.results.tables import RIGHT, STRONG
 from study.results.titles import (
     level_title,
     marked_title,
@@ -83,6 +84,9 @@ SETTINGS = {
     "bias.images_per_identity": "training images per person",
     "bias.people": "people in the training set",
     "train.l2": "L2 penalty",
+    "labels.wrong": "share of wrong labels, at random",
+    "labels.wrong_of_class_1": "share of wrong labels, all of class 1",
+    "labels.wrong_of_some_people": "share of wrong labels, of a fifth of the people",
     "train.through": "how training uses the weights",
 }
 
@@ -300,8 +304,9 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     size = max(3.2, 0.75 * len(attributes) + 1.4)
     figure, axis = plt.subplots(figsize=(size + 1, size * 0.8))
     table = frame[attributes].corr()
-    means = frame.groupby("identity")[attributes].transform("mean")
-    table["identity (η²)"] = means.var(ddof=0) / frame[attributes].var(ddof=0)
+    known = frame[frame["identity"].notna()]
+    means = known.groupby("identity")[attributes].transform("mean")
+    table["identity (η²)"] = means.var(ddof=0) / known[attributes].var(ddof=0)
     sns.heatmap(
         table.rename(index=words, columns=words),
         vmin=-1,
@@ -335,11 +340,14 @@ def demographics(people: DataFrame, columns: list[str]) -> Figure:
     return done(figure)
 
 
-def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
+def verification(
+    similarity: DataFrame, roc: DataFrame, auc: float, right_pairs: float | None = None
+) -> Figure:
     """Draw the similarity of same-person and different-people pairs, and the ROC curve.
 
     ``similarity`` has the ``left`` and ``right`` edge of bins of cosine similarity and the densities
     ``same`` and ``different`` of pairs; ``roc`` has ``false_match_rate`` and ``true_match_rate``.
+    ``right_pairs`` is marked at the rate that it is for.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.5))
     edges = np.append(similarity["left"], similarity["right"].iloc[-1])
@@ -356,7 +364,11 @@ def verification(similarity: DataFrame, roc: DataFrame, auc: float) -> Figure:
     left.set(title="Similarity of pairs", xlabel="cosine similarity", ylabel="density", yticks=[])
     drawn = roc[roc["false_match_rate"] > 0]
     right.plot(drawn["false_match_rate"], drawn["true_match_rate"], color=ACCENT, lw=2)
-    right.set(title=f"Verification ROC, area {auc:.4f}", xscale="log", ylim=(0, 1.02))
+    title = f"Verification ROC, area {auc:.4f}"
+    if right_pairs is not None:
+        right.plot([FALSE_MATCHES], [right_pairs], "o", color=ACCENT)
+        title += f", right pairs {right_pairs:.1%}"
+    right.set(title=title, xscale="log", ylim=(0, 1.02))
     right.set(xlabel="false match rate (log scale)", ylabel="true match rate")
     right.grid(alpha=0.3)
     return done(figure)
@@ -802,14 +814,18 @@ def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]
         Of :func:`study.results.inference.difference`, with a column ``trunk``.
     leaks : DataFrame
         What each proxy reveals (:func:`study.experiment.proxies.leaks_of`), with a column ``trunk``;
-        its verification AUC orders the proxies and stands beside each.
+        its verification AUC orders the proxies and stands beside each, with the right pairs.
     """
     rows = table[(table["test"] == "seen") & (table["metric"] == metric)]
     methods = without_identities(present(rows, methods))
     if not methods:
         return Markdown("*No method was run that needs a proxy.*")
     trunks = rows["trunk"].unique()
-    auc = leaks.set_index(["trunk", "proxy"])["verification AUC"]
+    leaks = leaks.set_index(["trunk", "proxy"])
+    auc = leaks["verification AUC"]
+    beside_each = {"AUC": auc}
+    if RIGHT in leaks:
+        beside_each["right"] = leaks[RIGHT]
     proxies = auc[trunks[0]].sort_values(ascending=False, kind="stable").index
     size = (5.2, len(trunks) * (0.36 * len(proxies) + 0.45) + 1.0)
     figure, axes = plt.subplots(len(trunks), 1, figsize=size, squeeze=False, sharex=True)
@@ -821,11 +837,13 @@ def controls(table: DataFrame, leaks: DataFrame, metric: str, methods: list[str]
         _draw_oracle_band(axis, part)
         draw_side_by_side(axis, places, 0.26, part, proxies, methods, size=5.5)
         list_rows(axis, [network_title(proxy) for proxy in proxies])
-        for place, proxy in zip(places, proxies, strict=True):
-            where = ("axes fraction", "data")
-            text = f"{auc[trunk, proxy]:.2f}"
-            axis.annotate(text, (1.02, place), xycoords=where, va="center", **beside)
-        axis.annotate("AUC", (1.02, 1.02), xycoords="axes fraction", **beside)
+        for number, (head, values) in enumerate(beside_each.items()):
+            x = 1.02 + 0.13 * number
+            for place, proxy in zip(places, proxies, strict=True):
+                where = ("axes fraction", "data")
+                text = f"{values[trunk, proxy]:.2f}"
+                axis.annotate(text, (x, place), xycoords=where, va="center", **beside)
+            axis.annotate(head, (x, 1.02), xycoords="axes fraction", **beside)
         axis.set_title(f"Heads on {network_title(trunk)}")
     axes[-1, 0].set_xlabel(f"{METRICS[metric].title} − ERM (points)")
     return done(add_legend(figure))

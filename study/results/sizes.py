@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from study.experiment.design import is_known
+
 PARTS = (
     "train",
     "seen",
@@ -18,16 +20,19 @@ def set_sizes(sets: pd.DataFrame, identities) -> dict[str, dict[str, list[int]]]
     sets : DataFrame
         One row per image of a set, with ``level``, ``seed``, ``part`` and ``row``, its row in the data.
     identities : array_like
-        The person of every image of the data set.
+        The person of every image of the data set, as in :func:`study.experiment.design.draw_sets`.
 
     Returns
     -------
     dict
         By part that the sets have: ``people`` and ``images``, each the fewest and the most of a set, and
-        ``people_in_all``, the number of people over all sets.
+        ``people_in_all``, the number of people over all sets. ``unknown``, where there are any, is the
+        number of images of which nobody knows who they show.
     """
     people = np.asarray(identities)[sets["row"].to_numpy()]
-    named = sets[["level", "seed", "part"]].assign(person=people)
+    known = is_known(people)
+    named = sets[["level", "seed", "part"]].assign(person=people, unknown=~known)
+    named["person"] = named["person"].where(known)
     sizes = {}
     for part in PARTS:
         of_part = named[named["part"] == part]
@@ -37,6 +42,9 @@ def set_sizes(sets: pd.DataFrame, identities) -> dict[str, dict[str, list[int]]]
         counts = {"people": of_set.nunique(), "images": of_set.size()}
         sizes[part] = {name: [int(n.min()), int(n.max())] for name, n in counts.items()}
         sizes[part]["people_in_all"] = [int(of_part["person"].nunique())]
+        unknown = of_part.groupby(["level", "seed"])["unknown"].sum()
+        if unknown.any():
+            sizes[part]["unknown"] = [int(unknown.min()), int(unknown.max())]
     return sizes
 
 
@@ -51,6 +59,11 @@ def sizes_sentence(sizes: dict[str, dict[str, list[int]]]) -> str:
         words[part].format(images=_range(of["images"]), people=_range(of["people"]))
         for part, of in sizes.items()
     ]
+    if "unknown" in sizes["train"]:
+        parts[0] += (
+            f" (of {_range(sizes['train']['unknown'])} of these images nobody knows whom they show, perhaps "
+            "people who are called unseen here)"
+        )
     in_all = _range(sizes["train"]["people_in_all"])
     return f"{'; '.join(parts)}. Over all sets {in_all} people are trained on."
 

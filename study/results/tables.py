@@ -4,6 +4,7 @@ Every function takes tables of :mod:`study.results.inference`, or those tables r
 """
 
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,9 +34,14 @@ RIGHT = "right pairs"  # beside the verification AUC: see study.faces.verificati
 
 
 def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, with a line break at its end."""
+    """A Markdown table, with a line break at its end; bars and line breaks in a cell stay in it."""
     lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "".join(f"| {' | '.join(map(_in_a_cell, cells))} |\n" for cells in lines)
+
+
+def _in_a_cell(text: str) -> str:
+    """The text of a cell as Markdown that does not end it: a bar is escaped, unless it is already."""
+    return re.sub(r"(?<!\\)\|", r"\|", " ".join(text.splitlines()))
 
 
 def points(mean: float, low: float, high: float) -> str:

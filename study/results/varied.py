@@ -5,7 +5,7 @@ Each study has parts that keep only one core busy, so one study runs on every co
 in :func:`study.results.inference.estimate`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -22,16 +22,15 @@ def breadth(
     arrays: Arrays,
     data: FaceSet,
     settings: dict,
-    tasks: Iterable[str],
-    kinds: Iterable[str],
+    studies: Sequence[tuple[str, str]],
     *,
     metrics: Iterable[str],
     replicates: int,
     folder=None,
 ) -> dict[tuple[str, str], Estimates]:
-    """Repeat the study for every task and kind of bias: estimates by (task, kind), kind after kind.
+    """Repeat the study for every (task, kind of bias): estimates by these pairs.
 
-    The labels come from ``data``, which has those of every task, not from ``arrays``.
+    Of which the data allow any is said by :func:`study.experiment.design.fitting_breadth`. The labels come from ``data``, which has those of every task, not from ``arrays``.
     """
 
     def study_of(task: str, kind: str) -> Estimates:
@@ -47,7 +46,6 @@ def breadth(
             folder=folder,
         )
 
-    studies = [(task, kind) for kind in kinds for task in tasks]
     estimates = on_all_cores(lambda study: study_of(*study), studies, label="breadth")
     return dict(zip(studies, estimates, strict=True))
 
@@ -98,22 +96,20 @@ def breadth_penalties(
     arrays: Arrays,
     data: FaceSet,
     settings: dict,
-    tasks: Iterable[str],
-    kinds: Iterable[str],
+    studies: Sequence[tuple[str, str]],
     *,
     folder=None,
 ) -> pd.DataFrame:
     """The penalties of :func:`breadth`'s heads: columns ``task``, ``kind``, and those of
     :func:`study.experiment.penalties.choose`."""
     tables = []
-    for kind in kinds:
+    for task, kind in studies:
         changed = settings | {"bias": settings["bias"] | {"kind": kind}}
-        for task in tasks:
-            labelled = replace(arrays, labels=data.labels(task))
-            table = variations.penalties_of(labelled, changed, folder=folder)
-            table.insert(0, "task", task)
-            table.insert(1, "kind", kind)
-            tables.append(table)
+        labelled = replace(arrays, labels=data.labels(task))
+        table = variations.penalties_of(labelled, changed, folder=folder)
+        table.insert(0, "task", task)
+        table.insert(1, "kind", kind)
+        tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -123,17 +119,17 @@ def ablate_penalties(
     """The penalties of :func:`ablate`'s heads: columns ``ablation``, ``value`` as text, and those of
     :func:`study.experiment.penalties.choose`.
 
-    Only where they can differ from those of the study itself: in ablations of the penalty and of how sets
-    are drawn.
+    Only where they can differ from those of the study itself: in ablations of the penalty, of how sets are
+    drawn, and of wrong labels.
     """
     tables = []
     for name, ablation in ablations.items():
         setting = ablation["setting"]
-        if not setting.startswith("bias.") and setting != "train.l2":
+        if not setting.startswith(("bias.", "labels.")) and setting != "train.l2":
             continue
         for value in ablation["values"]:
-            changed = variations.changed(settings, setting, value)
-            table = variations.penalties_of(arrays, changed, [level], folder)
+            labelled, changed = variations.version(arrays, settings, setting, value)
+            table = variations.penalties_of(labelled, changed, [level], folder)
             table.insert(0, "ablation", name)
             table.insert(1, "value", variations.value_name(value))
             tables.append(table)

@@ -98,7 +98,7 @@ NO_LABELS = {
     "a column": (Y[:, None], r"have shape \(40, 1\)"),
     "one-hot": (np.eye(2)[Y], r"have shape \(40, 2\)"),
     "ragged": ([[1, 2], [1]], "are no array"),
-    "a set": (set(Y), r"have shape \(\)"),
+    "a set": (set(Y), "are a set, which has no order"),
     "one for all": (1, r"have shape \(\)"),
     "too few": (Y[:-1], r"have shape \(39,\) but there are 40 samples"),
 }
@@ -124,6 +124,31 @@ def test_what_is_no_label_is_named_wherever_it_is_handed_over(kind):
         sentence(error)
     with pytest.raises(ValueError, match=f"^identities {said}"):
         training_weights("oracle", Z, Y, labels, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "labels, said",
+    [
+        (
+            np.arange(N),
+            f"labels hold another class for each of the {N} samples, as row numbers and ids do",
+        ),
+        ([f"id-{k}" for k in range(N)], "labels hold another class for each of the"),
+        ({0, 1}, "labels are a set, which has no order; give a list, one for each sample"),
+        ([{0}, {1}] * (N // 2), "labels hold {0} in row 0, which is no class"),
+        ([frozenset({0, 1}), frozenset({0})] * (N // 2), "labels hold frozenset"),
+    ],
+    ids=["row numbers", "ids", "a set", "a set each", "a frozen set each"],
+)
+def test_row_numbers_ids_and_sets_are_no_labels(labels, said):
+    for take in (cid_weights, label_posterior):
+        with pytest.raises(ValueError) as error:
+            take(Z, labels)
+        assert str(error.value).startswith(said)
+        sentence(error)
+    several = [0, 1, *range(1, N - 1)]  # many classes, but two images of one
+    with pytest.warns(UserWarning, match="different numbers"):
+        cid_weights(Z, several, 0.05)
 
 
 EMBEDDINGS = {

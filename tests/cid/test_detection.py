@@ -272,3 +272,10 @@ def test_a_margin_is_added_and_its_pixels_are_taken_off_again(monkeypatch):
     expected = DLIB_TEMPLATE * side + (np.array([120, 90]) - side) / 2 - 0.5
     np.testing.assert_allclose(found.landmarks[1], expected, atol=1e-4)
     assert len(seen) == 2 and seen[0][0] / seen[0][1] == pytest.approx(162 / 192, abs=0.01)
+
+
+def test_a_caller_that_lets_torch_round_moves_no_landmark():
+    photo = smooth(60, 80, 0)
+    expected = detect([photo], "mtcnn").landmarks
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(detect([photo], "mtcnn").landmarks, expected)

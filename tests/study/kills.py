@@ -42,7 +42,7 @@ def remove(folder: Path, *names: str) -> None:
 
 def forget(folder: Path) -> None:
     """Remove everything that was computed: outputs, DVC's cache of them and what is kept for later."""
-    remove(folder, "build", "reports", ".dvc/cache/runs", "dvc.lock", ".dvc/tmp/exps")
+    remove(folder, "build", "reports", "latest", ".dvc/cache/runs", "dvc.lock", ".dvc/tmp/exps")
     call(folder, "git", "checkout", "-q", "params.yaml")
 
 

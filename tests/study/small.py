@@ -6,12 +6,15 @@ One finished study is made per test run; every test file that asks for one gets 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +24,7 @@ from ruamel.yaml import YAML
 
 from study.faces.dataset import read_faces, write_faces
 from study.pipeline import notebook, params, stages
-from tests.study.one_process import OneProcess
+from tests.study.forks import Forks
 
 ROOT = Path(__file__).parents[2]
 PEOPLE = 12
@@ -42,29 +45,34 @@ needs_data = pytest.mark.skipif(
 )
 
 
+@cache
+def forks() -> Forks:
+    """What starts the programs of this test process; it lives as long as this process."""
+    started = Forks(tempfile.mkdtemp())
+    atexit.register(started.close)
+    return started
+
+
 def environment(folder) -> dict[str, str]:
     """Variables of a process that finds this interpreter's programs and the folder's own packages."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
 
 
-def call(folder, *command, check=True, **variables):
-    """Run a command of this environment in a folder; returns what it wrote."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder) | variables,
-        capture_output=True,
-        text=True,
-    )
+def call(folder, *command, check=True, forked=True, **variables):
+    """Run a command of this environment in a folder; returns what it wrote.
+
+    With ``forked``, Python and DVC start as forks (:mod:`tests.study.forks`), also where the command or
+    DVC starts them.
+    """
+    known = environment(folder) | variables
+    if forked:
+        known["PATH"] = os.pathsep.join([str(Path(forks().python).parent), known["PATH"]])
+        command = [forks().python if word == sys.executable else word for word in command]
+    done = subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True)
     output = done.stdout + done.stderr
     assert not check or done.returncode == 0, output
     return output if check else (done.returncode, output)
-
-
-def one_process(folder, **variables) -> OneProcess:
-    """A process that runs commands in a folder as :func:`call` does, and imports their packages once."""
-    return OneProcess(folder, environment(folder) | variables)
 
 
 def edit(folder, **values):
@@ -98,11 +106,11 @@ def parameters(stage: str) -> dict:
 def execute(folder, *names: str) -> None:
     """Execute the notebooks of stages one after another in one kernel, without DVC.
 
-    The kernel finds the folder's own packages, as a stage's does, and is emptied in between. Most of
-    what a stage takes in a tiny study is the start of its processes.
+    The kernel finds the folder's own packages, as a stage's does, and is emptied in between. It is a fork.
     """
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
+        patch.setattr(sys, "executable", forks().python)
         with notebook.start_kernel() as kernel:
             for name in names:
                 source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
@@ -162,7 +170,7 @@ def small_study(folder):
     ).stdout.split("\0")  # fmt: skip
     for name in filter(None, tracked):
         if (
-            not name.startswith(("remote/", "reports/", "data.dvc", "dvc.lock"))
+            not name.startswith(("remote/", "reports/", "latest/", "data.dvc", "dvc.lock"))
             and (ROOT / name).exists()
         ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +192,7 @@ def small_study(folder):
         folder, study="tiny", methods=METHODS, bias__levels=[0.0, 0.8],
         bias__images_per_identity=10, bias__test_per_class=1, seeds=2, bootstrap=100,
         ablation__seeds=2, ablation__level=0.8, breadth__tasks=["smiling"], breadth__kinds=["longtail"],
-        proxies__noise=[0.4], proxies__zooms=[1.1], proxies__level=0.8,
+        proxies__noise=[0.4], proxies__zooms=[1.1], proxies__level=0.8, proxies__controls=["pixels"],
         ablations={"tau": {"setting": "weights.tau", "values": [0.01, "auto"]}},
     )  # fmt: skip
     # Two kept studies: one that differs in its name alone, and one of a network and few methods.
@@ -211,8 +219,7 @@ def finished_study(factory):
             shutil.rmtree(made, ignore_errors=True)
             made.mkdir()
             small_study(made)
-            with one_process(made) as process:
-                output = process.call("dvc", "repro")
+            output = call(made, "dvc", "repro")
             assert sorted(ran(output)) == sorted(STAGES) and ran(output)[-1] == "publish"
             call(made, "git", "add", "-A")
             call(made, *GIT, "commit", "-qm", "a small study")

@@ -1,4 +1,4 @@
-"""Every command of COOKBOOK.md, on the study of :mod:`tests.study.small`."""
+"""Every command of COOKBOOK.md, from top to bottom, on the study of :mod:`tests.study.small`."""
 
 import re
 
@@ -15,7 +15,6 @@ from tests.study.small import (
     execute_here,
     finished_study,
     needs_data,
-    one_process,
     ran,
 )
 
@@ -27,19 +26,20 @@ def study(tmp_path_factory):
     return finished_study(tmp_path_factory)
 
 
-# Where an experiment ends in this test, if not where its command does: what follows is as ever. The first
-# stage is run by the command; the others are executed here, which spares the start of their processes.
+# Where a study ends in this test, if not where its command does: what follows is as ever. The first stage
+# is run by the command; the others are executed here, which spares the start of their processes.
 ENDS = {
-    "eyes": ["data", "weights"],
-    "tail": ["data", "weights"],
+    "eyes-closed": ["data", "weights"],
+    "longtail": ["data", "weights"],
     "levels": ["data", "weights"],
     "facenet": ["embed"],
     "net": ["embed", "weights", "train"],
     "grid": ["data", "ablate"],
     "controls": ["views", "proxies"],
     "cohorts": ["data", "weights"],
-    "cnn": ["embed", "weights", "train"],
+    "end-to-end": ["embed", "weights", "train"],
     "own": ["embed", "data", "weights"],
+    "eyes": ["data"],
 }
 
 
@@ -86,41 +86,25 @@ def photographs(study, tmp_path_factory):
     small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
     made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
     (study / "networks").mkdir()
-    made(study / "networks" / "mobilefacenet.onnx")  # so that none is fetched
+    for name in ("mobilefacenet", "sface"):
+        made(study / "networks" / f"{name}.onnx")  # so that none is fetched
     return {"TORCH_HOME": str(home)}
 
 
-@pytest.fixture(scope="module")
-def experiments() -> list[str]:
-    """The names of the experiments that were run."""
-    return []
-
-
-@pytest.fixture(scope="module")
-def process(study, photographs):
-    """Runs DVC, and the stages that it starts."""
-    with one_process(study, **photographs) as process:
-        yield process
-
-
 @pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
-def test_every_recipe_of_the_cookbook_runs(study, photographs, process, experiments, commands):
-    if "checkout" not in commands[0] and "dvc exp show" not in commands[0]:
-        call(study, "git", "checkout", "-q", ".")
-        process.call("dvc", "checkout", "--force", "-q")
+def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, commands):
+    """Nothing is put back in between but by the cookbook itself."""
+    before = (study / "params.yaml").read_bytes()
     for command in commands:
-        experiment = re.search(r"exp run -n (\w+)", command)
-        if experiment:
-            run_experiment(study, process, command, experiment[1])
-            experiments.append(experiment[1])
-            continue
         words = command.split()
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in map(str.strip, lines):
-            if line.startswith(("dvc ", "python -m study ")):
-                process.call(*words_of(study, line))
+            if line.startswith(("dvc exp run", "python -m study try")):
+                run_study(study, line, **photographs)
             else:
                 call(study, "bash", "-c", line, **photographs)
+    if commands[0].startswith(("python -m study", "make")):
+        assert (study / "params.yaml").read_bytes() == before
 
 
 def words_of(study, command: str) -> list[str]:
@@ -128,15 +112,26 @@ def words_of(study, command: str) -> list[str]:
     return call(study, "bash", "-c", f"printf '%s\\n' {command}").splitlines()
 
 
-def run_experiment(study, process, command: str, name: str) -> None:
-    """Run an experiment's command up to the first stage of :data:`ENDS`, then the other stages here."""
-    last = command.split()[-1]
+def run_study(study, command: str, **variables: str) -> None:
+    """Run a study's command up to the first stage of :data:`ENDS`, then the other stages here."""
+    command, _, last = command.partition(" --to ")
+    words = words_of(study, command)
+    name = words[words.index("-n" if "-n" in words else "try") + 1]
     first, *others = ENDS.get(name, [last])
-    command = f"{command.removesuffix(last)} {first}" if last in STAGES else f"{command} {first}"
-    output = process.call(*words_of(study, command))
+    tried = words[0] != "dvc"
+    end = ["--to", first] if tried else [first]
+    output = call(study, *words, *end, **variables)
     assert first in STAGES and first in ran(output)
-    execute_here(study, *others)
+    if others:
+        folder = study / "build" / "studies" / name
+        call(folder, "dvc", "checkout", "--force", "-q")  # of the stages that nothing changed
+        execute_here(folder, *others)
 
 
-def test_every_experiment_is_remembered(study, experiments):
-    assert set(experiments) <= set(call(study, "dvc", "exp", "list", "--name-only").split())
+def test_what_a_recipe_leaves_is_what_it_says(study):
+    """After the whole cookbook: the committed files, the experiment and its branch, the studies that were tried."""
+    assert call(study, "git", "status", "--porcelain", "--untracked-files=no") == ""
+    assert "eyes" in call(study, "dvc", "exp", "list", "--name-only").split()
+    assert "eyes-closed-by-dvc" in call(study, "git", "branch", "--list", "eyes-closed-by-dvc")
+    tried = {path.name for path in (study / "build" / "studies").iterdir()}
+    assert set(ENDS) - {"eyes"} | {"virtual-people"} == tried

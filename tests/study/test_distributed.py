@@ -80,6 +80,20 @@ def test_bad_files_are_named(files, tmp_path, capsys):
     assert not Path(out).exists()
 
 
+@pytest.mark.parametrize("way", ["embeddings", "labels", "link"])
+def test_what_is_read_is_not_written_over(files, tmp_path, capsys, way):
+    (embeddings, labels), vectors, _ = files
+    before = Path(embeddings).read_bytes(), Path(labels).read_bytes()
+    (tmp_path / "link.npy").hardlink_to(embeddings)
+    out = (
+        str(tmp_path / "sub" / ".." / f"{way}.npy") if way != "link" else str(tmp_path / "link.npy")
+    )
+    (tmp_path / "sub").mkdir()
+    assert cli.main(["distributed", "weights", embeddings, labels, out, "--tau", "0.1"]) == 1
+    assert f"{out} is to be written but is also read; name a new file" in capsys.readouterr().err
+    assert (Path(embeddings).read_bytes(), Path(labels).read_bytes()) == before
+
+
 PARAMS = """
 task: smiling
 methods: [erm, cid]

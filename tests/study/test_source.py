@@ -50,7 +50,7 @@ REGISTRY = {"a": used, "b": neighbour}
     for name, text in texts.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(source, "ROOT", tmp_path)
 
     def edit(name, old, new):
         text = (tmp_path / name).read_text()
@@ -137,3 +137,19 @@ def test_the_sources_here_can_be_followed():
         if path.stem not in ("__init__", "__main__") and "def " in path.read_text()
     ]
     assert len({source.code(name) for name in names}) == len(names) > 30
+
+
+def test_a_library_is_none_of_the_projects_code_wherever_it_lies(tmp_path, monkeypatch):
+    # As of `pip --user`, PYTHONPATH or an environment behind a link: no folder that Python calls its own.
+    (tmp_path / "everywhere").mkdir()
+    (tmp_path / "everywhere/__init__.py").write_text(
+        "def huge():\n    return " + "(" * 50 + ")" * 50
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    source.forget()
+    assert source.files([ast.parse("import everywhere, numpy, study.errors")]) == {
+        source.ROOT / "study/__init__.py",
+        source.ROOT / "study/errors.py",
+    }
+    before = source.program("import everywhere\neverywhere.huge()")
+    assert before == source.program("pass")

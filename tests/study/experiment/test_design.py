@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study.experiment.design import advice, draw_sets, usable_identities
+from study.experiment.design import (
+    DoesNotFit,
+    advice,
+    check_draws,
+    draw_sets,
+    fitting_ablations,
+    unequal_classes,
+    usable_identities,
+)
 from study.experiment.levels import minority_images
 
 SETTINGS = {
@@ -188,10 +196,137 @@ def test_bad_settings_are_named(population, change, message):
         draw_sets(*population, seeds=3, **SETTINGS | change)
 
 
-def test_where_nobody_varies_no_numbers_are_offered():
-    identities, labels = np.repeat(np.arange(30), 40), np.repeat([0, 1], 15 * 40)
-    said = advice(identities, labels, 20, 4, "correlation", [0.5, 0.9])
-    assert said == "the attribute hardly varies within people, so no other numbers would help"
+def people_of(*counts):
+    """Identities and labels of people with so many images of class 0 and of class 1 each."""
+    identities = np.repeat(np.arange(len(counts)), [a + b for a, b in counts])
+    return identities, np.concatenate([np.repeat([0, 1], pair) for pair in counts])
+
+
+@pytest.mark.parametrize(
+    "people, changes, said",
+    [
+        # What was tested, each by a case of its own.
+        ([(40, 0)] * 15 + [(0, 40)] * 15, {}, "none of the 30 people has images of both classes"),
+        ([(40, 40)] + [(0, 40)] * 15, {}, "1 of 16 .* one of the 16 people has images of both"),
+        ([(40, 40)], {}, "1 of 1 .* the data show one person, and bias between people needs several"),
+        ([(40, 40)] * 15, {"unseen_share": 0.999},
+         "15 of 15 .* bias.unseen_share 0.999 keeps 15 of them out; lower it to 0.866 at most"),
+        ([(40, 40)] * 2, {"unseen_share": 0.5}, "keeps 1 of them out, and a third person is needed"),
+        ([(5, 5)] * 3, {}, "0 of 3 .*: with images_per_identity 4 and test_per_class 2: 2 people"),
+        ([(1, 40)] * 15, {}, "15 of the 15 people have images of both classes, but too few"),
+        ([(2, 40)] * 15, {}, "with images_per_identity 20 and test_per_class 1: 15 people"),
+        ([(0, 24), (24, 24)] * 3, {"levels": [1.0], "images_per_identity": 10, "test_per_class": 0},
+         None),
+    ],
+)  # fmt: skip
+def test_the_cause_that_was_tested_makes_the_message(people, changes, said):
+    settings = {"levels": [0.9], "test_per_class": 2} | changes
+    if said is None:
+        drawn(people_of(*people), **settings)
+        return
+    with pytest.raises(DoesNotFit, match=said):
+        drawn(people_of(*people), **settings)
+
+
+def test_of_people_who_all_take_part_more_numbers_are_not_said_to_help():
+    identities, labels = people_of(*[(24, 24)] * 15)
+    said = advice(identities, labels, 20, 4, "correlation", [0.9])
+    assert said.startswith("nearly all of the 15 people with images of both classes take part")
+    identities, labels = people_of(*[(24, 24)] * 5, *[(1, 24)] * 5)
+    assert advice(identities, labels, 20, 4, "correlation", [0.9]).startswith("no other numbers")
+
+
+def test_an_attribute_that_is_rare_for_everybody_gets_a_design_with_majorities_as_they_come():
+    identities, labels = people_of(*[(30, 3)] * 10)
+    rare = {"levels": [0.9], "test_per_class": 2}
+    parts, own = drawn((identities, labels), **rare)
+    table = counts(parts["train"], identities, labels)
+    assert sorted(map(tuple, table)) == [(0, 0)] * 2 + [(19, 1)] * 8
+    assert unequal_classes(own, labels)
+    assert (own.loc[own["part"] == "seen", "minority"] == labels[parts["seen"]]).all()
+    # Level 1 takes nothing of the rare class: everything would be of one class.
+    with pytest.raises(DoesNotFit, match="a training set would hold one class; lower the level"):
+        drawn((identities, labels), level=1.0, **rare | {"levels": [1.0]})
+
+
+def test_classes_are_equal_wherever_majorities_are_balanced(population):
+    sets = draw_sets(*population, seeds=2, **SETTINGS)
+    assert not unequal_classes(sets, population[1])
+
+
+class Data:
+    """A data set of which some attributes cannot be drawn."""
+
+    def __init__(self, population, **attributes):
+        self.known = {"task": population[1]} | attributes
+        self.people = population[0]
+
+    def identities(self):
+        return self.people
+
+    def labels(self, name):
+        if name not in self.known:
+            raise ValueError(f"no attribute {name!r}")
+        return self.known[name]
+
+
+def planned(**changes):
+    return {
+        "task": "task",
+        "seeds": 2,
+        "bias": {"people": None, "cohorts": False} | SETTINGS,
+        "tasks": ["task"],
+        "kinds": ["correlation"],
+        "level": 0.9,
+        "ablation": {"level": 0.9, "seeds": 3},
+        "ablations": {},
+        "neighbours": "auto",
+    } | changes
+
+
+def test_what_the_data_do_not_allow_is_left_out_with_a_line_and_all_else_stays(population):
+    data = Data(population, rare=(population[0] % 2).astype(int))
+    ablations = {
+        "people": {"setting": "bias.people", "values": [25, 80, None]},
+        "neighbours": {"setting": "weights.neighbours", "values": [5, 5000, "auto"]},
+        "gone": {"setting": "bias.people", "values": [51]},
+        "tau": {"setting": "weights.tau", "values": [0.1]},
+    }
+    about = planned(tasks=["task", "rare"], ablations=ablations)
+    lines = check_draws(data, about)
+    assert [line.partition(": ")[2].partition(": ")[0] for line in lines] == [
+        "breadth, rare under correlation",
+        "ablations.people, 80",
+        "ablations.neighbours, 5000",
+        "ablations.gone, 51",
+    ]
+    fitting, left_out = fitting_ablations(
+        *population, about["bias"], about["ablation"], ablations, "auto"
+    )
+    assert {name: varied["values"] for name, varied in fitting.items()} == {
+        "people": [25, None], "neighbours": [5, "auto"], "tau": [0.1]
+    }  # fmt: skip
+    assert [f"Will be left out: {line}" for line in left_out] == lines[1:]
+    with pytest.raises(ValueError, match="breadth, wrong under correlation: no attribute 'wrong'"):
+        check_draws(data, planned(tasks=["task", "wrong"]))
+    with pytest.raises(ValueError, match="breadth, rare under correlation: 0 of 50"):
+        check_draws(data, planned(tasks=["rare"]))
+
+
+def test_cohorts_need_no_people_for_ablations_that_would_not_run(population):
+    people = {"people": {"setting": "bias.people", "values": [12, 25, None]}}
+    bias = planned()["bias"] | {"people": 12, "cohorts": True}
+    for ablation, left in (({"level": 0.9, "seeds": 3}, 2), ({"level": 0.9, "seeds": 10}, 1)):
+        about = planned(bias=bias, ablation=ablation, ablations=people)
+        assert len(check_draws(Data(population), about)) == left
+    assert check_draws(Data(population), planned(bias=bias)) == []
+
+
+def test_that_majorities_come_as_they_are_is_said():
+    data = Data(people_of(*[(30, 3)] * 10))
+    about = planned(bias=planned()["bias"] | {"levels": [0.9], "test_per_class": 2})
+    (line,) = check_draws(data, about)
+    assert line.startswith("Majorities stay as they come")
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 1.0])

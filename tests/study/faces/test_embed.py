@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
+import cid.dlib as dlib_port
 from cid import align, detection, recognition
 from cid.dlib import DlibLastBlock, load_dlib, read_dlib_weights
 from cid.models import MODELS
@@ -374,6 +375,18 @@ def test_damaged_weights_are_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         read_dlib_weights(path)
     assert str(path) in str(error.value)
+
+
+def test_another_file_of_the_right_layout_is_not_taken_for_dlibs(tmp_path, monkeypatch):
+    data = bytearray(DAT.read_bytes())
+    data[-2000] ^= 1  # a bit of one weight
+    changed = tmp_path / dlib_port.DLIB_FILE
+    changed.parent.mkdir()
+    changed.write_bytes(data)
+    read_dlib_weights(changed)
+    monkeypatch.setattr(dlib_port, "files", lambda package: tmp_path)
+    with pytest.raises(ValueError, match="another file than is known here .*; install face-recog"):
+        load_dlib()
 
 
 def test_missing_weights_are_named(tmp_path):

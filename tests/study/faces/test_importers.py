@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -153,6 +154,20 @@ def test_who_is_left_for_confirmation_is_never_imported_for_development(crowd, t
     assert found["all"].card["name"] == "celeba" and "part" not in found["all"].card
 
 
+def test_an_image_of_nobody_known_is_in_no_part(crowd):
+    """It may show somebody who is left alone."""
+    table = crowd / "identity_CelebA.txt"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[3:]))
+    whole = importers.celeba(crowd)
+    assert whole.table["identity"].isna().sum() == 3
+    for part in (parts.DEVELOPMENT, parts.CONFIRMATION):
+        listing = importers.only(whole, part)
+        assert listing.table["identity"].notna().all()
+        unknown = [name for name, why in listing.excluded if why == "the part of an unknown person"]
+        assert unknown == ["000001.jpg", "000002.jpg", "000003.jpg"]
+    assert len(importers.only(whole, parts.ALL).table) == 120
+
+
 def test_a_part_of_celeba_is_taken_and_said_to_be_one(crowd, tmp_path, capsys):
     names = sorted(path.name for path in (crowd / "img_align_celeba").iterdir())
     for name in names[6:]:  # two people of 40 are left: 5 %
@@ -208,6 +223,21 @@ def test_only_what_was_made_of_the_same_files_is_kept(crowd, tmp_path, capsys):
     table.write_text(table.read_text().replace("000001.jpg 100", "000001.jpg 101"))
     assert runs(*development)
     assert not runs(*development)
+    assert runs(*development, "--show-images")  # other options
+    shard = out / "faces-00000.parquet"
+    half = pq.read_table(shard)[:10]
+    pq.write_table(half, shard)  # half of what its card says
+    assert cli.main([*command, *development]) == 0
+    said = capsys.readouterr().out
+    assert "o: the data set there is not kept, as its files hold 10 of its" in said
+    shard.unlink()
+    assert runs(*development)
+    assert cli.main([*command, *development]) == 0
+    said = capsys.readouterr().out
+    assert "very tables and files: celeba-development, " in said and " people\n  " in said
+    assert (
+        "an incomplete copy" not in said and "120 of the 120 images in the tables are here" in said
+    )
     (out / "card.json").write_text("{")
     assert runs(*development)
     importers.import_faces(  # of another source
@@ -280,6 +310,34 @@ def test_celeba_as_people_have_it(celeba, tmp_path, layout):
         found.read("000009.jpg")
 
 
+def with_row_numbers(folder):
+    """All tables as pandas writes them: separated by commas, after a column of row numbers."""
+    for name in (
+        "list_attr_celeba",
+        "list_landmarks_align_celeba",
+        "identity_CelebA",
+        "list_eval_partition",
+    ):
+        lines = rows(folder / f"{name}.txt")
+        headed = len(lines[0]) == 1
+        names = lines[1] if headed else ["partition" if "eval" in name else "celeb_id"]
+        frame = pd.DataFrame(lines[2:] if headed else lines, columns=["image_id", *names])
+        frame[frame.columns[::-1]].to_csv(folder / f"{name}.csv")  # and in another order
+        (folder / f"{name}.txt").unlink()
+
+
+def test_columns_of_celeba_are_found_by_their_names_alone(celeba):
+    wanted = importers.celeba(celeba).table
+    with_row_numbers(celeba)
+    pd.testing.assert_frame_equal(importers.celeba(celeba).table[list(wanted)], wanted)
+    attributes = celeba / "list_attr_celeba.csv"
+    frame = pd.read_csv(attributes, index_col=0)
+    frame.drop(columns="Eyeglasses").to_csv(attributes)  # cut away with its name: the others stay
+    found = importers.celeba(celeba)
+    assert found.attributes == ["Smiling"]
+    pd.testing.assert_series_equal(found.table["Smiling"], wanted["Smiling"])
+
+
 def test_celeba_names_the_file_that_is_not_what_it_seems(celeba):
     images = celeba / "img_align_celeba"
     (images / "more").mkdir()
@@ -339,11 +397,20 @@ def test_celeba_names_the_file_that_is_wrong(celeba):
         ("list_eval_partition", " 2", " 3", "partition.txt has no 0, 1 or 2 for 000003.jpg"),
         ("list_eval_partition", "000001.jpg 0\n", "", "partition.txt has no 0, 1 or 2 for 000001.jpg"),
         ("identity_CelebA", " ", ";", "CelebA.txt .* .it has no second column, after a space or comma"),
-        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000002 where that has 000001.jpg"),
+        ("identity_CelebA", ".jpg", "", "names none of the images of .*, but 000001 where that has 000001.jpg"),
         ("list_attr_celeba", "Eyeglasses", "Smiling", "attr_celeba.txt .* .it has two columns Smiling"),
         ("list_attr_celeba", "Eyeglasses", "identity", "celeba.txt has a column identity, which is no attr"),
         ("list_attr_celeba", "000002.jpg  1 -1", "000002.jpg  1", ".it lacks a value of 000002.jpg"),
-        ("list_landmarks_align_celeba", " 9", "", "lacks images, or has not ten numbers of each; remove"),
+        ("list_landmarks_align_celeba", "000001.jpg 1 2 3 4 5 6 7 8 9 0\n", "", "announces 4 rows and has 3"),
+        ("list_landmarks_align_celeba", "nose_x", "nose", "lacks images, or has not ten numbers of each; remove"),
+        # A column that was cut away shifts no other, and a number that is no label is none.
+        ("list_landmarks_align_celeba", " 9", "", "as many cells as it names columns .10., and none is the image's"),
+        ("list_attr_celeba", " 1 -1\n", " 1\n", "it lacks a value of 000002.jpg"),
+        ("list_attr_celeba", "Eyeglasses Smiling", "a b c Smiling", "names 4 columns, and its rows have 3 cells"),
+        ("list_attr_celeba", "000002.jpg  1", "000002.jpg  1.7", "attr_celeba.txt has a label 1.7 beside 1 and -1"),
+        ("list_attr_celeba", "000002.jpg  1", "000002.jpg  yes", "could not convert string to float: 'yes'"),
+        ("identity_CelebA", "000001.jpg", "image_id Smiling\n000001.jpg", "no column identity or .*, but Smiling"),
+        ("identity_CelebA", " 9", " 9 1", "it has 3 columns, none with a name, where 2 are expected|Expected"),
     ],
 )  # fmt: skip
 def test_celeba_names_the_table_that_does_not_fit(celeba, name, before, after, said):
@@ -602,9 +669,8 @@ def test_rows_that_repeat_or_say_nothing_are_left_out(source):
     (source / "ann/forgotten.png").write_bytes(encoded(picture(10)))
     add(source, "ann/nobody.png,,1\nann/unknown.png,ann,\n,ann,1")
     data = imported(source)
-    assert len(data) == 5
+    assert len(data) == 6
     assert data.card["excluded"] == {
-        "identity missing": 1,
         "image not named": 1,
         "label glasses missing or uncertain": 1,
         "listed again in another row": 1,
@@ -613,6 +679,7 @@ def test_rows_that_repeat_or_say_nothing_are_left_out(source):
     }
     assert reasons(data)["ann/forgotten.png"] == "no labels"
     assert reasons(data)["line 12"] == "image not named"
+    assert data.frame["identity"].isna().sum() == data.card["counts"]["unidentified"] == 1
 
 
 def test_an_attribute_of_one_value_is_dropped_and_the_last_one_stops(source):
@@ -677,15 +744,31 @@ def test_nothing_usable_says_why(source):
         imported(source)
 
 
-def test_images_of_nobody_are_told_how_to_say_who_is_on_them(source):
+def test_images_of_nobody_are_taken_and_said_to_be_so(source, capsys):
     labels = source.parent / "labels.csv"
-    labels.write_text(LABELS + "0.png,,1\n1.png, ,0\n")
+    labels.write_text("image,glasses,person\n0.png,1,ann\n1.png,0,bob\n")
     for k in range(2):
         picture(k).save(source / f"{k}.png")
-    with pytest.raises(
-        ValueError, match="no image who is on it; .* a value in the column 'identity'"
-    ):
-        importers.from_table(source, labels, ["glasses"])
+    out = source.parent / "out"
+    command = ["folder", source, "--labels", labels, "--out", out, "--attribute", "glasses"]
+    assert cli.main(["import", *map(str, command)]) == 0
+    said = capsys.readouterr().out
+    assert "2 images of 0 people\n  nobody knows who is on 2 images" in said
+    assert "no column says who is on an image" in said
+    assert "if 'person' does, import again with --identity person" in said
+    assert "next: `python -m cid weigh` and `audit`; a study needs the people" in said
+    data = read_faces(out)
+    assert data.identities().tolist() == [-1, -1] and data.labels("glasses").tolist() == [1, 0]
+    assert cli.main(["import", *map(str, command), "--identity", "person"]) == 0
+    assert sorted(read_faces(out).identities()) == [0, 1]
+    assert cli.main(["import", *map(str, command), "--identity", "persn"]) == 1
+    assert "no column 'persn' (did you mean 'person'?)" in capsys.readouterr().err
+    for near in ("Identity", "identiy", "identity_id"):  # people would be lost without a word
+        labels.write_text(f"image,glasses,{near}\n0.png,1,ann\n1.png,0,bob\n")
+        assert cli.main(["import", *map(str, command)]) == 1
+        assert f"but '{near}': if it says who is on an image, add --identity" in (
+            capsys.readouterr().err
+        )
     with pytest.raises(
         ValueError, match="no image who is on it; give every person a folder of its own"
     ):
@@ -827,6 +910,46 @@ def test_a_row_whose_columns_have_shifted_is_named(source, line, cells):
         ValueError, match=f"labels.csv, line 8 has {cells} cells, but line 1, .* 3;"
     ):
         imported(source)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_row_numbers_that_pandas_writes_first_are_never_read(source, times):
+    """As ``DataFrame.to_csv()`` writes them, also of a table that had been written so before."""
+    labels = source.parent / "labels.csv"
+    for _ in range(times):
+        pd.read_csv(labels).to_csv(labels)
+    assert labels.read_text().startswith(",")
+    for attribute in ("glasses", "glasses=", "x=glasses"):
+        listing = importers.from_table(source, labels, [attribute], (0.2, 0.8))
+        assert listing.table.iloc[:, 2].tolist() == [0, 1, 0, 1, 0, 1]
+        assert listing.table["identity"].tolist() == ["ann"] * 3 + ["bob"] * 3
+    with pytest.raises(ValueError, match="has no column ''|cannot be the name"):
+        importers.from_table(source, labels, ["x=+glasses"])
+    if times == 2:
+        with pytest.raises(ValueError, match="'Unnamed: 0': has another whole number for every im"):
+            importers.from_table(source, labels, ["x=Unnamed: 0"], (0, 1))
+
+
+@pytest.mark.parametrize(
+    "values, numbers",
+    [
+        (range(6), True),
+        (range(100, 105), True),
+        ([5, 3, 4, 2, 1], True),
+        (range(0, 300, 7), True),  # ids, though not one after the other
+        (range(4), False),  # four scores
+        ([1, 3, 5, 7, 9, 11], False),
+        ([0, 1, 2, 3, 4, 4], False),
+        ([k / 50 for k in range(40)], False),  # probabilities are all different, too
+    ],
+)
+def test_row_numbers_and_ids_are_no_labels_and_scores_are(values, numbers):
+    cells = pd.Series([f"{value:g}" for value in values], name="id")
+    if numbers:
+        with pytest.raises(ValueError, match="t.csv, column 'id': has another whole number for ev"):
+            annotations.votes(cells, "t.csv", (0.2, 0.8))
+    else:
+        assert annotations.votes(cells, "t.csv", (0.2, 0.8)).notna().any()
 
 
 @pytest.mark.parametrize(

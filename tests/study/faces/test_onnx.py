@@ -64,6 +64,11 @@ def test_a_network_is_run_on_normalised_crops_of_its_own_layout(tmp_path, layout
     torch.testing.assert_close(found.embedding, F.normalize(expected))
     other = embed(name, flat((204, 102, 255)), channels="bgr", mean=[1, 2, 3], scale=[1, 4, 10])
     torch.testing.assert_close(other.trunk, torch.tensor([[254, 25, 20.1]]))
+    grey = flat((204, 102, 255), (127, 127, 127))
+    with pytest.raises(
+        ValueError, match="an embedding of zeros, .*, for 1 of 2 images; see whether"
+    ):
+        embed(name, grey, mean=127)
     twice = embed(name, flat((204, 102, 255)), mean=0, scale=2)
     torch.testing.assert_close(twice.trunk, torch.tensor([[102, 51, 127.5]]))
 
@@ -172,12 +177,110 @@ def test_two_inputs_and_whole_numbers_are_no_image(tmp_path, kind, inputs, dtype
 def test_values_that_are_not_finite_stop_the_run(tmp_path):
     second = [("mean", ("n", 3)), ("root", ("n", 3))]
     for number, outputs in enumerate(([second[1]], second)):
-        name = made(tmp_path / f"{number}.onnx", nodes=[("Sqrt", "mean", "root")], outputs=outputs)
-        embed(name, flat((200, 200, 200)))
+        name = made(tmp_path / f"{number}.onnx", nodes=[("Log", "mean", "root")], outputs=outputs)
+        how = {"mean": 0, "scale": 255}
+        embed(name, flat((200, 200, 200)), **how)
         with pytest.raises(
             ValueError, match="values that are not finite for 1 of 3 images; see whether mean"
         ):
-            embed(name, flat((200, 200, 200), (200, 200, 0), (255, 255, 255)))
+            embed(name, flat((200, 200, 200), (200, 200, 0), (254, 254, 254)), **how)
+
+
+def own(path, steps=(), outputs=("v",), unused=0):
+    """A file of steps (operator, inputs, output, attributes) from x to v, with constants by their values."""
+    nodes = []
+    weights = {}
+    for kind, takes, gives, *more in steps:
+        names = []
+        for value in takes:
+            if not isinstance(value, str):
+                weights[f"w{len(weights)}"] = np.asarray(value)
+                value = f"w{len(weights) - 1}"
+            names.append(value)
+        nodes.append(helper.make_node(kind, names, [gives], **(more[0] if more else {})))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("n", 3, SIDE, SIDE))]
+    inputs += [
+        helper.make_tensor_value_info(f"left{i}", TensorProto.FLOAT, (1,)) for i in range(unused)
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("n", "k")) for name in outputs]
+    kept = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", inputs, ends, kept)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), path)
+    return named(path)
+
+
+F4 = np.float32
+MEANS = [("GlobalAveragePool", ["x"], "p"), ("Flatten", ["p"], "m")]
+DROPPED = ("Dropout", ["m", F4(0.5), np.array(True)], "v")
+BATCH = [("ReduceMean", ["m"], "c", {"axes": [0]}), ("Sub", ["m", "c"], "v")]
+
+
+@pytest.mark.parametrize(
+    "steps, said",
+    [
+        ([*MEANS, DROPPED], "gives an image other numbers at every run, as in training, .*; export it after model.eval"),
+        ([*MEANS, *BATCH], "an embedding of zeros|other numbers beside other images, as in training"),
+        ([*MEANS, ("Mul", ["m", F4(2)], "d"), ("ReduceMean", ["d"], "c", {"axes": [0]}), ("Sub", ["d", "c"], "e"),
+          ("Add", ["e", F4([1, 2, 3])], "v")], "other numbers beside other images, as in training"),
+        ([*MEANS, ("Mul", ["m", F4(1e-9)], "d"), ("Add", ["d", F4([1, 2, 3])], "v")],
+         "the same embedding for two different images; see whether mean and scale are"),
+        ([*MEANS, ("Mul", ["m", F4(0)], "v")], "an embedding of zeros, which has no direction, for 2 of 2 made-up images"),
+        ([*MEANS, ("Sub", ["m", F4(2)], "d"), ("Sqrt", ["d"], "v")], "values that are not finite for 2 of 2 made-up images"),
+    ],
+    ids=["dropout", "batch", "batch shifted", "constant", "zero", "nan"],
+)  # fmt: skip
+def test_a_network_that_is_not_ready_is_refused_before_a_face_is_embedded(tmp_path, steps, said):
+    path = tmp_path / "net.onnx"
+    with pytest.raises(ValueError, match=said) as error:
+        get_network(own(path, steps), {"size": SIDE})
+    assert str(error.value).startswith(f"{path} ")
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [("Sub", ["x", F4(127.5)], "a"), ("Mul", ["a", F4(1 / 128)], "n")],
+        [("Div", ["x", F4(255)], "a"), ("Sub", ["a", F4([0.5, 0.4, 0.4]).reshape(3, 1, 1)], "b"), ("Div", ["b", F4(0.2)], "n")],
+        [("Mul", [F4(1 / 255), "x"], "n")],
+    ],
+    ids=["sub mul", "div sub div", "mul"],
+)  # fmt: skip
+def test_a_network_that_normalises_pixels_itself_gets_pixels(tmp_path, capsys, first):
+    path = tmp_path / "net.onnx"
+    name = own(path, [*first, ("GlobalAveragePool", ["n"], "p"), ("Flatten", ["p"], "v")])
+    found = embed(name, flat((255, 0, 102)))
+    assert f"{path} normalises pixels itself" in capsys.readouterr().err
+    stated = embed(name, flat((255, 0, 102)), mean=0, scale=1)
+    assert torch.equal(found.trunk, stated.trunk) and found.trunk.abs().max() > 0.9
+    for again in ({"mean": 127.5}, {"scale": [128, 128, 128]}, {"mean": 127.5, "scale": 127.5}):
+        with pytest.raises(ValueError, match="would do it twice; write mean: 0 and scale: 1"):
+            embed(name, flat((255, 0, 102)), **again)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [("Mul", ["x", F4(127.5 / 128)], "n")],  # of what is normalised already
+        [("Sub", ["x", F4(0.5)], "a"), ("Div", ["a", F4(0.2)], "n")],  # of 0..1
+        [("Sub", ["x", "x"], "a"), ("Add", ["a", "x"], "n")],
+    ],
+    ids=["scale", "unit", "itself"],
+)
+def test_other_first_operations_do_not_count_as_normalisation(tmp_path, capsys, first):
+    name = own(
+        tmp_path / "net.onnx", [*first, ("GlobalAveragePool", ["n"], "p"), ("Flatten", ["p"], "v")]
+    )
+    expected = embed(name, flat((255, 0, 102)), mean=127.5, scale=127.5)
+    assert torch.equal(embed(name, flat((255, 0, 102))).trunk, expected.trunk)
+    assert capsys.readouterr().err == ""
+
+
+def test_inputs_that_nothing_reads_and_a_tensor_called_location_are_no_fault(tmp_path):
+    name = own(
+        tmp_path / "net.onnx", [*MEANS[:1], ("Flatten", ["p"], "location")], ["location"], unused=29
+    )
+    assert get_network(name, {"size": SIDE}).dimension == 3
 
 
 @pytest.mark.parametrize(
@@ -215,11 +318,12 @@ def test_weights_in_a_second_file_are_refused_as_they_have_no_checksum(tmp_path)
         get_network(named(path), {"size": SIDE})
 
 
-def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch, package):
     name = made(tmp_path / "net.onnx")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        ValueError, match=r"net.onnx needs onnxruntime; .*pip install .* '.\[onnx\]'"
+        ValueError, match=rf"net.onnx needs {package}; .*pip install .* '.\[onnx\]'"
     ):
         get_network(name, {"size": SIDE})
 

@@ -1,6 +1,6 @@
 """The pages of the reports in a real browser: no message on the console, no request, at two widths.
 
-A browser takes seconds to start, so it opens all pages at once, each in a frame of the width of a screen.
+A browser takes seconds to start, so one opens all pages at once, each in frames of the width of a screen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ addEventListener("load", () => {
   const scrolls = w => getComputedStyle(w).overflowX == "auto";
   const shadowed = w => getComputedStyle(w).backgroundImage != "none";
   parent.postMessage({
-    page: new URLSearchParams(location.search).get("page"),
+    frame: new URLSearchParams(location.search).get("frame"),
     needed: document.documentElement.scrollWidth,
     width: window.innerWidth,
     background: getComputedStyle(document.body).backgroundColor,
@@ -63,16 +63,21 @@ needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on th
 class Visit:
     """What pages measured of themselves, what was said on stderr, and the addresses they asked for."""
 
-    measured: dict[str, dict]
+    measured: dict[tuple[str, int], dict]  # by page and width
     said: str
     asked: list[str]
 
 
-def browse(pages: dict[str, Path], folder: Path, width: int, *options: str) -> Visit:
-    """Open pages that hold the probe, by name, in frames of one width."""
+def browse(pages: dict[str, Path], folder: Path, screens: dict[int, str]) -> Visit:
+    """Open pages that hold the probe, by name, each in a frame for every screen.
+
+    A page in a frame prefers what the frame's own colour scheme is.
+    """
+    shown = [(name, width) for name in pages for width in screens]
     frames = [
-        f'<iframe src="{html.escape(page.as_uri())}?page={name}" width="{width}" height="900"></iframe>'
-        for name, page in pages.items()
+        f'<iframe src="{html.escape(pages[name].as_uri())}?frame={number}" width="{width}" height="900" '
+        f'style="color-scheme: {screens[width]}"></iframe>'
+        for number, (name, width) in enumerate(shown)
     ]
     (folder / "frames.html").write_text(FRAMES % "\n".join(frames))
     log = folder / "net.json"
@@ -80,12 +85,13 @@ def browse(pages: dict[str, Path], folder: Path, width: int, *options: str) -> V
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run", "--enable-logging=stderr",
          f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--window-size=1400,1000",
-         "--virtual-time-budget=3000", *options, "--dump-dom", (folder / "frames.html").as_uri()],
+         "--virtual-time-budget=3000", "--dump-dom", (folder / "frames.html").as_uri()],
         capture_output=True, text=True, timeout=STUCK,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
-    measured = {found.pop("page"): found for found in json.loads(html.unescape(title) or "[]")}
+    found = json.loads(html.unescape(title) or "[]")
+    measured = {shown[int(one.pop("frame"))]: one for one in found}
     events = json.loads(log.read_text())["events"]
     # A browser asks for updates of its own; what a page asks for has the page as its initiator.
     asked = [e["params"] for e in events if "initiator" in e.get("params", {})]
@@ -95,7 +101,7 @@ def browse(pages: dict[str, Path], folder: Path, width: int, *options: str) -> V
 
 
 @pytest.fixture(scope="module")
-def visits(tmp_path_factory) -> dict[int, Visit]:
+def visit(tmp_path_factory) -> Visit:
     """All pages at every width, each in a copy of its folder, where nothing else is."""
     folder = tmp_path_factory.mktemp("pages")
     copies = {}
@@ -104,28 +110,22 @@ def visits(tmp_path_factory) -> dict[int, Visit]:
         copies[page] = folder / str(number) / "report" / "index.html"
         text = copies[page].read_text()
         copies[page].write_text(text.replace("</body>", PROBE + "</body>"))
-    return {
-        width: browse(
-            copies, folder, width, f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
-        )
-        for width, scheme in SCREENS.items()
-    }
+    return browse(copies, folder, SCREENS)
 
 
 @needs_browser
-def test_no_page_makes_a_request_or_a_complaint(visits):
-    for visit in visits.values():
-        assert "CONSOLE" not in visit.said, visit.said
-        assert visit.asked == []
+def test_no_page_makes_a_request_or_a_complaint(visit):
+    assert "CONSOLE" not in visit.said, visit.said
+    assert visit.asked == []
 
 
 @needs_browser
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_opens_from_disk_whole(visits, page):
+def test_a_page_opens_from_disk_whole(visit, page):
     backgrounds = set()
-    for width, visit in visits.items():
-        assert page in visit.measured, f"{page} did not load"
-        found = visit.measured[page]
+    for width in SCREENS:
+        assert (page, width) in visit.measured, f"{page} did not load"
+        found = visit.measured[page, width]
         assert found["width"] == width
         assert found["needed"] <= width, f"{page} needs {found['needed']} px at a width of {width}"
         assert found["drawn"], f"{page} lacks a picture"
@@ -146,8 +146,8 @@ def test_the_probe_sees_what_it_is_there_for(tmp_path):
         "<div class='wide' style='overflow: hidden'><p style='width:3000px'>cut off</p></div>"
         f"<p style='width:3000px'>wide</p>{PROBE}</body></html>"
     )
-    visit = browse({"bad": page}, tmp_path, 500)
+    visit = browse({"bad": page}, tmp_path, {500: "light"})
     assert "undefinedFunction" in visit.said and "CONSOLE" in visit.said
     assert visit.asked == ["http://127.0.0.1:9/x.png"]
-    found = visit.measured["bad"]
+    found = visit.measured["bad", 500]
     assert found["needed"] > found["width"] and not found["drawn"] and not found["shadowed"]

@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 
 from study import cli
 from study.faces.dataset import write_faces
+from study.faces.network_files import pinned
 from study.pipeline import cost, notebook, params, publish, report, reproduced, stages
 from tests.study.pipeline.test_params import put
 from tests.study.pipeline.test_report import study as study  # a fixture
@@ -59,6 +60,9 @@ NATURAL = {"bias.kind": "natural", "bias.levels": [0.0], "ablations": {}}
         (ablation("weights.tau", 0.1, math.inf), "ablations.new.values: weights.tau is inf; it must be"),
         (ablation("bias.levels", [0.0], [0.5]), "ablations.new.setting is bias.levels, but an ablation has one"),
         (ablation("train.model", "linear"), "ablations.new.setting is train.model, but an ablation is of linear"),
+        (ablation("weights.tau", 0.1, 0.2) | {"ablation.methods": ["erm", "surprise", "oracle"]},
+         "ablations.new.setting is weights.tau, which no method of ablation.methods reads, so its figure would"),
+        (ablation("weights.local_scaling", "no"), "ablations.new.values: weights.local_scaling is 'no'; it must be true or"),
         (ablation("ablation.level", 0.5), "ablations.new.setting 'ablation.level' is unknown"),
         (ablation("weights.tau", 0.1, "auto", 0.1), "ablations.new.values has 0.1 twice; drop one"),
         (ablation("train.l2", 1, 1.0), "ablations.new.values has 1.0 twice; drop one"),
@@ -215,22 +219,17 @@ def data_stage(**changes) -> None:
         (8, {"breadth__tasks": ["smiling", "glases"]},
          r"breadth, glases under correlation: .* \(did you mean 'glasses'\?\)"),
         (8, {"breadth__tasks": ["glasses"]},  # constant within people
-         "breadth, glasses under correlation: 0 of 8 .*hardly varies within people"),
-        (8, {"task": "glasses"}, "bias: 0 of 8 identities are usable .*hardly varies within people"),
+         "breadth, glasses under correlation: 0 of 8 .*none of the 8 people has images of both classes"),
+        (8, {"task": "glasses"}, "bias: 0 of 8 identities are usable .*none of the 8 people has images of"),
         (8, {"bias__images_per_identity": 20},
          "bias: 0 of 8 .*with images_per_identity 8 and test_per_class 2: 8 people"),
-        (8, {"breadth": {"tasks": ["uneven"], "kinds": ["correlation", "longtail"]}},
+        (8, {"breadth": {"tasks": ["uneven"], "kinds": ["longtail"]}},
          "breadth, uneven under longtail: 0 of 8 identities are usable"),
-        (8, {"ablations": {"n": {"setting": "bias.people", "values": [4, 9]}}},
-         "ablations.n, 9: bias.people is 9; it must be null .* from 2 to 8"),
         (8, {"bias__unseen_share": 0}, "bias.unseen_share is 0, which keeps nobody out of training"),
         (2, {}, "bias.unseen_share is 0.25, which keeps nobody out of training"),
         (2, {"bias__unseen_share": 0.5}, "bias: 2 of 2 identities are usable .*at least 2 for training"),
         (8, {"proxies__level": 1.0}, "proxies: 0 of 8 identities are usable"),
-        (8, {"ablation__level": 1.0}, "ablation: 0 of 8 identities are usable"),
-        (8, {"weights__neighbours": 48}, "weights.neighbours is 48, but a training set of bias has 48 images"),
-        (8, {"ablations": {"k": {"setting": "weights.neighbours", "values": [5, 90]}}},
-         "weights.neighbours is 90, but a training set of ablation has 48 images; take fewer"),
+        (8, {"weights__neighbours": 48}, "weights.neighbours is 48, but a training set has 48 images of bias; take fewer"),
         (8, {"bias__images_per_identity": 10**9},  # typed by mistake: soon told all the same
          "bias: 0 of 8 .*with images_per_identity 8 and test_per_class 2: 8 people"),
         (1, {}, "bias: 1 of 1 identities are usable .*at least 2 for training"),
@@ -251,6 +250,28 @@ def test_what_the_data_allow_passes(faces, capsys):
     faces(8, smiling=half)
     data_stage(ablations={"n": {"setting": "bias.people", "values": [4, None]}})
     assert capsys.readouterr().out.startswith("128 images, 8 of 8 people usable for smiling.\n")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"breadth": {"tasks": ["smiling", "uneven"], "kinds": ["longtail"]}},
+         "breadth, uneven under longtail: 0 of 8 identities are usable"),
+        ({"ablations": {"n": {"setting": "bias.people", "values": [4, 9]}}},
+         "ablations.n, 9: bias.people is 9; it must be null (all) or a number from 2 to 8"),
+        ({"ablation__level": 1.0, "ablations": {"n": {"setting": "weights.tau", "values": [1]}}},
+         "ablation: 0 of 8 identities are usable"),
+        ({"ablations": {"k": {"setting": "weights.neighbours", "values": [5, 90]}}},
+         "ablations.k, 90: weights.neighbours is 90, but a training set has 48 images"),
+    ],
+)  # fmt: skip
+def test_what_the_data_do_not_allow_of_variations_is_left_out_with_a_line(
+    faces, capsys, changes, said
+):
+    faces(8, smiling=half, uneven=lambda who, number: number < 6 + who % 2 * 4)
+    data_stage(**changes)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith(f"Will be left out: {said}")] == lines[-1:]
 
 
 # ---- what a run costs --------------------------------------------------------------------------
@@ -480,3 +501,17 @@ def test_a_driver_that_is_too_old_fails_no_test():
     warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old", stacklevel=1)
     with pytest.raises(UserWarning):
         warnings.warn("anything else", stacklevel=1)
+
+
+def test_a_network_that_a_queued_experiment_lacks_is_not_to_be_put_where_it_will_be_gone(
+    tmp_path, monkeypatch
+):
+    name = "networks/own.onnx@0123456789ab"
+    for folder, said in (
+        (tmp_path, "put the network there"),
+        (tmp_path / ".dvc/tmp/exps/standalone/x", "run it without --queue and --temp"),
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(folder)
+        with pytest.raises(FileNotFoundError, match=said):
+            pinned(name)

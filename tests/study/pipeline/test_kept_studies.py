@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -58,7 +59,7 @@ def resolved(name: str) -> dict:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Kept studies, and a `dvc` that keeps the parameters it found."""
+    """Kept studies, and a `dvc` that keeps the parameters it found and makes an empty report."""
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("# mine\n" + OWN)
     for name in ("studies", ".dvc", ".git"):
@@ -71,7 +72,9 @@ def folder(tmp_path, monkeypatch):
     Path("bin").mkdir()
     dvc = Path("bin/dvc")
     dvc.write_text(
-        '#!/bin/sh\necho $$ > pid; cp params.yaml found; [ "$NAP" ] && exec sleep "$NAP"; exit "${STATUS:-0}"\n'
+        f'#!/bin/sh\ncd "$PWD"; echo $$ > {tmp_path}/pid; cp params.yaml {tmp_path}/found\n'
+        'mkdir -p build/report; cp params.yaml build/report; echo "{}" > build/report/provenance.json\n'
+        '[ "$NAP" ] && exec sleep "$NAP"; exit "${STATUS:-0}"\n'
     )
     dvc.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
@@ -91,7 +94,8 @@ def overlay(folder):
 
 
 def mine() -> bool:
-    return Path("params.yaml").read_text() == "# mine\n" + OWN and not study.ASIDE.exists()
+    """Whether params.yaml is the user's own, byte for byte."""
+    return Path("params.yaml").read_text() == "# mine\n" + OWN
 
 
 @pytest.mark.parametrize("status", [0, 3])
@@ -140,28 +144,128 @@ def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, sai
     assert mine() and not Path("found").exists()
 
 
-@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_parameters_are_put_back_whatever_happens(folder, kill):
+def start(*words: str, **variables: str) -> subprocess.Popen:
+    """Start ``python -m study ...``, and wait until its DVC runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "study", "run", "fewer"],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "600"},
+        [sys.executable, "-m", "study", *words],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "600"} | variables,
         stderr=subprocess.DEVNULL,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not Path("found").exists():
         assert process.poll() is None, "it ended before DVC began"
         time.sleep(0.05)
+    return process
+
+
+def wait_for_the_lock() -> None:
+    """Wait until the system has freed the lock of a process that was killed."""
+    for _ in range(100):
+        with contextlib.suppress(ValueError), study.workspace.alone("nobody"):
+            return
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "kill", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda k: k.name
+)
+def test_a_second_study_is_refused_and_parameters_are_untouched_whatever_happens(
+    folder, capsys, kill
+):
+    process = start("run", "fewer")
+    dvc = int(Path("pid").read_text())
+    Path("params.yaml").write_text("# mine\n" + OWN)  # saved meanwhile: DVC has a file of its own
+    for words in (["run", "fewer"], ["run"], ["try", "other"]):
+        assert cli.main(words) == 1
+        said = f"error: fewer is being run here by process {process.pid}; wait until it is done"
+        assert capsys.readouterr().err.startswith(said)
     process.send_signal(kill)
     process.wait()
-    if kill == signal.SIGKILL:  # nothing can be done then; the next run does it
-        os.kill(int(Path("pid").read_text()), signal.SIGKILL)
-        assert not mine()
-        assert cli.main(["run", "fewer"]) == 0
+    if kill == signal.SIGKILL:  # its DVC lives on, and so does the lock
+        assert cli.main(["run", "fewer"]) == 1
+        assert f"fewer is being run here by process {dvc};" in capsys.readouterr().err
+        os.kill(dvc, signal.SIGKILL)
+        wait_for_the_lock()
     else:
-        assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[kill]
+        assert process.returncode == {signal.SIGINT: 130}.get(kill, 128 + kill)
         with pytest.raises(ProcessLookupError):
-            os.kill(int(Path("pid").read_text()), 0)
+            os.kill(dvc, 0)
     assert mine()
+    assert cli.main(["run", "fwer"]) == 1 and mine()  # a slip afterwards replaces nothing
+    assert cli.main(["run", "fewer"]) == 0 and mine()
+
+
+def test_a_hangup_that_is_ignored_ends_nothing(folder, monkeypatch):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with study.signals_exit():
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.signal(signal.SIGHUP, before) == signal.SIG_IGN
+
+
+def test_a_workspace_has_copies_of_code_and_links_to_the_rest(folder):
+    Path("study").mkdir()
+    Path("study/new.py").write_text("a = 1\n")
+    Path("MODEL.onnx").touch()
+    Path(".dvc/config").write_text("[cache]\n    dir = ../kept\n")
+    assert cli.main(["run", "fewer"]) == 0
+    there = Path("build/studies/fewer")
+    assert not (there / "study").is_symlink() and (there / "study/new.py").exists()
+    assert (there / "data/card.json").resolve() == (folder / "data/card.json")
+    assert (there / "MODEL.onnx").is_symlink() and (there / "build/runs").is_symlink()
+    assert f"dir = {folder / 'kept'}\n" in (there / ".dvc/config").read_text()
+    Path("study/new.py").rename("study/newer.py")
+    Path("MODEL.onnx").unlink()
+    assert cli.main(["run", "fewer"]) == 0
+    assert [file.name for file in (there / "study").iterdir()] == ["newer.py"]
+    assert not (there / "MODEL.onnx").is_symlink()
+    published = Path("reports/virtual-people/params.yaml")  # as the file names the study
+    assert published.read_text() == Path("found").read_text()
+
+
+def test_other_values_are_tried_without_an_edit(folder, capsys):
+    words = [
+        "try",
+        "tail",
+        "bias.kind=longtail",
+        "bias.levels=[0.0, 0.8]",
+        "weights.power=3",
+        "ablations.tau.values=[0.01]",
+    ]
+    assert cli.main(words) == 0 and mine()
+    found = Path("found").read_text()
+    tree = yaml.load(found)
+    assert tree["bias"]["kind"] == "longtail" and tree["bias"]["levels"] == [0.0, 0.8]
+    assert tree["ablations"]["tau"] == {"setting": "weights.tau", "values": [0.01]}
+    assert tree["weights"]["power"] == 3 and tree["protocol"]["status"] == "exploratory"
+    assert tree["protocol"]["note"].startswith("tried with bias.kind=longtail, bias.levels=")
+    assert set(OWN.splitlines()) - set(found.splitlines()) < set(OWN.splitlines())
+    assert "seeds: 20  # training sets drawn per bias level" in found
+    assert Path("reports/tail/params.yaml").exists()
+    assert cli.main(words) == 0
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["fewer"], "fewer is a study that is kept; name this one otherwise"),
+        (["virtual-people"], "virtual-people is a study that is kept"),
+        (["a/b"], "params.yaml: study is 'a/b'"),
+        (["x", "weights.rarety=1"], "params.yaml with weights.rarety=1: weights.rarety is unknown (did you"),
+        (["x", "seeds"], "'seeds' is no setting; write key=value"),
+        (["x", "seeds=["], "'seeds=[': '[' is no value as in params.yaml"),
+        (["x", "seeds.more=1"], "seeds.more is no key: seeds of params.yaml has no keys in it"),
+        (["x", "--to", "evalute"], "--to 'evalute' is unknown (did you mean 'evaluate'?)"),
+        (["others", "seeds=2"], "reports/others holds a report that was not made by `try`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_tried_is_said_before_anything_runs(folder, capsys, words, said):
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    Path("reports/others").mkdir(parents=True)
+    Path("reports/others/provenance.json").write_text("{}")
+    assert cli.main(["try", *words]) == 1
+    assert said in capsys.readouterr().err
+    assert mine() and not Path("found").exists() and not Path("build/studies").exists()
 
 
 def test_mappings_merge_key_by_key_and_all_else_replaces(overlay):

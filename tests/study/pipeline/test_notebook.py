@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -98,7 +99,9 @@ def test_a_stage_of_one_level_is_handed_the_ends_of_the_others():
 def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
     assert main(["lab"]) == 0
-    assert "build/lab/noisy.ipynb" in capsys.readouterr().out.split()
+    said = capsys.readouterr()
+    assert "build/lab/noisy.ipynb" in said.out.split()
+    assert "data/card.json is missing" in said.err and "`make reproduce` makes" in said.err
     nb = notebook.read_notebook("build/lab/noisy.ipynb")
     assert f"os.chdir({str(folder)!r})" in nb.cells[1].source
     assert nb.cells[2].id == "injected-parameters" and "level = 0.9" in nb.cells[2].source
@@ -179,6 +182,39 @@ def test_a_raising_cell(folder, capfd):
     assert "got -1" in kept.read_text() and "never reached" in kept.read_text()
 
 
+PLACE = f"  File {ROOT}/study/faces/network_files.py:48 in pinned\n    "
+LIBRARY = "  File /usr/lib/python3/urllib/request.py:1344 in do_open\n    raise URLError(err)\n"
+
+
+@pytest.mark.parametrize(
+    "name, end, printed",
+    [
+        ("FileNotFoundError", PLACE + "raise FileNotFoundError(said)", False),
+        ("ConnectionError", LIBRARY * 70 + PLACE + "raise ConnectionError(", False),
+        ("ValueError", PLACE + "return rows.reshape(2)", True),  # NumPy's own
+        ("ValueError", PLACE + "return fit(rows)\n" + LIBRARY, True),
+        (
+            "ValueError",
+            PLACE.replace("study/", ".venv/lib/site-packages/") + "raise ValueError",
+            True,
+        ),
+        ("ValueError", "  Cell In[1], line 2\n    raise ValueError('here')", True),
+        ("KeyError", PLACE + "raise KeyError(name)", True),
+    ],
+)
+def test_a_sentence_of_the_project_comes_without_a_traceback(capsys, name, end, printed):
+    error = nbformat.v4.new_output("error", ename=name, evalue="said", traceback=["Trace", end])
+    cell = nbformat.v4.new_code_cell("x", outputs=[error])
+    assert notebook._raised(nbformat.v4.new_notebook(cells=[cell])) == f"{name}: said"
+    assert ("Trace" in capsys.readouterr().err) == printed
+
+
+def test_a_kernel_does_not_warn_of_missing_widgets(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONWARNINGS", "error::ResourceWarning")
+    given = notebook._kernel_manager(str(tmp_path), one_thread=False).kernel_spec.env
+    assert given["PYTHONWARNINGS"] == "error::ResourceWarning,ignore:IProgress not found"
+
+
 def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     shutil.copy(FIXTURES / "raises.ipynb", "notebooks/paper/again.ipynb")
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
@@ -207,6 +243,7 @@ def test_a_section_is_executed_again_only_if_what_it_uses_has_changed(folder, mo
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     Path("lines.py").write_text("def a():\n    return 1\n\n\ndef b():\n    return 2\n")
     monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(source, "ROOT", folder)
     shutil.rmtree("notebooks/paper")
     for name in "ab":
         Path("notebooks/paper").mkdir(exist_ok=True)
@@ -256,6 +293,44 @@ def test_an_executed_notebook_names_the_code_that_it_ran(folder):
     executed = notebook.read_notebook("build/notebooks/quick.ipynb")
     assert list(executed.metadata["code"]) == ["notebooks/compute/quick.ipynb"]
     assert executed.metadata["code"] == stages.code_digests(["notebooks/compute/quick.ipynb"])
+
+
+def edit(path: str, before: str, after: str) -> None:
+    Path(path).write_text(Path(path).read_text().replace(before, after, 1))
+
+
+@pytest.mark.parametrize(
+    "meanwhile, what",
+    [
+        (lambda: edit("params.yaml", "detect: true", "detect: false"), "embed of params.yaml"),
+        (lambda: edit("a.py", "1", "2"), "a.py"),
+        (lambda: Path("data.csv").write_text("other"), "data.csv"),
+        (lambda: Path("data.csv").unlink(), "data.csv"),
+        (lambda: edit("a.py", "1", "1  # one"), None),
+        (lambda: edit("params.yaml", "seeds: 20", "seeds: 3"), None),  # which it does not read
+        (lambda: Path("data.csv").touch(), None),
+    ],
+)
+def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(
+    folder, monkeypatch, capsys, meanwhile, what
+):
+    files = "deps: [a.py, data.csv], outs: [build/noisy]"
+    Path("dvc.yaml").write_text(
+        STAGES.replace("[ablation.level, embed]", "[ablation.level, embed], " + files)
+    )
+    Path("a.py").write_text("a = 1\n")
+    Path("data.csv").write_text("data")
+
+    def run_notebook(*arguments, **how):
+        Path("build/noisy").mkdir(parents=True)
+        meanwhile()
+
+    monkeypatch.setattr(notebook, "start_kernel", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(notebook, "run_notebook", run_notebook)
+    assert main(["stage", "noisy"]) == (1 if what else 0)
+    said = f"error: {what} was edited while noisy ran, which began before; run it again"
+    assert capsys.readouterr().err.startswith(said if what else "")
+    assert bool(list(Path("build/runs").glob("stage-noisy-*"))) == (what is None)
 
 
 def test_a_kernel_has_executed_what_it_was_started_with(folder):

@@ -8,8 +8,10 @@ from itertools import count
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 from study.pipeline import notebook, pages
+from study.results import tables
 
 PNG = base64.b64encode(b"\x89PNG").decode()
 
@@ -105,6 +107,34 @@ def test_formulas_need_no_script():
     assert text.count("<math") == 3 and "$" not in text and "<mfrac>" in text
     assert text.count('display="block"') == 1
     assert "<math" not in pages.markdown("5 $ and 6 $ are no formula")
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("`echo $HOME and $PATH` and `` a`$b$ ``", "<code>echo $HOME and $PATH</code>"),
+        ("```\nprice = $a$\n```\n", "price = $a$\n"),
+        ("~~~\n$$x$$\n~~~\n", "$$x$$\n"),
+        ("from \\$a to $5-$6 and \\$b", "from $a to $5-$6 and $b"),
+        ("see $a_b_c$ here", "see <code>$a_b_c$</code> here"),
+        ("see $$a^b^c$$", "see <code>$$a^b^c$$</code>"),
+    ],
+)
+def test_dollars_that_are_no_formula_stay_as_they_were_written(text, shown):
+    html = pages.markdown(text)
+    assert shown in html and "<math" not in html
+
+
+def test_a_formula_beside_code_is_one():
+    html = pages.markdown("`$x$` is $x$, and\n\n```\n$y$\n```\n\n$z$")
+    assert html.count("<math") == 2 and "<code>$x$</code>" in html and "$y$" in html
+
+
+def test_a_bar_or_a_line_break_in_a_cell_stays_in_it():
+    table = tables.markdown_table(["a|b", "c"], [["1\n2", "x|y"], ["p \\| q", "$p(y \\| z)$"]])
+    cells = BeautifulSoup(pages.markdown(table), "html.parser").find_all(["th", "td"])
+    assert [cell.get_text() for cell in cells][:5] == ["a|b", "c", "1 2", "x|y", "p | q"]
+    assert len(cells) == 6
 
 
 def test_a_column_of_numbers_is_set_to_the_right_and_the_first_names_its_row():

@@ -37,6 +37,18 @@ def test_what_was_found_is_of_the_same_level_as_what_was_predicted():
     )
 
 
+def test_a_prediction_at_a_level_of_its_own_is_compared_at_that_level():
+    at_1 = 0.1 * (stats.t.ppf(0.995, 11) + stats.t.ppf(0.8, 11))
+    protocol = {"detectable": DETECTABLE["detectable"] | {"level": 0.01}}
+    said = predicted.sentence(protocol, power())
+    assert (
+        ".8, at 1 %, in points: accuracy 0.40 predicted, " in said and f"{at_1:.2f} found" in said
+    )
+    assert ".8, at 5 % before correction, in" in predicted.sentence(DETECTABLE, power())
+    _, rows = predicted.table([("new", {"protocol": protocol}, power())])
+    assert rows[0][2] == f"{at_1:.2f}"
+
+
 def test_nothing_is_said_without_a_prediction_or_a_judged_method():
     assert predicted.sentence({"detectable": None}, power()) == ""
     assert predicted.sentence(DETECTABLE, power(method="erm")) == ""

@@ -137,3 +137,10 @@ def test_a_file_that_is_no_table_is_named(tmp_path, capsys, monkeypatch):
     (tmp_path / "a.parquet").write_text("no parquet")
     assert cli.main(["rehearse", str(tmp_path / "a.parquet")]) == 1
     assert "a.parquet is no parquet file or .csv (" in capsys.readouterr().err
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path):
+    table = pd.DataFrame({"image": ["a", "b"], "identity": ["x", "y"], "hat": [0, 1]})
+    table.set_index("identity").to_parquet(tmp_path / "t.parquet")
+    found = rehearse.read_annotations(tmp_path / "t.parquet", "hat")
+    assert found["identity"].tolist() == ["x", "y"] and found["hat"].tolist() == [0, 1]

@@ -166,3 +166,10 @@ def test_a_disk_without_room_does_not_undo_a_stage(one_stage, monkeypatch):
     monkeypatch.setattr(stages, "_copy", full)
     assert one_stage() == (False, 1, "6")
     assert not list(Path("build").glob("runs/*"))
+
+
+def test_what_is_published_is_looked_at_and_never_removed_by_dvc(monkeypatch):
+    """An output without a cache is committed with an experiment; `persist` keeps DVC from removing it."""
+    monkeypatch.chdir(ROOT)
+    how = {"cache": False, "persist": True}
+    assert stages.read_stages()["publish"]["outs"] == [{"reports/${study}": how}, {"latest": how}]

@@ -376,3 +376,16 @@ def test_controls_stand_below_each_other_with_the_oracle_as_a_band():
         (band,) = [patch for patch in axis.patches if patch.get_width() > 0]
         assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((-1, 3))
         assert {line.get_label() for line in axis.lines} >= {"CID", "Oracle (true identities)"}
+
+
+def test_right_pairs_stand_beside_the_auc_of_every_proxy_and_on_the_roc_curve():
+    gains, told = controls()
+    figure = plots.controls(gains, told.assign(**{"right pairs": [0.01, 0.7]}), "accuracy", METHODS)
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["0.98", "0.50", "AUC", "0.70", "0.01", "right"]
+    edges = {"left": [-1.0, 0.0], "right": [0.0, 1.0], "same": [0.2, 0.8], "different": [0.8, 0.2]}
+    roc = pd.DataFrame({"false_match_rate": [0.001, 1.0], "true_match_rate": [0.3, 1.0]})
+    figure = plots.verification(pd.DataFrame(edges), roc, 0.877, 0.29)
+    curve = figure.axes[1]
+    assert curve.get_title(loc="left") == "Verification ROC, area 0.8770, right pairs 29.0%"
+    assert curve.lines[-1].get_xydata().tolist() == [[0.001, 0.29]]

@@ -29,7 +29,8 @@ def test_the_breadth_of_a_study_is_of_every_task_and_kind(arrays, tmp_path, kept
     tasks = {"smiling": arrays.labels, "frowning": 1 - arrays.labels}
     none = replace(arrays, labels=None)  # those of a task count, not these
     data = SimpleNamespace(labels=tasks.__getitem__)
-    about = none, data, STUDY, list(tasks), ["correlation", "longtail"]
+    studies = [(task, kind) for kind in ("correlation", "longtail") for task in tasks]
+    about = none, data, STUDY, studies
     found = varied.breadth(*about, **HOW, folder=tmp_path if kept else None)
     kinds = ["correlation"] * 2 + ["longtail"] * 2
     assert list(found) == list(zip(["smiling", "frowning"] * 2, kinds, strict=True))
@@ -72,7 +73,8 @@ def test_a_study_without_ablations_has_an_empty_table_of_baselines():
 def test_the_penalties_of_every_study_are_listed(arrays):
     auto = STUDY | {"train": STUDY["train"] | {"l2": "auto"}}
     data = SimpleNamespace(labels=lambda task: arrays.labels)
-    table = varied.breadth_penalties(arrays, data, auto, ["smiling"], ["correlation", "longtail"])
+    studies = [("smiling", "correlation"), ("smiling", "longtail")]
+    table = varied.breadth_penalties(arrays, data, auto, studies)
     assert table.groupby(["task", "kind", "level"])["chosen"].sum().tolist() == [1, 1, 1, 1]
     ablations = {
         "tau": {"setting": "weights.tau", "values": [0.01]},

@@ -1,0 +1,187 @@
+"""``python -m cid weigh``: a weight for every image, and whether weights can do anything here."""
+
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+
+from cid.door import tables
+from cid.door.faces import say
+from cid.door.inputs import embedded, labelled, opened, tell_left_out
+
+METHODS = ("surprise", "cid", "two-factor")
+RESERVED = (tables.IMAGE, "weight", "reason")  # columns of the output
+SURE = 3.0  # standard errors that the gain over chance must have
+FEW = 5  # images of a class; fewer share a weight that is meant for many
+SLOW = 20_000  # from so many images on the time is estimated beforehand
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """Weights of n images, and what neighbours know of the label."""
+
+    weights: np.ndarray  # float64 (n,), of mean 1
+    gain: float  # of log p(own label), in nats an image, over class frequencies alone
+    error: float  # standard error of the gain
+    right: float  # mean probability of the own label
+    chance: float  # the same by class frequencies alone
+
+    @property
+    def better_than_chance(self) -> bool:
+        return self.gain > SURE * self.error
+
+
+def run(options: Namespace) -> int:
+    """Weigh the images that the options name; write the table, say what it is worth; return 0."""
+    output = check_output(Path(options.output), (".csv", ".parquet", ".pq", ".npy"))
+    found = opened(options)
+    label = options.label or only_column(found.rows.table, (), found.rows.where)
+    if label in RESERVED:
+        raise ValueError(
+            f"--label {label}: the output has a column of its own with this name; rename the column"
+        )
+    labelled(found.rows, label)  # what is wrong with labels is said before photographs are opened
+    got = embedded(found, options, output, [label])
+    texts, known, reasons = labelled(got.rows, label, got.reasons)
+    usable = np.array([not reason for reason in reasons])
+    labels = texts[usable].astype(str)
+    for line in tables.doubts(labels, known, label):
+        say(f"warning: {line}")
+    _check_sizes(labels, known, label)
+    say_time(int(usable.sum()), got.embedding.shape[1])
+    result = weigh(
+        got.embedding[usable], labels, options.method, options.class_prior, options.device
+    )
+    weights = np.full(len(got.rows), np.nan)
+    weights[usable] = result.weights
+    if output.suffix == ".npy":
+        tables.write(output, lambda file: np.save(file, weights))
+    else:
+        columns = {tables.IMAGE: got.rows.names, label: texts, "weight": weights, "reason": reasons}
+        tables.write_table(output, pd.DataFrame(columns))
+    tell_left_out(reasons)
+    _tell(result, known, labels)
+    print(f"written: {output}, {usable.sum():,} weights of mean 1")
+    return 0
+
+
+def weigh(embeddings, labels, method: str, class_prior: str, device: str = "auto") -> Weighed:
+    """Compute the weights of :mod:`cid.weights`, and compare neighbours with chance.
+
+    Parameters
+    ----------
+    embeddings : array (n, d)
+    labels : array (n,)
+    method : str
+        One of :data:`METHODS`.
+    class_prior, device
+        As in :func:`cid.weights.cid_weights`.
+    """
+    from cid.density import class_density
+    from cid.posterior import label_posterior, without_class_direction
+    from cid.weights import cid_weights, inverse_weights, log_product
+
+    cleaned = without_class_direction(embeddings, labels, device=device)
+    posterior = label_posterior(cleaned, labels, slope="auto", device=device)
+    if method == "cid":
+        weights = cid_weights(embeddings, labels, class_prior=class_prior, device=device)
+    else:  # as `surprise_weights` and `two_factor_weights`, from the posterior that is told of, too
+        density = None
+        if method == "two-factor":
+            density = class_density(embeddings, np.zeros(len(labels), int), device=device)
+        logs = log_product(posterior.probability, density, surprise="auto")
+        weights = inverse_weights(logs, labels, class_prior=class_prior, log=True)
+    _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    frequencies = (counts / len(labels))[codes]
+    gains = np.log(posterior.probability) - np.log(frequencies)
+    return Weighed(
+        weights=np.asarray(weights, dtype=np.float64),
+        gain=float(gains.mean()),
+        error=float(gains.std() / len(gains) ** 0.5),
+        right=float(posterior.probability.mean()),
+        chance=float(frequencies.mean()),
+    )
+
+
+def check_output(path: Path, kinds: tuple[str, ...]) -> Path:
+    """Refuse, before anything is computed, a file of another kind or in a place that cannot be written to."""
+    if path.suffix not in kinds:
+        raise ValueError(f"{path} ends in none of {', '.join(kinds)}; name the output so")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    trial = path.with_name(f".{path.name}.try")
+    try:
+        tables.write(trial, lambda file: None)
+        trial.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}); name another place"
+        ) from None
+    return path
+
+
+def only_column(table: pd.DataFrame, but: tuple[str, ...], where: str) -> str:
+    """Return the one column that can be the label; ValueError if there are several or none."""
+    columns = [name for name in table if name != tables.IMAGE and name not in but]
+    if len(columns) == 1:
+        return columns[0]
+    have = f"it has {tables.listed(columns)}" if columns else "it has no column for it"
+    raise ValueError(f"which column of {where} is the label? Name it by --label; {have}")
+
+
+def say_time(n: int, dimension: int) -> None:
+    """Say how long comparing all images with each other will take, from a small part of it."""
+    if n < SLOW:
+        return
+    rows = np.random.default_rng(0).normal(size=(1024, dimension)).astype(np.float32)
+    others = np.tile(rows, (8, 1))
+    _compare(rows, others)  # the first call wakes threads up
+    began = perf_counter()
+    _compare(rows, others)
+    seconds = (perf_counter() - began) * (n / len(rows)) * (n / len(others))
+    say(f"comparing {n:,} images with each other: about {seconds:,.0f} seconds")
+
+
+def _compare(rows: np.ndarray, others: np.ndarray) -> None:
+    import torch
+
+    (torch.from_numpy(rows) @ torch.from_numpy(others).T).topk(30, dim=1)
+
+
+def _check_sizes(labels: np.ndarray, known: list[str], column: str) -> None:
+    counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    if max(counts.values()) == 1:
+        raise ValueError(
+            f"column {column!r} has one image of each of its {len(known)} classes, so no class can be "
+            "compared with another; name the column of the label, not one of names or numbers"
+        )
+    few = [name for name in known if counts[name] < FEW]
+    if few:
+        more = f" (and {len(few) - 1} more such classes)" if len(few) > 1 else ""
+        say(
+            f"warning: class {few[0]!r} has {counts[few[0]]} images{more}, which get the total weight of a "
+            "whole class; leave them out, join classes, or say --class-prior empirical"
+        )
+
+
+def _tell(found: Weighed, known: list[str], labels: np.ndarray) -> None:
+    from cid.weights import effective_sample_size
+
+    n = len(labels)
+    share = effective_sample_size(found.weights)
+    print(f"images: {n:,} of {len(known)} classes ({tables.listed(known)})")
+    print(
+        f"effective sample size: {share * n:,.0f} of {n:,} ({share:.0%}); largest weight "
+        f"{found.weights.max():.3g}"
+    )
+    said = f"probability of an image's own label {found.right:.3f}, by class frequencies {found.chance:.3f}"
+    if found.better_than_chance:
+        print(f"neighbours tell the label better than chance ({said}): weights can matter")
+    else:
+        print(
+            f"neighbours tell the label no better than chance ({said}): weights will do nothing beyond "
+            "balancing the classes"
+        )

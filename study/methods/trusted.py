@@ -1,0 +1,102 @@
+"""Weights times trust in the label, so that what is wrong does not pass for what is rare.
+
+Trust is :mod:`cid.trust`: the probability that a label is right, by out-of-fold heads on the features that
+the study trains on. The weights of each method are multiplied by it and scaled so that each class keeps
+its total. Class labels are all that is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cid.settings import Options, Positive
+from study.methods.base import Method, TrainingStack
+from study.methods.weighting import (
+    DensitySettings,
+    NeighbourSettings,
+    weigh_balanced,
+    weigh_cid,
+    weigh_surprise,
+)
+
+if TYPE_CHECKING:
+    from cid.heads import Heads
+
+
+@dataclass(frozen=True)
+class TrustSettings(Options):
+    trust_l2: Positive = 1.0  # penalty of the heads that judge the labels
+
+
+def fit_trusted(stack: TrainingStack, weights, needed, settings: TrustSettings) -> Heads:
+    """Train heads whose losses are weighted by weight times trust."""
+    trust = trust_of_sets(stack, weights, settings.trust_l2)
+    trusted = weights * trust
+    for label in (0, 1):
+        of_class = stack.labels == label
+        before = weights[:, of_class].sum(axis=1, keepdims=True)
+        after = trusted[:, of_class].sum(axis=1, keepdims=True)
+        trusted[:, of_class] *= before / after
+    return stack.fit_each([stack.sampled(trusted)])[0]
+
+
+def trust_of_sets(stack: TrainingStack, weights, l2: float) -> np.ndarray:
+    """Trust in the label of each training image, (seeds, n); 0 where a weight is 0.
+
+    That of :func:`cid.trust.label_trust` for each training set, with the features of the stack.
+    """
+    from cid.trust import FOLDS, folds, trust_in_labels
+
+    trust = np.zeros(weights.shape)
+    for row, member in enumerate(weights > 0):
+        own = np.flatnonzero(member)
+        labels = stack.labels[own]
+        fold = folds(labels)
+        trains = np.zeros((FOLDS, len(member)), dtype=np.float32)
+        trains[:, own] = fold != np.arange(FOLDS)[:, None]
+        heads = stack.fit(trains, l2, standardised_by=member)
+        logits = np.zeros((len(own), 2))
+        logits[:, 1] = heads.logits(stack.features[own])[fold, np.arange(len(own))]
+        trust[row, own] = trust_in_labels(logits, labels).probability
+    return trust
+
+
+TRUSTED = Method(
+    name="trusted",
+    title="Class-balanced × trust",
+    colour="#b8b8b8",
+    uses=("class",),
+    summary="every class counts the same, and an image by how far its label is trusted",
+    weigh=weigh_balanced,
+    fit=fit_trusted,
+    fit_settings=TrustSettings,
+    network=None,
+)
+CID_TRUSTED = Method(
+    name="cid-trusted",
+    title="CID × trust",
+    colour="#f0a070",
+    uses=("class",),
+    summary="CID, times how far the label is trusted",
+    source="Qi & Ardeshir 2023, and trust",
+    weigh=weigh_cid,
+    weigh_settings=DensitySettings,
+    fit=fit_trusted,
+    fit_settings=TrustSettings,
+    network=None,
+)
+SURPRISE_TRUSTED = Method(
+    name="surprise-trusted",
+    title="Label surprise × trust",
+    colour="#003f66",
+    uses=("class",),
+    summary="inverse label posterior among nearest neighbours, times how far the label is trusted",
+    weigh=weigh_surprise,
+    weigh_settings=NeighbourSettings,
+    fit=fit_trusted,
+    fit_settings=TrustSettings,
+    network=None,
+)
