@@ -3,6 +3,10 @@
 The audit gets what a user without identities has: the training images, test images that are as biased as
 these (:func:`as_biased`), their labels and the predictions. The truth is of all held-out images of seen
 people, which are balanced, by the true identities. Nothing is trained, and nothing is chosen by this.
+
+How the images are thinned to the bias of training is chance, and few of a minority cell stay. Intervals and
+refusals are those of one audit. Estimates are the mean over all ways to thin: which images the audit flags
+does not depend on it, so it is a weighted mean over all held-out images.
 """
 
 from collections.abc import Sequence
@@ -16,16 +20,16 @@ from cid.auditing import MEASURES, audit, refusal
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
-from study.experiment.design import is_known
 from study.experiment.proxies import degraded
 from study.faces.verification import pair_similarities, verification_auc
 
 AS_IT_IS = "as it is"
 BASELINE = "erm"  # that differences are to
 # How many sets of a level are audited: until they have this many biased test images of minority cells ...
-RARE = 400
-FEWEST, MOST = 3, 20  # ... but no fewer than these, and no more
-OTHERS = 5  # sets with proxies other than the study's
+RARE = 200
+FEWEST, MOST = 3, 30  # ... but no fewer than these, and no more ...
+IMAGES = 5000  # ... and none once they have this many biased test images
+OTHERS = 3  # sets with proxies other than the study's
 
 
 def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
@@ -141,8 +145,8 @@ def audit_study(
     Returns
     -------
     dict
-        ``audit``, one row a level, proxy, method and measure: ``mean``, ``low`` and ``high`` of the audit, in
-        the mean over sets, and the ``truth``; ``plain``, the accuracy on the same biased images; the number
+        ``audit``, one row a level, proxy, method and measure: ``estimate`` of the audit in the mean over
+        sets and ways to thin; ``low`` and ``high`` of one audit, in the mean over sets, and the ``truth``; ``plain``, the accuracy on the same biased images; the number
         of ``images`` of one audit that the estimate rests on; ``covered``, the share of sets in which the
         interval holds the truth, and ``difference_covered``, the same of the difference to ERM.
         ``audit-quality``, one row a level and proxy: see :func:`quality`.
@@ -159,7 +163,7 @@ def audit_study(
         if noise_level is not None and np.isclose(level, noise_level, atol=1e-3) and len(noise):
             proxies = degraded(proxy, identities, noise)
         chosen = _first_sets(tested, sets[sets["level"] == level], labels, people)
-        auc = _auc(proxies, people, chosen[0], is_known(identities))
+        auc = _auc(proxies, people, chosen[0])
         for name, embeddings in proxies.items():
             some = chosen if name == AS_IT_IS else chosen[:OTHERS]
             tasks += [(level, name, auc[name], embeddings, one) for one in some]
@@ -176,22 +180,23 @@ def audit_study(
 def _first_sets(tested: pd.DataFrame, train: pd.DataFrame, labels, people) -> list[dict]:
     """The sets of a level that are audited: their training rows and biased test images."""
     chosen = []
-    rare = 0
+    rare = images = 0
     by_seed = dict(list(train.groupby("seed")["row"]))
     for seed, test in tested.groupby("seed"):
         train_rows = by_seed[seed].to_numpy()
         keep = as_biased(test["row"].to_numpy(), train_rows, labels, people, int(seed))
         chosen.append({"seed": int(seed), "train": train_rows, "test": test, "biased": keep})
         rare += (test["minority"].to_numpy()[keep] == 1).sum()
-        if len(chosen) == MOST or (rare >= RARE and len(chosen) >= FEWEST):
+        images += keep.sum()
+        enough = rare >= RARE and len(chosen) >= FEWEST
+        if enough or len(chosen) == MOST or images >= IMAGES:
             break
     return chosen
 
 
-def _auc(proxies: dict[str, np.ndarray], people, one: dict, known) -> dict[str, float]:
-    """How well every proxy tells people apart, on the images of a set that are ``known``, bool (n,)."""
-    rows = np.concatenate([one["train"], one["test"]["row"].to_numpy()])
-    rows = rows[known[rows]]
+def _auc(proxies: dict[str, np.ndarray], people, one: dict) -> dict[str, float]:
+    """How well every proxy tells people apart, on the test images of one set: all are of known people."""
+    rows = one["test"]["row"].to_numpy()
     found = {}
     for name, proxy in proxies.items():
         unit = proxy[rows] / np.linalg.norm(proxy[rows], axis=1, keepdims=True)
@@ -255,6 +260,7 @@ def _compare(
     replicates,
 ) -> dict[str, np.ndarray]:
     """Audit one set and measure the truth: arrays of shape (methods, measures), (methods,) or ()."""
+    correct = classes == test_labels[:, None]
     found = audit(
         embeddings,
         labels,
@@ -271,38 +277,52 @@ def _compare(
     shape = (len(methods), len(MEASURES))
     arrays = {
         name: np.full(shape, np.nan)
-        for name in ("mean", "low", "high", "images", "difference_low", "difference_high")
+        for name in ("estimate", "low", "high", "images", "difference_low", "difference_high")
     }
     for at, key in enumerate((method, measure) for method in methods for measure in MEASURES):
         place = np.unravel_index(at, shape)
         if key in estimates:
             row = estimates[key]
-            arrays["mean"][place] = row.estimate
+            arrays["estimate"][place] = row.estimate
             arrays["low"][place] = row.low
             arrays["high"][place] = row.high
             arrays["images"][place] = row.images
         if key in to_baseline:
             arrays["difference_low"][place] = to_baseline[key].low
             arrays["difference_high"][place] = to_baseline[key].high
-    correct = classes == test_labels[:, None]
     truth = true_measures(correct, minority, people, shares)
-    rare = minority[biased] == 1
-    flagged = np.asarray(found.flagged, dtype=bool)
+    everything = {methods[0]: classes[:, 0]}
+    flags = audit(
+        embeddings, labels, test_embeddings, test_labels, everything, seed=seed, bootstrap=20
+    ).flagged
+    for measure, values in _expected(flags, shares, correct).items():
+        arrays["estimate"][:, MEASURES.index(measure)] = values
+    rare = minority == 1
     enough = {**found.signs, "flagged_images": FEWEST_FLAGGED}
     return arrays | {
         "truth": np.stack([truth[measure] for measure in MEASURES], axis=1),
-        "plain": correct[biased].mean(axis=0),
-        "tested": np.array(len(flagged)),
-        "flagged": np.array(flagged.sum()),
-        "found": _mean(flagged[rare]),
-        "false": _mean(flagged[~rare]),
+        "plain": _weighted_mean(correct, shares),
+        "tested": np.array(biased.sum()),
+        "flagged": np.array(found.flagged.sum()),
+        "found": _weighted_mean(flags, shares * rare),
+        "false": _weighted_mean(flags, shares * ~rare),
         "refused": np.array(found.refusal is not None),
         "distrusted": np.array(refusal(enough) is not None),
     }
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
-    return values.mean() if len(values) else np.array(np.nan)
+def _expected(flags, shares, correct) -> dict[str, np.ndarray]:
+    """What the audit estimates in the mean over all ways to thin the images: (methods,) for a measure."""
+    minority = _weighted_mean(correct, shares * flags)
+    majority = _weighted_mean(correct, shares * ~flags)
+    return {"minority": minority, "majority": majority, "balanced": (minority + majority) / 2}
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Over the first axis; NaN where nothing has a weight."""
+    if not weights.any():
+        return np.full(values.shape[1:], np.nan)
+    return np.average(values.astype(float), axis=0, weights=weights)
 
 
 def _over_sets(found: pd.DataFrame) -> pd.DataFrame:
@@ -317,7 +337,16 @@ def _over_sets(found: pd.DataFrame) -> pd.DataFrame:
         covered=_inside(truth, found["low"], found["high"]),
         difference_covered=_inside(gain, found["difference_low"], found["difference_high"]),
     )
-    columns = ["mean", "low", "high", "truth", "plain", "images", "covered", "difference_covered"]
+    columns = [
+        "estimate",
+        "low",
+        "high",
+        "truth",
+        "plain",
+        "images",
+        "covered",
+        "difference_covered",
+    ]
     return table.groupby(keys, sort=False)[columns].mean().reset_index()
 
 
@@ -370,7 +399,7 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
 def _agreement(methods: pd.DataFrame, measure: str) -> dict[str, float]:
     """How well estimates of one measure agree with the truth over methods."""
     found = {}
-    for prefix, column in (("", "mean"), ("plain_", "plain")):
+    for prefix, column in (("", "estimate"), ("plain_", "plain")):
         error = methods[column] - methods["truth"]
         found[f"{prefix}rank_{measure}"] = methods[column].corr(methods["truth"], method="spearman")
         found[f"{prefix}error_{measure}"] = error.mean()

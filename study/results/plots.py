@@ -876,7 +876,7 @@ def audited(table: DataFrame, proxies: DataFrame) -> Figure:
 
 def _draw_estimates(axis: Axes, rows: DataFrame, title: str) -> None:
     """Estimates of one measure against the truth, a point a method."""
-    values = np.concatenate([rows[name].dropna() for name in ("truth", "mean", "plain")])
+    values = np.concatenate([rows[name].dropna() for name in ("truth", "estimate", "plain")])
     margin = 0.04 * (np.ptp(values) or 0.1)
     ends = np.array([values.min() - margin, values.max() + margin])
     axis.plot(ends, ends, color=QUIET, lw=1)
@@ -889,7 +889,7 @@ def _draw_estimates(axis: Axes, rows: DataFrame, title: str) -> None:
         look = marker_style(method) if strong else {"marker": "o", "color": ACCENT, "alpha": 0.5}
         name = f"audit, {marked_title(method)}" if strong else "audit, other methods"
         size = 6 if strong else 4
-        axis.plot(row["truth"], row["mean"], ls="", ms=size, zorder=3, label=name, **look)
+        axis.plot(row["truth"], row["estimate"], ls="", ms=size, zorder=3, label=name, **look)
     axis.set(xlim=ends, ylim=ends, xlabel="true accuracy", ylabel="without identities", title=title)
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(MaxNLocator(4))

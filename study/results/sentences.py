@@ -283,10 +283,12 @@ def audited_sentence(proxies: pd.DataFrame) -> str:
             f"over methods, its accuracy {where} has the rank correlation {ranks[0]} with the true one "
             f"(plain accuracy on the same images: {ranks[1]}) and errs by {errors[0]} ± {errors[1]} points"
         )
-    trust = (
-        f"{own['refused']:.0%} of the audits say that they must not be trusted, {own['distrusted']:.0%} "
-        "because of the proxy, the others because too few images are flagged"
-    )
+    trust = "No audit said that it must not be trusted"
+    if own["refused"]:
+        trust = (
+            f"{own['refused']:.0%} of the audits said that they must not be trusted, "
+            f"{own['distrusted']:.0%} because of the proxy, the others because too few images are flagged"
+        )
     found = "; ".join(parts) or "it estimated nothing that can be compared"
     text = f"With the study's proxy, at its strongest bias, {found}. {trust}."
     return text.replace("%", " %").replace("-", "\N{MINUS SIGN}")

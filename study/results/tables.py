@@ -341,7 +341,7 @@ def choices_table(audited: pd.DataFrame) -> Printed:
         truth = part["truth"]
         best = truth.idxmax()
         cells = [f"{level:g}", f"{method_title(best)}, {100 * truth[best]:.1f} %"]
-        for column in ("plain", "mean"):
+        for column in ("plain", "estimate"):
             chosen = part[column].idxmax() if part[column].notna().any() else None
             cells.append(_loss(truth, chosen, named=True))
         cells += [_loss(truth, method) for method in ("erm", "surprise", "audited")]

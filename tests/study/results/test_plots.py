@@ -87,7 +87,7 @@ def audited(proxies=("as it is", "noise 0.4"), minority=0.7) -> tuple:
     """What an audit estimates, and with which proxy."""
     rows = itertools.product((0.0, 0.9), METHODS, ("minority", "balanced", "spread"))
     table = pd.DataFrame(rows, columns=["level", "method", "measure"]).assign(proxy="as it is")
-    numbers = {"mean": 0.8, "truth": minority, "plain": 0.9}
+    numbers = {"estimate": 0.8, "truth": minority, "plain": 0.9}
     told = {
         "level": 0.9,
         "auc": 0.9,

@@ -250,7 +250,7 @@ def test_the_audit_is_judged_at_the_strongest_bias_with_the_studys_proxy():
     said = sentences.audited_sentence(audited())
     assert "flagged 97 % of the true minority images and 0 % of the others" in said
     assert "+0.92 with the true one (plain accuracy on the same images: −0.60)" in said
-    assert "errs by +0.4 ± 0.5 points. 30 % of the audits say" in said
+    assert "errs by +0.4 ± 0.5 points. 30 % of the audits said" in said
     assert "must not be trusted, 10 % because of the proxy, the others because too few" in said
 
 
@@ -258,4 +258,7 @@ def test_without_minority_cells_the_audit_is_judged_on_balanced_images():
     unknown = {"found": np.nan, "false": 0.1, "rank_minority": np.nan, "refused": 1.0}
     said = sentences.audited_sentence(audited(**unknown))
     assert "accuracy on balanced images has the rank" in said and "it flagged" not in said
-    assert "100 % of the audits say" in said
+    assert "100 % of the audits said" in said
+    assert sentences.audited_sentence(audited(refused=0.0)).endswith(
+        ". No audit said that it must not be trusted."
+    )

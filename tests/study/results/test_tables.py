@@ -141,7 +141,7 @@ def test_ways_to_choose_are_judged_by_the_truth_among_methods_without_identities
             "method": ["erm", "surprise", "oracle"],
             "truth": [0.80, 0.85, 0.90],
             "plain": [0.95, 0.93, 0.99],
-            "mean": [0.81, 0.86, 0.91],
+            "estimate": [0.81, 0.86, 0.91],
         }
     ).assign(level=0.9, proxy="as it is", measure="balanced")
     other = rows.assign(proxy="random", truth=0.0)
@@ -151,5 +151,5 @@ def test_ways_to_choose_are_judged_by_the_truth_among_methods_without_identities
         ["0.9", f"{surprise}, 85.0 %", "ERM, −5.00", f"{surprise}, +0.00", "−5.00", "+0.00", "–"]
     ]
     assert len(head) == 7
-    unknown = tables.choices_table(rows.assign(mean=np.nan))[1]
+    unknown = tables.choices_table(rows.assign(estimate=np.nan))[1]
     assert unknown[0][3] == "–"
