@@ -21,7 +21,7 @@ ALIKE = {  # other words for the two sides
     "test": ("test", "testing", "val", "valid", "validation", "holdout", "eval", "1", "2"),
 }
 COLUMNS = ("model", "measure", "estimate", "low", "high", "images")
-NO_PREDICTION = "no prediction of every model"
+NO_PREDICTION = "a model predicts nothing of it"
 
 
 def run(options: Namespace) -> int:
@@ -39,6 +39,8 @@ def run(options: Namespace) -> int:
     _, known, _ = labelled(rows, label)
     image = options.image or tables.IMAGE
     models = predictions.read(options.predictions, rows, known, image, options.positive)
+    for line in models.told:
+        print(line)
     got = embedded(found, options, folder, [label, options.split])
     texts, known, reasons = labelled(rows, label, got.reasons)
     reasons = _with_sides(reasons, sides, options.split)
@@ -46,8 +48,6 @@ def run(options: Namespace) -> int:
         for row in np.flatnonzero((classes == "") & (sides == "test")):
             reasons[row] = reasons[row] or NO_PREDICTION
     tell_left_out(reasons)
-    for line in models.told:
-        print(line)
     usable = np.array([not reason for reason in reasons])
     train = usable & (sides == "train")
     test = usable & (sides == "test")

@@ -189,9 +189,11 @@ class _Work:
                     if len(self.embedded) - len(self.saved) >= PART:
                         self._save()
         finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
-            self._save()
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:  # at a second Ctrl-C, too
+                torch.set_num_threads(threads)
+                self._save()
 
     def _embed(self, batch: list[bytes]) -> int:
         """Embed the photographs of a batch, and return how many there were."""

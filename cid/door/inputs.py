@@ -130,7 +130,9 @@ def _by_name(path: Path, rows: Rows, image: str) -> tuple[np.ndarray, list[str]]
             f"{path} names its images, but {rows.where} has no column {tables.IMAGE!r}; add it, or pass "
             "embeddings as .npy in the order of its rows"
         )
-    table = tables.read_table(path)
+    table = tables.read_table(path, text=False)
+    if image in table:
+        table[image] = tables.as_text(table[image])
     names = tables.named_rows(table, image, str(path)).names
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:

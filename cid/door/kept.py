@@ -36,6 +36,7 @@ class Kept:
 
     def __init__(self, folder: str | Path | None, network: str, detector: str):
         self.folder = None if folder is None else Path(folder)
+        # A version whose detection, alignment or networks give other embeddings has another number.
         self.label = f"{network}-{detector}-{__version__}"
 
     def read(self) -> dict[bytes, tuple[np.ndarray, bool]]:

@@ -81,10 +81,11 @@ def named_rows(table: pd.DataFrame, image: str, where: str) -> Rows:
     return Rows(table, [name.strip() for name in names], True, where)
 
 
-def read_table(path) -> pd.DataFrame:
+def read_table(path, text: bool = True) -> pd.DataFrame:
     """Read a CSV, Parquet or ``.npy`` file; every cell is a text, or NaN where it is empty.
 
-    A ValueError names the file, and the line where there is one.
+    Without ``text`` cells of Parquet stay as they are. A ValueError names the file, and the line where there
+    is one.
     """
     path = Path(path)
     if path.is_dir() or not path.exists():
@@ -99,7 +100,7 @@ def read_table(path) -> pd.DataFrame:
         table = _read_parquet(path)
     else:
         return read_csv(path)
-    return table.apply(as_text)
+    return table.apply(as_text) if text else table
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -105,7 +105,7 @@ def test_rows_that_cannot_be_audited_are_counted(audited):
     audited.write()
     status, out, _ = audited.audit()
     assert status == 0 and len(audited.calls[0][0]) == 79 and len(audited.calls[0][2]) == 39
-    assert "left out: 2 of 120 rows (1 x no prediction of every model, 1 x no side" in out
+    assert "left out: 2 of 120 rows (1 x a model predicts nothing of it, 1 x no side" in out
 
 
 def test_a_refusal_is_status_3_and_one_sentence_and_leaves_no_number(audited):
