@@ -9,8 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from study.experiment.design import is_known
-
 MOST = 0.2  # the largest share
 CARELESS = 5  # one in so many people is labelled without care
 
@@ -28,6 +26,8 @@ def of_class_1(labels, people, share: float, rng: np.random.Generator) -> np.nda
 
 def of_some_people(labels, people, share: float, rng: np.random.Generator) -> np.ndarray:
     """Choose labels to be wrong, bool (n,): of one person in :data:`CARELESS`, as of one hasty annotator."""
+    from study.experiment.design import is_known  # which imports pandas
+
     names = np.unique(np.asarray(people)[is_known(people)])
     careless = rng.permutation(names)[: max(1, len(names) // CARELESS)]
     of_careless = np.isin(people, careless)
