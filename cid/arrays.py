@@ -140,7 +140,8 @@ def _frames_of_library() -> int:
     """How many calls lie between the user's code and the caller of this function, that one included."""
     frame = sys._getframe(1)
     count = 0
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("cid."):
+    own = ("cid.", "contextlib")  # a context manager that decorates a function calls it from there
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(own):
         frame = frame.f_back
         count += 1
     return count

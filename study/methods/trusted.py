@@ -7,12 +7,11 @@ its total. Class labels are all that is used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cid.settings import Options, Positive
+from cid.settings import Options
 from study.methods.base import Method, TrainingStack
 from study.methods.weighting import (
     DensitySettings,
@@ -26,14 +25,9 @@ if TYPE_CHECKING:
     from cid.heads import Heads
 
 
-@dataclass(frozen=True)
-class TrustSettings(Options):
-    trust_l2: Positive = 1.0  # penalty of the heads that judge the labels
-
-
-def fit_trusted(stack: TrainingStack, weights, needed, settings: TrustSettings) -> Heads:
+def fit_trusted(stack: TrainingStack, weights, needed, settings: Options) -> Heads:
     """Train heads whose losses are weighted by weight times trust."""
-    trust = trust_of_sets(stack, weights, settings.trust_l2)
+    trust = trust_of_sets(stack, weights)
     trusted = weights * trust
     for label in (0, 1):
         of_class = stack.labels == label
@@ -43,12 +37,12 @@ def fit_trusted(stack: TrainingStack, weights, needed, settings: TrustSettings) 
     return stack.fit_each([stack.sampled(trusted)])[0]
 
 
-def trust_of_sets(stack: TrainingStack, weights, l2: float) -> np.ndarray:
+def trust_of_sets(stack: TrainingStack, weights) -> np.ndarray:
     """Trust in the label of each training image, (seeds, n); 0 where a weight is 0.
 
     That of :func:`cid.trust.label_trust` for each training set, with the features of the stack.
     """
-    from cid.trust import FOLDS, folds, trust_in_labels
+    from cid.trust import FOLDS, L2, folds, trust_in_labels
 
     trust = np.zeros(weights.shape)
     for row, member in enumerate(weights > 0):
@@ -57,7 +51,7 @@ def trust_of_sets(stack: TrainingStack, weights, l2: float) -> np.ndarray:
         fold = folds(labels)
         trains = np.zeros((FOLDS, len(member)), dtype=np.float32)
         trains[:, own] = fold != np.arange(FOLDS)[:, None]
-        heads = stack.fit(trains, l2, standardised_by=member)
+        heads = stack.fit(trains, L2, standardised_by=member)
         logits = np.zeros((len(own), 2))
         logits[:, 1] = heads.logits(stack.features[own])[fold, np.arange(len(own))]
         trust[row, own] = trust_in_labels(logits, labels).probability
@@ -72,7 +66,6 @@ TRUSTED = Method(
     summary="every class counts the same, and an image by how far its label is trusted",
     weigh=weigh_balanced,
     fit=fit_trusted,
-    fit_settings=TrustSettings,
     network=None,
 )
 CID_TRUSTED = Method(
@@ -85,7 +78,6 @@ CID_TRUSTED = Method(
     weigh=weigh_cid,
     weigh_settings=DensitySettings,
     fit=fit_trusted,
-    fit_settings=TrustSettings,
     network=None,
 )
 SURPRISE_TRUSTED = Method(
@@ -97,6 +89,5 @@ SURPRISE_TRUSTED = Method(
     weigh=weigh_surprise,
     weigh_settings=NeighbourSettings,
     fit=fit_trusted,
-    fit_settings=TrustSettings,
     network=None,
 )

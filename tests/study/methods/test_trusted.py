@@ -33,7 +33,7 @@ def weights(stack):
 
 
 def test_a_training_set_is_judged_as_the_library_judges_it(stack, weights):
-    found = trust_of_sets(stack, weights, 1.0)
+    found = trust_of_sets(stack, weights)
     for own, trust in zip(weights, found, strict=True):
         member = own > 0
         alone = label_trust(stack.features[member], stack.labels[member])
@@ -43,7 +43,7 @@ def test_a_training_set_is_judged_as_the_library_judges_it(stack, weights):
 
 def test_heads_are_those_of_weights_times_trust(stack, weights):
     found = fit_method(stack, "surprise-trusted", weights).logits(stack.features)
-    trusted = weights * trust_of_sets(stack, weights, 1.0)
+    trusted = weights * trust_of_sets(stack, weights)
     for label in (0, 1):
         of_class = stack.labels == label
         total = weights[:, of_class].sum(axis=1) / trusted[:, of_class].sum(axis=1)
