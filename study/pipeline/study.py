@@ -203,12 +203,24 @@ def _text_with(values: Mapping[str, Any]) -> str:
     yaml = YAML()
     yaml.width = 110
     yaml.Representer = params.NullAsWord
+    tree = yaml.load(params.PARAMS)
     lists = {key: CommentedSeq(value) for key, value in values.items() if isinstance(value, list)}
-    for value in lists.values():
-        value.fa.set_flow_style()  # on one line, as in the file
+    for key, value in lists.items():
+        before = _at(tree, key)
+        if not isinstance(before, CommentedSeq) or before.fa.flow_style():
+            value.fa.set_flow_style()  # on one line, as in the file
     stream = io.StringIO()
-    yaml.dump(_with(values | lists, yaml.load(params.PARAMS)), stream)
+    yaml.dump(_with(values | lists, tree), stream)
     return stream.getvalue()
+
+
+def _at(tree: Mapping, key: str) -> Any:
+    """The value of a dotted key; None where there is none."""
+    for name in key.split("."):
+        if not isinstance(tree, Mapping) or name not in tree:
+            return None
+        tree = tree[name]
+    return tree
 
 
 # ---- commands ----------------------------------------------------------------------------------

@@ -121,7 +121,8 @@ def run_study(study, command: str, **variables: str) -> None:
     tried = words[0] != "dvc"
     end = ["--to", first] if tried else [first]
     output = call(study, *words, *end, **variables)
-    assert first in STAGES and first in ran(output)
+    known = f"Stage '{first}' is cached" in output  # as another recipe left it
+    assert first in STAGES and (known or first in ran(output))
     if others:
         folder = study / "build" / "studies" / name
         call(folder, "dvc", "checkout", "--force", "-q")  # of the stages that nothing changed

@@ -246,6 +246,15 @@ def test_other_values_are_tried_without_an_edit(folder, capsys):
     assert cli.main(words) == 0
 
 
+def test_a_list_of_one_value_a_line_stays_so(tmp_path, monkeypatch):
+    """As DVC leaves params.yaml after `exp run -S`, with comments behind the keys."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("levels:  # how biased\n- 0.0\n- 0.8\nmethods:\n- erm\n- cid\n")
+    text = study._text_with({"levels": [0.0, 0.5, 0.9]})
+    assert yaml.load(text) == {"levels": [0.0, 0.5, 0.9], "methods": ["erm", "cid"]}
+    assert "# how biased" in text
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
