@@ -82,22 +82,25 @@ def drawn(found: list[Pair]) -> Figure:
     style()
     rows = [(pair, method) for pair in found for method in SHOWN]
     places = np.arange(len(rows)) + 0.9 * (np.arange(len(rows)) // len(SHOWN))
-    size = (9.0, 0.34 * len(rows) + 0.5 * len(found) + 1.0)
+    size = (9.0, 0.36 * len(rows) + 0.5 * len(found) + 1.0)
     figure, axes = plt.subplots(1, len(PANELS), figsize=size, sharey=True)
     for axis, metric in zip(axes, PANELS, strict=True):
         zero_line(axis)
         for place, (pair, method) in zip(places, rows, strict=True):
             for detector, (colour, marker, shift) in LOOKS.items():
                 row = getattr(pair, detector).area.loc[metric, method]
-                label = f"{NAMES[detector]}"
-                _interval(axis, place + shift, row, colour, marker, label)
+                _interval(axis, place + shift, row, colour, marker, NAMES[detector])
         list_rows(axis, [method_title(method) for _, method in rows], places)
         axis.set_ylim(places[-1] + 0.6, places[0] - 1.1)
         axis.set_title(METRICS[metric].title)
+        axis.set_xlabel("gain over ERM in points, seen people, 95 % intervals")
     for pair, place in zip(found, places[:: len(SHOWN)], strict=True):
-        axes[0].text(0.0, place - 0.62, _of_erm(pair), transform=axes[0].get_yaxis_transform(), fontsize=8.5,
-                     color=TEXT, weight="bold")  # fmt: skip
-    figure.supxlabel("gain over ERM in points, seen people, with 95 % intervals", fontsize=9.5)
+        heading = axes[0].text(
+            0.01, place - 0.6, _of_erm(pair), fontsize=8.5, color=TEXT, weight="bold",
+            transform=axes[0].get_yaxis_transform(),
+        )  # fmt: skip
+        heading.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+        heading.set_in_layout(False)  # it may reach into the next panel
     return done(add_legend(figure))
 
 
@@ -111,7 +114,7 @@ def _of_erm(pair: Pair) -> str:
     """The data set, and what ERM reaches behind either detector."""
     before, now = (100 * study.area.loc[("accuracy", "erm"), "mean"] for study in pair)
     name = f"{pair.joined.params['data']}, {pair.joined.params['task']}".replace("_", " ")
-    return f"{name}: ERM {before:.1f} % behind MTCNN, {now:.1f} % behind joined"
+    return f"{name}: ERM {before:.1f} % (MTCNN), {now:.1f} %"
 
 
 def svg() -> bytes:
