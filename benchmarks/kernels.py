@@ -2,10 +2,11 @@
 
     python -m benchmarks.kernels NAME                   adds it; data/ holds its data set
     python -m benchmarks.kernels NAME --first weights   the same with the embeddings of build/, which stay
+    python -m benchmarks.kernels NAME --against threads one thread against as many as there are cores
 
 The stages that decide verdicts run twice, each time in a folder of its own and with nothing kept: as every
 library chooses for this processor, and as it does for an old one (:data:`PLAIN`), which sums in another
-order. Numbers are compared as they are written, as shares of half their interval
+order; or on one thread (:data:`ONE_THREAD`). Numbers are compared as they are written, as shares of half their interval
 (:func:`study.results.rounding.moved`); most are written with a hundredth of it as their last digit, some
 with a twentieth. ``beyond`` counts those that moved by more than :data:`study.results.rounding.MOVES`.
 ``turned`` counts other verdicts, ``unsaid`` those among them whose entry does not say that it is on the
@@ -41,6 +42,8 @@ PLAIN = {
     "OPENBLAS_CORETYPE": "Nehalem",
     "NPY_DISABLE_CPU_FEATURES": "X86_V3",
 }
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+AGAINST = {"kernels": PLAIN, "threads": ONE_THREAD}
 COUNTS = {"beyond": "Int64", "turned": "Int64", "unsaid": "Int64"}  # not of every row
 RUN = """
 import sys
@@ -72,7 +75,8 @@ def copy_of(repository: Path, folder: Path, name: str) -> None:
 
 def compute(folder: Path, stages: tuple[str, ...], kernel: dict[str, str]) -> None:
     """Run stages in a folder, under the variables that decide what the libraries compute with."""
-    chosen = {name: value for name, value in os.environ.items() if name not in PLAIN}
+    decided = PLAIN | ONE_THREAD
+    chosen = {name: value for name, value in os.environ.items() if name not in decided}
     variables = chosen | {"PYTHONPATH": str(folder)} | kernel
     command = [sys.executable, "-c", RUN, *stages]
     subprocess.run(command, cwd=folder, env=variables, check=True)
@@ -142,13 +146,13 @@ def processor() -> str:
     return f"{found[1] if found else 'unknown'}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def measure(name: str, first: str) -> pd.DataFrame:
-    """Rows of the table: a kept study from its stage ``first`` on, under both kernels."""
+def measure(name: str, first: str, against: str = "kernels") -> pd.DataFrame:
+    """Rows of the table: a kept study from its stage ``first`` on, computed in both ways."""
     check(name)
     stages = STAGES[STAGES.index(first) :]
     with tempfile.TemporaryDirectory() as place:
         folders = []
-        for kernel in ({}, PLAIN):
+        for kernel in ({}, AGAINST[against]):
             folder = Path(place) / ("plain" if kernel else "own")
             folder.mkdir()
             copy_of(Path.cwd(), folder, name)
@@ -158,6 +162,7 @@ def measure(name: str, first: str) -> pd.DataFrame:
     table.insert(0, "study", name)
     table.insert(1, "processor", processor())
     table.insert(2, "first", first)
+    table.insert(3, "against", against)
     return table
 
 
@@ -165,12 +170,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.kernels")
     options.add_argument("name", help="of a file in studies/")
     options.add_argument("--first", choices=STAGES[:-1], default=STAGES[0], help="stage that runs")
+    options.add_argument("--against", choices=list(AGAINST), default="kernels", help="what differs")
     args = options.parse_args(arguments)
-    rows = measure(args.name, args.first)
+    rows = measure(args.name, args.first, args.against)
     print(rows.to_string(index=False))
     if TABLE.exists():
         known = pd.read_csv(TABLE)
-        same = (known["study"] == args.name) & (known["first"] == args.first)
+        asked = {"study": args.name, "first": args.first, "against": args.against}
+        same = (known[list(asked)] == pd.Series(asked)).all(axis=1)
         rows = pd.concat([known[~same], rows], ignore_index=True)
     rows.astype(COUNTS).to_csv(TABLE, index=False, float_format="%.2g")
 

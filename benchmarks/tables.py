@@ -49,14 +49,21 @@ def stages(profile: pd.DataFrame) -> str:
 def kernels(moves: pd.DataFrame) -> str:
     """How far means over the bias range and differences to ERM moved, and the verdicts, run by run."""
     lines = [
-        "| study, from | processor | embeddings | numbers | median | 99 % below | largest | verdicts turned | of them unsaid |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| study, from | against | processor | embeddings | numbers | median | 99 % below | largest | verdicts turned | of them unsaid |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (study, first, processor), rows in moves.groupby(["study", "first", "processor"]):
+    asked = ["study", "first", "against", "processor"]
+    for (study, first, against, processor), rows in moves.groupby(asked):
         by_table = rows.set_index("table")
         area = by_table.loc["area"]
         verdicts = by_table.loc["verdicts"]
-        cells = [f"{study}, {first}", processor, f"{by_table.loc['embeddings', 'largest']:.1g}"]
+        other = {"kernels": "an old processor's", "threads": "one thread"}[against]
+        cells = [
+            f"{study}, {first}",
+            other,
+            processor,
+            f"{by_table.loc['embeddings', 'largest']:.1g}",
+        ]
         cells += [f"{area['numbers']:.0f}"]
         cells += [f"{area[column]:.2g}" for column in ("median", "p99", "largest")]
         cells += [f"{verdicts['turned']:.0f} of {verdicts['numbers']:.0f}"]

@@ -28,6 +28,11 @@ DETECTORS = Path("docs/detectors.csv")
 NEEDED = {README: ("headline",), FINDINGS: ()}  # documents, and the blocks that each must mark
 JUDGED = ("surprise", "cid")  # whose verdicts are listed
 SHORT = {"cid": "CID", "surprise": "label surprise", "oracle": "the oracle"}
+WRONG = "labels.wrong"  # the ablation of wrong training labels at random
+UNDER_WRONG_LABELS = (
+    "cid", "surprise", "trusted", "cid-trusted", "surprise-trusted", "ula", "jtt", "afr", "selective", "xrm",
+    "lff", "oracle",
+)  # fmt: skip
 # The training of cnn-45's first sets before it: a study of fewer sets, in the table of kept verdicts.
 SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
 
@@ -85,6 +90,7 @@ def blocks(params: dict) -> dict[str, Callable[[], str]]:
         "rivals": lambda: rivals(studies),
         "recogniser": lambda: recogniser(studies),
         "networks": lambda: networks(studies),
+        "wrong-labels": lambda: wrong_labels(studies),
     }
 
 
@@ -504,3 +510,44 @@ def order_from_scratch() -> str:
             else "The two trainings differ in sign, so neither order is a result."
         )
     return text + "\n"
+
+
+# ---------------------------------------------------------------------------- labels that are wrong
+
+
+def wrong_labels(studies: Iterable[Study]) -> str:
+    """ERM's accuracy on seen people by the share of wrong training labels, and the gains of some methods."""
+    rows = []
+    shares: list[str] = []
+    for study in studies:
+        settings = _table(study.name, "ablate-settings")
+        asked = [] if settings.empty else settings.loc[settings["setting"] == WRONG, "name"]
+        for name in asked:
+            baselines = _table(study.name, "ablate-baselines").astype({"value": str})
+            gains = _table(study.name, f"ablate-{name}").astype({"value": str})
+            own = baselines[baselines["ablation"] == name]
+            plain = _at(own, "erm")
+            shares = shares or list(plain.index)
+            rows.append([f"`{study.name}`", method_title("erm"), *_percentages(plain, shares)])
+            for method in UNDER_WRONG_LABELS:
+                gained = _at(gains, method)
+                if not gained.empty:
+                    rows.append(["", method_title(method), *_points_at(gained, shares)])
+    head = ["study", "method", *(f"{float(share):.0%} wrong" for share in shares)]
+    return markdown_table(head, rows)
+
+
+def _at(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    """A method's rows of accuracy on seen people, by value."""
+    at = (table["method"] == method) & (table["metric"] == "accuracy") & (table["test"] == "seen")
+    return table[at].set_index("value")
+
+
+def _percentages(rows: pd.DataFrame, values: Iterable[str]) -> list[str]:
+    known = rows["mean"]
+    return [f"{100 * known[value]:.1f} %" if value in known else "–" for value in values]
+
+
+def _points_at(rows: pd.DataFrame, values: Iterable[str]) -> list[str]:
+    columns = ["mean", "low", "high"]
+    return [points(*rows.loc[value, columns]) if value in rows.index else "–" for value in values]

@@ -126,3 +126,10 @@ def test_the_documents_are_as_computed(monkeypatch):
     found = findings.documents(params.read())
     assert found.keys() == {findings.README, findings.FINDINGS}
     assert all(path.read_text() == text for path, text in found.items())
+
+
+def test_the_figure_of_detectors_is_of_the_committed_reports(monkeypatch):
+    from benchmarks import detector_studies
+
+    monkeypatch.chdir(ROOT)
+    assert detector_studies.FILE.read_bytes() == detector_studies.svg()
