@@ -437,3 +437,15 @@ def test_celeba_on_disk_is_one_command_from_a_report():
     assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling-8")
     assert "--part confirmation" in make("FOLDER=C", "PART=confirmation")
     assert "say where CelebA is" in make()
+
+
+def test_no_two_figures_of_a_report_share_a_file():
+    """A name of a figure is a file in the report: the later section would replace the earlier's."""
+    shown = []
+    for path in sorted((ROOT / "notebooks" / "paper").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.show":
+                shown.append(ast.unparse(node.args[1]))
+    assert len(shown) > 20 and len(set(shown)) == len(shown)
