@@ -90,7 +90,7 @@ def blocks(params: dict) -> dict[str, Callable[[], str]]:
         "rivals": lambda: rivals(studies),
         "recogniser": lambda: recogniser(studies),
         "networks": lambda: networks(studies),
-        "wrong-labels": lambda: wrong_labels(studies),
+        "wrong_labels": lambda: wrong_labels(studies),
     }
 
 
