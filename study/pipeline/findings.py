@@ -39,6 +39,11 @@ SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
 
 def documents(params: dict) -> dict[Path, str]:
     """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs."""
+    if not (REPORTS / params["study"] / "difference.csv").exists():
+        raise ValueError(
+            f"{REPORTS / params['study']} holds no gains over people, and the README begins with those; run "
+            "`dvc repro` with a study of people in params.yaml"
+        )
     known = blocks(params)
     texts = {}
     for path, needed in NEEDED.items():

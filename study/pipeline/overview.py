@@ -28,6 +28,7 @@ from study.results.tables import (
     kind_of_people,
     markdown_table,
     points,
+    unidentified_markdown,
     verdict_words,
 )
 from study.results.titles import labels_used, marked_title, method_title, reference_title
@@ -46,6 +47,7 @@ GROUPS = {  # of reports/index.html, by the state of the protocol
     protocols.RERUN: "Run again: confirmatory before, with other settings; exploratory as shown here",
     protocols.EXPLORATORY: EXPLORATORY,
 }
+NOBODY = "Data of which nobody knows whom they show: estimates of the audit"
 DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
 
 INTRODUCTION = """# Results, in tables
@@ -139,8 +141,18 @@ class Study:
 
 
 def read_studies() -> list[Study]:
-    """Read all committed reports, in the order of their names."""
-    return [read_study(file.parent) for file in sorted(REPORTS.glob("[!.]*/card.json"))]
+    """Read all committed reports of people, in the order of their names."""
+    return [read_study(file.parent) for file in sorted(REPORTS.glob("[!.]*/area.csv"))]
+
+
+def unidentified(link: str) -> str:
+    """Markdown: what the reports of data say of which nobody is known; empty where there is none.
+
+    ``link`` is a link to a report, with the place of its name.
+    """
+    folders = [file.parent for file in sorted(REPORTS.glob("[!.]*/audited.csv"))]
+    parts = [f"{link.format(folder.name)}:\n\n{headline_markdown(folder)}" for folder in folders]
+    return "\n".join(parts)
 
 
 def read_study(folder: Path) -> Study:
@@ -200,7 +212,13 @@ def gain_cell(area: pd.DataFrame, metric: str, method: str, detectable: bool = F
 
 
 def headline_markdown(folder: Path) -> str:
-    """The main numbers of a report, as Markdown: one row a bias level, every method of the headline."""
+    """The main numbers of a report, as Markdown: one row a bias level, every method of the headline.
+
+    Where nobody is known: the estimates of the audit.
+    """
+    if not (folder / "difference.csv").exists():
+        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("audited", "audited-gains")]
+        return unidentified_markdown(*tables, _read_json(folder / "about.json")["refusal"])
     difference = pd.read_csv(folder / "difference.csv")
     summary = pd.read_csv(folder / "summary.csv")
     kind = _read_json(folder / "about.json")["kind"]
@@ -513,6 +531,8 @@ def results_page(params: dict) -> str:
         "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
         ".8.\n\n" + markdown_table(*networks_table(studies)),
     ]
+    if found := unidentified("[{0}](../reports/{0}/index.html)"):
+        sections.append(f"## {NOBODY}\n\n{found}")
     if (REPORTS / "verdicts.csv").exists():
         sections.append("## Verdicts before and after the rules changed\n\n" + moved_verdicts())
     head, rows = before_and_after_table(studies)
@@ -638,6 +658,11 @@ def studies_page() -> Path:
                 "Studies run again, together": _with_status(studies, "rerun"),
             }.items()
             if members
+        ]
+        + [
+            (NOBODY, pages.markdown(found))
+            for found in [unidentified("[{0}]({0}/index.html)")]
+            if found
         ],
         numbers=pages.markdown(markdown_table([head[0], *head[7:]], numbers)),
         designs=pages.markdown(markdown_table(head[:7], designs)),

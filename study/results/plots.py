@@ -69,6 +69,11 @@ FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
 
 AUDITED = {"minority": "Minority cells", "balanced": "Balanced images"}  # titles of panels
 
+UNIDENTIFIED = {
+    "minority": "Surprised images",
+    "balanced": "Balanced set",
+}  # the same of an audit alone
+
 # Titles of ablations; a key without an entry is shown as the words of its last part.
 SETTINGS = {
     "weights.tau": "width τ of CID's kernel",
@@ -667,10 +672,12 @@ def _forest(
     suffix: str = "",
     scale: float = 100.0,
     zero: bool = True,
+    titles: dict[str, str] | None = None,
 ) -> Drawn:
     """Draw intervals of methods below each other, one panel per metric.
 
-    ``label`` is that of the horizontal axis; ``nothing`` is the sentence where no method was run.
+    ``label`` is that of the horizontal axis; ``nothing`` is the sentence where no method was run; ``titles`` are
+    of the panels, where they are not those of the metrics.
     """
     methods = present(table, methods)
     if not methods:
@@ -693,9 +700,27 @@ def _forest(
             if first:
                 axis.axhline(first - 0.5, color=QUIET, lw=0.8, ls=":")
         list_rows(axis, [marked_title(method) for method in methods])
-        axis.set_title(METRICS[metric].title)
+        axis.set_title(titles[metric] if titles else METRICS[metric].title)
     figure.supxlabel(label, fontsize=9.5)
     return done(figure)
+
+
+def unidentified(gains: DataFrame, refusal: str) -> Drawn:
+    """Draw the gains over ERM that the audit estimates where nobody is known, the largest first.
+
+    ``gains`` is ``audited-gains`` of :func:`study.experiment.unidentified.audit_held_out`; where the audits
+    refuse to be trusted, nothing is drawn.
+    """
+    if refusal:
+        return Markdown("*The audit refuses, so no estimate is drawn.*")
+    rows = gains.rename(columns={"measure": "metric"})
+    balanced = rows[rows["metric"] == "balanced"].sort_values(
+        "mean", ascending=False, kind="stable"
+    )
+    label = "points over ERM, estimated without identities"
+    nothing = "Only ERM was run, so there is nothing to compare it with."
+    methods = balanced["method"].tolist()
+    return _forest(rows, list(UNIDENTIFIED), methods, label, nothing, titles=UNIDENTIFIED)
 
 
 # ---------------------------------------------------------------------------- variations of a study
