@@ -459,8 +459,8 @@ def _check_images(data, params: Mapping) -> str:
     if problem := _too_many_neighbours(sets, params["neighbours"]):
         raise ValueError(f"params.yaml: {problem} of bias; take fewer than that, or auto")
     return (
-        f"No image says who it shows, so a share of the images is held out, and models are judged by the audit "
-        f"without identities. Will be left out: {OF_PEOPLE}."
+        f"No image says who it shows: {bias['unseen_share']:.0%} of the images are held out at random, and models "
+        f"are judged by the audit without identities. Will be left out: {OF_PEOPLE}."
     )
 
 

@@ -169,7 +169,7 @@ def power(
         If there is no such pilot.
     """
     if not tested:
-        return "No image says who it shows, so nothing is known of power before the audit."
+        return "not known before the audit, which says what it would find, as no image says who it shows."
     people, _ = tested["seen"]
     pilots = {}
     for file in sorted(reports.glob("[!.]*/power.csv")):
