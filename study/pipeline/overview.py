@@ -86,8 +86,8 @@ How to read it:
 class Study:
     """A committed report, as far as the overview needs it.
 
-    ``area`` and ``power`` are its tables of those names on seen people, by metric and method, and
-    ``claims`` its verdicts. All three are by the rules of now (:func:`tables_of`).
+    ``gains`` is its table ``area``, by test set, metric and method, ``power`` that of seen people, by metric and
+    method, and ``claims`` its verdicts. All three are by the rules of now (:func:`tables_of`).
     """
 
     name: str
@@ -96,10 +96,28 @@ class Study:
     levels: list[float]
     model: str
     protocol: dict
-    area: pd.DataFrame
+    gains: pd.DataFrame
     power: pd.DataFrame
     claims: list[dict]
     sets: dict  # of study.results.sizes; empty in reports from before these were counted
+
+    @property
+    def area(self) -> pd.DataFrame:
+        """The gains on held-out images of seen people, by metric and method."""
+        return self.gains.xs("seen")
+
+    def gain(self, metric: str, method: str, test: str = "seen") -> str:
+        """A method's gain over its reference with its interval; empty for ERM and for what was not run."""
+        row = self.gains.reindex([(test, metric, method)]).iloc[0]
+        return points(*row[DIFFERENCE]) if math.isfinite(row["mean_difference"]) else ""
+
+    def judged(self, metric: str, method: str, test: str = "seen") -> dict | None:
+        """The verdict on a primary endpoint; None where there is none."""
+        for entry in self.claims:
+            key = (entry["metric"], entry["method"], entry["test"])
+            if entry["primary"] and key == (metric, method, test):
+                return entry
+        return None
 
     @property
     def reference(self) -> str:
@@ -165,7 +183,7 @@ def read_study(folder: Path) -> Study:
         levels=about["levels"],
         model=about["model"],
         protocol=_read_json(folder / FILE)["protocol"],
-        area=seen_people(tables["area"]),
+        gains=tables["area"].set_index(["test", "metric", "method"]),
         power=seen_people(tables["power"]),
         claims=entries,
         sets=about.get("sets", {}),
@@ -194,18 +212,19 @@ def seen_people(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["test"] == "seen"].set_index(["metric", "method"])
 
 
-def gain_cell(area: pd.DataFrame, metric: str, method: str, detectable: bool = False) -> str:
-    """A method's gain over its reference as text; a dash for ERM and for a method that was not run.
+def gain_cell(study: Study, metric: str, method: str, detectable: bool = False) -> str:
+    """:meth:`Study.gain` in a table, a dash where there is none.
 
     With ``detectable``, the smallest gain that would have been found follows in brackets.
     """
-    row = area.reindex([(metric, method)]).iloc[0]
-    if not math.isfinite(row["mean_difference"]):
+    text = study.gain(metric, method)
+    if not text:
         return "–"
-    text = points(*row[DIFFERENCE])
-    if detectable:
-        text += f" ({100 * row['detectable']:.1f})"
-    return text
+    return (
+        f"{text} ({100 * study.area.loc[(metric, method), 'detectable']:.1f})"
+        if detectable
+        else text
+    )
 
 
 # ---------------------------------------------------------------------------- tables
@@ -291,7 +310,7 @@ def studies_table(studies: Iterable[Study]) -> Printed:
         for metric in PRIMARY:
             detectable = study.power["detectable"].get((metric, "surprise"), math.nan)
             row.append(f"{100 * detectable:.2f}" if math.isfinite(detectable) else "–")
-            row += [gain_cell(study.area, metric, method) for method in HEADLINE]
+            row += [gain_cell(study, metric, method) for method in HEADLINE]
         rows.append(row)
     return head, rows
 
@@ -313,7 +332,7 @@ def linear_heads_table() -> Printed:
     """
     costs = pd.read_csv(COSTS).set_index(["study", "method"])
     names = costs.index.unique("study")
-    areas = {name: seen_people(tables_of(REPORTS / name)[1]["area"]) for name in names}
+    studies = [read_study(REPORTS / name) for name in names]
     head = ["method", "labels behind weights or groups"]
     for name in names:
         head += [f"{name}: {METRICS[metric].title.lower()} − ERM" for metric in PRIMARY]
@@ -321,10 +340,10 @@ def linear_heads_table() -> Printed:
     rows = []
     for method in METHODS:
         row = [method_title(method), labels_used(method)]
-        for name in names:
-            row += [gain_cell(areas[name], metric, method) for metric in PRIMARY]
-            if (name, method) in costs.index:
-                cost = costs.loc[(name, method)]
+        for study in studies:
+            row += [gain_cell(study, metric, method) for metric in PRIMARY]
+            if (study.name, method) in costs.index:
+                cost = costs.loc[(study.name, method)]
                 row.append(f"{cost['weights, s'] + cost['head, s']:.2f}")
             else:
                 row.append("–")
@@ -364,7 +383,7 @@ def networks_table(studies: Iterable[Study]) -> Printed:
     rows = []
     for method in METHODS:
         cells = [
-            gain_cell(study.area, metric, method, detectable=True)
+            gain_cell(study, metric, method, detectable=True)
             for study in trained
             for metric in PRIMARY
         ]
