@@ -259,7 +259,7 @@ def _top(sentences: Iterable[str], data: dataset.Labels, task: str) -> list[str]
         "",
         "protocol:",
         "  status: exploratory  # confirmatory: fixed before the first run, on data nobody has looked at",
-        "  note: a first look, with the design that `python -m study new` chose by counting images",
+        "  note: a first look, with a design that was chosen by counting images",
         "",
     ]
 

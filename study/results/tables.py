@@ -326,39 +326,39 @@ def audited_table(proxies: pd.DataFrame) -> Printed:
     return head, rows
 
 
-def unidentified_table(audited: pd.DataFrame, gains: pd.DataFrame) -> Printed:
+def unidentified_table(audited: pd.DataFrame, gains: pd.DataFrame, short: bool = False) -> Printed:
     """What the audit estimates where nobody is known, one row a method, the best on a balanced set first.
 
-    Both are of :func:`study.experiment.unidentified.audit_held_out`.
+    Both are of :func:`study.experiment.unidentified.audit_held_out`. ``short`` leaves out what the balanced set
+    is joined from.
     """
-    head = [
-        "method",
-        "surprised images",
-        "the others",
-        "balanced",
-        "balanced − ERM",
-        "would be found",
-    ]
-    rows = []
+    columns = {"balanced": "balanced"}
+    if not short:
+        columns = {"minority": "surprised images", "majority": "the others"} | columns
     found = audited.set_index(["measure", "method"])
     gained = gains[gains["measure"] == "balanced"].set_index("method")
+    head = ["method", *columns.values(), "balanced − ERM"]
+    if not short:
+        head.append("would be found")
+    rows = []
     for method in found.loc["balanced"].sort_values("mean", ascending=False, kind="stable").index:
-        row = [method_title(method)]
-        row += [_share(found.loc[name, method]) for name in ("minority", "majority", "balanced")]
+        row = [method_title(method), *(_share(found.loc[name, method]) for name in columns)]
         if method in gained.index:
             gain = gained.loc[method]
             row += [points(*gain[["mean", "low", "high"]]), f"{100 * gain['smallest']:.2f}"]
         else:
             row += [NONE, NONE]
-        rows.append(row)
+        rows.append(row[: len(head)])
     return head, rows
 
 
-def unidentified_markdown(audited: pd.DataFrame, gains: pd.DataFrame, refusal: str) -> str:
+def unidentified_markdown(
+    audited: pd.DataFrame, gains: pd.DataFrame, refusal: str, short: bool = False
+) -> str:
     """The same as Markdown; where the audit says that it must not be trusted, why, and no number."""
     if refusal:
         return f"**Refused.** No estimate is given: {refusal}.\n"
-    return markdown_table(*unidentified_table(audited, gains))
+    return markdown_table(*unidentified_table(audited, gains, short))
 
 
 def splits_table(splits: pd.DataFrame) -> Printed:
