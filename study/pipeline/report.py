@@ -139,7 +139,7 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         card=card,
         made=made,
         warnings=warnings,
-        status=status_text(params["protocol"], made),
+        status=pages.in_line(status_text(params["protocol"], made)),
         before=before_and_after(params["study"], made["protocol"]),
         power=_power(params["protocol"]),
         parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),

@@ -65,6 +65,7 @@ from study.results.titles import (
 __all__ = ["FIGURES", "STRONG", "show", "show_folded", "style"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
+MANY_ATTRIBUTES = 10  # more have a correlation without its number
 FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
 
 AUDITED = {"minority": "Minority cells", "balanced": "Balanced images"}  # titles of panels
@@ -306,7 +307,8 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     """
     import seaborn as sns  # late: it takes a second to import, and only this figure needs it
 
-    size = max(3.2, 0.75 * len(attributes) + 1.4)
+    many = len(attributes) > MANY_ATTRIBUTES  # as small as their names can be read, without numbers
+    size = max(3.2, (0.28 if many else 0.75) * len(attributes) + 1.4)
     figure, axis = plt.subplots(figsize=(size + 1, size * 0.8))
     table = frame[attributes].corr()
     known = frame[frame["identity"].notna()]
@@ -318,15 +320,19 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
         vmax=1,
         cmap="vlag",
         square=True,
-        annot=len(attributes) <= 10,
-        fmt=".2f",
+        annot=None if many else table.map(lambda value: f"{value:z.2f}".replace("-", "−")),
+        fmt="",
         annot_kws={"fontsize": 8},
-        linewidths=1,
+        linewidths=0.5 if many else 1,
+        xticklabels=True,
+        yticklabels=True,
         cbar_kws={"shrink": 0.7, "label": "correlation"},
         ax=axis,
     )
-    axis.tick_params(axis="x", length=0, rotation=35)
+    axis.tick_params(axis="x", length=0, rotation=60 if many else 35)
     axis.tick_params(axis="y", length=0, rotation=0)
+    if many:
+        axis.tick_params(labelsize=9)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     return done(figure)
 
