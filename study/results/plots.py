@@ -755,7 +755,14 @@ def ablations(
     written below the values where they are known.
     """
     baselines = baselines or {}
-    figure, axes = panels(len(tables), 4, 2.8, 2.4, sharey="row")
+    # Many methods, as where labels are wrong, take wider and higher panels, and fewer in a row.
+    marks = max(
+        table["value"].nunique() * len(present(table, without_erm(methods)))
+        for table in tables.values()
+    )
+    width = max(2.8, 0.06 * marks)
+    height = 2.4 if width == 2.8 else 3.2
+    figure, axes = panels(len(tables), max(1, int(11.2 / width)), width, height, sharey="row")
     for axis, (setting, table) in zip(axes.flat, tables.items(), strict=False):
         _draw_values(axis, table, metric, methods, small=True, baseline=baselines.get(setting))
         axis.set_title(setting_title(setting), fontsize=9)
@@ -784,8 +791,9 @@ def _draw_values(
     zero_line(axis, upright=False)
     places = np.arange(len(values))
     size = 3.5 if small else 4.5
-    methods = without_erm(methods)
-    draw_side_by_side(axis, places, 0.13, rows, values, methods, upright=True, size=size)
+    methods = present(table, without_erm(methods))
+    step = min(0.13, 0.8 / max(len(methods) - 1, 1))  # so that all stay near their value
+    draw_side_by_side(axis, places, step, rows, values, methods, upright=True, size=size)
     names = [value_name(value) for value in values]
     axis.set_xlim(-0.5, len(values) - 0.5)
     axis.grid(axis="y", alpha=0.25)
