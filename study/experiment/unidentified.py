@@ -54,8 +54,8 @@ def audit_held_out(
         audit, and the test ``images`` that it rests on, each in the mean over splits. Splits share their images,
         so the interval is that of one audit. ``audited-gains``: the same of the difference
         to ERM, and ``smallest``, the true difference that one audit would find with probability .8.
-        ``splits``, one row a split: numbers of images, the signs that trust rests on, and the ``refusal``,
-        empty where there is none.
+        ``splits``, one row a split: numbers of images, the signs that trust rests on, whether the audit
+        is ``trusted``, and if not, why: ``refusal``.
     """
     labels = whole(labels)
     methods = [BASELINE, *(method for method in methods if method != BASELINE)]
@@ -129,6 +129,7 @@ def _tables(kept: dict[str, np.ndarray], seed: int, images: int) -> dict[str, pd
         "seed": seed,
         "images": images,
         **dict(zip(kept["signs_of"].tolist(), kept["signs"].tolist(), strict=True)),
+        "trusted": not str(kept["refusal"]),
         "refusal": str(kept["refusal"]),
     }
     return {
@@ -140,8 +141,7 @@ def _tables(kept: dict[str, np.ndarray], seed: int, images: int) -> dict[str, pd
 
 def refusal(splits: pd.DataFrame) -> str:
     """Why the audits of a study must not be trusted, by most of its splits; "" where they may be."""
-    refused = splits["refusal"].fillna("")
-    refused = refused[refused != ""]
+    refused = splits.loc[~splits["trusted"], "refusal"]
     if len(refused) < ENOUGH * len(splits):
         return ""
     return refused.mode().iloc[0]

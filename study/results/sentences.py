@@ -299,7 +299,7 @@ def unidentified_sentence(gains: pd.DataFrame, splits: pd.DataFrame, refusal: st
 
     The tables are of :func:`study.experiment.unidentified.audit_held_out`.
     """
-    refused = int((splits["refusal"].fillna("") != "").sum())
+    refused = int((~splits["trusted"]).sum())
     on = f"{len(splits)} random splits of the images"
     if refusal:
         return (

@@ -369,7 +369,7 @@ def splits_table(splits: pd.DataFrame) -> Printed:
     head = ["split", "held-out images", "surprised", "gain, nats", "agreement, direction kept",
             "agreement, fewer neighbours", "trusted"]  # fmt: skip
     rows = []
-    for _, row in splits.fillna({"refusal": ""}).iterrows():
+    for _, row in splits.iterrows():
         rows.append(
             [
                 f"{row['seed']:g}",
@@ -378,7 +378,7 @@ def splits_table(splits: pd.DataFrame) -> Printed:
                 _typeset(f"{row['gain']:+.3f} ± {row['gain_error']:.3f}"),
                 _two_digits(row["agreement_direction"]),
                 _two_digits(row["agreement_neighbours"]),
-                "no" if row["refusal"] else "yes",
+                "yes" if row["trusted"] else "no",
             ]
         )
     return head, rows
