@@ -34,7 +34,7 @@ study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pi
 study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
 study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
-study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.mislabelled
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.unidentified study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.mislabelled
 study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.base
 study.experiment.design study.experiment.levels
 study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster

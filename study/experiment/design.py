@@ -7,7 +7,8 @@ each person and class are used: a curve over the level is a paired comparison.
 
 A *cell* is a person and a class. Identities are used here and in the evaluation only, never by a method
 without identity labels. An image of which nobody knows who it shows is no test image; under ``natural`` it
-trains.
+trains. Where nobody is known at all, images are held out by chance (:func:`draw_images`), and a study is
+judged by the audit without identities (:mod:`study.experiment.unidentified`).
 """
 
 import math
@@ -27,10 +28,13 @@ from study.experiment.levels import (
 )
 
 UNKNOWN = -1  # the number of an image's person where nobody knows who it shows
+HELD_OUT = "held-out"  # the part of a set that tests where nobody is known
 WITHOUT_IDENTITIES = (
-    "a study tests models person by person, so name the people of at least some images, or, without any, "
-    "weigh images by `python -m cid weigh` and judge models by `python -m cid audit`"
+    "a study tests models person by person, so name the people of more images, or import them without the "
+    "column 'identity': the study is then judged by the audit without identities"
 )
+# What compares people, and is left out where nobody is known.
+OF_PEOPLE = "breadth, ablation and proxies, and every metric of people"
 FEW = 20  # below this many usable people, suggest settings that would include more
 LEAST = 2  # people that a training set must have
 
@@ -252,7 +256,8 @@ def draw_sets(
         training images share its person and class, 0 in the test sets and where the person is not known;
         and ``minority``: 1 if the image is of the class that is rare for its person in training, else 0,
         and NaN where no class is rare: in the long tail, for unseen or unknown people, and, under
-        ``natural``, for people with the same number of images of each class.
+        ``natural``, for people with the same number of images of each class. Where nobody is known:
+        :func:`draw_images`.
 
     Raises
     ------
@@ -261,10 +266,10 @@ def draw_sets(
     DoesNotFit
         If too few people are usable, with numbers that would work, or the cause where there are none.
     """
-    identities = _numbered(identities)
-    if not (identities > UNKNOWN).any():
-        raise ValueError(f"no image says who it shows; {WITHOUT_IDENTITIES}")
     labels = np.asarray(labels)
+    if not is_known(identities).any():
+        return draw_images(labels, seeds=seeds, kind=kind, share=unseen_share)
+    identities = _numbered(identities)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
     built_levels(wanted, images_per_identity, kind)
@@ -315,6 +320,53 @@ def draw_sets(
     return pd.DataFrame({name: np.concatenate([one[name] for one in sets]) for name in sets[0]})
 
 
+def draw_images(labels, *, seeds: int, kind: str, share: float) -> pd.DataFrame:
+    """Split images of which nobody knows whom they show: a share is held out, all others train.
+
+    Held-out images are drawn at random, so that they are as biased as those that train. Nobody knows whether
+    their people have other images in training, so that they are called neither seen nor unseen.
+
+    Parameters
+    ----------
+    labels, seeds, kind
+        As in :func:`draw_sets`.
+    share : float in [0, 1)
+        Of the labelled images, at least one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from :func:`draw_sets`, at level 0, of the parts ``train`` and :data:`HELD_OUT`; ``cell_size`` is 0
+        and ``minority`` NaN.
+
+    Raises
+    ------
+    ValueError
+        Under another kind than ``natural``, as a bias is built from people, or if a training set would lack a
+        class.
+    """
+    if kind != "natural":
+        raise ValueError(
+            f"no image says who it shows, and bias.kind is {kind}, which builds a bias from people; write "
+            "kind: natural and levels: [0.0], or name the people"
+        )
+    labels = np.asarray(labels, dtype=float)
+    rows = np.flatnonzero(np.isfinite(labels))
+    tested = min(max(1, round(share * len(rows))), len(rows) - 1)
+    sets = []
+    for seed in range(seeds):
+        held_out = np.random.default_rng(seed).choice(rows, tested, replace=False)
+        train = np.setdiff1d(rows, held_out)
+        if len(np.unique(labels[train])) < 2:
+            raise DoesNotFit(
+                "a training set would hold one class; label more images, or lower bias.unseen_share"
+            )
+        part = np.repeat(["train", HELD_OUT], [len(train), tested])
+        row = np.concatenate([train, np.sort(held_out)])
+        sets.append(pd.DataFrame({"level": 0.0, "seed": seed, "part": part, "row": row}))
+    return pd.concat(sets, ignore_index=True).assign(cell_size=0, minority=np.nan)
+
+
 def _too_few(plan: "_Plan", unseen_share: float) -> str:
     """Why a plan has too few people in training, if that is because others are kept out; else ""."""
     people = len(plan.people)
@@ -357,6 +409,8 @@ def check_draws(data, params: Mapping) -> list[str]:
     bias = params["bias"]
     neighbours = params["neighbours"]
     identities = data.identities()
+    if not is_known(identities).any():
+        return [_check_images(data, params)]
     for name, level in (("bias", bias["levels"][0]), ("proxies", params["level"])):
         try:
             labels = data.labels(params["task"])
@@ -390,6 +444,24 @@ def check_draws(data, params: Mapping) -> list[str]:
         neighbours,
     )
     return notes + [f"Will be left out: {line}" for line in left_out + values_left_out]
+
+
+def _check_images(data, params: Mapping) -> str:
+    """Draw the sets of data of which nobody is known; return a note on what the study leaves out."""
+    bias = params["bias"]
+    try:
+        labels = data.labels(params["task"])
+        sets = draw_images(
+            labels, seeds=params["seeds"], kind=bias["kind"], share=bias["unseen_share"]
+        )
+    except ValueError as error:
+        raise ValueError(f"params.yaml: bias: {error}") from None
+    if problem := _too_many_neighbours(sets, params["neighbours"]):
+        raise ValueError(f"params.yaml: {problem} of bias; take fewer than that, or auto")
+    return (
+        f"No image says who it shows: {bias['unseen_share']:.0%} of the images are held out at random, and models "
+        f"are judged by the audit without identities. Will be left out: {OF_PEOPLE}."
+    )
 
 
 def fitting_breadth(

@@ -97,7 +97,7 @@ def train_model(
 
 def _sentence_of_heads(heads: Heads, features: int) -> str:
     return (
-        f"{len(heads.weight)} linear heads on {features:,} features converged (largest gradient left: "
+        f"{len(heads.weight):,} linear heads on {features:,} features converged (largest gradient left: "
         f"{heads.gradient.max():.0e} of the initial one)."
     )
 
@@ -129,7 +129,7 @@ def _sentence_of_networks(info: pd.DataFrame, title: str, options: NetworkOption
     low = f"{right.min():.1%} ({get_method(right.idxmin()).title})"
     high = f"{right.max():.1%} ({get_method(right.idxmax()).title})"
     sentence = (
-        f"{len(info)} networks ({title}), trained from {start}; at the end they had {low} to {high} "
+        f"{len(info):,} networks ({title}), trained from {start}; at the end they had {low} to {high} "
         "of their training images right, in the mean of a method."
     )
     if is_open(options):

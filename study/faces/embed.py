@@ -533,7 +533,8 @@ def write_embeddings(
 ) -> dict:
     """Write the results of :func:`embed_faces` into the folder ``out``, and return the summary.
 
-    True identities are used here to measure the proxy; they change nothing else. Files:
+    True identities are used here to measure the proxy; they change nothing else. Where nobody is known, it is
+    not measured. Files:
 
     - ``proxy.npy``, ``trunk.npy`` and ``detection.npz``; ``crops.npy`` and ``activations.npy`` if there
       are any;
@@ -562,8 +563,7 @@ def write_embeddings(
     store.keep(out / "detection.npz", vars(detection))
 
     people = data.identities()
-    known = people >= 0  # not of everybody
-    same, different = pair_similarities(result.embedding[known], people[known])
+    known = people >= 0  # not of everybody, and perhaps of nobody
     summary = {
         "network": settings["network"],
         "trunk": settings["trunk"],
@@ -575,8 +575,13 @@ def write_embeddings(
     files = _sources_of_files(settings)
     if files:
         summary["files"] = files
-    summary["verification_auc"] = round(verification_auc(same, different), 5)
-    summary["right_pairs"] = round(right_pairs(same, different), 5)
+    foreign = 0
+    if known.any():
+        same, different = pair_similarities(result.embedding[known], people[known])
+        foreign = int(different.sum())
+        summary["verification_auc"] = round(verification_auc(same, different), 5)
+        summary["right_pairs"] = round(right_pairs(same, different), 5)
+        _write_tables(out, same, different)
     summary["detected"] = round(float(detection.found.mean()), 5)
     summary["several"] = int((detection.faces > 1).sum())
     copies = near_copies(result.embedding)
@@ -584,20 +589,23 @@ def write_embeddings(
     others = others[known[others["row"]] & known[others["copy"]]]  # said to be different people
     if len(copies):
         print(_about_copies(copies, len(others), len(data)))
-    warnings = _warnings(summary, settings, foreign=int(different.sum()))
+    warnings = _warnings(summary, settings, foreign)
     if len(copies) > COPIES * len(data) or len(others):
         warnings.append(_about_copies(copies, len(others), len(data)))
     if warnings:
         summary["warning"] = " ".join(warnings)
         print(f"warning: {summary['warning']}", file=sys.stderr)
     store.write_text(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
 
+
+def _write_tables(out: Path, same: np.ndarray, different: np.ndarray) -> None:
+    """Write what the pairs of people who are known say of the proxy."""
     for name, table in (
         ("similarity", similarity_densities(same, different)),
         ("roc", roc_curve(same, different)),
     ):
         store.write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5g"))
-    return summary
 
 
 def _warnings(summary: dict, settings: dict, foreign: int) -> list[str]:
@@ -617,7 +625,7 @@ def _warnings(summary: dict, settings: dict, foreign: int) -> list[str]:
             f"Only {summary['detected']:.1%} of the faces were found, where {USUAL:.0%} and more are "
             f"usual; {others}. Look whether photographs are turned, tiny or without a face."
         )
-    if summary["right_pairs"] < RIGHT and foreign * FALSE_MATCHES >= 1:
+    if foreign * FALSE_MATCHES >= 1 and summary["right_pairs"] < RIGHT:
         warnings.append(
             f"The proxy {summary['network']} hardly tells these people apart: at a false match rate of "
             f"{FALSE_MATCHES:g} it matches {summary['right_pairs']:.1%} of the pairs of one person (verification "

@@ -120,7 +120,7 @@ def _states(part: str | Mapping) -> list:
 def count_tested(study: Mapping) -> dict[str, tuple[int, int]]:
     """How many people a study would test, seen in training and unseen, and in how many pairs with a seed.
 
-    By test. The sets of the data set in ``data/`` are drawn as the study draws them: ``ValueError`` if it
+    By test; nothing where nobody is known. The sets of the data set in ``data/`` are drawn as the study draws them: ``ValueError`` if it
     could not, or if another of its stages could not. All levels share their test images, so one is enough.
     """
     faces = dataset.read_faces("data", check_images=False, name=study["data"])
@@ -133,7 +133,7 @@ def count_tested(study: Mapping) -> dict[str, tuple[int, int]]:
         only=study["bias"]["levels"][:1],
         **study["bias"],
     )
-    tested = sets[sets["part"] != "train"]
+    tested = sets[sets["part"].isin(["seen", "unseen"])]
     tested = tested.assign(person=identities[tested["row"]])
     pairs = tested[["part", "seed", "person"]].drop_duplicates()
     return {part: (own["person"].nunique(), len(own)) for part, own in pairs.groupby("part")}
@@ -168,6 +168,8 @@ def power(
     ValueError
         If there is no such pilot.
     """
+    if not tested:
+        return "not known before the audit, which says what it would find, as no image says who it shows."
     people, _ = tested["seen"]
     pilots = {}
     for file in sorted(reports.glob("[!.]*/power.csv")):

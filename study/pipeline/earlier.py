@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ class Row(NamedTuple):
     commit: str  # that holds the page
 
 
+EVALUATED_BY = "class, identity"  # the labels behind every number of people
 NUMBERS = ("estimate", "low", "high", "p", "p_holm", "detectable")
 
 
@@ -123,57 +124,82 @@ def of_report(
             continue
         labels = entry["labels_used"]
         rows.append(
-            Row(
-                study=study,
-                claim=entry["claim"],
-                population=entry["test"],
-                endpoint=entry["metric"],
+            _row(
+                study,
+                entry,
+                commit,
                 method=entry["method"],
                 reference=entry.get("reference", "erm"),
-                estimate=_number(entry["effect"]),
-                low=_number(entry["low"]),
-                high=_number(entry["high"]),
-                p=_number(entry["p"]),
-                p_holm=_number(entry["p_holm"]),
-                detectable=_number(entry["detectable"]),
+                labels=(", ".join(labels["training"]), ", ".join(labels["evaluation"])),
+                claim=entry["claim"],
+                estimate="effect",
                 verdict=entry["verdict"],
-                labels=f"training: {', '.join(labels['training'])}; "
-                f"evaluation: {', '.join(labels['evaluation'])}",
-                commit=commit,
             )
         )
     return rows
+
+
+def _row(
+    study: str,
+    found: Mapping,
+    commit: str,
+    *,
+    method: str,
+    reference: str,
+    labels: tuple[str, str],
+    claim: str = "",
+    estimate: str = "mean",
+    suffix: str = "",
+    verdict: str = "",
+) -> Row:
+    """One row, of a record of a table or of an entry of claims.json.
+
+    ``estimate`` is the key of its number, ``suffix`` that of the number and its interval; ``labels`` are those
+    of training and of evaluation.
+    """
+    training, evaluation = labels
+    return Row(
+        study=study,
+        claim=claim,
+        population=found["test"],
+        endpoint=found["metric"],
+        method=method,
+        reference=reference,
+        estimate=_number(found[f"{estimate}{suffix}"]),
+        low=_number(found[f"low{suffix}"]),
+        high=_number(found[f"high{suffix}"]),
+        p=_number(found["p"]),
+        p_holm=_number(found["p_holm"]),
+        detectable=_number(found["detectable"]),
+        verdict=verdict,
+        labels=f"training: {training}; evaluation: {evaluation}",
+        commit=commit,
+    )
 
 
 def _beside(study: str, area: pd.DataFrame, commit: str) -> list[Row]:
     """ERM's own accuracy, and the oracles' gain, on every endpoint of the table of gains that it has."""
     rows = []
     for found in area.to_dict("records"):
-        of_erm = found["method"] == "erm"
+        method = found["method"]
+        of_erm = method == "erm"
         suffix = "" if of_erm else "_difference"
-        if found["method"] not in BESIDE or found["metric"] not in KEPT:
+        if method not in BESIDE or found["metric"] not in KEPT:
             continue
-        if not math.isfinite(found[f"mean{suffix}"]):
-            continue
-        rows.append(
-            Row(
-                study=study,
-                claim="",
-                population=found["test"],
-                endpoint=found["metric"],
-                method=found["method"],
-                reference="" if of_erm else "erm",
-                estimate=found[f"mean{suffix}"],
-                low=found[f"low{suffix}"],
-                high=found[f"high{suffix}"],
-                p=found["p"],
-                p_holm=found["p_holm"],
-                detectable=found["detectable"],
-                verdict="",
-                labels=f"training: {labels_used(found['method'])}; evaluation: class, identity",
-                commit=commit,
+        if math.isfinite(found[f"mean{suffix}"]):
+            reference = "" if of_erm else "erm"
+            labels = (labels_used(method), EVALUATED_BY)
+            rows.append(
+                _row(
+                    study,
+                    found,
+                    commit,
+                    method=method,
+                    reference=reference,
+                    labels=labels,
+                    suffix=suffix,
+                )
             )
-        )
     return rows
 
 
@@ -183,27 +209,11 @@ def _leads(study: str, lead: pd.DataFrame, commit: str) -> list[Row]:
     for found in lead.to_dict("records"):
         other = found["method"]
         known = math.isfinite(found["mean"]) and found["metric"] in KEPT
-        if other not in ("cid", "oracle") or not known:
-            continue
-        rows.append(
-            Row(
-                study=study,
-                claim="",
-                population=found["test"],
-                endpoint=found["metric"],
-                method="surprise",
-                reference=other,
-                estimate=found["mean"],
-                low=found["low"],
-                high=found["high"],
-                p=found["p"],
-                p_holm=found["p_holm"],
-                detectable=found["detectable"],
-                verdict="",
-                labels=f"training: {labels_used(other)}; evaluation: class, identity",
-                commit=commit,
+        if other in ("cid", "oracle") and known:
+            labels = (labels_used(other), EVALUATED_BY)
+            rows.append(
+                _row(study, found, commit, method="surprise", reference=other, labels=labels)
             )
-        )
     return rows
 
 

@@ -27,6 +27,11 @@ README, FINDINGS = Path("README.md"), Path("docs/findings.md")
 DETECTORS = Path("docs/detectors.csv")
 NEEDED = {README: ("headline",), FINDINGS: ()}  # documents, and the blocks that each must mark
 JUDGED = ("surprise", "cid")  # whose verdicts are listed
+ENDPOINTS = {  # what is said of a study, by metric and test set
+    "accuracy": ("accuracy", "seen"),
+    "minority cells": (PRIMARY[1], "seen"),
+    "unseen people": ("accuracy", "unseen"),
+}
 SHORT = {"cid": "CID", "surprise": "label surprise", "oracle": "the oracle"}
 WRONG = "labels.wrong"  # the ablation of wrong training labels at random
 UNDER_WRONG_LABELS = (
@@ -39,6 +44,11 @@ SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
 
 def documents(params: dict) -> dict[Path, str]:
     """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs."""
+    if not (REPORTS / params["study"] / "difference.csv").exists():
+        raise ValueError(
+            f"{REPORTS / params['study']} holds no gains over people, and the README begins with those; run "
+            "`dvc repro` with a study of people in params.yaml"
+        )
     known = blocks(params)
     texts = {}
     for path, needed in NEEDED.items():
@@ -105,15 +115,6 @@ def _table(study: str, name: str) -> pd.DataFrame:
 
 def _about(study: str) -> dict:
     return json.loads((REPORTS / study / "about.json").read_text(encoding="utf-8"))
-
-
-def _gain(area: pd.DataFrame, method: str, metric: str, test: str = "seen") -> str:
-    """A method's gain with its interval; empty where it has none."""
-    at = (area["method"] == method) & (area["metric"] == metric) & (area["test"] == test)
-    rows = area.loc[at, overview.DIFFERENCE]
-    if rows.empty or not math.isfinite(rows.iloc[0, 0]):
-        return ""
-    return points(*rows.iloc[0])
 
 
 def _change(low: float, high: float) -> str:
@@ -250,11 +251,10 @@ def _grouped(
     """The studies and their gains by the verdict on a primary endpoint of seen people."""
     found: dict[str, list[tuple[Study, str]]] = {}
     for study in studies:
-        for entry in study.claims:
-            judged = entry["primary"] and entry["test"] == "seen" and entry["effect"] is not None
-            if judged and (entry["method"], entry["metric"]) == (method, metric):
-                gain = points(*(entry[key] for key in ("effect", "low", "high")))
-                found.setdefault(entry["verdict"], []).append((study, gain))
+        entry = study.judged(metric, method)
+        if entry and entry["effect"] is not None:
+            gain = points(*(entry[key] for key in ("effect", "low", "high")))
+            found.setdefault(entry["verdict"], []).append((study, gain))
     return dict(sorted(found.items(), key=lambda item: (item[0] not in GAINS, -len(item[1]))))
 
 
@@ -274,7 +274,6 @@ def study_by_study(studies: Iterable[Study]) -> str:
 
 def _study_sentence(study: Study) -> str:
     """Who was trained and tested, how good plain training is, and what was gained, with verdicts."""
-    area = overview.tables_of(REPORTS / study.name)[1]["area"]
     about = _about(study.name)
     proxy = about["proxy"]
     erm = 100 * study.area.loc[("accuracy", "erm"), "mean"]
@@ -282,16 +281,11 @@ def _study_sentence(study: Study) -> str:
     right = f"; right pairs {100 * proxy['right_pairs']:.0f} %" if "right_pairs" in proxy else ""
     gains = []
     for method in ("surprise", "cid", "oracle"):
-        found = {
-            "accuracy": _gain(area, method, "accuracy"),
-            "minority cells": _gain(area, method, PRIMARY[1]),
-            "unseen people": _gain(area, method, "accuracy", "unseen"),
-        }
-        told = [
-            f"{where} {gain}{_verdict_in_words(study, method, where)}"
-            for where, gain in found.items()
-            if gain
-        ]
+        told = []
+        for where, (metric, test) in ENDPOINTS.items():
+            if gain := study.gain(metric, method, test):
+                entry = study.judged(metric, method, test)
+                told.append(f"{where} {gain}" + (f" (*{verdict_words(entry)}*)" if entry else ""))
         if told:
             gains.append(f"{SHORT[method]}: {', '.join(told)}")
     return (
@@ -339,17 +333,6 @@ def detectors() -> str:
 
 def _share(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
-
-
-def _verdict_in_words(study: Study, method: str, where: str) -> str:
-    """The verdict on an endpoint, as in `` (*supported*)``; empty where there is none."""
-    test = "unseen" if where == "unseen people" else "seen"
-    metric = PRIMARY[1] if where == "minority cells" else "accuracy"
-    for entry in study.claims:
-        key = (entry["method"], entry["test"], entry["metric"])
-        if entry["primary"] and key == (method, test, metric):
-            return f" (*{verdict_words(entry)}*)"
-    return ""
 
 
 def factors(own: Path) -> str:
@@ -463,13 +446,12 @@ def networks(studies: Iterable[Study]) -> str:
     for study in studies:
         if _of_heads(study):
             continue
-        area = _table(study.name, "area").query("test == 'seen'")
         parts = []
-        for method in dict.fromkeys(area["method"]):
-            accuracy = _gain(area, method, "accuracy")
+        for method in study.area.index.unique("method"):
+            accuracy = study.gain("accuracy", method)
             if method in ("erm", "balanced") or not accuracy:
                 continue
-            minority = _gain(area, method, PRIMARY[1])
+            minority = study.gain(PRIMARY[1], method)
             cells = f" (minority cells {minority})" if minority else ""
             parts.append(f"{method_title(method)} {accuracy}{cells}")
         kind = "photographs" if _of_photographs(study) else "rendered people"

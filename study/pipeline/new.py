@@ -32,6 +32,8 @@ from study.store import write_text
 
 ENOUGH = 40  # people for whom a smaller bias is not worth more people
 LEAST = 3  # people, of whom one is never seen in training
+HELD_OUT_SHARE = 0.2  # of the images, where nobody is known
+SPLITS = 5  # of such images: random, so that they share most of them
 COHORT = 100  # people of a cohort, where there are many more: a training set stays small
 SIZES = (20, 14, 8, 6)  # training images of a person; with fewer there is hardly a bias to build
 TESTS = (5, 2, 1)  # test images of each class of a person
@@ -111,11 +113,8 @@ def choose(identities, labels) -> tuple[Design, str]:
     Raises
     ------
     ValueError
-        If nobody is known, or fewer than :data:`LEAST` people could be tested.
+        If fewer than :data:`LEAST` people could be tested.
     """
-    known = is_known(identities)
-    if not known.any():
-        raise ValueError(f"no image of the data set says who it shows; {WITHOUT_IDENTITIES}")
     built = correlated(identities, labels)
     natural = as_found(identities, labels)
     if max(built.people, natural.people) < LEAST:
@@ -168,6 +167,8 @@ def compose(data: dataset.Labels, task: str) -> str:
     """The text of ``studies/NAME.yaml`` for a task, without the prediction of its power."""
     people = data.identities()
     labels = data.labels(task)
+    if not is_known(people).any():
+        return _compose_without_people(data, task)
     design, why = choose(people, labels)
     known = is_known(people)
     takes_part = labelled(labels)
@@ -179,9 +180,6 @@ def compose(data: dataset.Labels, task: str) -> str:
     smallest = int(takes_part.sum() / 2) if natural else int(seen * design.images_per_identity)
 
     head = [
-        f"A first study of {data.card['name']!r}: {task}. Written by `python -m study new` for the data at "
-        "hand; edit what you like. Keys that are not here are those of base-2.yaml, where comments explain "
-        "them.",
         f"The data: {takes_part.sum():,} images with this label, of {len(np.unique(people[known])):,} people"
         + (f", and {(~known).sum():,} of people whom nobody knows" if not known.all() else "")
         + f". {np.nanmean(labels):.0%} have label 1.",
@@ -196,12 +194,8 @@ def compose(data: dataset.Labels, task: str) -> str:
         head.append(
             "Images of unknown people take no part; under `kind: natural` they would train."
         )
-    lines = [_comment(*head), "", "base: base-2", f"data: {_quoted(data.card['name'])}", f"task: {_quoted(task)}", ""]  # fmt: skip
+    lines = _top(head, data, task)
     lines += [
-        "protocol:",
-        "  status: exploratory  # confirmatory: fixed before the first run, on data nobody has looked at",
-        "  note: a first look, with the design that `python -m study new` chose by counting images",
-        "",
         "bias:",
         f"  kind: {design.kind}",
         f"  levels: {list(design.levels)}{_levels_comment(design)}",
@@ -246,6 +240,58 @@ def compose(data: dataset.Labels, task: str) -> str:
         fewer = [number for number in (25, 50) if number < design.people * 0.9]
         if fewer:
             lines.append(f"  people: {{setting: bias.people, values: [{', '.join(map(str, fewer))}, null]}}")  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _top(sentences: Iterable[str], data: dataset.Labels, task: str) -> list[str]:
+    """The lines that every study begins with."""
+    first = (
+        f"A first study of {data.card['name']!r}: {task}. Written by `python -m study new` for the data at "
+        "hand; edit what you like. Keys that are not here are those of base-2.yaml, where comments explain "
+        "them."
+    )
+    return [
+        _comment(first, *sentences),
+        "",
+        "base: base-2",
+        f"data: {_quoted(data.card['name'])}",
+        f"task: {_quoted(task)}",
+        "",
+        "protocol:",
+        "  status: exploratory  # confirmatory: fixed before the first run, on data nobody has looked at",
+        "  note: a first look, with a design that was chosen by counting images",
+        "",
+    ]
+
+
+def _compose_without_people(data: dataset.Labels, task: str) -> str:
+    """As :func:`compose`, for data of which nobody is known."""
+    labels = data.labels(task)
+    images = int(labelled(labels).sum())
+    head = [
+        f"The data: {images:,} images with this label. {np.nanmean(labels):.0%} have label 1.",
+        "No image says who it shows, so only the data as they are can be studied, and nothing is said of people. "
+        f"{round(HELD_OUT_SHARE * images):,} images are held out at random, and models are judged on them by the "
+        "audit of `cid`, which needs no identities and says when it must not be trusted.",
+        "Methods that use identities, such as the oracle, are left out.",
+    ]
+    methods = ", ".join(_allowed(COMPARED, withheld=True))
+    varied = ", ".join(_allowed(VARIED, withheld=True))
+    lines = [
+        *_top(head, data, task),
+        "bias:",
+        "  kind: natural",
+        "  levels: [0.0]",
+        f"  unseen_share: {HELD_OUT_SHARE}  # of the images, held out",
+        f"seeds: {SPLITS}  # random splits into images that train and that are held out",
+        f"methods: [{methods}]",
+        "",
+        "# Variations compare people, and are left out here.",
+        f"breadth: {{tasks: [{_quoted(task)}], kinds: [natural], methods: [{varied}]}}",
+        f"proxies: {{level: 0.0, noise: [], zooms: [], controls: [], methods: [{varied}]}}",
+        f"ablation: {{level: 0.0, seeds: 2, methods: [{varied}]}}",
+        "ablations: {}",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,8 @@
     python -m study notebooks clean|check FILES    strip outputs, or say which files have some
 
 A stage's notebook receives the keys of params.yaml that dvc.yaml lists for it, each under its last name,
-below the cell tagged ``parameters``; there are no defaults. ``lab`` puts copies of the notebooks with these
+below the cell tagged ``parameters``; there are no defaults. A cell tagged ``people`` is left out where no image
+of the data says who it shows, and one tagged ``nobody`` everywhere else. ``lab`` puts copies of the notebooks with these
 parameters into ``build/lab/``, to be run by hand in JupyterLab with the same result.
 
 Executing the same notebook twice gives the same bytes: outputs are stored without times, random ids,
@@ -43,6 +44,9 @@ INJECTED = "injected-parameters"  # papermill's tag of the cell that holds the p
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ONE_LEVEL = ("proxies", "ablate")  # stages at one level of bias, which their own section names
 EVALUATED = Path("build/evaluate/about.json")  # what the sections begin with
+# Tags of cells that are for studies of people, and for data of which nobody knows whom they show.
+PEOPLE, NOBODY = "people", "nobody"
+KNOWN = Path("build/data/people.csv")  # a row for everybody who is known
 TIMES = Path("build/seconds.csv")  # how long the last run of every stage took, here
 # Errors that are raised with a sentence for whoever runs the study.
 SENTENCES = (
@@ -98,6 +102,19 @@ def _is_injected(cell: Mapping) -> bool:
 
 def _code_cells(nb: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def left_out() -> str:
+    """The tag of the cells that are not for these data: :data:`PEOPLE` where the stage ``data`` found nobody."""
+    nobody = KNOWN.exists() and len(KNOWN.read_text(encoding="utf-8").splitlines()) < 2
+    return PEOPLE if nobody else NOBODY
+
+
+def read_for_data(notebook: str | Path, tag: str) -> nbformat.NotebookNode:
+    """Read a notebook without the cells that have a tag; none may be left."""
+    nb = read_notebook(notebook)
+    nb.cells = [cell for cell in nb.cells if tag not in _tags(cell)]
+    return nb
 
 
 # ---- parameters --------------------------------------------------------------------------------
@@ -274,7 +291,7 @@ def run_notebook(
     notebook = Path(notebook)
     output = Path(output)
     failed = output.with_suffix(".failed.ipynb")
-    source = read_notebook(notebook)
+    source = read_for_data(notebook, left_out())
     clean(source)
     output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(output.parent, os.W_OK):  # refused now, and not after all is computed
@@ -394,7 +411,9 @@ def run_paper() -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     stood = stages.stamps("paper")
     inputs = stages.paper_inputs()
-    kept = {path: stages.kept_section(path, inputs) for path in stages.PAPER.glob("*.ipynb")}
+    tag = left_out()
+    shown = [path for path in stages.PAPER.glob("*.ipynb") if read_for_data(path, tag).cells]
+    kept = {path: stages.kept_section(path, inputs) for path in shown}
     sections = sorted(path for path in kept if not stages.put_section_back(kept[path], folder))
     if len(sections) < len(kept):
         print(
@@ -462,9 +481,13 @@ def lab() -> list[Path]:
     from papermill.parameterize import parameterize_notebook
 
     tree = params.read()
+    tag = left_out()
     written = []
     for path in [*sorted(stages.COMPUTE.glob("*.ipynb")), *sorted(stages.PAPER.glob("*.ipynb"))]:
         nb = load_notebook_node(str(path))
+        nb.cells = [cell for cell in nb.cells if tag not in _tags(cell)]
+        if not nb.cells:
+            continue
         parameters = stage_parameters(path.stem, tree) if path.parent == stages.COMPUTE else {}
         if parameters:
             nb = parameterize_notebook(nb, parameters)

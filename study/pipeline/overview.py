@@ -28,6 +28,7 @@ from study.results.tables import (
     kind_of_people,
     markdown_table,
     points,
+    unidentified_markdown,
     verdict_words,
 )
 from study.results.titles import labels_used, marked_title, method_title, reference_title
@@ -46,6 +47,7 @@ GROUPS = {  # of reports/index.html, by the state of the protocol
     protocols.RERUN: "Run again: confirmatory before, with other settings; exploratory as shown here",
     protocols.EXPLORATORY: EXPLORATORY,
 }
+NOBODY = "Data of which nobody knows whom they show: estimates of the audit"
 DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
 
 INTRODUCTION = """# Results, in tables
@@ -84,8 +86,8 @@ How to read it:
 class Study:
     """A committed report, as far as the overview needs it.
 
-    ``area`` and ``power`` are its tables of those names on seen people, by metric and method, and
-    ``claims`` its verdicts. All three are by the rules of now (:func:`tables_of`).
+    ``gains`` is its table ``area``, by test set, metric and method, ``power`` that of seen people, by metric and
+    method, and ``claims`` its verdicts. All three are by the rules of now (:func:`tables_of`).
     """
 
     name: str
@@ -94,10 +96,28 @@ class Study:
     levels: list[float]
     model: str
     protocol: dict
-    area: pd.DataFrame
+    gains: pd.DataFrame
     power: pd.DataFrame
     claims: list[dict]
     sets: dict  # of study.results.sizes; empty in reports from before these were counted
+
+    @property
+    def area(self) -> pd.DataFrame:
+        """The gains on held-out images of seen people, by metric and method."""
+        return self.gains.xs("seen")
+
+    def gain(self, metric: str, method: str, test: str = "seen") -> str:
+        """A method's gain over its reference with its interval; empty for ERM and for what was not run."""
+        row = self.gains.reindex([(test, metric, method)]).iloc[0]
+        return points(*row[DIFFERENCE]) if math.isfinite(row["mean_difference"]) else ""
+
+    def judged(self, metric: str, method: str, test: str = "seen") -> dict | None:
+        """The verdict on a primary endpoint; None where there is none."""
+        for entry in self.claims:
+            key = (entry["metric"], entry["method"], entry["test"])
+            if entry["primary"] and key == (metric, method, test):
+                return entry
+        return None
 
     @property
     def reference(self) -> str:
@@ -139,8 +159,18 @@ class Study:
 
 
 def read_studies() -> list[Study]:
-    """Read all committed reports, in the order of their names."""
-    return [read_study(file.parent) for file in sorted(REPORTS.glob("[!.]*/card.json"))]
+    """Read all committed reports of people, in the order of their names."""
+    return [read_study(file.parent) for file in sorted(REPORTS.glob("[!.]*/area.csv"))]
+
+
+def unidentified(link: str) -> str:
+    """Markdown: what the reports of data say of which nobody is known; empty where there is none.
+
+    ``link`` is a link to a report, with the place of its name.
+    """
+    folders = [file.parent for file in sorted(REPORTS.glob("[!.]*/audited.csv"))]
+    parts = [f"{link.format(folder.name)}:\n\n{headline_markdown(folder)}" for folder in folders]
+    return "\n".join(parts)
 
 
 def read_study(folder: Path) -> Study:
@@ -153,7 +183,7 @@ def read_study(folder: Path) -> Study:
         levels=about["levels"],
         model=about["model"],
         protocol=_read_json(folder / FILE)["protocol"],
-        area=seen_people(tables["area"]),
+        gains=tables["area"].set_index(["test", "metric", "method"]),
         power=seen_people(tables["power"]),
         claims=entries,
         sets=about.get("sets", {}),
@@ -182,25 +212,32 @@ def seen_people(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["test"] == "seen"].set_index(["metric", "method"])
 
 
-def gain_cell(area: pd.DataFrame, metric: str, method: str, detectable: bool = False) -> str:
-    """A method's gain over its reference as text; a dash for ERM and for a method that was not run.
+def gain_cell(study: Study, metric: str, method: str, detectable: bool = False) -> str:
+    """:meth:`Study.gain` in a table, a dash where there is none.
 
     With ``detectable``, the smallest gain that would have been found follows in brackets.
     """
-    row = area.reindex([(metric, method)]).iloc[0]
-    if not math.isfinite(row["mean_difference"]):
+    text = study.gain(metric, method)
+    if not text:
         return "–"
-    text = points(*row[DIFFERENCE])
-    if detectable:
-        text += f" ({100 * row['detectable']:.1f})"
-    return text
+    return (
+        f"{text} ({100 * study.area.loc[(metric, method), 'detectable']:.1f})"
+        if detectable
+        else text
+    )
 
 
 # ---------------------------------------------------------------------------- tables
 
 
 def headline_markdown(folder: Path) -> str:
-    """The main numbers of a report, as Markdown: one row a bias level, every method of the headline."""
+    """The main numbers of a report, as Markdown: one row a bias level, every method of the headline.
+
+    Where nobody is known: the estimates of the audit.
+    """
+    if not (folder / "difference.csv").exists():
+        tables = [pd.read_csv(folder / f"{name}.csv") for name in ("audited", "audited-gains")]
+        return unidentified_markdown(*tables, _read_json(folder / "about.json")["refusal"])
     difference = pd.read_csv(folder / "difference.csv")
     summary = pd.read_csv(folder / "summary.csv")
     kind = _read_json(folder / "about.json")["kind"]
@@ -273,7 +310,7 @@ def studies_table(studies: Iterable[Study]) -> Printed:
         for metric in PRIMARY:
             detectable = study.power["detectable"].get((metric, "surprise"), math.nan)
             row.append(f"{100 * detectable:.2f}" if math.isfinite(detectable) else "–")
-            row += [gain_cell(study.area, metric, method) for method in HEADLINE]
+            row += [gain_cell(study, metric, method) for method in HEADLINE]
         rows.append(row)
     return head, rows
 
@@ -295,7 +332,7 @@ def linear_heads_table() -> Printed:
     """
     costs = pd.read_csv(COSTS).set_index(["study", "method"])
     names = costs.index.unique("study")
-    areas = {name: seen_people(tables_of(REPORTS / name)[1]["area"]) for name in names}
+    studies = [read_study(REPORTS / name) for name in names]
     head = ["method", "labels behind weights or groups"]
     for name in names:
         head += [f"{name}: {METRICS[metric].title.lower()} − ERM" for metric in PRIMARY]
@@ -303,10 +340,10 @@ def linear_heads_table() -> Printed:
     rows = []
     for method in METHODS:
         row = [method_title(method), labels_used(method)]
-        for name in names:
-            row += [gain_cell(areas[name], metric, method) for metric in PRIMARY]
-            if (name, method) in costs.index:
-                cost = costs.loc[(name, method)]
+        for study in studies:
+            row += [gain_cell(study, metric, method) for metric in PRIMARY]
+            if (study.name, method) in costs.index:
+                cost = costs.loc[(study.name, method)]
                 row.append(f"{cost['weights, s'] + cost['head, s']:.2f}")
             else:
                 row.append("–")
@@ -346,7 +383,7 @@ def networks_table(studies: Iterable[Study]) -> Printed:
     rows = []
     for method in METHODS:
         cells = [
-            gain_cell(study.area, metric, method, detectable=True)
+            gain_cell(study, metric, method, detectable=True)
             for study in trained
             for metric in PRIMARY
         ]
@@ -513,6 +550,8 @@ def results_page(params: dict) -> str:
         "Behind each gain, in brackets, the smallest gain that the study would have found with probability "
         ".8.\n\n" + markdown_table(*networks_table(studies)),
     ]
+    if found := unidentified("[{0}](../reports/{0}/index.html)"):
+        sections.append(f"## {NOBODY}\n\n{found}")
     if (REPORTS / "verdicts.csv").exists():
         sections.append("## Verdicts before and after the rules changed\n\n" + moved_verdicts())
     head, rows = before_and_after_table(studies)
@@ -638,6 +677,11 @@ def studies_page() -> Path:
                 "Studies run again, together": _with_status(studies, "rerun"),
             }.items()
             if members
+        ]
+        + [
+            (NOBODY, pages.markdown(found))
+            for found in [unidentified("[{0}]({0}/index.html)")]
+            if found
         ],
         numbers=pages.markdown(markdown_table([head[0], *head[7:]], numbers)),
         designs=pages.markdown(markdown_table(head[:7], designs)),

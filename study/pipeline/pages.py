@@ -163,6 +163,12 @@ def markdown(text: str, level: int = 1) -> Markup:
     return _tables(html)
 
 
+def in_line(text: str) -> Markup:
+    """Convert a paragraph of Markdown to HTML that stands in a paragraph of its own."""
+    html = markdown(text).strip()
+    return Markup(html.removeprefix("<p>").removesuffix("</p>"))
+
+
 def _mathml(match: re.Match) -> str:
     """A formula that :data:`_FORMULAS` found as MathML, or as it was written if that is no LaTeX."""
     displayed = match["displayed"] is not None

@@ -139,13 +139,19 @@ def _page(paths: list[Path], *, params: dict, card: dict, made: dict, warnings: 
         card=card,
         made=made,
         warnings=warnings,
-        status=status_text(params["protocol"], made),
+        status=pages.in_line(status_text(params["protocol"], made)),
         before=before_and_after(params["study"], made["protocol"]),
-        power=predicted.sentence(params["protocol"], pd.read_csv(RUN / "power.csv")),
+        power=_power(params["protocol"]),
         parameters=(RUN / "params.yaml").read_text(encoding="utf-8"),
         metrics=list(METRICS.values()),
         files=sorted(file.name for file in RUN.iterdir() if file.suffix in tables),
     )
+
+
+def _power(protocol: dict) -> str:
+    """Power as predicted and as found; empty where nobody is known, so that none is."""
+    table = RUN / "power.csv"
+    return predicted.sentence(protocol, pd.read_csv(table)) if table.exists() else ""
 
 
 def status_text(protocol: dict, made: dict) -> str:
@@ -217,11 +223,11 @@ def before_and_after(study: str, of: dict) -> pages.Markup | None:
 @dataclass(frozen=True)
 class Front:
     """The first screen: the first result of the abstract, and its part from the first subheading to the
-    first figure. ``rest`` is what is left of the abstract."""
+    first figure, if it has one. ``rest`` is what is left of the abstract."""
 
     finding: str
     verdicts: list[pages.Block]
-    figure: pages.Block
+    figure: pages.Block | None
     rest: list[pages.Block]
 
 
@@ -230,11 +236,12 @@ def _split_front(abstract: list[pages.Block]) -> Front:
     finding = abstract[kinds.index("result")]
     others = [block for block in abstract if block is not finding]
     start = next(place for place, block in enumerate(others) if "<h3>" in block.body)
-    stop = next(place for place, block in enumerate(others) if block.kind == "figure")
+    figures = [place for place, block in enumerate(others) if block.kind == "figure"]
+    stop = figures[0] if figures else len(others)
     return Front(
         finding=finding.body,
         verdicts=others[start:stop],
-        figure=others[stop],
+        figure=others[stop] if figures else None,
         rest=others[:start] + others[stop + 1 :],
     )
 
@@ -260,10 +267,11 @@ def headline(params: dict) -> str:
         reproduced = "There is no committed report of this study to compare with"
         reason = no_git()
         reproduced += f": {reason}." if reason else "."
-    return (
-        f"\nOpen {folder.resolve() / 'index.html'}\n\nHeld-out images of people seen in training; gains in "
-        f"points with 95 % intervals.\n\n{headline_markdown(folder)}\n{reproduced}"
-    )
+    if (folder / "difference.csv").exists():
+        about = "Held-out images of people seen in training; gains in points with 95 % intervals."
+    else:
+        about = "Nobody knows whom the images show; estimates of the audit, with 95 % intervals."
+    return f"\nOpen {folder.resolve() / 'index.html'}\n\n{about}\n\n{headline_markdown(folder)}\n{reproduced}"
 
 
 def main(arguments: list[str]) -> None:

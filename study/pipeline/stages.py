@@ -395,10 +395,12 @@ def _copy(original: Path, copy: Path) -> None:
 # ---- the code of a notebook --------------------------------------------------------------------
 
 
-def code_of(path: Path) -> str:
-    """The code cells of a notebook as one program."""
+def code_of(path: Path, without: str = "") -> str:
+    """The code cells of a notebook as one program, but for those with a tag."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    return "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    code = [cell for cell in code if without not in cell.get("metadata", {}).get("tags", [])]
+    return "\n".join("".join(cell["source"]) for cell in code)
 
 
 def imports_of(path: Path) -> str:
@@ -410,9 +412,12 @@ def imports_of(path: Path) -> str:
     return ""
 
 
-def name_mistakes(path: Path, keys: Iterable[str] = ()) -> list[str]:
-    """Parameters that a notebook receives and does not use, and names it uses that nothing defines."""
-    tables = [symtable(code_of(path), str(path), "exec")]
+def name_mistakes(path: Path, keys: Iterable[str] = (), without: str = "") -> list[str]:
+    """Parameters that a notebook receives and does not use, and names it uses that nothing defines.
+
+    Cells that have the tag ``without`` do not count.
+    """
+    tables = [symtable(code_of(path, without), str(path), "exec")]
     for table in tables:  # which grows by the functions and comprehensions inside
         tables += table.get_children()
     symbols = [symbol for table in tables for symbol in table.get_symbols() if symbol.is_global()]

@@ -10,7 +10,7 @@ import pandas as pd
 from study import store
 from study.results.claims import PRIMARY, SMALLEST
 from study.results.rounding import INTERVAL, rounded, rounded_claims
-from study.results.tables import headline_table, markdown_table
+from study.results.tables import headline_table, markdown_table, unidentified_markdown
 
 BUILD = Path("build")
 
@@ -53,6 +53,28 @@ def write_evaluation(
     _write_json(folder / "about.json", about)
     headline = markdown_table(*headline_table(difference, summary))
     store.write_text(folder / "headline.md", headline)
+
+
+def write_audited(folder, tables: dict[str, pd.DataFrame], about: dict) -> None:
+    """Write what the evaluation found where nobody is known: no claim, and no metric of people.
+
+    ``tables`` are of :func:`study.experiment.unidentified.audit_held_out`; ``headline.md`` and ``about.json`` are
+    as in :func:`write_evaluation`.
+    """
+    folder = Path(folder)
+    write_tables(folder, tables)
+    _write_json(folder / "about.json", about)
+    write_claims(folder / "claims.json", [])
+    shown = {name: rounded(table) for name, table in tables.items()}
+    headline = unidentified_markdown(shown["audited"], shown["audited-gains"], about["refusal"])
+    store.write_text(folder / "headline.md", headline)
+
+
+def write_left_out(folder) -> str:
+    """Leave a note in the folder of a stage that compares people, where nobody is known; return it."""
+    note = "Left out: no image of the data says who it shows, and this stage compares people."
+    store.write_text(Path(folder) / "left-out.txt", note + "\n")
+    return note
 
 
 def read_about() -> dict:

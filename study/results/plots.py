@@ -65,9 +65,15 @@ from study.results.titles import (
 __all__ = ["FIGURES", "STRONG", "show", "show_folded", "style"]
 
 TESTS = {"seen": "Seen people, held-out images", "unseen": "People never seen in training"}
+MANY_ATTRIBUTES = 10  # more have a correlation without its number
 FACE_PIXELS = 72  # side of a face in a figure: more than it is shown with
 
 AUDITED = {"minority": "Minority cells", "balanced": "Balanced images"}  # titles of panels
+
+UNIDENTIFIED = {
+    "minority": "Surprised images",
+    "balanced": "Balanced set",
+}  # the same of an audit alone
 
 # Titles of ablations; a key without an entry is shown as the words of its last part.
 SETTINGS = {
@@ -301,7 +307,8 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
     """
     import seaborn as sns  # late: it takes a second to import, and only this figure needs it
 
-    size = max(3.2, 0.75 * len(attributes) + 1.4)
+    many = len(attributes) > MANY_ATTRIBUTES  # as small as their names can be read, without numbers
+    size = max(3.2, (0.28 if many else 0.75) * len(attributes) + 1.4)
     figure, axis = plt.subplots(figsize=(size + 1, size * 0.8))
     table = frame[attributes].corr()
     known = frame[frame["identity"].notna()]
@@ -313,15 +320,19 @@ def attribute_correlation(frame: DataFrame, attributes: list[str]) -> Figure:
         vmax=1,
         cmap="vlag",
         square=True,
-        annot=len(attributes) <= 10,
-        fmt=".2f",
+        annot=None if many else table.map(lambda value: f"{value:z.2f}".replace("-", "−")),
+        fmt="",
         annot_kws={"fontsize": 8},
-        linewidths=1,
+        linewidths=0.5 if many else 1,
+        xticklabels=True,
+        yticklabels=True,
         cbar_kws={"shrink": 0.7, "label": "correlation"},
         ax=axis,
     )
-    axis.tick_params(axis="x", length=0, rotation=35)
+    axis.tick_params(axis="x", length=0, rotation=60 if many else 35)
     axis.tick_params(axis="y", length=0, rotation=0)
+    if many:
+        axis.tick_params(labelsize=9)
     plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
     return done(figure)
 
@@ -667,10 +678,12 @@ def _forest(
     suffix: str = "",
     scale: float = 100.0,
     zero: bool = True,
+    titles: dict[str, str] | None = None,
 ) -> Drawn:
     """Draw intervals of methods below each other, one panel per metric.
 
-    ``label`` is that of the horizontal axis; ``nothing`` is the sentence where no method was run.
+    ``label`` is that of the horizontal axis; ``nothing`` is the sentence where no method was run; ``titles`` are
+    of the panels, where they are not those of the metrics.
     """
     methods = present(table, methods)
     if not methods:
@@ -693,9 +706,27 @@ def _forest(
             if first:
                 axis.axhline(first - 0.5, color=QUIET, lw=0.8, ls=":")
         list_rows(axis, [marked_title(method) for method in methods])
-        axis.set_title(METRICS[metric].title)
+        axis.set_title(titles[metric] if titles else METRICS[metric].title)
     figure.supxlabel(label, fontsize=9.5)
     return done(figure)
+
+
+def unidentified(gains: DataFrame, refusal: str) -> Drawn:
+    """Draw the gains over ERM that the audit estimates where nobody is known, the largest first.
+
+    ``gains`` is ``audited-gains`` of :func:`study.experiment.unidentified.audit_held_out`; where the audits
+    refuse to be trusted, nothing is drawn.
+    """
+    if refusal:
+        return Markdown("*The audit refuses, so no estimate is drawn.*")
+    rows = gains.rename(columns={"measure": "metric"})
+    balanced = rows[rows["metric"] == "balanced"].sort_values(
+        "mean", ascending=False, kind="stable"
+    )
+    label = "points over ERM, estimated without identities"
+    nothing = "Only ERM was run, so there is nothing to compare it with."
+    methods = balanced["method"].tolist()
+    return _forest(rows, list(UNIDENTIFIED), methods, label, nothing, titles=UNIDENTIFIED)
 
 
 # ---------------------------------------------------------------------------- variations of a study
@@ -724,7 +755,14 @@ def ablations(
     written below the values where they are known.
     """
     baselines = baselines or {}
-    figure, axes = panels(len(tables), 4, 2.8, 2.4, sharey="row")
+    # Many methods, as where labels are wrong, take wider and higher panels, and fewer in a row.
+    marks = max(
+        table["value"].nunique() * len(present(table, without_erm(methods)))
+        for table in tables.values()
+    )
+    width = max(2.8, 0.06 * marks)
+    height = 2.4 if width == 2.8 else 3.2
+    figure, axes = panels(len(tables), max(1, int(11.2 / width)), width, height, sharey="row")
     for axis, (setting, table) in zip(axes.flat, tables.items(), strict=False):
         _draw_values(axis, table, metric, methods, small=True, baseline=baselines.get(setting))
         axis.set_title(setting_title(setting), fontsize=9)
@@ -753,8 +791,9 @@ def _draw_values(
     zero_line(axis, upright=False)
     places = np.arange(len(values))
     size = 3.5 if small else 4.5
-    methods = without_erm(methods)
-    draw_side_by_side(axis, places, 0.13, rows, values, methods, upright=True, size=size)
+    methods = present(table, without_erm(methods))
+    step = min(0.13, 0.8 / max(len(methods) - 1, 1))  # so that all stay near their value
+    draw_side_by_side(axis, places, step, rows, values, methods, upright=True, size=size)
     names = [value_name(value) for value in values]
     axis.set_xlim(-0.5, len(values) - 0.5)
     axis.grid(axis="y", alpha=0.25)

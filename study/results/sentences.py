@@ -294,6 +294,41 @@ def audited_sentence(proxies: pd.DataFrame) -> str:
     return text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
 
 
+def unidentified_sentence(gains: pd.DataFrame, splits: pd.DataFrame, refusal: str) -> str:
+    """What the audit says of the methods where nobody is known, and how far it trusts itself.
+
+    The tables are of :func:`study.experiment.unidentified.audit_held_out`.
+    """
+    refused = int((~splits["trusted"]).sum())
+    on = f"{len(splits)} random splits of the images"
+    if refusal:
+        return (
+            f"Nobody knows whom the images show, and **the audit refuses**: on {refused} of {on} it must not be "
+            f"trusted, because {refusal}. So nothing is said of any method."
+        )
+    balanced = gains[gains["measure"] == "balanced"]
+    better = balanced[balanced["low"] > 0].sort_values("mean", ascending=False, kind="stable")
+    worse = balanced[balanced["high"] < 0]
+    parts = [
+        f"{method_title(row['method'])} {points(row['mean'], row['low'], row['high'])}"
+        for _, row in better.iterrows()
+    ]
+    said = (
+        f"clearly better than ERM are {', '.join(parts)}"
+        if parts
+        else "no method is clearly better than ERM"
+    )
+    if len(worse):
+        said += f"; clearly worse are {', '.join(map(method_title, worse['method']))}"
+    trust = f"; on {refused} of them the audit must not be trusted" if refused else ""
+    surprised = f"{splits['flagged_images'].mean():,.0f} of {splits['images'].mean():,.0f}"
+    return (
+        "Nobody knows whom the images show. On a set in which everybody had every class alike, as the audit "
+        f"estimates it in points of accuracy, {said}. It was made on {on}{trust}; {surprised} held-out images are "
+        "*surprised*: their label is unusual among the training images most like them."
+    )
+
+
 def limits(card: dict) -> str:
     """What the pictures of a data set, rendered or photographs, cannot show."""
     if kind_of_people(card).startswith("rendered"):

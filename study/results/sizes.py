@@ -3,13 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from study.experiment.design import is_known
+from study.experiment.design import HELD_OUT, is_known
 
-PARTS = (
-    "train",
-    "seen",
-    "unseen",
-)  # of a set: training images, and test images of two kinds of people
+# Of a set: training images, test images of two kinds of people, and those where nobody is known.
+PARTS = ("train", "seen", "unseen", HELD_OUT)
 
 
 def set_sizes(sets: pd.DataFrame, identities) -> dict[str, dict[str, list[int]]]:
@@ -50,6 +47,11 @@ def set_sizes(sets: pd.DataFrame, identities) -> dict[str, dict[str, list[int]]]
 
 def sizes_sentence(sizes: dict[str, dict[str, list[int]]]) -> str:
     """What :func:`set_sizes` counts, in words."""
+    if HELD_OUT in sizes:
+        return (
+            f"A training set has {_range(sizes['train']['images'])} images, and it is tested on "
+            f"{_range(sizes[HELD_OUT]['images'])} others, drawn at random. Nobody knows whom they show."
+        )
     words = {
         "train": "A training set has {images} images of {people} people",
         "seen": "it is tested on {images} held-out images of {people} of these people (seen)",

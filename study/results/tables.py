@@ -326,15 +326,80 @@ def audited_table(proxies: pd.DataFrame) -> Printed:
     return head, rows
 
 
+def unidentified_table(audited: pd.DataFrame, gains: pd.DataFrame, short: bool = False) -> Printed:
+    """What the audit estimates where nobody is known, one row a method, the best on a balanced set first.
+
+    Both are of :func:`study.experiment.unidentified.audit_held_out`. ``short`` leaves out what the balanced set
+    is joined from.
+    """
+    columns = {"balanced": "balanced"}
+    if not short:
+        columns = {"minority": "surprised images", "majority": "the others"} | columns
+    found = audited.set_index(["measure", "method"])
+    gained = gains[gains["measure"] == "balanced"].set_index("method")
+    head = ["method", *columns.values(), "balanced − ERM"]
+    if not short:
+        head.append("would be found")
+    rows = []
+    for method in found.loc["balanced"].sort_values("mean", ascending=False, kind="stable").index:
+        row = [method_title(method), *(_share(found.loc[name, method]) for name in columns)]
+        if method in gained.index:
+            gain = gained.loc[method]
+            row += [points(*gain[["mean", "low", "high"]]), f"{100 * gain['smallest']:.2f}"]
+        else:
+            row += [NONE, NONE]
+        rows.append(row[: len(head)])
+    return head, rows
+
+
+def unidentified_markdown(
+    audited: pd.DataFrame, gains: pd.DataFrame, refusal: str, short: bool = False
+) -> str:
+    """The same as Markdown; where the audit says that it must not be trusted, why, and no number."""
+    if refusal:
+        return f"**Refused.** No estimate is given: {refusal}.\n"
+    return markdown_table(*unidentified_table(audited, gains, short))
+
+
+def splits_table(splits: pd.DataFrame) -> Printed:
+    """What the trust in the audits of random splits rests on, one row a split.
+
+    ``splits`` is of :func:`study.experiment.unidentified.audit_held_out`.
+    """
+    head = ["split", "held-out images", "surprised", "gain, nats", "agreement, direction kept",
+            "agreement, fewer neighbours", "trusted"]  # fmt: skip
+    rows = []
+    for _, row in splits.iterrows():
+        rows.append(
+            [
+                f"{row['seed']:g}",
+                f"{row['images']:,.0f}",
+                f"{row['flagged_images']:,.0f}",
+                _typeset(f"{row['gain']:+.3f} ± {row['gain_error']:.3f}"),
+                _two_digits(row["agreement_direction"]),
+                _two_digits(row["agreement_neighbours"]),
+                "yes" if row["trusted"] else "no",
+            ]
+        )
+    return head, rows
+
+
+def _share(row: pd.Series) -> str:
+    """An accuracy in percent with its interval."""
+    mean, low, high = (100 * row[name] for name in ("mean", "low", "high"))
+    return f"{mean:.1f} % [{low:.1f}, {high:.1f}]" if math.isfinite(mean) else NONE
+
+
 def choices_table(audited: pd.DataFrame) -> Printed:
     """What accuracy is lost by ways to choose a method without identities, one row a bias level.
 
     ``audited`` is ``audit`` of :func:`study.experiment.audited.audit_study`. Chosen is among the methods that
-    use no identities; accuracy is the true one on balanced images of seen people. A way that cannot choose,
-    such as by a method that was not run, is a dash.
+    use no identities; accuracy is the true one on balanced images of seen people. A way that cannot choose is a
+    dash; a method that was not run has no column.
     """
     rows = audited[(audited["proxy"] == "as it is") & (audited["measure"] == "balanced")]
     rows = rows[~rows["method"].map(uses_identities)]
+    always = [name for name in ("erm", "surprise", "audited") if name in set(rows["method"])]
     printed = []
     for level, part in rows.groupby("level"):
         part = part.set_index("method")
@@ -344,13 +409,10 @@ def choices_table(audited: pd.DataFrame) -> Printed:
         for column in ("plain", "estimate"):
             chosen = part[column].idxmax() if part[column].notna().any() else None
             cells.append(_loss(truth, chosen, named=True))
-        cells += [_loss(truth, method) for method in ("erm", "surprise", "audited")]
+        cells += [_loss(truth, method) for method in always]
         printed.append(cells)
     head = ["bias", "best", "by plain accuracy", "by the audit"]
-    return [
-        *head,
-        *(f"always {method_title(name)}" for name in ("erm", "surprise", "audited")),
-    ], printed
+    return [*head, *(f"always {method_title(name)}" for name in always)], printed
 
 
 def _loss(truth: pd.Series, method: str | None, named: bool = False) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from study.experiment import audited, factors, proxies, runs
 from study.experiment.arrays import Arrays
-from study.experiment.design import draw_sets, is_known, usable_identities
+from study.experiment.design import HELD_OUT, draw_sets, is_known, usable_identities
 from study.results.metrics import weights_summary
 from study.results.sizes import set_sizes, sizes_sentence
 
@@ -74,9 +74,32 @@ def test_names_and_numbers_say_the_same(some):
     )
 
 
-def test_where_nobody_is_known_the_audit_is_named(some):
-    with pytest.raises(ValueError, match="no image says who it shows; .* `python -m cid audit`"):
-        draw_sets(np.full(320, -1), some.labels, seeds=2, **NATURAL)
+def test_where_nobody_is_known_a_share_of_the_images_is_held_out(some):
+    labels = some.labels
+    sets = draw_sets(np.full(320, -1), labels, seeds=3, **NATURAL)
+    assert list(sets["part"].unique()) == ["train", HELD_OUT]
+    assert (sets["cell_size"] == 0).all() and sets["minority"].isna().all()
+    for _, own in sets.groupby("seed"):
+        assert sorted(own["row"]) == [row for row in range(320) if row != 3]  # 3 has no label
+        assert (own["part"] == HELD_OUT).sum() == 64
+    first, second, _ = (
+        set(own["row"]) for _, own in sets[sets["part"] == HELD_OUT].groupby("seed")
+    )
+    assert first != second
+    told = sizes_sentence(set_sizes(sets, np.full(320, -1)))
+    assert told == (
+        "A training set has 255 images, and it is tested on 64 others, drawn at random. Nobody knows whom they show."
+    )
+
+
+def test_without_people_no_bias_is_built_and_no_class_may_be_missing(some):
+    nobody = np.full(320, -1)
+    with pytest.raises(
+        ValueError, match="bias.kind is longtail, which builds .*; write kind: natural"
+    ):
+        draw_sets(nobody, some.labels, seeds=2, **NATURAL | {"kind": "longtail"})
+    with pytest.raises(ValueError, match="a training set would hold one class; label more images"):
+        draw_sets(nobody, np.zeros(320), seeds=2, **NATURAL)
 
 
 def test_methods_that_use_identities_are_refused(some, weights):

@@ -125,15 +125,22 @@ def test_the_command_writes_a_study_of_the_data_in_data(folder, capsys, monkeypa
     assert not (folder / "studies/second.yaml").exists()
 
 
-@pytest.mark.parametrize(
-    "data, why",
-    [
-        (crowd(5, 4, unknown=1.1), "no image of the data set says who it shows; a study tests models person "
-         "by person, so name .* `python -m cid weigh` and judge models by `python -m cid audit`"),
-        (crowd(30, 1), "0 people have an image of each class to train and one to test, and a study needs 3"),
-    ],
-    ids=["nobody is known", "one image a person"],
-)  # fmt: skip
-def test_where_no_study_can_be_made_the_audit_is_named(data, why):
+def test_where_nobody_is_known_a_study_without_people_is_written(folder, capsys):
+    data = crowd(30, 8, unknown=1.1)
+    write(folder, data)
+    assert cli.main(["new", "first"]) == 0
+    said = " ".join(capsys.readouterr().out.replace("\n# ", " ").split())
+    assert "No image says who it shows" in said and "48 images are held out" in said
+    assert "Power: not known before the audit" in said
+    study = params.filled(kept.resolve("first"))
+    params.check(kept.resolve("first"))
+    assert study["bias"]["kind"] == "natural" and study["ablations"] == {}
+    methods = {*study["methods"], *study["breadth"]["methods"], *study["ablation"]["methods"]}
+    assert not any(METHODS[name].uses_identities for name in methods)
+    assert study["bias"]["unseen_share"] == new.HELD_OUT_SHARE
+
+
+def test_too_few_people_are_refused_with_what_can_be_done():
+    why = "0 people have an image of each class .*, and a study needs 3; .* without the column 'identity'"
     with pytest.raises(ValueError, match=why):
-        new.compose(data, "hat")
+        new.compose(crowd(30, 1), "hat")

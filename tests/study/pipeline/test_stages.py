@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from study import cli
 from study.pipeline import params, stages
-from study.pipeline.notebook import pick
+from study.pipeline.notebook import NOBODY, PEOPLE, pick, read_for_data
 
 ROOT = Path(__file__).parents[3]
 COMPUTING = sorted(path.stem for path in ROOT.glob("notebooks/compute/*.ipynb"))
@@ -36,6 +36,34 @@ def test_a_notebook_uses_what_it_is_handed_and_nothing_else(stage):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/paper/*.ipynb")), ids=lambda p: p.stem)
 def test_a_section_uses_no_parameters(path):
     assert stages.name_mistakes(path) == []
+
+
+@pytest.mark.parametrize("tag", [PEOPLE, NOBODY])
+def test_names_are_defined_whichever_cells_the_data_leave_out(tag):
+    for path in sorted(ROOT.glob("notebooks/*/*.ipynb")):
+        keys = stages.parameter_keys(path.stem) if path.parent.name == "compute" else []
+        mistakes = stages.name_mistakes(path, keys, without=tag)
+        assert not [text for text in mistakes if "nothing defines" in text]
+
+
+def test_sections_that_compare_people_are_left_out_whole_and_the_abstract_says_so():
+    sections = sorted(ROOT.glob("notebooks/paper/*.ipynb"))
+    shown = {
+        tag: [path.stem for path in sections if read_for_data(path, tag).cells]
+        for tag in (PEOPLE, NOBODY)
+    }
+    gone = [path.stem for path in sections if path.stem not in shown[PEOPLE]]
+    assert [name[:2] for name in gone] == ["04", "05", "06", "07", "08"]
+    assert len(shown[NOBODY]) == len(sections)
+    abstract = read_for_data(sections[0], PEOPLE)
+    assert "Sections 4 to 8 compare people, and are left out." in str(abstract)
+    for path in sections:  # a section keeps its number
+        titles = [
+            read_for_data(path, tag).cells[0].source.splitlines()[0][:5]
+            for tag in shown
+            if path.stem in shown[tag]
+        ]
+        assert path == sections[0] or len(set(titles)) == 1
 
 
 def test_every_key_of_the_parameters_is_read_by_a_stage():

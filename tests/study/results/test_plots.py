@@ -331,6 +331,30 @@ def test_no_label_of_an_axis_lies_under_the_legend():
         assert not box.overlaps(axis.yaxis.label.get_window_extent())
 
 
+def test_marks_of_many_methods_stay_in_their_panel():
+    many = [method for method in METHODS if method != "erm"][:15]
+    one = {"labels.wrong": by("value", [0.0, 0.05, 0.1], methods=["erm", *many])}
+    (axis,) = plots.ablations(one, "accuracy", METHODS).axes
+    low, high = axis.get_xlim()
+    lines = [line.get_xdata() for line in axis.lines if len(line.get_xdata()) == 3]
+    assert len(lines) >= len(many)
+    for line in lines:
+        assert low < min(line) and max(line) < high
+        assert (
+            np.abs(np.asarray(line) - [0, 1, 2]) < 0.5
+        ).all()  # nearer to its value than to another
+
+
+def test_every_one_of_many_attributes_is_named_in_letters_that_can_be_read():
+    labels = np.random.default_rng(0).integers(0, 2, (60, 40))
+    names = [f"attribute_{k}" for k in range(40)]
+    frame = pd.DataFrame(labels, columns=names).assign(identity=np.arange(60) // 6)
+    axis = plots.attribute_correlation(frame, names).axes[0]
+    assert len(axis.get_yticklabels()) == 40 and len(axis.get_xticklabels()) == 41
+    page = 1216 / axis.figure.get_figwidth() / 72  # pixels of a page's widest figure per point
+    assert axis.get_yticklabels()[0].get_fontsize() * page > 10
+
+
 def test_drawing_imports_nothing_heavy():
     """Every section of the paper imports these, several at a time."""
     code = "import sys; import study.results.plots, study.results.tables; print(*sys.modules)"

@@ -148,8 +148,11 @@ def test_ways_to_choose_are_judged_by_the_truth_among_methods_without_identities
     head, printed = tables.choices_table(pd.concat([rows, other]))
     surprise = "Label surprise (k-NN)"
     assert printed == [
-        ["0.9", f"{surprise}, 85.0 %", "ERM, −5.00", f"{surprise}, +0.00", "−5.00", "+0.00", "–"]
+        ["0.9", f"{surprise}, 85.0 %", "ERM, −5.00", f"{surprise}, +0.00", "−5.00", "+0.00"]
     ]
-    assert len(head) == 7
+    assert head[-2:] == ["always ERM", f"always {surprise}"]  # no column of what was not run
+    with_audited = pd.concat([rows, rows[:1].assign(method="audited", truth=0.84)])
+    head, printed = tables.choices_table(with_audited)
+    assert head[-1] == "always Audited" and printed[0][-1] == "−1.00"
     unknown = tables.choices_table(rows.assign(estimate=np.nan))[1]
     assert unknown[0][3] == "–"
