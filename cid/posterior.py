@@ -17,7 +17,15 @@ import torch
 from annotated_types import Ge, Le
 
 from cid.arrays import BLOCK, class_codes, like, unit_vectors
-from cid.density import MANY, add_kernel_sums, farthest, half_squares, precise_enough, probes
+from cid.density import (
+    MANY,
+    add_kernel_sums,
+    farthest,
+    half_squares,
+    powers_of_two,
+    precise_enough,
+    probes,
+)
 from cid.moved import forwarder
 from cid.precision import true_float32
 from cid.settings import Count, CountOrAuto, PositiveOrAuto, Truth, checked, one_of, or_auto
@@ -341,7 +349,7 @@ def _kernel_mass_of_pairs(unit, codes, tau: float) -> np.ndarray:
     common = unit.mean(dim=0, dtype=torch.float64)
     if precise_enough(farthest(unit, common) / tau) == torch.float64:
         unit = unit.double()
-    u = (unit - common.to(unit.dtype)) / tau**0.5
+    u = (unit - common.to(unit.dtype)) * powers_of_two(tau)
     half = half_squares(u).to(u.dtype)
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
     sets = [(u[rows], half[rows]) for rows in members]
