@@ -22,6 +22,7 @@ import torch
 
 from cid.arrays import BLOCK, as_tensor, class_codes, like, unit_vectors, warn_of_many_classes
 from cid.moved import forwarder
+from cid.pairs import Pairs, half_squares, nearest_value
 from cid.precision import true_float32
 from cid.settings import Count, Positive, Truth, WidthOrAuto, checked, one_of
 
@@ -159,16 +160,42 @@ def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str =
     """
     near = checked("near", near, Count)
     share = checked("share", share, Positive)
-    unit = unit_vectors(embeddings, device)
-    probed = probes(len(unit))
-    k = min(near + 1, len(unit))  # with the sample itself
-    cosines = [(unit[rows] @ unit.T).topk(k, dim=1).values[:, -1] for rows in probed.split(BLOCK)]
-    return max(share * float(1 - torch.cat(cosines).median()), 1e-6)
+    return width_among(Pairs(unit_vectors(embeddings, device)), near, share)
+
+
+def width_among(pairs: Pairs, near: int = 5, share: float = 0.5) -> float:
+    """:func:`neighbour_width` of samples whose pairs are at hand."""
+    rows = probed(pairs)
+    k = min(near + 1, len(pairs))  # with the sample itself
+    found = [nearest_value(nearness, k) for _, nearness in pairs.blocks(rows, own=0.0)]
+    return max(share * -float(torch.cat(found).median()), 1e-6)
+
+
+def kernel_sums(pairs: Pairs, tau: float) -> np.ndarray | None:
+    """Sums of ``exp((z_i . z_j - 1) / tau)`` over the j of each class; float64 (n, C).
+
+    None where float32 does not keep the promise of :func:`class_density`.
+    """
+    reach = farthest(pairs.centred, torch.zeros_like(pairs.mean)) / tau
+    if pairs.centred.dtype != torch.float64 and precise_enough(reach) == torch.float64:
+        return None
+    sums = np.empty((len(pairs), len(pairs.classes)))
+    buffer = torch.empty_like(pairs.centred[:0]).resize_(pairs.rows_at_once(), len(pairs))
+    for rows, nearness in pairs.blocks(own=0.0):
+        kernel = torch.mul(nearness, math.log2(math.e) / tau, out=buffer[: len(rows)]).exp2_()
+        for code, members in enumerate(pairs.classes):
+            sums[rows, code] = kernel[:, members].sum(dim=1).cpu()
+    return sums
 
 
 def probes(n: int, every: int = 0) -> torch.Tensor:
     """Row numbers of at most :data:`PROBES` of n samples, evenly spread; of all up to ``every``."""
     return torch.arange(0, n, 1 if n <= every else math.ceil(n / PROBES))
+
+
+def probed(pairs: Pairs, every: int = 0) -> torch.Tensor:
+    """Where the samples of :func:`probes` are among pairs, in rising order."""
+    return torch.from_numpy(pairs.place)[probes(len(pairs), every)].sort().values
 
 
 def refuse_strays(count: int, tau: float) -> None:
@@ -236,11 +263,6 @@ def precise_enough(reach: float, precision: str = "single") -> torch.dtype:
     """The type in which a kernel that reaches so far keeps its promise: see :data:`REACH`."""
     types = (torch.float16, torch.float32) if precision == "half" else (torch.float32,)
     return next((kind for kind in types if reach <= REACH[kind]), torch.float64)
-
-
-def half_squares(u: torch.Tensor) -> torch.Tensor:
-    """``|u|^2 / 2`` of every row, float64 (n,), without a float64 copy of all."""
-    return torch.cat([(rows.double() ** 2).sum(dim=1) / 2 for rows in u.split(BLOCK)])
 
 
 def add_kernel_sums(ours, theirs, total, visiting, own: float | None = None) -> None:

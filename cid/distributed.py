@@ -14,11 +14,11 @@ from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
 from cid.density import (
     add_kernel_sums,
     farthest,
-    half_squares,
     powers_of_two,
     precise_enough,
     refuse_strays,
 )
+from cid.pairs import half_squares
 from cid.precision import true_float32
 from cid.settings import Width, checked
 from cid.weights import cid_weights, class_weights
