@@ -15,13 +15,14 @@ blocks is computed once. Of a ``numpy.memmap`` two chunks are held at a time.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from cid.arrays import BLOCK, as_tensor, class_codes, like, unit_vectors, warn_of_many_classes
 from cid.moved import forwarder
+from cid.pairs import Pairs, half_squares, nearest_value
 from cid.precision import true_float32
 from cid.settings import Count, Positive, Truth, WidthOrAuto, checked, one_of
 
@@ -159,16 +160,42 @@ def neighbour_width(embeddings, near: int = 5, share: float = 0.5, device: str =
     """
     near = checked("near", near, Count)
     share = checked("share", share, Positive)
-    unit = unit_vectors(embeddings, device)
-    probed = probes(len(unit))
-    k = min(near + 1, len(unit))  # with the sample itself
-    cosines = [(unit[rows] @ unit.T).topk(k, dim=1).values[:, -1] for rows in probed.split(BLOCK)]
-    return max(share * float(1 - torch.cat(cosines).median()), 1e-6)
+    return width_among(Pairs(unit_vectors(embeddings, device)), near, share)
+
+
+def width_among(pairs: Pairs, near: int = 5, share: float = 0.5) -> float:
+    """:func:`neighbour_width` of samples whose pairs are at hand."""
+    rows = probed(pairs)
+    k = min(near + 1, len(pairs))  # with the sample itself
+    found = [nearest_value(nearness, k) for _, nearness in pairs.blocks(rows, own=0.0)]
+    return max(share * -float(torch.cat(found).median()), 1e-6)
+
+
+def kernel_sums(pairs: Pairs, tau: float) -> np.ndarray | None:
+    """Sums of ``exp((z_i . z_j - 1) / tau)`` over the j of each class; float64 (n, C).
+
+    None where float32 does not keep the promise of :func:`class_density`.
+    """
+    reach = farthest(pairs.centred, torch.zeros_like(pairs.mean)) / tau
+    if pairs.centred.dtype != torch.float64 and precise_enough(reach) == torch.float64:
+        return None
+    sums = np.empty((len(pairs), len(pairs.classes)))
+    buffer = torch.empty_like(pairs.centred[:0]).resize_(pairs.rows_at_once(), len(pairs))
+    for rows, nearness in pairs.blocks(own=0.0):
+        kernel = torch.mul(nearness, math.log2(math.e) / tau, out=buffer[: len(rows)]).exp2_()
+        for code, members in enumerate(pairs.classes):
+            sums[rows, code] = kernel[:, members].sum(dim=1).cpu()
+    return sums
 
 
 def probes(n: int, every: int = 0) -> torch.Tensor:
     """Row numbers of at most :data:`PROBES` of n samples, evenly spread; of all up to ``every``."""
     return torch.arange(0, n, 1 if n <= every else math.ceil(n / PROBES))
+
+
+def probed(pairs: Pairs, every: int = 0) -> torch.Tensor:
+    """Where the samples of :func:`probes` are among pairs, in rising order."""
+    return torch.from_numpy(pairs.place)[probes(len(pairs), every)].sort().values
 
 
 def refuse_strays(count: int, tau: float) -> None:
@@ -205,17 +232,25 @@ def _kernel_mean(
 
 
 def _centred(chunk: Chunk, common: torch.Tensor, tau: float, working: torch.dtype):
-    """``u = (z - mean) / sqrt(tau)`` of a chunk, (n, d), and ``|u|^2 / 2``, (n,).
+    """``u = z - mean`` of a chunk on the scale of :func:`powers_of_two`, (n, d), and ``|u|^2 / 2``, (n,).
 
     The exponent is ``u_i . u_j - |u_i|^2/2 - |u_j|^2/2``. Face embeddings share a large common
     direction; without it the products are small, and so is their rounding error, which the exponential
     turns into a relative error of the density.
     """
     unit = chunk(working == torch.float64)
-    u = (unit - common.to(unit.dtype)) / math.sqrt(tau)
+    u = (unit - common.to(unit.dtype)) * powers_of_two(tau)
     if working == torch.float16:
         u = u.half()
     return u, half_squares(u).to(unit.dtype)
+
+
+def powers_of_two(tau: float) -> float:
+    """The factor of centred vectors under which the kernel is ``2 ^ -(|u_i - u_j|^2 / 2)``.
+
+    ``exp(x / tau)`` is ``2 ^ (x log2(e) / tau)``, and torch takes powers of 2 up to four times as fast.
+    """
+    return math.sqrt(math.log2(math.e) / tau)
 
 
 def farthest(unit: torch.Tensor, common: torch.Tensor) -> float:
@@ -230,18 +265,13 @@ def precise_enough(reach: float, precision: str = "single") -> torch.dtype:
     return next((kind for kind in types if reach <= REACH[kind]), torch.float64)
 
 
-def half_squares(u: torch.Tensor) -> torch.Tensor:
-    """``|u|^2 / 2`` of every row, float64 (n,), without a float64 copy of all."""
-    return torch.cat([(rows.double() ** 2).sum(dim=1) / 2 for rows in u.split(BLOCK)])
-
-
 def add_kernel_sums(ours, theirs, total, visiting, own: float | None = None) -> None:
     """Add the sums of the kernel between two sets of samples to the totals of both, block by block.
 
     Parameters
     ----------
     ours, theirs : pair of tensors
-        ``u`` (n, d), centred and divided by sqrt(tau), and ``|u|^2 / 2`` (n,), of each set.
+        ``u`` (n, d), centred and times :func:`powers_of_two`, and ``|u|^2 / 2`` (n,), of each set.
     total, visiting : float64 tensor, shape (n,)
         What our samples gain is added to ``total``, what theirs gain to ``visiting``.
     own : float, optional
@@ -267,9 +297,38 @@ def add_kernel_sums(ours, theirs, total, visiting, own: float | None = None) -> 
 
 
 def _kernel(u, u_half, v, v_half, out) -> torch.Tensor:
-    """``exp(u_i . v_j - |u_i|^2 / 2 - |v_j|^2 / 2)``, in the memory of ``out`` where that can be."""
+    """``2 ^ (u_i . v_j - |u_i|^2 / 2 - |v_j|^2 / 2)``, in the memory of ``out`` where that can be."""
     if u.is_cuda and u.dtype == torch.float16:
-        out = torch.mm(u, v.T, out_dtype=torch.float32).sub_(u_half[:, None])
+        exponent = torch.mm(u, v.T, out_dtype=torch.float32).sub_(v_half)
+    elif out.dtype == torch.float32 and not out.is_cuda and convolution_is_faster():
+        exponent = product_by_convolution(u.float(), v.float(), v_half)
     else:  # on a CPU, float16 is widened first: what a GPU computes, for the tests
-        out = torch.addmm(u_half[:, None], u.to(out.dtype), v.to(out.dtype).T, beta=-1, out=out)
-    return out.sub_(v_half).exp_()
+        exponent = torch.addmm(v_half, u.to(out.dtype), v.to(out.dtype).T, beta=-1, out=out)
+    return exponent.sub_(u_half[:, None]).exp2_()
+
+
+@cache
+def convolution_is_faster() -> bool:
+    """Whether this processor multiplies float32 matrices in half the time as a convolution.
+
+    It is an AMD processor with AVX-512. The library of torch's matrix products, Intel's MKL, does not use
+    AVX-512 there; that of its convolutions, oneDNN, does. What the processor is decides, and no variable
+    of the environment: the same machine computes the same bytes.
+    """
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 does not tell
+    is_amd = has.get("cpu_name", "").startswith("AMD")
+    return is_amd and has.get("avx512_f", False) and torch.backends.mkldnn.is_available()
+
+
+def product_by_convolution(u, v, v_half) -> torch.Tensor:
+    """``u_i . v_j - v_half_j`` as a convolution of 1 x 1; float32 (n, m) of (n, d), (m, d) and (m,).
+
+    The rows of ``u`` are the pixels of pictures with d channels, those of ``v`` the filters.
+    """
+    n, d = u.shape
+    width = (
+        64 if n % 64 == 0 else n
+    )  # a whole block is 16 pictures of 64 pixels, what is left is one
+    pixels = u.reshape(n // width, width, 1, d).permute(0, 3, 1, 2)
+    filtered = torch.nn.functional.conv2d(pixels, v[:, :, None, None], -v_half)
+    return filtered.permute(0, 2, 3, 1).reshape(n, len(v))

@@ -5,15 +5,20 @@ kernel. The shards meet in a round-robin tournament, each pair once: one process
 shard, the other computes the sums of both and sends back the visitor's.
 """
 
-import math
-
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cid.arrays import array, as_tensor, class_codes, like, unit_vectors
-from cid.density import add_kernel_sums, farthest, half_squares, precise_enough, refuse_strays
+from cid.density import (
+    add_kernel_sums,
+    farthest,
+    powers_of_two,
+    precise_enough,
+    refuse_strays,
+)
+from cid.pairs import half_squares
 from cid.precision import true_float32
 from cid.settings import Width, checked
 from cid.weights import cid_weights, class_weights
@@ -161,7 +166,7 @@ def _kernel_sums(unit: Tensor, counts: np.ndarray, tau: float, include_self: boo
         return None
 
     # First the pairs within this shard.
-    u = unit.div_(math.sqrt(tau))
+    u = unit.mul_(powers_of_two(tau))
     half = half_squares(u).to(u.dtype)
     total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
     for rows in own_classes:

@@ -1,12 +1,11 @@
 """Images that are each other's nearest neighbours: most often of one person, known without identities."""
 
 import numpy as np
-import torch
 
-from cid.arrays import BLOCK, unit_vectors
+from cid.arrays import unit_vectors
+from cid.pairs import Pairs, nearest
 from cid.settings import Count, checked
 
-PAIRS = 2**25  # cosines held at once, 128 MiB
 DRAWN = 2**22  # numbers of times that groups are drawn, held at once: 32 MiB
 
 
@@ -25,13 +24,11 @@ def mutual_neighbours(embeddings, near: int = 3, device: str = "auto") -> np.nda
     near = min(near, n - 1)
     if not near:
         return np.empty((0, 2), dtype=np.int64)
-    nearest = np.empty((n, near), dtype=np.int64)
-    for rows in torch.arange(n).split(max(1, min(BLOCK, PAIRS // n))):
-        cosine = unit[rows] @ unit.T
-        cosine[torch.arange(len(rows)), rows] = -torch.inf
-        nearest[rows] = cosine.topk(near, dim=1).indices.cpu().numpy()
+    found = np.empty((n, near), dtype=np.int64)
+    for rows, nearness in Pairs(unit).blocks():
+        found[rows] = nearest(nearness, near).cpu().numpy()
     first = np.repeat(np.arange(n), near)
-    second = nearest.reshape(-1)
+    second = found.reshape(-1)
     ahead = np.minimum(first, second) * n + np.maximum(first, second)
     pair, times = np.unique(ahead, return_counts=True)
     pair = pair[times == 2]

@@ -27,7 +27,7 @@ from cid.arrays import (
     warn_of_many_classes,
 )
 from cid.density import class_density, neighbour_width, refuse_strays
-from cid.posterior import label_posterior, without_class_direction
+from cid.factors import Factors
 from cid.settings import (
     ClassPrior,
     CountOrAuto,
@@ -103,7 +103,8 @@ def surprise_weights(
 
     >>> embeddings = [[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.2, 1]]
     >>> labels = [0, 0, 1, 1, 1, 0]  # each of two people has one image of their rarer class
-    >>> weights = surprise_weights(embeddings, labels, neighbours=2, keep_class_direction=True)
+    >>> options = {"neighbours": 2, "surprise": 1.0, "keep_class_direction": True}
+    >>> weights = surprise_weights(embeddings, labels, **options)
     >>> bool(weights[2] > weights[3])
     True
 
@@ -198,24 +199,15 @@ def two_factor_weights(
     neighbours = checked("neighbours", neighbours, CountOrAuto)
     posterior_tau = checked("posterior_tau", posterior_tau, PositiveOrAuto)
     warn_of_many_classes(labels)
-    cleaned = embeddings
-    if not checked("keep_class_direction", keep_class_direction, Truth):
-        cleaned = without_class_direction(embeddings, labels, device=device)
-    posterior = label_posterior(
-        cleaned,
-        labels,
+    factors = Factors(embeddings, labels, device=device)
+    posterior = factors.posterior(
         estimator=estimator,
         scale=neighbours if estimator == "knn" else posterior_tau,
         slope="auto" if surprise == "auto" else 1.0,
+        keep_class_direction=keep_class_direction,
         local_scaling=local_scaling,
-        device=device,
     )
-    density = None
-    if rarity:
-        one_class = [0] * len(as_tensor(embeddings, ndim=2))
-        density = class_density(
-            embeddings, one_class, tau, include_self=include_self, device=device
-        )
+    density = factors.density(tau, include_self=include_self) if rarity else None
     logs = log_product(posterior.probability, density, rarity=rarity, surprise=surprise)
     weights = inverse_weights(logs, labels, class_prior=class_prior, log=True)
     return like(as_tensor(weights, "weights"), embeddings)

@@ -15,6 +15,7 @@ from cid.door.inputs import embedded, labelled, opened, tell_left_out
 METHODS = ("surprise", "cid", "two-factor")
 RESERVED = (tables.IMAGE, "weight", "reason")  # columns of the output
 SURE = 3.0  # standard errors that the gain over chance must have
+ROUNDING = 1e-9  # nats; where the likeliest slope is 0, gain and error are nothing else
 FEW = 5  # images of a class; fewer share a weight that is meant for many
 SLOW = 20_000  # from so many images on the time is estimated beforehand
 
@@ -31,7 +32,7 @@ class Weighed:
 
     @property
     def better_than_chance(self) -> bool:
-        return self.gain > SURE * self.error
+        return self.gain > SURE * self.error + ROUNDING
 
 
 def run(options: Namespace) -> int:
@@ -80,18 +81,16 @@ def weigh(embeddings, labels, method: str, class_prior: str, device: str = "auto
     class_prior, device
         As in :func:`cid.weights.cid_weights`.
     """
-    from cid.density import class_density
-    from cid.posterior import label_posterior, without_class_direction
-    from cid.weights import cid_weights, inverse_weights, log_product
+    from cid.factors import Factors
+    from cid.weights import inverse_weights, log_product
 
-    cleaned = without_class_direction(embeddings, labels, device=device)
-    posterior = label_posterior(cleaned, labels, slope="auto", device=device)
+    factors = Factors(embeddings, labels, device=device)
+    posterior = factors.posterior()
     if method == "cid":
-        weights = cid_weights(embeddings, labels, class_prior=class_prior, device=device)
+        density = factors.density(in_class=True)
+        weights = inverse_weights(density, labels, class_prior=class_prior)
     else:  # as `surprise_weights` and `two_factor_weights`, from the posterior that is told of, too
-        density = None
-        if method == "two-factor":
-            density = class_density(embeddings, np.zeros(len(labels), int), device=device)
+        density = factors.density() if method == "two-factor" else None
         logs = log_product(posterior.probability, density, surprise="auto")
         weights = inverse_weights(logs, labels, class_prior=class_prior, log=True)
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)

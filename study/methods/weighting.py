@@ -24,6 +24,7 @@ from cid.settings import (
 from study.methods.base import Method, Sample
 
 if TYPE_CHECKING:  # torch takes seconds to import, and names and facts need none of it
+    from cid.factors import Factors
     from cid.posterior import Posterior
 
 
@@ -75,47 +76,40 @@ class TemperSettings(PriorSettings):
     temper: Exponent = 1.25  # weight = size ** -temper of a (person, class) cell; the oracle has 1
 
 
+def factors_of(sample: Sample) -> Factors:
+    """What the methods of one training set share."""
+    from cid.factors import Factors
+
+    return sample.once("factors", lambda: Factors(sample.embeddings, sample.labels))
+
+
 def kernel_width(sample: Sample, settings: DensitySettings) -> float:
     """The kernel width of the densities; "auto" is :func:`cid.density.neighbour_width`."""
-    from cid.density import neighbour_width
-
-    if settings.tau != "auto":
-        return settings.tau
-    return sample.once("tau", lambda: neighbour_width(sample.embeddings))
+    return factors_of(sample).width if settings.tau == "auto" else settings.tau
 
 
 def proxy_density(sample: Sample, settings: DensitySettings) -> np.ndarray:
     """Density (n,) of the proxy embedding, not conditional on the class."""
-    from cid.density import class_density
+    return factors_of(sample).density(settings.tau, include_self=settings.include_self)
 
-    def compute():
-        return class_density(
-            sample.embeddings,
-            np.zeros(len(sample.labels), dtype=int),
-            kernel_width(sample, settings),
-            include_self=settings.include_self,
-        )
 
-    return sample.once("density", compute)
+def density_in_class(sample: Sample, settings: DensitySettings) -> np.ndarray:
+    """Density (n,) of the proxy embedding within the class: CID's weights are its inverse."""
+    return factors_of(sample).density(
+        settings.tau, in_class=True, include_self=settings.include_self
+    )
 
 
 def posterior_of(sample: Sample, settings: PosteriorSettings, estimator: str) -> Posterior:
     """The label posterior that the two-factor methods divide by."""
-    from cid.posterior import label_posterior, without_class_direction
-
-    def clean():
-        return without_class_direction(sample.embeddings, sample.labels)
 
     def compute():
-        keep = settings.keep_class_direction
-        embeddings = sample.embeddings if keep else sample.once("cleaned", clean)
         neighbours = estimator == "knn"
-        return label_posterior(
-            embeddings,
-            sample.labels,
+        return factors_of(sample).posterior(
             estimator=estimator,
             scale=settings.neighbours if neighbours else settings.posterior_tau,
             slope="auto" if settings.surprise == "auto" else 1.0,
+            keep_class_direction=settings.keep_class_direction,
             local_scaling=neighbours and settings.local_scaling,
         )
 
@@ -136,27 +130,18 @@ def weigh_inverse_density(sample: Sample, settings: DensitySettings) -> np.ndarr
 
 
 def weigh_cid(sample: Sample, settings: DensitySettings) -> np.ndarray:
-    from cid.weights import cid_weights
+    from cid.weights import inverse_weights
 
-    return cid_weights(
-        sample.embeddings,
-        sample.labels,
-        kernel_width(sample, settings),
-        class_prior=settings.class_prior,
-        include_self=settings.include_self,
-    )
+    density = density_in_class(sample, settings)
+    return inverse_weights(density, sample.labels, class_prior=settings.class_prior)
 
 
 def weigh_cid_power(sample: Sample, settings: PowerSettings) -> np.ndarray:
-    from cid.weights import cid_weights
+    from cid.weights import inverse_weights
 
-    return cid_weights(
-        sample.embeddings,
-        sample.labels,
-        kernel_width(sample, settings),
-        class_prior=settings.class_prior,
-        power=settings.power,
-        include_self=settings.include_self,
+    density = density_in_class(sample, settings)
+    return inverse_weights(
+        density, sample.labels, class_prior=settings.class_prior, power=settings.power
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cid import audit, auditing, kin
+from cid import audit, auditing, kin, pairs
 from cid.classified import predicted_classes
 from cid.estimates import Counts, estimated
 from cid.kin import groups, mutual_neighbours, resampled_sums
@@ -239,7 +239,7 @@ def test_mutual_neighbours_are_brute_force(near, monkeypatch):
     of = [set(np.argsort(-row)[: min(near, 39)]) for row in cosine]
     expected = [(i, j) for i in range(40) for j in range(i + 1, 40) if i in of[j] and j in of[i]]
     assert [tuple(pair) for pair in mutual_neighbours(points, near)] == expected
-    monkeypatch.setattr(kin, "PAIRS", 7 * 40)
+    monkeypatch.setattr(pairs, "PAIRS", 7 * 40)
     assert [tuple(pair) for pair in mutual_neighbours(points, near)] == expected
 
 

@@ -245,3 +245,38 @@ def test_gpu_equals_cpu():
     np.testing.assert_allclose(
         gpu.cpu(), cid_weights(vectors, labels, 0.01, device="cpu"), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("shape", [(128, 40, 16), (37, 64, 16), (1, 1, 3)])
+def test_a_product_by_convolution_is_the_product(shape):
+    n, m, d = shape
+    rng = np.random.default_rng(0)
+    u, v = rng.normal(size=(n, d)), rng.normal(size=(m, d))
+    half = (v**2).sum(axis=1) / 2
+    tensors = [torch.from_numpy(values).float() for values in (u, v, half)]
+    found = density.product_by_convolution(*tensors)
+    np.testing.assert_allclose(found, u @ v.T - half, atol=1e-5)
+
+
+def test_by_convolution_the_density_keeps_its_promise(monkeypatch):
+    monkeypatch.setattr(density, "convolution_is_faster", lambda: True)
+    monkeypatch.setattr(density, "BLOCK", 256)
+    vectors, labels = people()
+    exact = exact_density(vectors, labels, 0.003)
+    np.testing.assert_allclose(class_density(vectors, labels, 0.003), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("processor", "faster"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
+        ({"cpu_name": "Intel Xeon Processor", "avx512_f": True}, False),
+        ({"architecture": "arm64"}, False),
+    ],
+)
+def test_the_processor_alone_decides_how_products_are_computed(monkeypatch, processor, faster):
+    decide = density.convolution_is_faster.__wrapped__
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor, raising=False)
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert decide() == (faster and torch.backends.mkldnn.is_available())

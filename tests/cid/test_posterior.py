@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
-from cid import density, posterior
+from cid import density, pairs, posterior
 from cid.posterior import (
     NEIGHBOURS,
     PSEUDO_MASS,
@@ -111,7 +111,7 @@ def test_many_samples_are_counted_pair_by_pair_under_a_width_chosen_on_some(peop
 @pytest.mark.parametrize("estimator", ["knn", "kernel"])
 def test_blocks_of_any_size_count_the_same(cloud, monkeypatch, estimator):
     whole = label_posterior(*cloud, estimator=estimator).probability
-    monkeypatch.setattr(posterior, "PAIRS", 7 * len(cloud[0]))
+    monkeypatch.setattr(pairs, "PAIRS", 7 * len(cloud[0]))
     parts = label_posterior(*cloud, estimator=estimator).probability
     np.testing.assert_allclose(parts, whole, rtol=1e-9)
 
@@ -258,7 +258,7 @@ def test_new_samples_are_scored_by_what_the_training_samples_chose(
     assert left_out == pytest.approx(
         label_posterior(z[:900], y[:900], **fixed).probability[0], abs=0.01
     )
-    monkeypatch.setattr(posterior, "PAIRS", 7 * 900)
+    monkeypatch.setattr(pairs, "PAIRS", 7 * 900)
     parts = new_posterior(z[:900], y[:900], z[900:1000], **options)
     np.testing.assert_allclose(parts.probability, new.probability, rtol=1e-9)
 

@@ -85,7 +85,16 @@ def test_the_package_offers_what_it_lists():
             assert getattr(module, name) is getattr(weights, name)
 
 
-MODULES = ["cid", "cid.weights", "cid.density", "cid.posterior", "cid.moved", "cid.heads"]
+MODULES = [
+    "cid",
+    "cid.weights",
+    "cid.factors",
+    "cid.density",
+    "cid.posterior",
+    "cid.kin",
+    "cid.moved",
+    "cid.heads",
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 
-from cid import density, posterior
+from cid import density, factors
 from cid.density import class_density, neighbour_width
 from cid.options import KINDS
 from cid.posterior import label_posterior
@@ -256,9 +256,9 @@ def test_what_methods_share_is_computed_once_and_changes_nothing(embeddings, mon
     names = ["inverse-density", "cid-kernel", "cid-knn", "surprise", "oracle"]
     alone = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS) for m in names]
     calls = []
-    original = posterior.label_posterior
+    original = factors.posterior_among
     monkeypatch.setattr(
-        posterior, "label_posterior", lambda *a, **k: calls.append(1) or original(*a, **k)
+        factors, "posterior_among", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     shared = {}
     together = [training_weights(m, embeddings, LABELS, PEOPLE, SETTINGS, shared) for m in names]
