@@ -16,9 +16,11 @@ from threading import Lock
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
+from cid import curvature
 from cid.arrays import array, as_tensor, class_codes, pick_device, reals
+from cid.curvature import Curvature, leading_eigenvectors, padded, product
 from cid.lbfgs import minimise
 from cid.moved import forwarder
 from cid.risks import mean_risk
@@ -30,6 +32,7 @@ HELD = 2**28
 # numbers at once and rounds the rest of a row in another way, so without padding the last bits of a
 # head would depend on its place.
 LANES = 32
+SAMPLE = 2**13  # images, at least, from which the curvature of more is estimated
 
 MOVED = {"Design": "cid.heads.StandardisedFeatures"}
 __getattr__ = forwarder(__name__, MOVED)
@@ -85,11 +88,14 @@ class GramStack:
     """Training sets that are fitted together, with their Gram matrices."""
 
     gram: Tensor  # (sets, size, size): X X^T of each training set, 0 beyond its images
+    signs: Tensor  # (sets, 1, size): labels as -1 and 1, 0 beyond the images
     sets: list[OwnUnits]
+    curvature: Curvature
 
     def numel(self) -> int:
         """Count the numbers in memory."""
-        return self.gram.numel() + sum(own.features.numel() for own in self.sets)
+        features = sum(own.features.numel() for own in self.sets)
+        return self.gram.numel() + features + self.curvature.numel()
 
 
 class StandardisedFeatures:
@@ -137,7 +143,7 @@ class StandardisedFeatures:
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.features = (features - self.centre).div_(self.spread)
         self.signs = torch.as_tensor(labels.astype(float) * 2 - 1).to(device, torch.float32)
-        self._stacks: dict[tuple, GramStack] = {}  # the least recently used first
+        self._kept: dict[tuple, GramStack | Curvature] = {}  # the least recently used first
         self._lock = Lock()  # threads can share one object
 
     def in_own_units(self, rows: Tensor) -> OwnUnits:
@@ -147,28 +153,46 @@ class StandardisedFeatures:
         scale = ((features**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
         return OwnUnits(features.sub_(shift).div_(scale), shift, scale)
 
-    def gram_stack(self, sets: list[Tensor], size: int) -> GramStack:
+    def gram_stack(self, sets: list[Tensor], size: int, trained: list[Tensor]) -> GramStack:
         """Return the Gram matrices of training sets, computed now or kept from an earlier call.
 
-        ``sets`` holds the rows of each; ``size`` is the number of images that all are padded to.
+        ``sets`` holds the rows of each; ``size`` is the number of images that all are padded to. Of the
+        images of a set, those in ``trained``, bool and as long as its rows, make its curvature.
         """
-        key = (size, *(rows.cpu().numpy().tobytes() for rows in sets))
-        with self._lock:
-            stack = self._stacks.pop(key, None)
-        if stack is None:
+
+        def compute() -> GramStack:
             gram = self.features.new_zeros(len(sets), size, size)
+            signs = self.features.new_zeros(len(sets), 1, size)
+            member = torch.zeros_like(signs)
             standardised = [self.in_own_units(rows) for rows in sets]
-            for matrix, own in zip(gram, standardised, strict=True):
-                count = len(own.features)
-                matrix[:count, :count] = _product(own.features, own.features.T)
-            stack = GramStack(gram, standardised)
+            for place, (rows, own) in enumerate(zip(sets, standardised, strict=True)):
+                count = len(rows)
+                gram[place, :count, :count] = product(own.features, own.features.T)
+                signs[place, 0, :count] = self.signs[rows]
+                member[place, 0, :count] = trained[place]
+            return GramStack(gram, signs, standardised, _dual_curvature(gram, signs, member))
+
+        key = (size, *(part.cpu().numpy().tobytes() for part in [*sets, *trained]))
+        return self.kept(key, compute)
+
+    def curvature(self, trained: Tensor) -> Curvature:
+        """Return the curvature of the images ``trained``, computed now or kept from an earlier call."""
+        key = ("curvature", trained.cpu().numpy().tobytes())
+        return self.kept(key, lambda: _primal_curvature(self, trained))
+
+    def kept(self, key: tuple, compute: Callable):
+        """Return what an earlier call with this key has computed, or compute it; memory has a limit."""
         with self._lock:
-            held = sum(other.numel() for other in self._stacks.values())
-            while self._stacks and held + stack.numel() > HELD:
-                least_recently_used = next(iter(self._stacks))
-                held -= self._stacks.pop(least_recently_used).numel()
-            self._stacks[key] = stack
-        return stack
+            value = self._kept.pop(key, None)
+        if value is None:
+            value = compute()
+        with self._lock:
+            held = sum(other.numel() for other in self._kept.values())
+            while self._kept and held + value.numel() > HELD:
+                least_recently_used = next(iter(self._kept))
+                held -= self._kept.pop(least_recently_used).numel()
+            self._kept[key] = value
+        return value
 
 
 def fit_heads(
@@ -276,7 +300,10 @@ def fit_heads(
     #     for each training set and shared by all heads on it. After that a step takes one product of
     #     n^2 multiplications, whatever d is.
     #
-    # The optimiser sees the inner products of (w, b) in both, so it takes the same steps.
+    # The optimiser sees the inner products of (w, b) in both, and both share the curvature of all heads
+    # on the same images (cid.curvature), from whose reference they start, but for two cases: a correction
+    # (offset) is small, so it starts at 0; and with images that only standardise, the reference knows labels
+    # that a head must not know, and one that stops short of its optimum would keep a trace of them.
     images = int(member.sum(dim=1).max())
     fit = _fit_dual if images <= design.features.shape[1] else _fit_primal
     with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
@@ -290,6 +317,7 @@ def fit_heads(
             offset=offset,
             flipped=flipped,
             room=room,
+            from_reference=offset is None and standardised_by is None,
             tolerance=tolerance,
             max_iterations=max_iterations,
             progress=progress,
@@ -341,7 +369,7 @@ class _PrimalProblem:
         w = unknowns[:, :-1]
         b = unknowns[:, -1:]
         v = w / self.scale
-        products = (_padded(v, self.room) @ self.features.T)[:heads]
+        products = (padded(v, self.room) @ self.features.T)[:heads]
         logits = products + (b - (v * self.shift).sum(1, keepdim=True))
         margins = (logits + self.offset) * self.signs
         losses, pull = _losses(margins, self.flipped)
@@ -350,7 +378,7 @@ class _PrimalProblem:
 
         slope = -share * pull * self.signs  # the derivative by the logits
         total = slope.sum(1, keepdim=True)
-        products = (_padded(slope, self.room) @ self.features)[:heads]
+        products = (padded(slope, self.room) @ self.features)[:heads]
         w_slope = (products - total * self.shift) / self.scale
         gradient = torch.cat([w_slope + self.l2 * w, total], dim=1)
         return loss, gradient
@@ -359,6 +387,50 @@ class _PrimalProblem:
     def dot(left: Tensor, right: Tensor) -> Tensor:
         """Compute the inner products (h,) of the rows of two (h, d + 1)."""
         return (left * right).sum(1)
+
+
+def _primal_curvature(design: StandardisedFeatures, trained: Tensor) -> Curvature:
+    """Fit the reference of some images and find the curvature around it, over weights.
+
+    Of many images every so manieth is used, :data:`SAMPLE` to twice as many: a preconditioner need not be
+    exact.
+    """
+    sample = trained[:: max(1, len(trained) // SAMPLE)]
+    own = design.in_own_units(sample)
+    images, size = own.features.shape
+    even = own.features.new_full((1, images), 1 / images)
+    problem = _PrimalProblem(
+        features=own.features,
+        signs=design.signs[sample],
+        weights=even,
+        shift=torch.zeros_like(own.shift)[None],
+        scale=torch.ones_like(own.scale)[None],
+        l2=even.new_full((1, 1), curvature.L2),
+        risk=mean_risk,
+        offset=0,
+        flipped=None,
+        room=1,
+    )
+    reference = _reference(problem, even.new_zeros(1, size + 1))
+    slope = even[0] * _variance(own.features @ reference[0, :-1] + reference[0, -1])
+
+    def times(vectors: Tensor) -> Tensor:
+        return (own.features.T @ (slope[:, None] * (own.features @ vectors[0])))[None]
+
+    rank = min(curvature.RANK, -(-size // 4))
+    eigenvalues, vectors = leading_eigenvectors(times, reference, size, rank)
+    rest = (slope @ (own.features**2).sum(dim=1) - eigenvalues.sum()) / max(size - rank, 1)
+    # The bias of the reference is that of features in the units of the design, like those of heads.
+    weight = reference[0, :-1] / own.scale
+    bias = reference[0, -1:] - own.shift @ weight
+    return Curvature(
+        reference=torch.cat([weight, bias])[None],
+        measure=vectors,
+        spread=vectors.mT.contiguous(),
+        eigenvalues=eigenvalues,
+        rest=rest.clamp_min(0)[None],
+        total=slope.sum()[None],
+    )
 
 
 def _fit_primal(
@@ -372,6 +444,7 @@ def _fit_primal(
     offset: Tensor | None,
     flipped: Tensor | None,
     room: int,
+    from_reference: bool,
     tolerance: float,
     max_iterations: int,
     progress: str | None,
@@ -390,6 +463,7 @@ def _fit_primal(
     """
     # Only images that some head trains on take part, padded by copies of weight 0.
     used = torch.nonzero(member.any(dim=0))[:, 0]
+    shared = design.curvature(torch.nonzero((weights > 0).any(dim=0))[:, 0])
     padding = -len(used) % LANES
     used = torch.cat([used, used[:1].expand(padding)])
     features = design.features[used]
@@ -400,7 +474,7 @@ def _fit_primal(
     member = member[:, used].float()
     member[:, len(used) - padding :] = 0
     member /= member.sum(dim=1, keepdim=True)
-    member = _padded(member, room)
+    member = padded(member, room)
     heads = len(weights)
     shift = (member @ features)[:heads]
     scale = ((member @ features**2)[:heads] - shift**2).clamp_min(1e-6).sqrt()
@@ -417,13 +491,20 @@ def _fit_primal(
         flipped=None if flipped is None else flipped[:, used],
         room=room,
     )
+    start = weights.new_zeros(heads, features.shape[1] + 1)
+    norm_before = _norm_at_zero(problem, start)
+    if from_reference:  # in each head's own units
+        weight, bias = shared.reference[:, :-1], shared.reference[:, -1:]
+        start = torch.cat([weight * scale, bias + (weight * shift).sum(1, keepdim=True)], dim=1)
     unknowns, steps, relative = minimise(
         problem.objective,
         problem.dot,
-        weights.new_zeros(heads, features.shape[1] + 1),
+        start,
         tolerance=tolerance,
         max_iterations=max_iterations,
         progress=progress,
+        precondition=shared.preconditioner(l2, room, torch.matmul),
+        norm_before=norm_before,
     )
     v = unknowns[:, :-1] / scale
     bias = unknowns[:, -1] - (v * shift).sum(1)
@@ -465,7 +546,7 @@ class _DualProblem:
         # The gradient by w is X^T slope + l2 X^T a: again a combination of the images.
         slope = (-share * pull).view(self.weights.shape) * self.signs
         slots = slope.shape[1]
-        k_slope = _product(_padded(slope, self.room), self.gram)[:, :slots].flatten(0, 1)
+        k_slope = product(padded(slope, self.room), self.gram)[:, :slots].flatten(0, 1)
         slope = slope.flatten(0, 1)
         gradient = torch.cat(
             [slope + self.l2 * a, k_slope + self.l2 * k_a, slope.sum(1, keepdim=True)], dim=1
@@ -490,6 +571,7 @@ def _fit_dual(
     offset: Tensor | None,
     flipped: Tensor | None,
     room: int,
+    from_reference: bool,
     tolerance: float,
     max_iterations: int,
     progress: str | None,
@@ -511,10 +593,11 @@ def _fit_dual(
     for first in range(0, len(heads_by_set), sets_at_once):
         heads = heads_by_set[first : first + sets_at_once]
         rows = [torch.nonzero(member[own[0]])[:, 0] for own in heads]
-        stack = design.gram_stack(rows, size)
-        signs = weights.new_zeros(len(heads), 1, size)
-        for place, own_rows in enumerate(rows):
-            signs[place, 0, : len(own_rows)] = design.signs[own_rows]
+        trained = [
+            (weights[own][:, images] > 0).any(dim=0)
+            for own, images in zip(heads, rows, strict=True)
+        ]
+        stack = design.gram_stack(rows, size, trained)
         stacked_weights = _stacked(weights, heads, rows, size)
         if offset is None:
             stacked_offset = torch.zeros_like(stacked_weights)
@@ -522,7 +605,7 @@ def _fit_dual(
             stacked_offset = _stacked(offset, heads, rows, size)
         problem = _DualProblem(
             gram=stack.gram,
-            signs=signs,
+            signs=stack.signs,
             weights=stacked_weights,
             offset=stacked_offset,
             flipped=None if flipped is None else _stacked(flipped, heads, rows, size).flatten(0, 1),
@@ -533,24 +616,71 @@ def _fit_dual(
             room=room_in_set,
         )
         sets, slots, _ = stacked_weights.shape
+        reference = stack.curvature.reference.repeat_interleave(slots, dim=0)
         unknowns, steps_taken, stack_relative = minimise(
             problem.objective,
             problem.dot,
-            weights.new_zeros(sets * slots, 2 * size + 1),
+            reference if from_reference else torch.zeros_like(reference),
             tolerance=tolerance,
             max_iterations=max_iterations,
             progress=progress,
+            precondition=stack.curvature.preconditioner(problem.l2, room_in_set, product),
+            norm_before=_norm_at_zero(problem, reference),
         )
         steps = max(steps, steps_taken)
         a = unknowns[:, :size].view(sets, slots, size)
         b = unknowns[:, -1].view(sets, slots)
         stack_relative = stack_relative.view(sets, slots)
         for place, (own, images) in enumerate(zip(heads, stack.sets, strict=True)):
-            coefficients = _padded(a[place, :, : len(images.features)], room_in_set)
+            coefficients = padded(a[place, :, : len(images.features)], room_in_set)
             weight[own] = (coefficients @ images.features)[: len(own)] / images.scale
             bias[own] = b[place, : len(own)] - (weight[own] * images.shift).sum(1)
             relative[own] = stack_relative[place, : len(own)]
     return weight, bias, steps, relative
+
+
+def _dual_curvature(gram: Tensor, signs: Tensor, member: Tensor) -> Curvature:
+    """Fit the reference of training sets and find the curvature around it, over their images.
+
+    ``member``, like ``signs``, is 1 for the images that some head trains on, else 0.
+    """
+    sets, size, _ = gram.shape
+    weights = member / member.sum(dim=2, keepdim=True)
+    problem = _DualProblem(
+        gram=gram,
+        signs=signs,
+        weights=weights,
+        offset=torch.zeros_like(weights),
+        flipped=None,
+        l2=weights.new_full((sets, 1), curvature.L2),
+        risk=mean_risk,
+        room=1,
+    )
+    start = weights.new_zeros(sets, 2 * size + 1)
+    reference = _reference(problem, start)
+    _, k_a, b = reference.split([size, size, 1], dim=1)
+    slope = weights[:, 0] * _variance(k_a + b)
+    root = slope.sqrt()[:, :, None]
+
+    # X^T D X has the eigenvalues of D^.5 K D^.5, and of a vector v of this it has X^T D^.5 v.
+    def times(vectors: Tensor) -> Tensor:
+        return root * product(gram, root * vectors)
+
+    images = member.sum(dim=(1, 2))
+    rank = min(curvature.RANK, -(-size // 4))
+    eigenvalues, vectors = leading_eigenvectors(times, reference, size, rank)
+    coefficients = root * vectors / eigenvalues.sqrt()[:, None]
+    logits = product(gram, coefficients)
+    trace = (slope * gram.diagonal(dim1=1, dim2=2)).sum(dim=1)
+    rest = (trace - eigenvalues.sum(dim=1)) / (images - rank).clamp_min(1)
+    return Curvature(
+        reference=reference,
+        measure=coefficients,
+        spread=torch.cat([coefficients, logits], dim=1).mT.contiguous(),
+        eigenvalues=eigenvalues,
+        rest=rest.clamp_min(0),
+        total=slope.sum(dim=1),
+    )
 
 
 def _heads_by_training_set(member: Tensor) -> list[np.ndarray]:
@@ -582,6 +712,30 @@ def _in_slots(l2: Tensor, heads: list[np.ndarray]) -> Tensor:
 # --- what both share ------------------------------------------------------------------------------
 
 
+def _reference(problem: _PrimalProblem | _DualProblem, start: Tensor) -> Tensor:
+    """Fit the reference, roughly: see :mod:`cid.curvature`."""
+    return minimise(
+        problem.objective,
+        problem.dot,
+        start,
+        tolerance=curvature.TOLERANCE,
+        max_iterations=100,
+        progress=None,
+    )[0]
+
+
+def _norm_at_zero(problem: _PrimalProblem | _DualProblem, unknowns: Tensor) -> Tensor:
+    """The norm of the gradient at 0, by which convergence is judged wherever a head starts."""
+    gradient = problem.objective(torch.zeros_like(unknowns))[1]
+    return problem.dot(gradient, gradient).clamp_min(1e-30).sqrt()
+
+
+def _variance(logits: Tensor) -> Tensor:
+    """Compute ``p (1 - p)`` of the probabilities p, the second derivative of the cross-entropy."""
+    probability = torch.sigmoid(logits)
+    return probability * (1 - probability)
+
+
 def _losses(margins: Tensor, flipped: Tensor | None) -> tuple[Tensor, Tensor]:
     """Compute the cross-entropies of the images, and minus their derivatives by the margin."""
     losses = softplus(-margins)
@@ -589,18 +743,6 @@ def _losses(margins: Tensor, flipped: Tensor | None) -> tuple[Tensor, Tensor]:
     if flipped is None:
         return losses, pull
     return losses + flipped * margins, pull - flipped
-
-
-def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Compute ``left @ right``; on a CPU by NumPy, which is faster, twice so if right is left.T."""
-    if left.device.type != "cpu":
-        return left @ right
-    return torch.from_numpy(left.numpy() @ right.numpy())
-
-
-def _padded(matrix: Tensor, rows: int) -> Tensor:
-    """Pad with zero rows to a multiple of ``rows``: the last bits of a product depend on its shape."""
-    return pad(matrix, (0, 0, 0, -matrix.shape[-2] % rows))
 
 
 def _penalties(l2, weights: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ def minimise(
     tolerance: float,
     max_iterations: int,
     progress: str | None,
+    *,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+    norm_before: Tensor | None = None,
 ) -> tuple[Tensor, int, Tensor]:
     """Minimise many smooth convex functions of equal dimension together by L-BFGS.
 
@@ -33,13 +36,18 @@ def minimise(
         The start; overwritten.
     tolerance, max_iterations, progress
         As in :func:`cid.heads.fit_heads`.
+    precondition : callable, optional
+        Multiplies rows (h, p) by roughly the inverse Hessian of each: the matrix that L-BFGS starts from,
+        times a number of each row that it finds. By default the identity.
+    norm_before : tensor (h,), optional
+        What a gradient's norm is compared with; by default the norm at the start.
 
     Returns
     -------
     theta : tensor (h, p)
     steps : int
     relative : tensor (h,)
-        Final gradient norms over the initial ones.
+        Final gradient norms over those before.
 
     Examples
     --------
@@ -54,15 +62,19 @@ def minimise(
             [3., 4.]])
     """
     loss, gradient = objective(theta)
-    initial_norm = dot(gradient, gradient).clamp_min(1e-30).sqrt()
-    relative = torch.ones_like(loss)
+    norm = dot(gradient, gradient).clamp_min(1e-30).sqrt()
+    norm_before = norm if norm_before is None else norm_before
+    relative = norm / norm_before
     gamma = torch.ones_like(loss)  # scale of the initial inverse Hessian
-    step = 1 / initial_norm.clamp_min(1)
+    if precondition is None:
+        step = 1 / norm.clamp_min(1)
+    else:
+        step = torch.ones_like(loss)
     history = []  # of (step, change of the gradient, rho), the oldest first
     steps = 0
     bar = tqdm(total=max_iterations, desc=progress, disable=progress is None, mininterval=5)
     while steps < max_iterations and bool((relative > tolerance).any()):
-        direction = _direction(gradient, history, gamma, dot)
+        direction = _direction(gradient, history, gamma, dot, precondition)
         descent = dot(direction, gradient)
         # A row whose history misleads it (by rounding, near its optimum) goes down the gradient.
         uphill = descent >= 0
@@ -79,21 +91,28 @@ def minimise(
         gradient_change = torch.where(accepted[:, None], trial_gradient - gradient, 0)
         curvature = dot(theta_change, gradient_change)
         rho = torch.where(curvature > 1e-12, 1 / curvature.clamp_min(1e-12), 0)
-        squared_change = dot(gradient_change, gradient_change).clamp_min(1e-30)
+        scaled_change = precondition(gradient_change) if precondition else gradient_change
+        squared_change = dot(gradient_change, scaled_change).clamp_min(1e-30)
         gamma = torch.where(rho > 0, curvature / squared_change, gamma)
         history.append((theta_change, gradient_change, rho))
         history = history[-HISTORY:]
         theta = theta.add_(theta_change)
         gradient = gradient + gradient_change
         loss = torch.where(accepted, trial_loss, loss)
-        relative = dot(gradient, gradient).clamp_min(0).sqrt() / initial_norm
+        relative = dot(gradient, gradient).clamp_min(0).sqrt() / norm_before
         steps += 1
         bar.update()
     bar.close()
     return theta, steps, relative
 
 
-def _direction(gradient: Tensor, history: list[tuple], gamma: Tensor, dot: Callable) -> Tensor:
+def _direction(
+    gradient: Tensor,
+    history: list[tuple],
+    gamma: Tensor,
+    dot: Callable,
+    precondition: Callable | None,
+) -> Tensor:
     """Compute every row's step by the two-loop recursion; a row skips entries where its rho is 0."""
     direction = -gradient
     alphas = []
@@ -101,6 +120,8 @@ def _direction(gradient: Tensor, history: list[tuple], gamma: Tensor, dot: Calla
         alpha = (rho * dot(theta_change, direction))[:, None]
         direction.addcmul_(alpha, gradient_change, value=-1)
         alphas.append(alpha)
+    if precondition:
+        direction = precondition(direction)
     direction.mul_(gamma[:, None])
     for (theta_change, gradient_change, rho), alpha in zip(history, reversed(alphas), strict=True):
         beta = (rho * dot(gradient_change, direction))[:, None]

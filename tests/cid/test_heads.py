@@ -143,20 +143,21 @@ def test_standardised_features_keep_gram_matrices_as_memory_allows(monkeypatch):
     x, y = rng.normal(size=(40, 60)), np.arange(40) % 2
     design = heads.StandardisedFeatures(x, y)
     sets = [torch.arange(start, start + 20) for start in (0, 10, 20)]
+    everyone = [torch.ones(20, dtype=torch.bool)]
 
     def gram(k):
-        return design.gram_stack(sets[k : k + 1], 32).gram
+        return design.gram_stack(sets[k : k + 1], 32, everyone).gram
 
     part, first = design.in_own_units(sets[0]).features, gram(0)
     torch.testing.assert_close(first[0, :20, :20], part @ part.T, atol=1e-3, rtol=1e-5)
     assert not first[0, 20:].any() and not first[0, :, 20:].any()
     assert gram(0) is first
-    monkeypatch.setattr(heads, "HELD", 2 * (32 * 32 + 20 * 60))
+    monkeypatch.setattr(heads, "HELD", 2 * design.gram_stack(sets[:1], 32, everyone).numel())
     kept = gram(1)
     gram(0), gram(2)  # the longest unused went
     assert gram(0) is first
     assert gram(1) is not kept
-    assert design.gram_stack(sets[:1], 64).gram.shape == (1, 64, 64)
+    assert design.gram_stack(sets[:1], 64, everyone).gram.shape == (1, 64, 64)
     weights = np.zeros((2, 40))
     weights[0, :20] = weights[1, 10:30] = 1
     shared = fit_heads(x, y, weights, 0.1, design=design)
