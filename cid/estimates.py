@@ -12,6 +12,7 @@ import numpy as np
 from cid.kin import groups, mutual_neighbours, resampled_sums
 
 MEASURES = ("minority", "majority", "balanced", "spread")
+ROUNDING = 1e-12  # a variance below it is that of rounded sums
 LABELS = "(labels)"  # stands for a model in what is said of the labels
 KIN = 3  # nearest neighbours among which two images must find each other
 INTERVAL = 1.96  # standard errors on each side: 95 %
@@ -177,7 +178,8 @@ def _wilson(value: float, variance: float, n: float) -> tuple[float, float]:
 
     It holds near 1, too, where resamples hardly vary.
     """
-    if variance > 0:
+    value = min(max(value, 0.0), 1.0)  # sums of weights round
+    if variance > ROUNDING and 0 < value < 1:
         n = min(n, value * (1 - value) / variance)
     centre = (value + INTERVAL**2 / (2 * n)) / (1 + INTERVAL**2 / n)
     error = np.sqrt(value * (1 - value) / n + INTERVAL**2 / (4 * n**2)) / (1 + INTERVAL**2 / n)

@@ -8,7 +8,7 @@ import torch
 
 from cid import audit, auditing, kin
 from cid.classified import predicted_classes
-from cid.estimates import Counts, estimated
+from cid.estimates import Counts, _wilson, estimated
 from cid.kin import groups, mutual_neighbours, resampled_sums
 
 
@@ -110,6 +110,12 @@ def test_features_tell_wrong_labels_from_rare_ones(one_thread):
     np.testing.assert_array_equal(found.flagged, blind.flagged)
     assert auditing.LABELS_UNKNOWN in blind.unknown and auditing.LABELS_JUDGED in found.unknown
     assert blind.wrong is None and blind.trust is None
+
+
+@pytest.mark.parametrize("share", [1 + 1e-16, 1.0, 1 - 1e-16, 0.0, -1e-20])
+def test_an_interval_stands_where_sums_of_weights_round(share):
+    low, high = _wilson(share, 1e-33, 12.5)  # a share of images that hardly count varies by rounding
+    assert 0 <= low < high <= 1 and high - low < 0.3
 
 
 def test_where_all_labels_are_right_features_change_nothing():
