@@ -114,7 +114,9 @@ def test_features_tell_wrong_labels_from_rare_ones(one_thread):
 
 @pytest.mark.parametrize("share", [1 + 1e-16, 1.0, 1 - 1e-16, 0.0, -1e-20])
 def test_an_interval_stands_where_sums_of_weights_round(share):
-    low, high = _wilson(share, 1e-33, 12.5)  # a share of images that hardly count varies by rounding
+    low, high = _wilson(
+        share, 1e-33, 12.5
+    )  # a share of images that hardly count varies by rounding
     assert 0 <= low < high <= 1 and high - low < 0.3
 
 
