@@ -11,22 +11,36 @@ more on development people: it asks for probabilities, where flags ask for the l
 How much people differ is told by errors that two images of one person have in common: images that are
 each other's nearest neighbours (:mod:`cid.kin`) take their place.
 
+A wrong label is as surprising as a rare one, and a model that is right about the image then counts as
+wrong. With features of the task a test image counts by how probable it is that its label is right
+(:func:`cid.trust.trust_by_neighbours_too`): heads judge that which trained on other images, and which are
+none of the models. Which images are surprised, they do not decide.
+
 Only class labels are used. The thresholds of a refusal were chosen on development people.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from cid.arrays import array, class_codes, unit_vectors, warn_of_many_classes
 from cid.classified import places_of_classes, predicted_classes
-from cid.estimates import MEASURES, Counts, Difference, Estimate, estimated
-from cid.posterior import new_posterior, two_classes, without_class_direction
+from cid.estimates import (
+    LABELS,
+    MEASURES,
+    Counts,
+    Difference,
+    Estimate,
+    estimated,
+    share_of_wrong_labels,
+)
+from cid.posterior import label_posterior, new_posterior, two_classes, without_class_direction
 from cid.settings import Count, Whole, checked
 
-__all__ = ["MEASURES", "Audit", "Difference", "Estimate", "audit", "refusal"]
+__all__ = ["LABELS", "MEASURES", "Audit", "Difference", "Estimate", "audit", "refusal"]
 
 # Neighbours that say which class is likeliest, and as many for a variant. The likelihood often prefers
 # fewer, among which are near copies with the same label; ten found surprised images better.
@@ -38,13 +52,20 @@ FEWEST = 20  # surprised images below which nothing is said
 AGREEMENT = {"agreement_direction": 0.75, "agreement_neighbours": 0.55}
 CHANCE = 2.0  # standard errors by which the posterior must beat the class frequencies
 
+LABELS_UNKNOWN = (
+    "Whether a label is wrong: a surprised image may be one whose label is a mistake, and then a right "
+    "prediction counts as an error."
+)
+LABELS_JUDGED = (
+    "Which single label is wrong: images count by how probable it is that theirs is right, and labels that "
+    "people would dispute, near the border between classes, are taken for right."
+)
 UNKNOWN = (
     "How the worst-served people fare: groups of look-alike images are not people, and their worst tenth "
     "is no estimate of the worst tenth of people.",
     "Who is failed: surprised images are those of a class that is unusual for whoever looks like that, "
     "not those of a group with a name.",
-    "Whether a label is wrong: a surprised image may be one whose label is a mistake, and then a right "
-    "prediction counts as an error.",
+    LABELS_UNKNOWN,
     "How people fare who have no image among the training images, and none who look like them there.",
     "How far the flags are wrong: intervals hold what other test images would change, not surprised "
     "images that were missed or others that were flagged.",
@@ -61,6 +82,8 @@ class Audit:
     signs: Mapping[str, float]  # what the refusal was decided by
     flagged: np.ndarray  # bool (m,): surprised test images
     unknown: tuple[str, ...]  # sentences: what no audit without identities knows
+    wrong: Estimate | None = None  # the share of test labels that are wrong; None without features
+    trust: np.ndarray | None = None  # (m,): P(the label is right), by which images count
 
 
 def audit(
@@ -70,6 +93,8 @@ def audit(
     test_labels,
     predictions: Mapping[str, Any],
     *,
+    train_features=None,
+    test_features=None,
     classes: Sequence | None = None,
     seed: int = 0,
     bootstrap: int = 1000,
@@ -100,6 +125,9 @@ def audit(
     predictions : mapping
         For every model, by name, its predictions of the test images: classes (m,), or of two classes
         scores (m,) of the second, or scores (m, C); see :func:`cid.classified.predicted_classes`.
+    train_features, test_features : array, shapes (n, t) and (m, t), optional
+        Of the task, as in :func:`cid.trust.label_trust`: wrong labels are told from rare ones by them, and
+        the estimates are of what the models do where labels are right. Each class has five images at least.
     classes : sequence, optional
         The classes in the order of the columns of scores; by default sorted.
     seed : int
@@ -116,7 +144,7 @@ def audit(
     Raises
     ------
     ValueError
-        On embeddings, labels, predictions or settings that cannot be used.
+        On embeddings, labels, features, predictions or settings that cannot be used.
     """
     seed = checked("seed", seed, Whole)
     bootstrap = checked("bootstrap", bootstrap, Count)
@@ -132,12 +160,67 @@ def audit(
     own = places_of_classes(test_labels, present, "test labels")
     wanted = places_of_classes(test_labels, known, "test labels")
     right = _right(predictions, wanted, known)
+    features = _features(train_features, test_features, len(train), len(test))
 
     flags = _Flags(train, codes, test, own)
+    trust = None if features is None else _trust(flags, features, codes, own, device)
     correct = np.stack(list(right.values()), axis=1).astype(np.float64)
-    counts = Counts(test, flags.flagged, correct, len(present))
+    counts = Counts(test, flags.flagged, correct, len(present), trust)
     estimates, differences = estimated(list(right), counts, seed, bootstrap)
-    return Audit(estimates, differences, refusal(flags.signs), flags.signs, flags.flagged, UNKNOWN)
+    signs = flags.signs | {"flagged_images": counts.images["minority"]}
+    found = Audit(estimates, differences, refusal(signs), signs, flags.flagged, UNKNOWN)
+    if trust is None:
+        return found
+    unknown = tuple(LABELS_JUDGED if line == LABELS_UNKNOWN else line for line in UNKNOWN)
+    wrong = share_of_wrong_labels(counts, seed, bootstrap)
+    return replace(found, unknown=unknown, wrong=wrong, trust=trust)
+
+
+def _features(train_features, test_features, n: int, m: int) -> np.ndarray | None:
+    """Features (n + m, t) of all images, those that trained first; None if there are none."""
+    if train_features is None and test_features is None:
+        return None
+    if train_features is None or test_features is None:
+        missing = "train_features" if train_features is None else "test_features"
+        raise ValueError(f"{missing} are missing; pass the features of both sides, or of none")
+    sides = []
+    for side, features, images in (("train", train_features, n), ("test", test_features, m)):
+        values = array(f"{side} features", features)
+        if values.ndim != 2 or len(values) != images or values.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{side} features are {values.dtype} of shape {values.shape}; {images} images need numbers "
+                f"of shape ({images}, t)"
+            )
+        sides.append(np.asarray(values, dtype=np.float32))
+        if not np.isfinite(sides[-1]).all():
+            row = int((~np.isfinite(sides[-1])).any(axis=1).argmax())
+            raise ValueError(f"{side} features row {row} holds NaN or infinite values; remove it")
+    widths = [side.shape[1] for side in sides]
+    if widths[0] != widths[1]:
+        raise ValueError(
+            f"the train features have {widths[0]} columns and the test features {widths[1]}; take both from "
+            "one network"
+        )
+    return np.concatenate(sides)
+
+
+def _trust(flags, features, codes, own, device: str) -> np.ndarray:
+    """How probable it is that the label of each test image is right, (m,): by features and by neighbours.
+
+    Heads judge each image, of either side, that trained on others of both. The noise is taken to be alike.
+    """
+    from cid.trust import out_of_fold_logits, trust_by_neighbours_too
+
+    labels = np.concatenate([codes, own])
+    logits = out_of_fold_logits(features, labels, device=device)
+    known = label_posterior(flags.cleaned, labels, scale=min(NEIGHBOURS, len(labels) - 1))
+    frequency = np.bincount(labels) / len(labels)
+    probability = _numpy(known.probability)
+    mine = frequency[labels]
+    evidence = np.repeat(np.log((1 - probability) / (1 - mine))[:, None], len(frequency), axis=1)
+    evidence[np.arange(len(labels)), labels] = np.log(probability / mine)
+    trust = trust_by_neighbours_too(logits, labels, evidence).probability
+    return trust[len(codes) :]
 
 
 def refusal(signs: Mapping[str, float]) -> str | None:
@@ -173,6 +256,7 @@ class _Flags:
         most = len(train) - 1
         posterior = new_posterior(cleaned, codes, new, scale=min(NEIGHBOURS, most))
         probability = _numpy(posterior.probability)
+        self.cleaned = torch.cat([cleaned, new])
         self.flagged = _surprised(probability, own)
         with_direction = new_posterior(train, codes, test, scale=min(NEIGHBOURS, most))
         fewer = new_posterior(cleaned, codes, new, scale=min(FEWER, most))

@@ -12,6 +12,8 @@ import numpy as np
 from cid.kin import groups, mutual_neighbours, resampled_sums
 
 MEASURES = ("minority", "majority", "balanced", "spread")
+ROUNDING = 1e-12  # a variance below it is that of rounded sums
+LABELS = "(labels)"  # stands for a model in what is said of the labels
 KIN = 3  # nearest neighbours among which two images must find each other
 INTERVAL = 1.96  # standard errors on each side: 95 %
 POWER = 1.96 + 0.84  # standard errors that are found with a chance of 80 %
@@ -48,25 +50,39 @@ class Difference:
 
 
 class Counts:
-    """What every measure is computed from: sums over images and over pairs of kin, by group."""
+    """What every measure is computed from: sums over images and over pairs of kin, by group.
 
-    def __init__(self, test, flagged, correct, n_classes: int):
+    An image counts by ``trust`` (m,), how probable it is that its label is right; by default 1.
+    """
+
+    def __init__(self, test, flagged, correct, n_classes: int, trust=None):
         self.n_models = correct.shape[1]
         self.n_classes = n_classes
-        surprised = flagged[:, None].astype(np.float64)
+        trust = np.ones(len(test)) if trust is None else np.asarray(trust, dtype=np.float64)
+        surprised = (flagged * trust)[:, None]
+        others = (~flagged * trust)[:, None]
         pairs = mutual_neighbours(test, KIN, device=str(test.device))
         group = groups(len(test), pairs)
         first, second = 1 - correct[pairs[:, 0]], 1 - correct[pairs[:, 1]]
-        of_images = [surprised, 1 - surprised, surprised * correct, (1 - surprised) * correct]
-        of_pairs = [np.ones((len(pairs), 1)), first + second, first * second]
+        both = (trust[pairs[:, 0]] * trust[pairs[:, 1]])[:, None]
+        of_images = [surprised, others, surprised * correct, others * correct]
+        of_pairs = [both, both * (first + second), both * first * second]
         self.sums = np.hstack(
             [_by_group(np.hstack(of_images), group, group.max() + 1)]
             + [_by_group(np.hstack(of_pairs), group[pairs[:, 0]], group.max() + 1)]
         )
-        few, many = int(flagged.sum()), int((~flagged).sum())
+        self.wrong = _by_group(
+            np.stack([1 - trust, np.ones(len(test))], axis=1), group, group.max() + 1
+        )
+        few, many = _equal_images(surprised), _equal_images(others)
         kin = len(np.unique(pairs))
         # Images that a measure rests on, and as how many equal ones they count.
-        self.images = {"minority": few, "majority": many, "balanced": few + many, "spread": kin}
+        self.images = {
+            "minority": round(few),
+            "majority": round(many),
+            "balanced": round(few + many),
+            "spread": kin,
+        }
         share = 1 - 1 / n_classes
         effective = 1 / (share**2 / few + (1 - share) ** 2 / many) if few and many else 0.0
         self.effective = {"minority": few, "majority": many, "balanced": effective, "spread": kin}
@@ -90,6 +106,22 @@ class Counts:
                 # Its standard error if people did not differ at all, which resamples can miss.
                 "chance": wrong * (1 - wrong) / np.sqrt(pairs),
             }
+
+
+def _equal_images(weights: np.ndarray) -> float:
+    """As how many equal images weighted ones count: Kish's effective sample size."""
+    squares = float((weights**2).sum())
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+def share_of_wrong_labels(counts: Counts, seed: int, bootstrap: int) -> Estimate:
+    """The share of labels that are wrong, with what other test images would change."""
+    wrong, images = counts.wrong.sum(axis=0)
+    drawn = resampled_sums(counts.wrong, bootstrap, seed)
+    share = float(wrong / images)
+    ends = _wilson(share, float((drawn[:, 0] / drawn[:, 1]).var()), images)
+    low = ends[0] if share else 0.0
+    return Estimate(LABELS, "wrong", share, low, ends[1], int(images))
 
 
 def _by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -146,7 +178,8 @@ def _wilson(value: float, variance: float, n: float) -> tuple[float, float]:
 
     It holds near 1, too, where resamples hardly vary.
     """
-    if variance > 0:
+    value = min(max(value, 0.0), 1.0)  # sums of weights round
+    if variance > ROUNDING and 0 < value < 1:
         n = min(n, value * (1 - value) / variance)
     centre = (value + INTERVAL**2 / (2 * n)) / (1 + INTERVAL**2 / n)
     error = np.sqrt(value * (1 - value) / n + INTERVAL**2 / (4 * n**2)) / (1 + INTERVAL**2 / n)

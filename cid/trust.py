@@ -41,6 +41,8 @@ STARTS = (
     (1.0, 0.1),
     (0.3, 0.05),
 )  # temperatures and rates from which likelihood climbs
+SHARES = (0.5, 2.0)  # how much what neighbours tell counts beside the features; the likelihood says
+ASKED = 6.0  # twice the gain of log likelihood from which on any label is taken for wrong
 TOLERANCE = (
     1e-8  # of the likelihood, relative; results are the same to far less than a rate matters
 )
@@ -197,6 +199,62 @@ def trust_in_labels(logits, codes) -> LabelTrust:
         rates=best.x[classes:],
         temperature=float(spread * np.exp(best.x[0])),
         expected=probabilities.argmax(axis=1),
+    )
+
+
+def trust_by_neighbours_too(logits, codes, evidence) -> LabelTrust:
+    """As :func:`trust_in_labels`, also by what the images most like an image tell of its label.
+
+    For weights the product with surprise does that. For counts of what is wrong, as in an audit, it must
+    be in the probability: among surprised images many more labels are wrong than elsewhere. The
+    probabilities are ``q = softmax((logit + b) / T + s evidence)``, s within :data:`SHARES`. (Without that
+    range the likelihood, to which few surprised images matter, chose none of it on photographs.) All
+    labels are right unless the features alone ask for wrong ones, by :data:`ASKED`.
+
+    Parameters
+    ----------
+    logits, codes
+        As in :func:`trust_in_labels`.
+    evidence : array, shape (n, C)
+        Log probabilities of the classes among an image's neighbours, less those of the class frequencies.
+    """
+    from scipy.optimize import minimize
+
+    logits = np.asarray(logits, dtype=np.float64)
+    codes = np.asarray(codes)
+    classes = logits.shape[1]
+    spread = max(float(np.std(logits - logits.mean(axis=1, keepdims=True))), 1e-6)
+    unit = logits / spread
+
+    def likelihoods(unknowns):
+        own, share = unknowns[:-1], unknowns[-1]
+        return _likelihoods(unit + share * np.exp(own[0]) * evidence, codes, own)
+
+    def loss(unknowns) -> float:
+        right, wrong = likelihoods(unknowns)
+        return -np.log(np.maximum(right + wrong, 1e-300)).mean()
+
+    def fitted(most: float, shares: tuple[float, float]):
+        limits = [(np.log(0.05), np.log(20))] + [(-10, 10)] * (classes - 1)
+        limits += [(0, most)] * classes + [shares]
+        options = {"ftol": TOLERANCE, "maxiter": 500}
+        ends = []
+        for temperature, rate in STARTS:
+            rates = [min(rate, most)] * classes
+            start = [np.log(temperature), *[0.0] * (classes - 1), *rates, shares[0]]
+            ends.append(minimize(loss, start, method="L-BFGS-B", bounds=limits, options=options))
+        return min(ends, key=lambda end: round(end.fun, 9))
+
+    alone = (0.0, 0.0)
+    asked = 2 * len(codes) * (fitted(0.0, alone).fun - fitted(MOST, alone).fun) >= ASKED
+    best = fitted(MOST if asked else 0.0, SHARES)
+    right, wrong = likelihoods(best.x)
+    joined = unit + best.x[-1] * np.exp(best.x[0]) * evidence
+    return LabelTrust(
+        probability=right / np.maximum(right + wrong, 1e-300),
+        rates=best.x[classes:-1],
+        temperature=float(spread * np.exp(best.x[0])),
+        expected=_probabilities(joined, best.x).argmax(axis=1),
     )
 
 

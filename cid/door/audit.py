@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cid.door import page, predictions, tables
+from cid.door import doubted, page, predictions, tables
 from cid.door.faces import say
-from cid.door.inputs import embedded, labelled, opened, tell_left_out
+from cid.door.inputs import Given, embedded, labelled, opened, tell_left_out
 from cid.door.tables import Rows
 from cid.door.weigh import only_column, say_time
 
@@ -53,7 +53,7 @@ def run(options: Namespace) -> int:
     test = usable & (sides == "test")
     check_sides(train, test, options.split)
     print(f"images: {train.sum():,} trained, {test.sum():,} are audited, of {len(known)} classes")
-    result = _audited(got.embedding, texts, train, test, models.classes, options)
+    result = _audited(got, texts, train, test, models.classes, options)
     return _leave(result, folder, options, int(train.sum()), int(test.sum()))
 
 
@@ -96,19 +96,24 @@ def _with_sides(reasons: list[str], sides: np.ndarray, column: str) -> list[str]
     ]
 
 
-def _audited(embedding, texts, train, test, models: Mapping[str, np.ndarray], options: Namespace):
+def _audited(got: Given, texts, train, test, models: Mapping[str, np.ndarray], options: Namespace):
     """Call :func:`cid.auditing.audit` for the images of both sides."""
     from cid.auditing import audit
 
     labels = texts.astype(str)
-    known = np.array(tables.in_order(set(labels[train | test])))
-    say_time(int((train | test).sum()), embedding.shape[1])
+    used = train | test
+    known = np.array(tables.in_order(set(labels[used])))
+    features = {}
+    if options.trust == "yes" and doubted.can_judge(got, labels[used], "the audit"):
+        features = {"train_features": got.features[train], "test_features": got.features[test]}
+    say_time(int(used.sum()), got.embedding.shape[1])
     return audit(
-        embedding[train],
+        got.embedding[train],
         labels[train],
-        embedding[test],
+        got.embedding[test],
         labels[test],
         predictions={name: classes[test].astype(str) for name, classes in models.items()},
+        **features,
         classes=known,
         seed=options.seed,
         device=options.device,
@@ -120,7 +125,9 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
 
     Where the audit refuses, neither holds a number: nobody should copy one out of it.
     """
-    shown = [] if result.refusal else result.estimates
+    shown = [] if result.refusal else list(result.estimates)
+    if shown and result.wrong is not None:
+        shown.append(result.wrong)
     table = pd.DataFrame(
         [[getattr(row, name) for name in COLUMNS] for row in shown], columns=COLUMNS
     )
@@ -132,5 +139,7 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
         return REFUSED
     for line in page.lines(result):
         print(line)
+    if result.wrong is not None:
+        print(page.wrong_labels(result.wrong))
     say(f"written: {folder / page.NAME} and {folder / 'audit.csv'}")
     return 0

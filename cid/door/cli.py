@@ -77,6 +77,7 @@ def parser() -> Parser:
         default="balanced",
         help="total weight of a class: the same for all (default), or as many images as it has",
     )
+    _add_trust(weigh, "weigh down images whose labels look wrong")
     weigh.add_argument("-o", "--output", required=True, help=".csv, .parquet or .npy")
     audit = commands.add_parser("audit", help=COMMANDS["audit"], description=COMMANDS["audit"])
     _add_source(audit)
@@ -93,6 +94,7 @@ def parser() -> Parser:
     audit.add_argument(
         "--positive", metavar="CLASS", help="the class that scores are of (default: the last one)"
     )
+    _add_trust(audit, "count test images as far as their labels look right")
     audit.add_argument("--seed", type=int, default=0, help="of the intervals (default 0)")
     audit.add_argument("-o", "--output", required=True, help="a folder: index.html and audit.csv")
     leaks = commands.add_parser("leaks", help=COMMANDS["leaks"], description=COMMANDS["leaks"])
@@ -129,6 +131,20 @@ def _add_source(command: ArgumentParser) -> None:
     )
     command.add_argument("--network", help="of face recognition (default: dlib-resnet)")
     command.add_argument("--device", default="auto", help="auto (default), cpu, cuda")
+
+
+def _add_trust(command: ArgumentParser, what: str) -> None:
+    command.add_argument(
+        "--features",
+        metavar="FILE",
+        help="of the task, rows as of --embeddings: labels are judged by them (photographs have their own)",
+    )
+    command.add_argument(
+        "--trust",
+        choices=("yes", "no"),
+        default="yes",
+        help=f"{what} (default, where there are features), or do not",
+    )
 
 
 def _add_split(command: ArgumentParser) -> None:

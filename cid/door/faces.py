@@ -1,4 +1,4 @@
-"""From photographs to embeddings: find the face, align it, embed it; what is done is kept as it goes.
+"""From photographs to embeddings and features: find the face, align it, embed it; what is done is kept as it goes.
 
 The steps are those of the study (:mod:`cid.detection`, :mod:`cid.align`, :mod:`cid.recognition`) with its default
 network and detector.
@@ -41,6 +41,8 @@ class Faces:
     ----------
     embedding : float32 array (n, d)
         NaN in a row that has a reason.
+    features : float16 array (n, t)
+        The network's trunk, which still sees expressions and glasses; NaN in a row that has a reason.
     reasons : list of str
         Why a row has no embedding, "" where it has one.
     detector : str
@@ -48,6 +50,7 @@ class Faces:
     """
 
     embedding: np.ndarray
+    features: np.ndarray
     reasons: list[str]
     detector: str
 
@@ -94,19 +97,21 @@ def embed(
             missing.setdefault(content, name)
     failed: dict[bytes, str] = {}
     if missing:
-        work = _Work(source, missing, kept, spec.dimension, network, detector, device)
+        work = _Work(source, missing, kept, network, detector, device)
         work.run()
         known |= work.embedded
         failed = work.failed
     embedding = np.full((len(names), spec.dimension), np.nan, np.float32)
+    features = np.full((len(names), spec.trunk_dimension), np.nan, np.float16)
     for row, content in enumerate(digests):
-        vector, found = known.get(content, (np.nan, True))
+        vector, trunk, found = known.get(content, (np.nan, np.nan, True))
         if found:
             embedding[row] = vector
+            features[row] = trunk
         else:
             reasons[row] = NO_FACE
         reasons[row] = failed.get(content, reasons[row])
-    return Faces(embedding, reasons, detector)
+    return Faces(embedding, features, reasons, detector)
 
 
 def check_packages() -> None:
@@ -153,7 +158,6 @@ class _Work:
         source: Photographs,
         names: dict[bytes, str],
         kept: Kept,
-        dimension: int,
         network: str,
         detector: str,
         device: str,
@@ -161,11 +165,10 @@ class _Work:
         self.source = source
         self.names = names
         self.kept = kept
-        self.dimension = dimension
         self.network = network
         self.detector = detector
         self.device = device
-        self.embedded: dict[bytes, tuple[np.ndarray, bool]] = {}
+        self.embedded: dict[bytes, tuple[np.ndarray, np.ndarray, bool]] = {}
         self.failed: dict[bytes, str] = {}
         self.saved: set[bytes] = set()
 
@@ -219,16 +222,18 @@ class _Work:
                 rounded=False,
                 device=self.device,
             )
-            vectors = embed(crops, self.network, device=self.device).embedding.numpy()
-            rows = zip(vectors, faces.found.tolist(), strict=True)
+            made = embed(crops, self.network, device=self.device)
+            features = made.trunk.numpy().astype(np.float16)
+            rows = zip(made.embedding.numpy(), features, faces.found.tolist(), strict=True)
             self.embedded |= dict(zip(pictures, rows, strict=True))
         return len(batch)
 
     def _save(self) -> None:
         new = [content for content in list(self.embedded) if content not in self.saved]
         if new:
-            vectors, found = zip(*(self.embedded[content] for content in new), strict=True)
-            self.kept.write(Part(np.array(new), np.stack(vectors), np.array(found)))
+            columns = zip(*(self.embedded[content] for content in new), strict=True)
+            vectors, features, found = map(np.stack, columns)
+            self.kept.write(Part(np.array(new), vectors, features, found))
             self.saved |= set(new)
 
 

@@ -1,9 +1,9 @@
-"""What a command was handed: rows with their labels, and an embedding of each, or why there is none."""
+"""What a command was handed: rows with their labels, an embedding and features of each, or why there is none."""
 
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from cid.door.tables import Rows
 
 NO_LABEL = "no label"
 NO_EMBEDDING = "its embedding holds NaN or infinite values"
+NO_FEATURES = "its features hold NaN or infinite values"
 NO_DIRECTION = "its embedding has norm 0"
 EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
+NOT_NAMED = {"embeddings": "no embedding of this name", "features": "no features of this name"}
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class Given:
     embedding : array (n, d)
     reasons : list of str
         Why a row cannot be used, "" where it can.
+    features : array (n, t), optional
+        Of the task, by which labels can be judged.
     """
 
     rows: Rows
     embedding: np.ndarray
     reasons: list[str]
+    features: np.ndarray | None = None
 
     def usable(self) -> np.ndarray:
         """Return which rows can be used, bool (n,)."""
@@ -75,39 +80,22 @@ def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[
     Parameters
     ----------
     options : Namespace
-        ``embeddings``, ``image``, ``keep``, ``network`` and ``device``.
+        ``embeddings``, ``features``, ``image``, ``keep``, ``network`` and ``device``.
     output : path
         Embeddings of photographs are kept beside it.
     columns : sequence of str
         Columns in which two rows of one image may not differ.
     """
     if found.source is None:
-        return _with_embeddings(found.rows, options)
-    return _with_photographs(found.rows, found.source, options, output, columns)
+        given = _with_embeddings(found.rows, options)
+    else:
+        given = _with_photographs(found.rows, found.source, options, output, columns)
+    return _with_features(given, options) if getattr(options, "features", None) else given
 
 
 def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     path = Path(options.embeddings)
-    if path.suffix not in EMBEDDINGS:
-        raise ValueError(
-            f"{path} ends in none of {', '.join(EMBEDDINGS)}; save embeddings as .npy (n, d)"
-        )
-    if path.suffix == ".npy":
-        vectors = tables.read_array(path)
-        if len(vectors.shape) != 2 or vectors.dtype.kind not in "fiu":
-            raise ValueError(
-                f"{path} holds {vectors.dtype} of shape {vectors.shape}; embeddings are numbers (n, d)"
-            )
-        if len(vectors) != len(rows):
-            raise ValueError(
-                f"{path} has {len(vectors)} rows and {rows.where} {len(rows)}; the rows of both must be "
-                "the same images in the same order"
-            )
-        say(f"embeddings: row i of {path} is taken for row i of {rows.where}")
-        reasons = [""] * len(rows)
-    else:
-        vectors, reasons = _by_name(path, rows, options.image or tables.IMAGE)
-    vectors = np.asarray(vectors, dtype=np.float64 if vectors.dtype == np.float64 else np.float32)
+    vectors, reasons = _vectors_of_rows(path, rows, options, "embeddings")
     norms = np.concatenate(
         [_norms(vectors[start : start + ROWS]) for start in range(0, len(rows), ROWS)]
     )
@@ -119,16 +107,65 @@ def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     return Given(rows, vectors, reasons)
 
 
+def _with_features(given: Given, options: Namespace) -> Given:
+    """Read features in place of those of photographs; a row without them cannot be used."""
+    path = Path(options.features)
+    if options.embeddings and path.absolute() == Path(options.embeddings).absolute():
+        raise ValueError(
+            f"{path} is named by --embeddings and by --features; a face embedding cannot judge labels, so "
+            "name features of the task, or leave --features out"
+        )
+    vectors, missing = _vectors_of_rows(path, given.rows, options, "features")
+    reasons = [one or other for one, other in zip(given.reasons, missing, strict=True)]
+    sums = np.concatenate(
+        [_norms(vectors[start : start + ROWS]) for start in range(0, len(vectors), ROWS)]
+    )
+    for row in np.flatnonzero(~np.isfinite(sums)):
+        reasons[row] = reasons[row] or NO_FEATURES
+    if all(reasons):
+        raise ValueError(f"{path}: no row can be used ({_counted(reasons)})")
+    return replace(given, features=vectors, reasons=reasons)
+
+
+def _vectors_of_rows(
+    path: Path, rows: Rows, options: Namespace, what: str
+) -> tuple[np.ndarray, list[str]]:
+    """Vectors (n, d) of all rows from a file, and a reason for every row that it has none of.
+
+    ``what`` they are, "embeddings" or "features", for messages.
+    """
+    if path.suffix not in EMBEDDINGS:
+        raise ValueError(
+            f"{path} ends in none of {', '.join(EMBEDDINGS)}; save {what} as .npy (n, d)"
+        )
+    if path.suffix == ".npy":
+        vectors = tables.read_array(path)
+        if len(vectors.shape) != 2 or not vectors.shape[1] or vectors.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{path} holds {vectors.dtype} of shape {vectors.shape}; {what} are numbers (n, d)"
+            )
+        if len(vectors) != len(rows):
+            raise ValueError(
+                f"{path} has {len(vectors)} rows and {rows.where} {len(rows)}; the rows of both must be "
+                "the same images in the same order"
+            )
+        say(f"{what}: row i of {path} is taken for row i of {rows.where}")
+        reasons = [""] * len(rows)
+    else:
+        vectors, reasons = _by_name(path, rows, options.image or tables.IMAGE, what)
+    return np.asarray(vectors, np.float64 if vectors.dtype == np.float64 else np.float32), reasons
+
+
 def _norms(vectors: np.ndarray) -> np.ndarray:
     return np.linalg.norm(vectors.astype(np.float64), axis=1)
 
 
-def _by_name(path: Path, rows: Rows, image: str) -> tuple[np.ndarray, list[str]]:
-    """Embeddings of a table that names its images: a column of lists, or a column a number."""
+def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray, list[str]]:
+    """Vectors of a table that names its images: a column of lists, or a column a number."""
     if not rows.named:
         raise ValueError(
             f"{path} names its images, but {rows.where} has no column {tables.IMAGE!r}; add it, or pass "
-            "embeddings as .npy in the order of its rows"
+            f"{what} as .npy in the order of its rows"
         )
     table = tables.read_table(path, text=False)
     if image in table:
@@ -137,7 +174,7 @@ def _by_name(path: Path, rows: Rows, image: str) -> tuple[np.ndarray, list[str]]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has two rows of {twice[0]!r}; keep one")
-    vectors = _vectors(table.drop(columns=image), path)
+    vectors = _vectors(table.drop(columns=image), path, what)
     places = {name: row for row, name in enumerate(names)}
     chosen = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
     reasons = [""] * len(rows)
@@ -145,7 +182,7 @@ def _by_name(path: Path, rows: Rows, image: str) -> tuple[np.ndarray, list[str]]
         if name in places:
             chosen[row] = vectors[places[name]]
         else:
-            reasons[row] = "no embedding of this name"
+            reasons[row] = NOT_NAMED[what]
     if all(reasons):
         raise ValueError(
             f"none of the {len(rows)} images in {rows.where} is in {path}: the first are "
@@ -154,7 +191,7 @@ def _by_name(path: Path, rows: Rows, image: str) -> tuple[np.ndarray, list[str]]
     return chosen, reasons
 
 
-def _vectors(table: pd.DataFrame, path: Path) -> np.ndarray:
+def _vectors(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
     lists = [name for name in table if isinstance(table[name].iloc[0], (list, np.ndarray))]
     try:
         if lists:
@@ -162,7 +199,7 @@ def _vectors(table: pd.DataFrame, path: Path) -> np.ndarray:
         return table.to_numpy(np.float32)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{path} holds no embeddings: beside the image, one column of lists of equal length, or a "
+            f"{path} holds no {what}: beside the image, one column of lists of equal length, or a "
             "column of numbers for each dimension"
         ) from None
 
@@ -194,7 +231,7 @@ def _with_photographs(
     _tell_faces(found, reasons.count(NO_FACE), folder)
     if not found:
         raise ValueError(f"no photograph of {source.where} can be used ({_counted(reasons)})")
-    return Given(rows, faces.embedding, reasons)
+    return Given(rows, faces.embedding, reasons, faces.features)
 
 
 def _tell_faces(found: int, missed: int, folder: Path | None) -> None:

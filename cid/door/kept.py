@@ -28,6 +28,7 @@ class Part:
 
     digests: np.ndarray  # "S40" (n,): of the encoded bytes
     embedding: np.ndarray  # float32 (n, d)
+    features: np.ndarray  # float16 (n, t)
     found: np.ndarray  # bool (n,): whether a face was found
 
 
@@ -39,8 +40,11 @@ class Kept:
         # A version whose detection, alignment or networks give other embeddings has another number.
         self.label = f"{network}-{detector}-{__version__}"
 
-    def read(self) -> dict[bytes, tuple[np.ndarray, bool]]:
-        """Return embedding (d,) and whether a face was found, by digest; damaged parts are passed over."""
+    def read(self) -> dict[bytes, tuple[np.ndarray, np.ndarray, bool]]:
+        """Return embedding (d,), features (t,) and whether a face was found, by digest.
+
+        Parts that are damaged or lack something are passed over.
+        """
         known = {}
         if self.folder is None:
             return known
@@ -50,7 +54,7 @@ class Kept:
                     part = Part(**{name: arrays[name] for name in Part.__dataclass_fields__})
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
                 continue
-            rows = zip(part.embedding, part.found.tolist(), strict=True)
+            rows = zip(part.embedding, part.features, part.found.tolist(), strict=True)
             known |= dict(zip(part.digests.tolist(), rows, strict=True))
         return known
 

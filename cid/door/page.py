@@ -52,6 +52,11 @@ def page(result: Audit, trained: int, audited: int, source: str) -> str:
         f"{audited:,} test images, {flagged:,} of them surprised; {trained:,} training images; predictions: "
         f"{html.escape(source)}. No identity was used."
     )
+    if result.wrong is not None and not result.refusal:
+        counts += (
+            f" {wrong_labels(result.wrong).capitalize()}; an image counts by how probable it is that its label is "
+            "right."
+        )
     return template.replace("{{counts}}", counts).replace("{{main}}", main)
 
 
@@ -67,6 +72,11 @@ def lines(result: Audit) -> list[str]:
         ]
         text.append(f"{model:<{width}}  {', '.join(cells)}")
     return text
+
+
+def wrong_labels(row: Estimate) -> str:
+    """Say how many of the test labels are wrong, in a line."""
+    return f"wrong labels among the test images, as estimated: {_interval(row)}"
 
 
 def figure(estimates: Sequence[Estimate]) -> str:

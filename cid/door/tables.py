@@ -131,19 +131,36 @@ def read_csv(path) -> pd.DataFrame:
     """Read a table as text, separated by commas, semicolons, tabs or bars."""
     try:
         content = Path(path).read_bytes()
-        problem = _posing(content)
+        problem = posing(content) or _no_table(content)
         if problem:
             raise ValueError(problem)
-        text = content.decode("utf-8-sig")
-        separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        lines = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
+        lines, separator = csv_lines(content)
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text in UTF-8; save it as CSV UTF-8") from None
     except (csv.Error, ValueError) as error:
         raise ValueError(f"{path} is not a readable CSV ({error}); save it again") from None
     if len(lines) < 2:
         raise ValueError(f"{path} has no rows below its line of column names")
+    return csv_table(lines, separator, path).reset_index(drop=True)
+
+
+def csv_lines(content: bytes) -> tuple[list[tuple[int, list[str]]], str]:
+    """Split a CSV into its lines, each with its number in the file, and tell the separator.
+
+    Blank lines are passed over. UnicodeDecodeError if it is no text in UTF-8, ``csv.Error`` if it is no CSV.
+    """
+    text = content.decode("utf-8-sig")
+    separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
+    return lines, separator
+
+
+def csv_table(lines: Sequence[tuple[int, list[str]]], separator: str, path) -> pd.DataFrame:
+    """Make a table of lines, the first of which names the columns; its index is the line, from 0.
+
+    ValueError if two columns have one name, or a line has more or fewer cells than there are columns.
+    """
     (first, names), *lines = lines
     names = [" ".join(name.split()) for name in names]
     twice = [name for name in names if name and names.count(name) > 1]
@@ -156,15 +173,20 @@ def read_csv(path) -> pd.DataFrame:
                 f"{len(names)}; leave unknown cells empty, and quote what holds {separator!r}"
             )
     cells = [[np.nan if cell.strip() in EMPTY else cell for cell in row] for _, row in lines]
-    return pd.DataFrame(cells, columns=names, dtype=object)
+    index = [line - 1 for line, _ in lines]
+    return pd.DataFrame(cells, index=index, columns=names, dtype=object)
 
 
-def _posing(content: bytes) -> str:
-    """Say what was stored in place of a table, from its first bytes; empty if it is nothing known."""
+def posing(content: bytes) -> str:
+    """Say what was stored in place of a file, from its first bytes; empty if it is nothing known."""
     if content.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, get the file by `git lfs pull`"
     if re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", content[:200], re.IGNORECASE):
         return "a web page"
+    return ""
+
+
+def _no_table(content: bytes) -> str:
     if content.startswith(b"PK"):
         return "a spreadsheet or an archive"
     return "no text" if b"\0" in content[:1000] and not content.startswith(b"\xff\xfe") else ""

@@ -1,4 +1,8 @@
-"""``python -m cid weigh``: a weight for every image, and whether weights can do anything here."""
+"""``python -m cid weigh``: a weight for every image, and whether weights can do anything here.
+
+Weights are label surprise times trust in the label, where features of the task are at hand: what is wrong
+is as surprising as what is rare (:mod:`cid.trust`).
+"""
 
 from argparse import Namespace
 from dataclasses import dataclass
@@ -8,12 +12,12 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 
-from cid.door import tables
+from cid.door import doubted, tables
 from cid.door.faces import say
 from cid.door.inputs import embedded, labelled, opened, tell_left_out
 
 METHODS = ("surprise", "cid", "two-factor")
-RESERVED = (tables.IMAGE, "weight", "reason")  # columns of the output
+RESERVED = (tables.IMAGE, "surprise", "trust", "weight", "reason")  # columns of the output
 SURE = 3.0  # standard errors that the gain over chance must have
 ROUNDING = 1e-9  # nats; where the likeliest slope is 0, gain and error are nothing else
 FEW = 5  # images of a class; fewer share a weight that is meant for many
@@ -25,6 +29,7 @@ class Weighed:
     """Weights of n images, and what neighbours know of the label."""
 
     weights: np.ndarray  # float64 (n,), of mean 1
+    surprise: np.ndarray  # float64 (n,): 1 / p(own label) among the images most like it
     gain: float  # of log p(own label), in nats an image, over class frequencies alone
     error: float  # standard error of the gain
     right: float  # mean probability of the own label
@@ -38,6 +43,8 @@ class Weighed:
 def run(options: Namespace) -> int:
     """Weigh the images that the options name; write the table, say what it is worth; return 0."""
     output = check_output(Path(options.output), (".csv", ".parquet", ".pq", ".npy"))
+    if output.name == doubted.NAME:
+        raise ValueError(f"{output} is where doubted labels are listed; name another file")
     found = opened(options)
     label = options.label or only_column(found.rows.table, (), found.rows.where)
     if label in RESERVED:
@@ -52,24 +59,43 @@ def run(options: Namespace) -> int:
     for line in tables.doubts(labels, known, label):
         say(f"warning: {line}")
     _check_sizes(labels, known, label)
+    found = None
+    if options.trust == "yes":
+        found = doubted.judged(got, usable, labels, options.device)
     say_time(int(usable.sum()), got.embedding.shape[1])
     result = weigh(
-        got.embedding[usable], labels, options.method, options.class_prior, options.device
+        got.embedding[usable],
+        labels,
+        options.method,
+        options.class_prior,
+        options.device,
+        trust=None if found is None else found.probability,
     )
-    weights = np.full(len(got.rows), np.nan)
-    weights[usable] = result.weights
+    columns = {"surprise": result.surprise, "weight": result.weights}
+    if found is not None:
+        columns["trust"] = found.probability
+    of_rows = {name: np.full(len(got.rows), np.nan) for name in ("surprise", "trust", "weight")}
+    for name, values in columns.items():
+        of_rows[name][usable] = values
     if output.suffix == ".npy":
-        tables.write(output, lambda file: np.save(file, weights))
+        tables.write(output, lambda file: np.save(file, of_rows["weight"]))
     else:
-        columns = {tables.IMAGE: got.rows.names, label: texts, "weight": weights, "reason": reasons}
+        columns = {tables.IMAGE: got.rows.names, label: texts, **of_rows, "reason": reasons}
         tables.write_table(output, pd.DataFrame(columns))
     tell_left_out(reasons)
     _tell(result, known, labels)
+    if found is not None:
+        doubts = doubted.table(found, got, usable, labels, label)
+        tables.write_table(output.parent / doubted.NAME, doubts)
+        for line in doubted.told(found, labels, len(doubts)):
+            print(line)
     print(f"written: {output}, {usable.sum():,} weights of mean 1")
     return 0
 
 
-def weigh(embeddings, labels, method: str, class_prior: str, device: str = "auto") -> Weighed:
+def weigh(
+    embeddings, labels, method: str, class_prior: str, device: str = "auto", trust=None
+) -> Weighed:
     """Compute the weights of :mod:`cid.weights`, and compare neighbours with chance.
 
     Parameters
@@ -80,6 +106,8 @@ def weigh(embeddings, labels, method: str, class_prior: str, device: str = "auto
         One of :data:`METHODS`.
     class_prior, device
         As in :func:`cid.weights.cid_weights`.
+    trust : array (n,), optional
+        P(label right), which the weights are multiplied by; a class keeps its total.
     """
     from cid.factors import Factors
     from cid.weights import inverse_weights, log_product
@@ -94,10 +122,16 @@ def weigh(embeddings, labels, method: str, class_prior: str, device: str = "auto
         logs = log_product(posterior.probability, density, surprise="auto")
         weights = inverse_weights(logs, labels, class_prior=class_prior, log=True)
     _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = np.asarray(weights, dtype=np.float64)
+    if trust is not None:
+        totals = np.bincount(codes, weights)
+        weights = weights * trust
+        weights *= (totals / np.bincount(codes, weights))[codes]
     frequencies = (counts / len(labels))[codes]
     gains = np.log(posterior.probability) - np.log(frequencies)
     return Weighed(
-        weights=np.asarray(weights, dtype=np.float64),
+        weights=weights,
+        surprise=1 / np.asarray(posterior.probability, dtype=np.float64),
         gain=float(gains.mean()),
         error=float(gains.std() / len(gains) ** 0.5),
         right=float(posterior.probability.mean()),

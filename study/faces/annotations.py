@@ -17,9 +17,10 @@ from unicodedata import category, normalize
 import numpy as np
 import pandas as pd
 
-# What tables write instead of a missing number, an empty cell and a missing name.
+from cid.door.tables import csv_lines, csv_table, posing
+
+# What tables write instead of a missing number and a missing name.
 MISSING = (-1, -9, -99, -999, -9999, 9, 88, 98, 99, 888, 998, 999, 9999)
-EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None")
 NOBODY = (
     *("unknown", "unbekannt", "anonymous", "nobody", "none", "null", "nan", "na", "n/a"),
     *("undefined", "missing", "tbd", "n.n.", "xxx", "other", "others"),
@@ -40,12 +41,8 @@ def read_csv(path) -> pd.DataFrame:
         problem = posing(content)
         if problem:
             raise ValueError(problem)
-        text = content.decode("utf-8-sig")
-        separator = max(",;\t|", key=text.lstrip().partition("\n")[0].count)
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        # Blank lines are passed over.
-        rows = [(reader.line_num, row) for row in reader if len(row) > 1 or "".join(row).strip()]
-        if not rows:
+        lines, separator = csv_lines(content)
+        if not lines:
             raise ValueError("it is empty")
     except UnicodeDecodeError:
         raise ValueError(
@@ -53,21 +50,8 @@ def read_csv(path) -> pd.DataFrame:
         ) from None
     except (OSError, ValueError, csv.Error) as error:
         raise ValueError(f"{path} is not a readable CSV ({error})") from None
-    (first, names), *rows = rows
-    names = [" ".join(name.split()) for name in names]
-    twice = [name for name in names if name and names.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path} has two columns {twice[0]!r}; rename or remove one")
-    for line, row in rows:
-        if len(row) != len(names):  # nobody knows which cell is missing
-            raise ValueError(
-                f"{path}, line {line} has {len(row)} cells, but line {first}, which names the columns, "
-                f"{len(names)}; leave unknown cells empty, and quote what holds {separator!r}"
-            )
-    cells = [[np.nan if cell.strip() in EMPTY else cell for cell in row] for _, row in rows]
-    index = [line - 1 for line, _ in rows]
-    frame = pd.DataFrame(cells, index=index, columns=names, dtype=object)
-    return frame.loc[:, [bool(name) for name in names]]
+    frame = csv_table(lines, separator, path)
+    return frame.loc[:, [bool(name) for name in frame.columns]]
 
 
 def read_celeba(
@@ -211,16 +195,6 @@ def share_here(copy: dict[str, dict[str, int]]) -> str:
     if listed < CELEBA_IMAGES:
         text += f"; the tables are incomplete, too: CelebA has {CELEBA_IMAGES:,} images"
     return text
-
-
-def posing(content: bytes) -> str:
-    """Say what was stored in place of a file, from its first bytes; empty if it is nothing known."""
-    if content.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, get the file by `git lfs pull`"
-    page = re.match(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html)", content[:200], re.IGNORECASE)
-    if page:
-        return "a web page"
-    return ""
 
 
 def plain(path: str) -> str:

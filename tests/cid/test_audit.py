@@ -8,7 +8,7 @@ import torch
 
 from cid import audit, auditing, kin, pairs
 from cid.classified import predicted_classes
-from cid.estimates import Counts, estimated
+from cid.estimates import Counts, _wilson, estimated
 from cid.kin import groups, mutual_neighbours, resampled_sums
 
 
@@ -79,6 +79,57 @@ def test_spread_is_the_standard_deviation_over_people():
     even, _ = audited(lambda y, person, usual: {"mine": wrong_at(y, rng.random(len(y)) < 0.3)})
     row = value(even, "spread")
     assert row.low == 0 and row.estimate < row.high < 0.2
+
+
+def test_features_tell_wrong_labels_from_rare_ones(one_thread):
+    """A tenth of all labels is wrong; the model is right about three of four unusual images, and all others."""
+    faces, right, person, is_usual = crowd(people=40, images=24, unusual=4)
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(len(right), 3)) + 6 * right[:, None]
+    labels = np.where(rng.random(len(right)) < 0.1, 1 - right, right)
+    train = np.arange(len(right)) % 2 == 0
+    predicted = wrong_at(right, ~is_usual & (person % 4 == 0))
+    given = (
+        faces[train],
+        labels[train],
+        faces[~train],
+        labels[~train],
+        {"mine": predicted[~train]},
+    )
+    blind = audit(*given, bootstrap=50)
+    found = audit(
+        *given, train_features=features[train], test_features=features[~train], bootstrap=50
+    )
+    truth = 0.5 * 0.75 + 0.5
+    assert abs(value(found, "balanced").estimate - truth) < 0.03
+    assert value(blind, "balanced").estimate < truth - 0.1
+    share = (labels != right)[~train].mean()
+    assert found.wrong.low < share < found.wrong.high and found.wrong.images == (~train).sum()
+    doubted = found.trust < 0.5
+    assert (doubted == (labels != right)[~train]).mean() > 0.99
+    np.testing.assert_array_equal(found.flagged, blind.flagged)
+    assert auditing.LABELS_UNKNOWN in blind.unknown and auditing.LABELS_JUDGED in found.unknown
+    assert blind.wrong is None and blind.trust is None
+
+
+@pytest.mark.parametrize("share", [1 + 1e-16, 1.0, 1 - 1e-16, 0.0, -1e-20])
+def test_an_interval_stands_where_sums_of_weights_round(share):
+    low, high = _wilson(
+        share, 1e-33, 12.5
+    )  # a share of images that hardly count varies by rounding
+    assert 0 <= low < high <= 1 and high - low < 0.3
+
+
+def test_where_all_labels_are_right_features_change_nothing():
+    faces, labels, person, is_usual = crowd(people=30, images=16, unusual=3)
+    features = np.random.default_rng(1).normal(size=(len(labels), 3)) + 2 * labels[:, None]
+    train = np.arange(len(labels)) % 2 == 0
+    predicted = {"mine": wrong_at(labels, person % 7 == 0)[~train]}
+    given = (faces[train], labels[train], faces[~train], labels[~train], predicted)
+    sides = {"train_features": features[train], "test_features": features[~train]}
+    found = audit(*given, **sides, bootstrap=20)
+    assert found.estimates == audit(*given, bootstrap=20).estimates
+    assert (found.trust == 1).all() and found.wrong.estimate == found.wrong.low == 0
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -197,6 +248,13 @@ def test_the_same_seed_gives_the_same_intervals():
         ({"classes": [0, 2]}, "train labels hold 1 in row 1; the classes are 0, 2"),
         ({"bootstrap": 0}, "bootstrap is 0; it must be a whole number of at least 1"),
         ({"seed": -1}, "seed is -1; it must be a whole number of at least 0"),
+        ({"test_features": np.ones((40, 2))}, "train_features are missing; pass the features of both sides"),
+        ({"train_features": np.ones((40, 2))}, "test_features are missing; pass the features of both sides"),
+        ({"train_features": np.ones((39, 2)), "test_features": np.ones((40, 2))}, r"train features are float64 of shape \(39, 2\)"),
+        ({"train_features": np.ones((40, 2)), "test_features": np.ones(40)}, r"40 images need numbers of shape \(40, t\)"),
+        ({"train_features": np.ones((40, 2)), "test_features": np.ones((40, 3))}, "the train features have 2 columns and the test features 3"),
+        ({"train_features": np.ones((40, 2)), "test_features": np.full((40, 2), np.nan)}, "test features row 0 holds NaN or infinite"),
+        ({"train_features": [["a"]] * 40, "test_features": np.ones((40, 1))}, "train features are <U1 of shape"),
     ],
 )  # fmt: skip
 def test_bad_input_gets_one_sentence(change, message):

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from cid.trust import FOLDS, folds, label_trust, out_of_fold_logits, trust_in_labels
+from cid.trust import (
+    FOLDS,
+    folds,
+    label_trust,
+    out_of_fold_logits,
+    trust_by_neighbours_too,
+    trust_in_labels,
+)
 
 
 def known(rates, n=4000, strength=6.0, seed=0):
@@ -73,6 +80,22 @@ def test_names_of_classes_and_their_order_do_not_matter():
     same = label_trust(features, codes)
     np.testing.assert_array_equal(named.probability, same.probability)
     assert named.rates.shape == (3,)
+
+
+def test_what_neighbours_tell_counts_where_labels_are_wrong_and_not_where_all_are_right():
+    rng = np.random.default_rng(6)
+    right = rng.integers(0, 3, 1200)
+    logits = 3 * np.eye(3)[right] + rng.normal(size=(1200, 3))
+    evidence = 2 * np.eye(3)[right] + rng.normal(size=(1200, 3))
+    assert (trust_by_neighbours_too(logits, right, evidence).probability == 1).all()
+    wrong = rng.random(1200) < 0.06
+    labels = np.where(wrong, (right + 1) % 3, right)
+    alone = trust_in_labels(logits, labels).probability
+    both = trust_by_neighbours_too(logits, labels, evidence)
+    np.testing.assert_allclose(both.rates, 0.06, atol=0.03)
+    assert both.wrong == pytest.approx(wrong.mean(), abs=0.01)
+    assert ((both.probability < 0.5) == wrong).mean() > ((alone < 0.5) == wrong).mean()
+    assert (both.expected == right).mean() > 0.98
 
 
 def test_folds_are_even_and_repeatable():

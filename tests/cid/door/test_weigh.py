@@ -19,7 +19,7 @@ def test_the_weights_are_those_of_the_library_in_the_order_of_the_rows(case, met
     status, out, _ = case.weigh(f"--method {method}")
     assert status == 0
     found = pd.read_csv("w.csv")
-    assert list(found.columns) == ["image", "smiling", "weight", "reason"]
+    assert list(found.columns) == ["image", "smiling", "surprise", "trust", "weight", "reason"]
     assert list(found["image"]) == case.images and found["reason"].isna().all()
     expected = weights(case.z, case.labels)
     np.testing.assert_allclose(found["weight"], expected, rtol=1e-5)

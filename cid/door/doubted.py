@@ -1,0 +1,109 @@
+"""How far labels can be trusted, what is said of it, and the table of those that are doubted most."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cid.door import tables
+from cid.door.faces import say
+from cid.door.inputs import Given
+
+if TYPE_CHECKING:  # it imports torch, which takes seconds
+    from cid.trust import LabelTrust
+
+NAME = "doubted.csv"
+DOUBTED = 0.5  # a label less probable than this is more likely wrong than right
+NEAREST = 3  # neighbours that are named beside each
+ROWS = 256  # doubted images that are compared with all others at once
+LONG = 20_000  # images from which on judging them takes a while
+NO_FEATURES = (
+    "not to be had from a face embedding, which was trained to forget what varies within a person "
+    "(features of the task: --features)"
+)
+
+
+def can_judge(given: Given, labels: np.ndarray, what: str) -> bool:
+    """Return whether labels (n,) can be judged; where not, say why in one line, and ``what`` goes on."""
+    from cid.trust import FOLDS
+
+    names, counts = np.unique(labels, return_counts=True)
+    why = ""
+    if given.features is None:
+        why = NO_FEATURES
+    elif counts.min() < FOLDS:
+        few = str(names[counts.argmin()])
+        why = f"class {few!r} has {counts.min()} images, and labels are judged from {FOLDS} a class on"
+    if why:
+        say(f"trust: {why}; {what} goes on without")
+        return False
+    if len(labels) >= LONG:
+        say(f"trust: judging {len(labels):,} labels by {given.features.shape[1]:,} features")
+    return True
+
+
+def judged(
+    given: Given, usable: np.ndarray, labels: np.ndarray, device: str = "auto"
+) -> LabelTrust | None:
+    """Judge the labels (n,) of the rows that can be used; None where :func:`can_judge` says no."""
+    if not can_judge(given, labels, "weighing"):
+        return None
+    from cid.trust import label_trust
+
+    features = np.asarray(given.features[usable], dtype=np.float32)
+    return label_trust(features, labels, device=device)
+
+
+def told(found: LabelTrust, labels: np.ndarray, listed: int) -> list[str]:
+    """Return what the estimate says, in lines for the screen."""
+    rates = dict(zip(np.unique(labels).tolist(), found.rates, strict=True))
+    rates = [f"{rates[name]:.1%} of {name!r}" for name in tables.in_order(rates)]
+    lines = [f"wrong labels, as estimated: {tables.listed(rates)}; trust weighs them down"]
+    if listed:
+        lines.append(
+            f"labels that are more likely wrong than right: {listed:,}, in {NAME}; look at them first"
+        )
+    return lines
+
+
+def table(
+    found: LabelTrust, given: Given, usable: np.ndarray, labels: np.ndarray, label: str
+) -> pd.DataFrame:
+    """Return the images whose labels are doubted, least trusted first, beside their like.
+
+    Each has the class that the features let expect, and its :data:`NEAREST` neighbours in the features,
+    each standardised, with their labels.
+    """
+    trust = found.probability
+    doubted = np.flatnonzero(trust < DOUBTED)
+    doubted = doubted[np.argsort(trust[doubted], kind="stable")]
+    names = np.array(given.rows.names, dtype=object)[usable]
+    columns = {
+        tables.IMAGE: names[doubted],
+        label: labels[doubted],
+        "expected": np.unique(labels)[found.expected[doubted]],
+        "trust": trust[doubted].round(6),
+    }
+    near = _nearest(given.features[usable], doubted)
+    for place in range(near.shape[1]):
+        columns[f"near_{place + 1}"] = names[near[:, place]]
+        columns[f"near_{place + 1}_{label}"] = labels[near[:, place]]
+    return pd.DataFrame(columns)
+
+
+def _nearest(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The nearest others of some rows by Euclidean distance of standardised features: int array (k, near)."""
+    features = np.asarray(features, dtype=np.float32)
+    spread = features.std(axis=0)
+    scale = np.where(spread > 0, spread, 1)
+    unit = (features - features.mean(axis=0)) / scale
+    squares = (unit**2).sum(axis=1)
+    near = np.empty((len(rows), min(NEAREST, len(features) - 1)), dtype=np.int64)
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        distance = squares - 2 * unit[some] @ unit.T
+        distance[np.arange(len(some)), some] = np.inf
+        near[start : start + ROWS] = np.argsort(distance, axis=1, kind="stable")[:, : near.shape[1]]
+    return near
