@@ -7,7 +7,7 @@ and the labels do not. About 30 s, and minutes more the first time anny ever loa
 from __future__ import annotations
 
 import io
-import subprocess
+import runpy
 import sys
 from itertools import combinations
 
@@ -288,13 +288,17 @@ def test_command_without_the_package_says_what_to_install(monkeypatch, tmp_path,
     assert not (tmp_path / "set").exists()
 
 
-def test_command_writes_a_valid_data_set_the_same_for_any_number_of_workers(head, tmp_path):
+def test_command_writes_a_valid_data_set_the_same_for_any_number_of_workers(
+    head, tmp_path, monkeypatch, capfd
+):
     folder = tmp_path / "set"
-    # As a command, with workers: they cannot import what stands in the __main__ of a package.
+    # As `python -m people`, with workers: they cannot import what stands in the __main__ of a package.
     options = "--seed 5 --identities 2 --images 2 --size 64 --workers 2".split()
-    command = [sys.executable, "-m", "people", str(folder), *options]
-    told = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert told.stdout == ""
+    monkeypatch.setattr(sys, "argv", ["people", str(folder), *options])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("people", run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    assert capfd.readouterr().out == ""
     faces = read_faces(folder)
     assert len(faces) == 4 and faces.image(3).shape == (64, 64, 3)
     alone = [record["image"]["bytes"] for record in made.records(2, 2, seed=5, size=64)]

@@ -1,6 +1,7 @@
 """The pages of the reports in a real browser: no message on the console, no request, at two widths.
 
-A browser takes seconds to start, so one opens all pages at once, each in frames of the width of a screen.
+A browser takes seconds to start, so one opens all pages, one after another, each in a frame of the width of
+a screen. A page is loaded once and then shown on the other screens: most of the time goes into its pictures.
 """
 
 from __future__ import annotations
@@ -26,16 +27,15 @@ PAGES = [
 ]
 STUCK = 3600  # seconds, far more than a busy machine takes
 SCREENS = {1280: "light", 420: "dark"}  # width in pixels, and what its reader prefers
-# What a page measures of itself once it is loaded, and sends to the page that frames it.
+# What a page measures of itself once it is loaded, and again whenever the page that frames it asks.
 PROBE = """
 <script>
-addEventListener("load", () => {
+function measure() {
   const wide = [...document.querySelectorAll(".wide")];
   const cut = wide.filter(w => w.scrollWidth > w.clientWidth + 1);
   const scrolls = w => getComputedStyle(w).overflowX == "auto";
   const shadowed = w => getComputedStyle(w).backgroundImage != "none";
   parent.postMessage({
-    frame: new URLSearchParams(location.search).get("frame"),
     needed: document.documentElement.scrollWidth,
     width: window.innerWidth,
     background: getComputedStyle(document.body).backgroundColor,
@@ -43,17 +43,45 @@ addEventListener("load", () => {
     shadowed: cut.every(w => scrolls(w) && shadowed(w)),
     cut: cut.length,
   }, "*");
-});
+}
+addEventListener("load", measure);
+addEventListener("message", measure);
 </script>
 """
+# Opens one page after another; its title becomes what they measured, a list of each page's screens.
 FRAMES = """
-<html><head><title></title><script>
+<html><head><title></title></head><body><script>
+const pages = %s;
+const screens = %s;
 const found = [];
+let frame;
+function show(screen) {
+  frame.width = screen.width;
+  frame.style.colorScheme = screen.scheme;
+}
+function open() {
+  if (found.length == pages.length) return;
+  frame = document.createElement("iframe");
+  frame.height = 900;
+  frame.src = pages[found.length];
+  found.push([]);
+  show(screens[0]);
+  document.body.append(frame);
+}
 addEventListener("message", event => {
-  found.push(event.data);
+  const measured = found[found.length - 1];
+  measured.push(event.data);
   document.title = JSON.stringify(found);
+  if (measured.length < screens.length) {
+    show(screens[measured.length]);
+    frame.contentWindow.postMessage("measure", "*");
+  } else {
+    frame.remove();
+    open();
+  }
 });
-</script></head><body>%s</body></html>
+open();
+</script></body></html>
 """
 
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
@@ -69,17 +97,13 @@ class Visit:
 
 
 def browse(pages: dict[str, Path], folder: Path, screens: dict[int, str]) -> Visit:
-    """Open pages that hold the probe, by name, each in a frame for every screen.
+    """Open pages that hold the probe, by name, each in a frame that becomes every screen in turn.
 
     A page in a frame prefers what the frame's own colour scheme is.
     """
-    shown = [(name, width) for name in pages for width in screens]
-    frames = [
-        f'<iframe src="{html.escape(pages[name].as_uri())}?frame={number}" width="{width}" height="900" '
-        f'style="color-scheme: {screens[width]}"></iframe>'
-        for number, (name, width) in enumerate(shown)
-    ]
-    (folder / "frames.html").write_text(FRAMES % "\n".join(frames))
+    addresses = [path.as_uri() for path in pages.values()]
+    shown = [{"width": width, "scheme": scheme} for width, scheme in screens.items()]
+    (folder / "frames.html").write_text(FRAMES % (json.dumps(addresses), json.dumps(shown)))
     log = folder / "net.json"
     done = subprocess.run(
         [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -91,7 +115,11 @@ def browse(pages: dict[str, Path], folder: Path, screens: dict[int, str]) -> Vis
     assert done.returncode == 0, done.stderr
     title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)[1]
     found = json.loads(html.unescape(title) or "[]")
-    measured = {shown[int(one.pop("frame"))]: one for one in found}
+    measured = {
+        (name, width): one
+        for name, of_page in zip(pages, found, strict=False)
+        for width, one in zip(screens, of_page, strict=False)
+    }
     events = json.loads(log.read_text())["events"]
     # A browser asks for updates of its own; what a page asks for has the page as its initiator.
     asked = [e["params"] for e in events if "initiator" in e.get("params", {})]
