@@ -373,7 +373,8 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
         path.unlink()
         raise
     at = text.index("\nbase: ")
-    said = _comment(*notes, f"Power: {predicted}")
+    power = predicted if predicted == cost.UNKNOWN_POWER else f"Power: {predicted}"
+    said = _comment(*notes, power)
     write_text(path, f"{text[:at]}#\n{said}\n{text[at:]}")
     return path, predicted
 

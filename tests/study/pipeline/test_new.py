@@ -135,7 +135,7 @@ def test_where_nobody_is_known_a_study_without_people_is_written(folder, capsys)
         "It needs 20 held-out images whose label is unusual for their like, so 48 may be too few"
         in said
     )
-    assert "Power: not known before the audit" in said
+    assert "No power is known before the audit" in said
     study = params.filled(kept.resolve("first"))
     params.check(kept.resolve("first"))
     assert study["bias"]["kind"] == "natural" and study["ablations"] == {}
