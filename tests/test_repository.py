@@ -8,8 +8,10 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -437,6 +439,66 @@ def test_celeba_on_disk_is_one_command_from_a_report():
     assert make("FOLDER=C").splitlines()[-1].endswith("celeba-smiling-8")
     assert "--part confirmation" in make("FOLDER=C", "PART=confirmation")
     assert "say where CelebA is" in make()
+
+
+def _wheel(folder: Path, name: str, version: str) -> str:
+    """An empty wheel, as a page of a package index links to it."""
+    info = f"{name}-{version}.dist-info"
+    file = f"{name}-{version}-py3-none-any.whl"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / file, "w") as wheel:
+        wheel.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    (folder / "index.html").write_text(f'<a href="{file.replace("+", "%2B")}">{file}</a>')
+    return file
+
+
+def test_torch_for_processors_comes_from_the_index_that_is_named_at_the_version_of_the_lock(
+    tmp_path,
+):
+    for name in ("torch", "torchvision"):
+        _wheel(tmp_path / "index" / name, name, f"{pins()[name]}+cpu")
+    address = (tmp_path / "index").as_uri()
+    (tmp_path / "env/bin").mkdir(parents=True)  # an environment whose pip is that of the tests
+    (tmp_path / "env/bin/python").symlink_to(sys.executable)
+    told = subprocess.run(
+        [
+            "make",
+            "-n",
+            f"VENV={tmp_path / 'env'}",
+            f"TORCH={address}",
+            f"{tmp_path / 'env'}/.study",
+        ],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "1.9 GB" in told and "--require-hashes" not in told
+    torch, rest = (line for line in told.splitlines() if " -m pip install " in line)
+    assert rest.endswith("-c requirements.lock -e '.[study]'")
+    python, *command = shlex.split(torch)
+    assert python == str(tmp_path / "env/bin/python") and command[-2:] == ["torch", "torchvision"]
+    tried = [
+        "--dry-run",
+        "--ignore-installed",
+        "--no-cache-dir",
+        "--report",
+        str(tmp_path / "report"),
+    ]
+    subprocess.run([sys.executable, *command, *tried], cwd=ROOT, check=True, capture_output=True)
+    report = json.loads((tmp_path / "report").read_text())
+    found = {one["metadata"]["name"]: one["metadata"]["version"] for one in report["install"]}
+    assert found == {name: f"{pins()[name]}+cpu" for name in ("torch", "torchvision")}
+    for requirement in requirements():  # so that the second command installs neither again
+        if requirement.name in found:
+            assert requirement.specifier.contains(found[requirement.name])
 
 
 def test_no_two_figures_of_a_report_share_a_file():

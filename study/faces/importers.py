@@ -1002,14 +1002,10 @@ def _print_result(out: Path, warnings: list[str]) -> None:
         print(f"  warning: {line}")
     for attribute in card["single_valued"]:
         print(f"  no longer an attribute, because it has one value only: {attribute}")
-    if not counts["identities"]:
-        print(
-            "next: `python -m cid weigh` and `audit`; a study needs the people of at least some images"
-        )
-        return
+    judged = "" if counts["identities"] else ", judged by the audit without identities"
     print(
         f"next: dvc add {out}, then `python -m study new NAME --task T`, with T one of "
-        f"{', '.join(card['attributes'])}: it writes a study of these data"
+        f"{', '.join(card['attributes'])}: it writes a study of these data{judged}"
     )
 
 

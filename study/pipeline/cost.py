@@ -36,6 +36,9 @@ from study.results.metrics import METRICS
 PROFILE = Path(
     "benchmarks/profile.csv"
 )  # seconds of every stage of the committed study, on two cores
+UNKNOWN_POWER = (
+    "No power is known before the audit, which says what it would find: no image says who it shows."
+)
 UNKNOWN = 15  # seconds of a stage that was never timed
 
 
@@ -169,7 +172,7 @@ def power(
         If there is no such pilot.
     """
     if not tested:
-        return "not known before the audit, which says what it would find, as no image says who it shows."
+        return UNKNOWN_POWER
     people, _ = tested["seen"]
     pilots = {}
     for file in sorted(reports.glob("[!.]*/power.csv")):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cid.auditing import FEWEST
 from cid.names import suggest
 from study.commands import parser
 from study.experiment.design import (
@@ -33,6 +34,7 @@ from study.store import write_text
 ENOUGH = 40  # people for whom a smaller bias is not worth more people
 LEAST = 3  # people, of whom one is never seen in training
 HELD_OUT_SHARE = 0.2  # of the images, where nobody is known
+FEW_IMAGES = 200  # held-out images, of which perhaps a tenth is surprised
 SPLITS = 5  # of such images: random, so that they share most of them
 COHORT = 100  # people of a cohort, where there are many more: a training set stays small
 SIZES = (20, 14, 8, 6)  # training images of a person; with fewer there is hardly a bias to build
@@ -268,11 +270,20 @@ def _compose_without_people(data: dataset.Labels, task: str) -> str:
     """As :func:`compose`, for data of which nobody is known."""
     labels = data.labels(task)
     images = int(labelled(labels).sum())
+    tested = round(HELD_OUT_SHARE * images)
+    why = (
+        "No image says who it shows, so only the data as they are can be studied, and nothing is said of people. "
+        f"{tested:,} images are held out at random, and models are judged on them by the audit of `cid`, which "
+        "needs no identities and says when it must not be trusted."
+    )
+    if tested < FEW_IMAGES:
+        why += (
+            f" It needs {FEWEST} held-out images whose label is unusual for their like, so {tested:,} may be too "
+            "few."
+        )
     head = [
         f"The data: {images:,} images with this label. {np.nanmean(labels):.0%} have label 1.",
-        "No image says who it shows, so only the data as they are can be studied, and nothing is said of people. "
-        f"{round(HELD_OUT_SHARE * images):,} images are held out at random, and models are judged on them by the "
-        "audit of `cid`, which needs no identities and says when it must not be trusted.",
+        why,
         "Methods that use identities, such as the oracle, are left out.",
     ]
     methods = ", ".join(_allowed(COMPARED, withheld=True))
@@ -362,7 +373,8 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
         path.unlink()
         raise
     at = text.index("\nbase: ")
-    said = _comment(*notes, f"Power: {predicted}")
+    power = predicted if predicted == cost.UNKNOWN_POWER else f"Power: {predicted}"
+    said = _comment(*notes, power)
     write_text(path, f"{text[:at]}#\n{said}\n{text[at:]}")
     return path, predicted
 

@@ -17,7 +17,7 @@ from study.store import write_text
 
 # `dvc metrics diff` and `dvc plots diff` compare files of one path: it does not name the study.
 LATEST = Path("latest")
-# Accuracy of plain training and gains of methods: as many as `dvc exp show` has room for in 120 columns.
+# Accuracy of plain training and gains of methods: so few that DVC's tables fit a terminal of 120 columns.
 SHOWN = {
     "erm": ("accuracy", "erm"),
     "surprise": ("accuracy", "surprise"),

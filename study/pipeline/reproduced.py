@@ -13,6 +13,7 @@ from study.results.rounding import MOVES, TIES, moved
 FILE = "provenance.json"  # of a report: what it was made of
 REPORTS = Path("reports")
 RUN = Path("build/report")  # the report of the last run, before it is published
+SHOWN = 3  # files that a sentence names
 # Two reports with the same entries here differ by rounding alone, or not at all.
 SOURCES = ("data", "parameters", "packages", "code", "protocol")
 CLAIM = ("task", "kind", "claim", "method", "test", "metric")  # what names an entry of claims.json
@@ -164,7 +165,8 @@ def in_place_of(run: Path, folder: Path) -> str | None:
     """Why a committed report stays in its folder in place of a new run, or None: publish the run.
 
     It stays where both come from the same data, parameters, packages and code, and the numbers of the
-    run are the committed ones but for rounding: on another kind of processor the last digits differ.
+    run are the committed ones but for rounding: on another kind of processor the last digits differ. So it
+    does where figures alone differ, which the sentence then names.
     """
     if not _same_sources(run, folder) or no_git():
         return None
@@ -174,9 +176,16 @@ def in_place_of(run: Path, folder: Path) -> str | None:
     if not committed["commit"] or committed["commit"].endswith("edits"):
         return None  # a run of committed code says more
     verified = _verify(run, folder, "HEAD")
-    if not verified.within or _same_files(run, folder):
+    others = _different_files(run, folder)
+    if not verified.within or not others:
         return None
-    return f"{folder} stays as it was committed; this run is in {run}. {verified.sentence}"
+    said = f"{folder} stays as it was committed; this run is in {run}. {verified.sentence}"
+    if (
+        not verified.lines
+    ):  # of the same code and data, so that the machine draws them in another way
+        named = ", ".join(others[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
+        said += f" Files without numbers differ: {named}."
+    return said
 
 
 def _same_sources(run: Path, folder: Path) -> bool:
@@ -188,10 +197,13 @@ def _same_sources(run: Path, folder: Path) -> bool:
     return all(ours.get(key) == theirs.get(key) for key in SOURCES)
 
 
-def _same_files(run: Path, folder: Path) -> bool:
-    """Whether two folders hold the same files with the same bytes."""
+def _different_files(run: Path, folder: Path) -> list[str]:
+    """The files, by name, that only one of two folders holds, or of which they hold different bytes."""
     contents = []
     for place in (run, folder):
         files = (file for file in place.rglob("*") if file.is_file())
-        contents.append({file.relative_to(place): file.read_bytes() for file in files})
-    return contents[0] == contents[1]
+        contents.append({file.relative_to(place).as_posix(): file.read_bytes() for file in files})
+    ours, theirs = contents
+    return sorted(
+        name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)
+    )

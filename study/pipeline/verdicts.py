@@ -52,7 +52,7 @@ def at(commit: str) -> pd.DataFrame:
     rows = []
     for folder in names:
         listed = git("ls-tree", "--name-only", f"{commit}:{folder}").split()
-        if "claims.json" not in listed:
+        if not {"claims.json", "area.csv"} <= set(listed):  # no report, or one without people
             continue
 
         def text(name: str, folder: str = folder) -> str:

@@ -294,38 +294,44 @@ def audited_sentence(proxies: pd.DataFrame) -> str:
     return text.replace("%", " %").replace("-", "\N{MINUS SIGN}")
 
 
-def unidentified_sentence(gains: pd.DataFrame, splits: pd.DataFrame, refusal: str) -> str:
-    """What the audit says of the methods where nobody is known, and how far it trusts itself.
+def unidentified_sentence(
+    audited: pd.DataFrame, gains: pd.DataFrame, splits: pd.DataFrame, refusal: str, task: str
+) -> str:
+    """What the audit says of plain training and of the methods where nobody is known.
 
     The tables are of :func:`study.experiment.unidentified.audit_held_out`.
     """
     refused = int((~splits["trusted"]).sum())
-    on = f"{len(splits)} random splits of the images"
     if refusal:
         return (
-            f"Nobody knows whom the images show, and **the audit refuses**: on {refused} of {on} it must not be "
-            f"trusted, because {refusal}. So nothing is said of any method."
+            f"Nobody knows whom the images show, and **the audit refuses**: on {refused} of {len(splits)} random "
+            f"splits of the images it must not be trusted, because {refusal}. So nothing is said of any method."
         )
+    of_erm = audited[audited["method"] == BASELINE].set_index("measure")
+    surprised, others = (
+        "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * of_erm.loc[measure, INTERVAL]))
+        for measure in ("minority", "majority")
+    )
     balanced = gains[gains["measure"] == "balanced"]
     better = balanced[balanced["low"] > 0].sort_values("mean", ascending=False, kind="stable")
     worse = balanced[balanced["high"] < 0]
     parts = [
-        f"{method_title(row['method'])} {points(row['mean'], row['low'], row['high'])}"
+        f"{method_title(row['method'])} ({points(row['mean'], row['low'], row['high'])} points)"
         for _, row in better.iterrows()
     ]
-    said = (
-        f"clearly better than ERM are {', '.join(parts)}"
-        if parts
-        else "no method is clearly better than ERM"
-    )
+    clear = "no method is clearly better than ERM"
+    if parts:
+        clear = f"clearly better than ERM {'is' if len(parts) == 1 else 'are'} {', '.join(parts)}"
     if len(worse):
-        said += f"; clearly worse are {', '.join(map(method_title, worse['method']))}"
-    trust = f"; on {refused} of them the audit must not be trusted" if refused else ""
-    surprised = f"{splits['flagged_images'].mean():,.0f} of {splits['images'].mean():,.0f}"
+        clear += f"; clearly worse: {', '.join(map(method_title, worse['method']))}"
+    trust = f" On {refused} of them it must not be trusted." if refused else ""
     return (
-        "Nobody knows whom the images show. On a set in which everybody had every class alike, as the audit "
-        f"estimates it in points of accuracy, {said}. It was made on {on}{trust}; {surprised} held-out images are "
-        "*surprised*: their label is unusual among the training images most like them."
+        f"Nobody knows whom the images show. As the audit estimates without identities, plain training (ERM) "
+        f"classifies *{task}* right on {surprised} of the *surprised* held-out images, whose label is unusual among "
+        f"the training images most like them, and on {others} of the others. On a set in which everybody has "
+        f"every class alike, {clear}. The audit was made on {len(splits)} random splits of the images, with "
+        f"{splits['flagged_images'].mean():,.0f} surprised images among {splits['images'].mean():,.0f} held-out "
+        f"ones each.{trust}"
     )
 
 

@@ -72,7 +72,7 @@ def test_labels_that_nobody_could_be_known_by_are_refused_and_no_number_is_shown
     why = unidentified.refusal(found["splits"])
     assert "no better than chance" in why
     gains = found["audited-gains"]
-    said = sentences.unidentified_sentence(gains, found["splits"], why)
+    said = sentences.unidentified_sentence(found["audited"], gains, found["splits"], why, "hat")
     shown = tables.unidentified_markdown(found["audited"], gains, why)
     for text in (said, shown, plots.unidentified(gains, why).data):
         assert "refuse" in text.lower() and "points" not in text and "|" not in text
@@ -88,6 +88,11 @@ def test_the_tables_name_the_best_first_and_how_the_audit_trusts_itself(crowd):
     )
     head, rows = tables.splits_table(found["splits"])
     assert [row[head.index("trusted")] for row in rows].count("yes") >= 2
-    said = sentences.unidentified_sentence(found["audited-gains"], found["splits"], "")
-    assert "clearly better than ERM are Label surprise (k-NN) +" in said
+    said = sentences.unidentified_sentence(
+        found["audited"], found["audited-gains"], found["splits"], "", "hat"
+    )
+    assert "clearly better than ERM is Label surprise (k-NN) (+" in said
+    mean = found["audited"].set_index(["method", "measure"])["mean"]
+    assert f"(ERM) classifies *hat* right on {100 * mean['erm', 'minority']:.1f} % [" in said
+    assert f"and on {100 * mean['erm', 'majority']:.1f} % [" in said
     assert len(plots.unidentified(found["audited-gains"], "").axes) == 2

@@ -756,7 +756,7 @@ def test_images_of_nobody_are_taken_and_said_to_be_so(source, capsys):
     assert "2 images of 0 people\n  nobody knows who is on 2 images" in said
     assert "no column says who is on an image" in said
     assert "if 'person' does, import again with --identity person" in said
-    assert "next: `python -m cid weigh` and `audit`; a study needs the people" in said
+    assert "it writes a study of these data, judged by the audit without identities" in said
     data = read_faces(out)
     assert data.identities().tolist() == [-1, -1] and data.labels("glasses").tolist() == [1, 0]
     assert cli.main(["import", *map(str, command), "--identity", "person"]) == 0

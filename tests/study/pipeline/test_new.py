@@ -131,7 +131,11 @@ def test_where_nobody_is_known_a_study_without_people_is_written(folder, capsys)
     assert cli.main(["new", "first"]) == 0
     said = " ".join(capsys.readouterr().out.replace("\n# ", " ").split())
     assert "No image says who it shows" in said and "48 images are held out" in said
-    assert "Power: not known before the audit" in said
+    assert (
+        "It needs 20 held-out images whose label is unusual for their like, so 48 may be too few"
+        in said
+    )
+    assert "No power is known before the audit" in said
     study = params.filled(kept.resolve("first"))
     params.check(kept.resolve("first"))
     assert study["bias"]["kind"] == "natural" and study["ablations"] == {}
