@@ -170,33 +170,38 @@ def nearest_value(nearness: torch.Tensor, k: int) -> torch.Tensor:
     """The k-th largest value (r,) of every row (r, n)."""
     if nearness.is_cuda:
         return nearness.topk(k, dim=1).values[:, -1]
-    return torch.from_numpy(_largest(nearness, k)[0][:, -1])
+    values, _ = _largest(nearness, k)
+    return torch.from_numpy(-np.partition(-values, k - 1, axis=1)[:, k - 1])
 
 
 def nearest(nearness: torch.Tensor, k: int) -> torch.Tensor:
     """Columns (r, k) of the k largest values of every row (r, n), the largest first."""
     if nearness.is_cuda:
         return nearness.topk(k, dim=1).indices
-    return torch.from_numpy(_largest(nearness, k)[1])
+    values, columns = _largest(nearness, k)
+    falling = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    return torch.from_numpy(np.take_along_axis(columns, falling, axis=1))
 
 
 def _largest(nearness: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest values of every row, and their columns, (r, k) each; the largest first.
+    """The k largest values of every row and a few more, and their columns; (r, some) each, in no order.
 
-    Most values are far from being among them, and are put aside by one comparison.
+    All others are far from being among them, and are put aside by one comparison.
     """
     values = nearness.numpy()
     reach = values >= _exceeded(nearness, k)[:, None]
     row, column = np.divmod(np.flatnonzero(reach), values.shape[1])
+    if len(row) == k * len(values):
+        columns = column.reshape(-1, k)
+        return np.take_along_axis(values, columns, axis=1), columns
+    # What is left of each row, side by side; rows with less are filled up.
     number = np.bincount(row, minlength=len(values))
     rank = np.arange(len(row)) - np.repeat(number.cumsum() - number, number)
-    # What is left of each row, side by side; rows with less are filled up.
     some = np.full((len(values), number.max()), -np.inf, dtype=values.dtype)
     some[row, rank] = values[row, column]
     columns = np.zeros(some.shape, dtype=np.int64)
     columns[row, rank] = column
-    falling = np.argsort(-some, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(some, falling, axis=1), np.take_along_axis(columns, falling, axis=1)
+    return some, columns
 
 
 def _exceeded(nearness: torch.Tensor, k: int) -> np.ndarray:
@@ -208,7 +213,7 @@ def _exceeded(nearness: torch.Tensor, k: int) -> np.ndarray:
     n = nearness.shape[1]
     groups = 2 ** math.ceil(math.log2(4 * k))
     each = n // groups
-    if each > 3:
+    if each >= 8:
         nearness = nearness[:, : each * groups].unflatten(1, (each, groups)).amax(dim=1)
     place = nearness.shape[1] - k
     return np.partition(nearness.numpy(), place, axis=1)[:, place]
