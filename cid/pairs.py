@@ -59,9 +59,9 @@ class Pairs:
         self.removed = None  # parts (n, r) along directions, and 1 / lengths (n,) of what is left
 
     def _place(self, unit: torch.Tensor) -> None:
-        """Put vectors (n, d), ordered by class, in the place of what they were."""
+        """Put vectors (n, d), ordered by class, in the place of what they were; they are overwritten."""
         self.mean = unit.mean(dim=0, dtype=torch.float64).to(unit.dtype)
-        self.centred = unit - self.mean
+        self.centred = unit.sub_(self.mean)
         self.half = half_squares(self.centred).to(unit.dtype)
 
     def _all(self) -> torch.Tensor:
