@@ -14,7 +14,7 @@ import torch
 
 from cid.arrays import BLOCK, unit_vectors
 
-KEPT = 2**27  # bytes in which the nearness of all pairs is kept: of 5,792 samples in float32
+KEPT = 2**28  # bytes in which the nearness of all pairs is kept: of 8,192 samples in float32
 PAIRS = 2**25  # pairs formed at once, 128 MiB
 CACHED = 2**19  # pairs looked at at once where all are kept: 2 MiB, which stays in the cache
 SHORT = 0.1  # what is left of a vector from which cosines would be formed too coarsely
