@@ -56,7 +56,9 @@ class Pairs:
         self._place(unit[torch.from_numpy(self.order)])
         fits = len(unit) ** 2 * unit.element_size() <= KEPT
         self.kept = self._all() if keep and fits else None
-        self.removed = None  # parts (n, r) along directions, and 1 / lengths (n,) of what is left
+        self.removed = (
+            None  # parts (n, r + 1) along directions, the last one what is left; 1 / the last
+        )
 
     def _place(self, unit: torch.Tensor) -> None:
         """Put vectors (n, d), ordered by class, in the place of what they were; they are overwritten."""
@@ -131,18 +133,23 @@ class Pairs:
         found = copy(self)
         found._place(unit_vectors(rest, str(rest.device)))
         if self.kept is not None and float(length.min()) > SHORT:
-            found.removed = (along, 1 / length)
+            found.removed = (torch.cat([along, length[:, None]], dim=1), 1 / length)
         elif self.kept is not None:
             found.kept = found._all()
         return found
 
     def _remaining(self, rows: slice) -> torch.Tensor:
-        """Nearness of what :meth:`without` left of the vectors, from that of the whole ones."""
-        along, scale = self.removed
-        cosine = self.kept[rows] + 1
-        for column in along.T:
-            cosine.addcmul_(column[rows, None], column, value=-1)
-        return cosine.mul_(scale).mul_(scale[rows, None]).sub_(1)
+        """Nearness of what :meth:`without` left of the vectors, from that of the whole ones.
+
+        What is left of two vectors, of lengths l and m, is apart by ``|z_i - z_j|^2 - |t_i - t_j|^2``, t
+        being what was removed; and its cosine less 1 is half of ``(l - m)^2`` less that, over ``l m``.
+        """
+        parts, scale = self.removed
+        nearness = self.kept[rows].clone()
+        for column in parts.T:
+            apart = column[rows, None] - column
+            nearness.addcmul_(apart, apart, value=0.5)
+        return nearness.mul_(scale).mul_(scale[rows, None])
 
     def _formed(self, vectors: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
         product = torch.addmm(self.half, vectors, self.centred.T, beta=-1)
