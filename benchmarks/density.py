@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,12 @@ from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from sklearn.neighbors import KernelDensity
 
-from benchmarks.common import row, side_by_side
+from benchmarks.common import one_thread, row, side_by_side
 from cid import density
 from cid.arrays import unit_vectors
-from cid.density import class_density
-from cid.posterior import label_posterior
+from cid.density import class_density, neighbour_width, product_by_convolution
+from cid.factors import Factors
+from cid.posterior import label_posterior, without_class_direction
 from cid.weights import inverse_weights
 
 TAU = 0.01
@@ -70,7 +72,84 @@ def measure(rounds: int) -> list[dict]:
                     (lambda r, limit=limit: 1 / r <= limit) if bare and n >= 10_000 else None,
                 )  # fmt: skip
             )
+    rows += limit(rounds) + one_product(rounds)
     rows += libraries() + neighbours(rounds) + stored(rounds) + shared(rounds)
+    return rows
+
+
+def half_products(unit: torch.Tensor, block: int = 1024) -> dict[str, Callable[[], None]]:
+    """Ways to multiply every pair of blocks once, and throw the products away."""
+    blocks = unit.split(block)
+    arrays = [rows.numpy() for rows in blocks]
+    out = torch.empty(block, block)
+    nothing = torch.zeros(block)
+
+    def by_torch():
+        for first, ours in enumerate(blocks):
+            for theirs in blocks[first:]:
+                torch.mm(ours, theirs.T, out=out[: len(ours), : len(theirs)])
+
+    def by_numpy():
+        for first, ours in enumerate(arrays):
+            for theirs in arrays[first:]:
+                np.matmul(ours, theirs.T, out=out.numpy()[: len(ours), : len(theirs)])
+
+    def by_convolution():
+        for first, ours in enumerate(blocks):
+            for theirs in blocks[first:]:
+                product_by_convolution(ours, theirs, nothing[: len(theirs)])
+
+    return {"torch": by_torch, "NumPy": by_numpy, "convolution": by_convolution}
+
+
+def limit(rounds: int) -> list[dict]:
+    """The true limit of an exact density: half of the fastest product at hand, one thread."""
+    rows = []
+    for d in (128, 512):
+        vectors = people(10_000, d)
+        one = np.zeros(len(vectors), int)
+        calls = half_products(unit_vectors(vectors))
+        with one_thread():
+            found = side_by_side(
+                lambda vectors=vectors, one=one: class_density(vectors, one, TAU), calls, rounds
+            )
+        fastest = min(calls, key=lambda name: found[name]["seconds"])
+        rows.append(
+            row("density", f"n = 10,000, d = {d}, one thread", f"half of the fastest product ({fastest})",
+                {"ours": found["ours"], f"half of the fastest product ({fastest})": found[fastest]})
+        )  # fmt: skip
+    return rows
+
+
+def one_product(rounds: int) -> list[dict]:
+    """All factors of a training set of a study's size from one product, against one function each."""
+    vectors = people(1600, 128)
+    labels = np.random.default_rng(0).integers(2, size=len(vectors))
+
+    def together(estimators):
+        factors = Factors(vectors, labels)
+        factors.density(in_class=True)
+        for estimator in estimators:
+            factors.posterior(estimator=estimator)
+
+    def alone(estimators):
+        class_density(vectors, labels, neighbour_width(vectors))
+        cleaned = without_class_direction(vectors, labels)
+        for estimator in estimators:
+            label_posterior(cleaned, labels, estimator=estimator)
+
+    rows = []
+    for estimators in (("knn",), ("knn", "kernel")):
+        with one_thread():
+            found = side_by_side(
+                lambda some=estimators: together(some),
+                {"one function after the other": lambda some=estimators: alone(some)},
+                5 * rounds,
+            )
+        rows.append(
+            row("weights", f"CID and posterior ({', '.join(estimators)}), n = 1,600, d = 128, one thread",
+                "one function after the other", found)
+        )  # fmt: skip
     return rows
 
 

@@ -5,6 +5,7 @@ distance of unit vectors, so it is computed from vectors without their mean. Fac
 common direction; without it the products are small, and so is their rounding error.
 """
 
+import math
 from collections.abc import Iterator
 from copy import copy
 
@@ -13,7 +14,7 @@ import torch
 
 from cid.arrays import BLOCK, unit_vectors
 
-KEPT = 2**27  # bytes in which the nearness of all pairs is kept: of 5,792 samples in float32
+KEPT = 2**28  # bytes in which the nearness of all pairs is kept: of 8,192 samples in float32
 PAIRS = 2**25  # pairs formed at once, 128 MiB
 CACHED = 2**19  # pairs looked at at once where all are kept: 2 MiB, which stays in the cache
 SHORT = 0.1  # what is left of a vector from which cosines would be formed too coarsely
@@ -55,12 +56,14 @@ class Pairs:
         self._place(unit[torch.from_numpy(self.order)])
         fits = len(unit) ** 2 * unit.element_size() <= KEPT
         self.kept = self._all() if keep and fits else None
-        self.removed = None  # parts (n, r) along directions, and lengths (n,) of what is left
+        self.removed = (
+            None  # parts (n, r + 1) along directions, the last one what is left; 1 / the last
+        )
 
     def _place(self, unit: torch.Tensor) -> None:
-        """Put vectors (n, d), ordered by class, in the place of what they were."""
+        """Put vectors (n, d), ordered by class, in the place of what they were; they are overwritten."""
         self.mean = unit.mean(dim=0, dtype=torch.float64).to(unit.dtype)
-        self.centred = unit - self.mean
+        self.centred = unit.sub_(self.mean)
         self.half = half_squares(self.centred).to(unit.dtype)
 
     def _all(self) -> torch.Tensor:
@@ -103,16 +106,21 @@ class Pairs:
             half = half_squares(new).to(new.dtype)
         if rows is None:
             rows = torch.arange(len(self if new is None else new))
+        if self.kept is not None:
+            self.kept.fill_diagonal_(own)
         for place in torch.arange(len(rows)).split(self.rows_at_once()):
             some = rows[place]
             if new is not None:
                 yield place, self._formed(new[some], half[some])
                 continue
+            following = slice(int(some[0]), int(some[-1]) + 1)
+            if self.kept is not None and self.removed is None:
+                yield place, self.kept[following]
+                continue
             if self.kept is None:
                 nearness = self._formed(self.centred[some], self.half[some])
             else:
-                kept = slice(int(some[0]), int(some[-1]) + 1)
-                nearness = self.kept[kept] if self.removed is None else self._remaining(kept)
+                nearness = self._remaining(following)
             nearness[torch.arange(len(some)), some] = own
             yield place, nearness
 
@@ -125,18 +133,23 @@ class Pairs:
         found = copy(self)
         found._place(unit_vectors(rest, str(rest.device)))
         if self.kept is not None and float(length.min()) > SHORT:
-            found.removed = (along, length)
+            found.removed = (torch.cat([along, length[:, None]], dim=1), 1 / length)
         elif self.kept is not None:
             found.kept = found._all()
         return found
 
     def _remaining(self, rows: slice) -> torch.Tensor:
-        """Nearness of what :meth:`without` left of the vectors, from that of the whole ones."""
-        along, length = self.removed
-        cosine = self.kept[rows] + 1
-        for column in along.T:
-            cosine.addcmul_(column[rows, None], column, value=-1)
-        return cosine.div_(length).div_(length[rows, None]).sub_(1)
+        """Nearness of what :meth:`without` left of the vectors, from that of the whole ones.
+
+        What is left of two vectors, of lengths l and m, is apart by ``|z_i - z_j|^2 - |t_i - t_j|^2``, t
+        being what was removed; and its cosine less 1 is half of ``(l - m)^2`` less that, over ``l m``.
+        """
+        parts, scale = self.removed
+        nearness = self.kept[rows].clone()
+        for column in parts.T:
+            apart = column[rows, None] - column
+            nearness.addcmul_(apart, apart, value=0.5)
+        return nearness.mul_(scale).mul_(scale[rows, None])
 
     def _formed(self, vectors: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
         product = torch.addmm(self.half, vectors, self.centred.T, beta=-1)
@@ -164,21 +177,50 @@ def nearest_value(nearness: torch.Tensor, k: int) -> torch.Tensor:
     """The k-th largest value (r,) of every row (r, n)."""
     if nearness.is_cuda:
         return nearness.topk(k, dim=1).values[:, -1]
-    place = nearness.shape[1] - k
-    return torch.from_numpy(np.partition(nearness.numpy(), place, axis=1)[:, place])
+    values, _ = _largest(nearness, k)
+    return torch.from_numpy(-np.partition(-values, k - 1, axis=1)[:, k - 1])
 
 
 def nearest(nearness: torch.Tensor, k: int) -> torch.Tensor:
     """Columns (r, k) of the k largest values of every row (r, n), the largest first."""
-    n = nearness.shape[1]
     if nearness.is_cuda:
         return nearness.topk(k, dim=1).indices
-    values = nearness.numpy()
-    least = np.partition(values, n - k, axis=1)[:, n - k, None]
-    columns = np.flatnonzero(values >= least) % n
-    if len(columns) == k * len(values):
-        columns = columns.reshape(-1, k)
-    else:  # some are as near as the last one, and too many
-        columns = np.argpartition(values, n - k, axis=1)[:, n - k :]
-    falling = np.argsort(-np.take_along_axis(values, columns, axis=1), axis=1, kind="stable")
+    values, columns = _largest(nearness, k)
+    falling = np.argsort(-values, axis=1, kind="stable")[:, :k]
     return torch.from_numpy(np.take_along_axis(columns, falling, axis=1))
+
+
+def _largest(nearness: torch.Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k largest values of every row and a few more, and their columns; (r, some) each, in no order.
+
+    All others are far from being among them, and are put aside by one comparison.
+    """
+    values = nearness.numpy()
+    reach = values >= _exceeded(nearness, k)[:, None]
+    row, column = np.divmod(np.flatnonzero(reach), values.shape[1])
+    if len(row) == k * len(values):
+        columns = column.reshape(-1, k)
+        return np.take_along_axis(values, columns, axis=1), columns
+    # What is left of each row, side by side; rows with less are filled up.
+    number = np.bincount(row, minlength=len(values))
+    rank = np.arange(len(row)) - np.repeat(number.cumsum() - number, number)
+    some = np.full((len(values), number.max()), -np.inf, dtype=values.dtype)
+    some[row, rank] = values[row, column]
+    columns = np.zeros(some.shape, dtype=np.int64)
+    columns[row, rank] = column
+    return some, columns
+
+
+def _exceeded(nearness: torch.Tensor, k: int) -> np.ndarray:
+    """A value (r,) that k or more of every row reach, and not many more.
+
+    It is the k-th largest among the largest of 4k groups of columns or more. In short rows it is the k-th
+    largest of all.
+    """
+    n = nearness.shape[1]
+    groups = 2 ** math.ceil(math.log2(4 * k))
+    each = n // groups
+    if each >= 8:
+        nearness = nearness[:, : each * groups].unflatten(1, (each, groups)).amax(dim=1)
+    place = nearness.shape[1] - k
+    return np.partition(nearness.numpy(), place, axis=1)[:, place]

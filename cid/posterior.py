@@ -289,7 +289,9 @@ def class_directions(pairs: Pairs, neighbours: int = 5) -> torch.Tensor:
         times = torch.zeros(len(pairs), dtype=torch.int64)  # that a sample is among the nearest
         for _, nearness in pairs.blocks(rows):
             others = [nearness[:, : members.start], nearness[:, members.stop :]]
-            found = nearest(torch.cat(others, dim=1), k).flatten().cpu()
+            others = [part for part in others if part.shape[1]]  # of two classes, one
+            others = others[0] if len(others) == 1 else torch.cat(others, dim=1)
+            found = nearest(others, k).flatten().cpu()
             found[found >= members.start] += size
             times += found.bincount(minlength=len(pairs))
         mean = pairs.centred[rows].mean(dim=0, dtype=torch.float64)

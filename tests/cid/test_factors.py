@@ -26,7 +26,7 @@ def faces(request):
     return vectors.astype(np.float32), labels
 
 
-@pytest.mark.parametrize("kept", [2**27, 0])
+@pytest.mark.parametrize("kept", [2**28, 0])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_factors_are_what_each_function_computes(faces, monkeypatch, kept, kind):
     monkeypatch.setattr(pairs, "KEPT", kept)
@@ -102,3 +102,36 @@ def test_no_block_is_larger_than_asked_for(monkeypatch):
     monkeypatch.setattr(pairs, "PAIRS", 700)
     neighbour_width(np.random.default_rng(0).normal(size=(100, 5)))
     assert len(seen) == 15 and all(block.numel() <= 700 for block in seen)
+
+
+def test_one_product_serves_all(faces, monkeypatch):
+    formed = []
+    original = pairs._own_product
+    monkeypatch.setattr(pairs, "_own_product", lambda *a: formed.append(1) or original(*a))
+    monkeypatch.setattr(Pairs, "_formed", None)
+    factors = Factors(*faces)
+    factors.density()
+    factors.density(in_class=True)
+    for estimator in ("knn", "kernel"):
+        factors.posterior(estimator=estimator)
+        factors.posterior(estimator=estimator, keep_class_direction=True)
+    assert len(formed) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"estimator": "tree"}, "estimator"),
+        ({"slope": -1.0}, "slope"),
+        ({"scale": 0}, "scale"),
+        ({"keep_class_direction": "yes"}, "keep_class_direction"),
+    ],
+)
+def test_a_setting_out_of_range_is_named(faces, arguments, message):
+    factors = Factors(*faces)
+    with pytest.raises(ValueError, match=message):
+        factors.posterior(**arguments)
+    with pytest.raises(ValueError, match="tau"):
+        factors.density(tau=-1)
+    with pytest.raises(ValueError, match="at least two classes"):
+        Factors(faces[0], np.zeros(len(faces[0]), int)).posterior()
