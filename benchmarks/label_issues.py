@@ -22,6 +22,7 @@ from study.pipeline.params import load
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"
+KEPT = 0.8  # trust from which on an image is kept, where doubted ones are dropped as cleanlab's are
 SETS = 6
 SHARES = (0.0, 0.02, 0.05, 0.1)
 
@@ -54,7 +55,12 @@ def training_weights(
     trust = trust_in_labels(strong, labels).probability
     weights["trust"] = trust
     weights["label surprise × trust"] = weights["label surprise"] * trust
+    weights["trust, doubted dropped"] = np.where(trust < KEPT, 0.0, 1.0)
+    weights["label surprise, doubted dropped"] = np.where(
+        trust < KEPT, 0.0, weights["label surprise"]
+    )
     doubted["trust"] = trust < 0.5
+    doubted["trust, doubted dropped"] = trust < KEPT
     for name, values in weights.items():
         weights[name] = _balanced(values, labels)
     return weights, doubted
