@@ -71,6 +71,31 @@ def kernels(moves: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def label_issues(found: pd.DataFrame) -> str:
+    """Gains over plain heads, a column a share of wrong labels, and how well wrong labels are found."""
+    shares = found["share"].unique()
+    most = shares.max()
+    lines = [
+        "| training | "
+        + " | ".join(f"{100 * share:.0f} % wrong" for share in shares)
+        + f" | precision, recall at {100 * most:.0f} % |",
+        "|---" * (len(shares) + 2) + "|",
+    ]
+    for method, rows in found.groupby("method", sort=False):
+        rows = rows.set_index("share")
+        if method == "plain":
+            cells = [f"{rows.loc[share, 'accuracy']:.1f} %" for share in shares]
+        else:
+            cells = [
+                f"{rows.loc[share, 'gain']:+.2f} ± {rows.loc[share, 'error']:.2f}"
+                for share in shares
+            ]
+        found_at = rows.loc[most, ["precision", "recall"]]
+        cells.append("" if found_at.isna().any() else ", ".join(f"{v:.2f}" for v in found_at))
+        lines.append("| " + " | ".join([method, *cells]).replace("-", "−") + " |")
+    return "\n".join(lines)
+
+
 def fill(page: str, name: str, text: str) -> str:
     """The page with what stands between its marks of that name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -84,6 +109,8 @@ def filled(page: str) -> str:
     page = fill(page, "table", f"{results}\n\n{(HERE / 'machine.txt').read_text().strip()}")
     page = fill(page, "approximations", errors(pd.read_csv(HERE / "approximations.csv")))
     page = fill(page, "kernels", kernels(pd.read_csv(HERE / "kernels.csv")))
+    found = pd.read_csv(HERE / "label_issues.csv")
+    page = fill(page, "label issues", label_issues(found))
     return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # it imports torch, which takes seconds
 NAME = "doubted.csv"
 DOUBTED = 0.5  # a label less probable than this is more likely wrong than right
 NEAREST = 3  # neighbours that are named beside each
+RESERVED = ("expected", *(f"near_{place + 1}" for place in range(NEAREST)))  # columns of the table
 ROWS = 256  # doubted images that are compared with all others at once
+AT_ONCE = 8192  # images that are standardised at once
 LONG = 20_000  # images from which on judging them takes a while
 NO_FEATURES = (
     "not to be had from a face embedding, which was trained to forget what varies within a person "
@@ -95,15 +97,22 @@ def table(
 
 def _nearest(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The nearest others of some rows by Euclidean distance of standardised features: int array (k, near)."""
-    features = np.asarray(features, dtype=np.float32)
-    spread = features.std(axis=0)
-    scale = np.where(spread > 0, spread, 1)
-    unit = (features - features.mean(axis=0)) / scale
-    squares = (unit**2).sum(axis=1)
+    mean = features.mean(axis=0, dtype=np.float64)
+    spread = features.std(axis=0, dtype=np.float64)
+    spread[spread == 0] = 1
+
+    def unit(some) -> np.ndarray:
+        return ((features[some] - mean) / spread).astype(np.float32)
+
     near = np.empty((len(rows), min(NEAREST, len(features) - 1)), dtype=np.int64)
     for start in range(0, len(rows), ROWS):
         some = rows[start : start + ROWS]
-        distance = squares - 2 * unit[some] @ unit.T
+        doubted = unit(some)
+        distance = np.empty((len(some), len(features)), dtype=np.float32)
+        for first in range(0, len(features), AT_ONCE):
+            others = unit(slice(first, first + AT_ONCE))
+            squares = (others**2).sum(axis=1)
+            distance[:, first : first + AT_ONCE] = squares - 2 * doubted @ others.T
         distance[np.arange(len(some)), some] = np.inf
         near[start : start + ROWS] = np.argsort(distance, axis=1, kind="stable")[:, : near.shape[1]]
     return near

@@ -17,7 +17,7 @@ from cid.door.faces import say
 from cid.door.inputs import embedded, labelled, opened, tell_left_out
 
 METHODS = ("surprise", "cid", "two-factor")
-RESERVED = (tables.IMAGE, "surprise", "trust", "weight", "reason")  # columns of the output
+RESERVED = (tables.IMAGE, "surprise", "trust", "weight", "reason", *doubted.RESERVED)  # columns
 SURE = 3.0  # standard errors that the gain over chance must have
 ROUNDING = 1e-9  # nats; where the likeliest slope is 0, gain and error are nothing else
 FEW = 5  # images of a class; fewer share a weight that is meant for many
@@ -62,6 +62,7 @@ def run(options: Namespace) -> int:
     found = None
     if options.trust == "yes":
         found = doubted.judged(got, usable, labels, options.device)
+    trust = np.full(len(labels), np.nan) if found is None else found.probability
     say_time(int(usable.sum()), got.embedding.shape[1])
     result = weigh(
         got.embedding[usable],
@@ -69,19 +70,11 @@ def run(options: Namespace) -> int:
         options.method,
         options.class_prior,
         options.device,
-        trust=None if found is None else found.probability,
+        trust=None if found is None else trust,
     )
-    columns = {"surprise": result.surprise, "weight": result.weights}
-    if found is not None:
-        columns["trust"] = found.probability
-    of_rows = {name: np.full(len(got.rows), np.nan) for name in ("surprise", "trust", "weight")}
-    for name, values in columns.items():
-        of_rows[name][usable] = values
-    if output.suffix == ".npy":
-        tables.write(output, lambda file: np.save(file, of_rows["weight"]))
-    else:
-        columns = {tables.IMAGE: got.rows.names, label: texts, **of_rows, "reason": reasons}
-        tables.write_table(output, pd.DataFrame(columns))
+    of_rows = np.full((3, len(usable)), np.nan)
+    of_rows[:, usable] = result.surprise, trust, result.weights
+    _write(output, got.rows.names, label, texts, of_rows, reasons)
     tell_left_out(reasons)
     _tell(result, known, labels)
     if found is not None:
@@ -91,6 +84,17 @@ def run(options: Namespace) -> int:
             print(line)
     print(f"written: {output}, {usable.sum():,} weights of mean 1")
     return 0
+
+
+def _write(output: Path, names, label: str, texts, of_rows: np.ndarray, reasons) -> None:
+    """Write surprise, trust and weight (3, n) of all rows, or, as ``.npy``, the weights alone."""
+    surprise, trust, weights = of_rows
+    if output.suffix == ".npy":
+        tables.write(output, lambda file: np.save(file, weights))
+        return
+    columns = {tables.IMAGE: names, label: texts}
+    columns |= {"surprise": surprise, "trust": trust, "weight": weights, "reason": reasons}
+    tables.write_table(output, pd.DataFrame(columns))
 
 
 def weigh(

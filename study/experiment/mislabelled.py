@@ -34,10 +34,52 @@ def of_some_people(labels, people, share: float, rng: np.random.Generator) -> np
     return of_careless & (rng.random(len(labels)) < share / max(of_careless.mean(), share))
 
 
+def of_slipped_rows(labels, people, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Choose labels to be wrong, bool (n,): a stretch of the table has each the label of the row above."""
+    rows = np.flatnonzero(~np.isnan(labels))
+    rows = np.roll(rows, -rng.integers(len(rows)))  # it begins anywhere
+    slipped = rows[labels[rows] != labels[np.roll(rows, 1)]]
+    return _first(slipped, share, labels)
+
+
+def of_swapped_people(labels, people, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Choose labels to be wrong, bool (n,): pairs of people have each other's, image by image."""
+    swapped = []
+    images = _of_people(labels, people, rng)
+    for one, other in zip(images[::2], images[1::2], strict=False):
+        size = min(len(one), len(other))
+        differ = labels[one[:size]] != labels[other[:size]]
+        swapped += [one[:size][differ], other[:size][differ]]
+    return _first(np.concatenate(swapped), share, labels)
+
+
+def of_reversed_folders(labels, people, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Choose labels to be wrong, bool (n,): all of some people, whose folders were labelled the other way."""
+    return _first(np.concatenate(_of_people(labels, people, rng)), share, labels)
+
+
+def _of_people(labels, people, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows that have a label of each known person, the people in an order drawn by lot."""
+    from study.experiment.design import is_known
+
+    names = np.unique(np.asarray(people)[is_known(people)])
+    return [np.flatnonzero((people == name) & ~np.isnan(labels)) for name in rng.permutation(names)]
+
+
+def _first(rows: np.ndarray, share: float, labels) -> np.ndarray:
+    """As many of the rows, from the first on, as are a share of all labels; fewer if there are fewer."""
+    wrong = np.zeros(len(labels), dtype=bool)
+    wrong[rows[: round(share * (~np.isnan(labels)).sum())]] = True
+    return wrong
+
+
 KINDS: dict[str, Callable] = {
     "labels.wrong": at_random,
     "labels.wrong_of_class_1": of_class_1,
     "labels.wrong_of_some_people": of_some_people,
+    "labels.wrong_of_slipped_rows": of_slipped_rows,
+    "labels.wrong_of_swapped_people": of_swapped_people,
+    "labels.wrong_of_reversed_folders": of_reversed_folders,
 }
 
 

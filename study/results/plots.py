@@ -93,6 +93,9 @@ SETTINGS = {
     "labels.wrong": "share of wrong labels, at random",
     "labels.wrong_of_class_1": "share of wrong labels, all of class 1",
     "labels.wrong_of_some_people": "share of wrong labels, of a fifth of the people",
+    "labels.wrong_of_slipped_rows": "share of wrong labels, in rows that slipped by one",
+    "labels.wrong_of_swapped_people": "share of wrong labels, of pairs of people that were swapped",
+    "labels.wrong_of_reversed_folders": "share of wrong labels, of people labelled the other way round",
     "train.through": "how training uses the weights",
 }
 

@@ -84,16 +84,16 @@ def test_names_of_classes_and_their_order_do_not_matter():
 
 def test_what_neighbours_tell_counts_where_labels_are_wrong_and_not_where_all_are_right():
     rng = np.random.default_rng(6)
-    right = rng.integers(0, 3, 1200)
-    logits = 3 * np.eye(3)[right] + rng.normal(size=(1200, 3))
-    evidence = 2 * np.eye(3)[right] + rng.normal(size=(1200, 3))
+    right = rng.integers(0, 2, 800)
+    logits = 3 * np.eye(2)[right] + rng.normal(size=(800, 2))
+    evidence = 2 * np.eye(2)[right] + rng.normal(size=(800, 2))
     assert (trust_by_neighbours_too(logits, right, evidence).probability == 1).all()
-    wrong = rng.random(1200) < 0.06
-    labels = np.where(wrong, (right + 1) % 3, right)
+    wrong = rng.random(800) < 0.06
+    labels = np.where(wrong, 1 - right, right)
     alone = trust_in_labels(logits, labels).probability
     both = trust_by_neighbours_too(logits, labels, evidence)
-    np.testing.assert_allclose(both.rates, 0.06, atol=0.03)
-    assert both.wrong == pytest.approx(wrong.mean(), abs=0.01)
+    np.testing.assert_allclose(both.rates, 0.06, atol=0.04)
+    assert both.wrong == pytest.approx(wrong.mean(), abs=0.015)
     assert ((both.probability < 0.5) == wrong).mean() > ((alone < 0.5) == wrong).mean()
     assert (both.expected == right).mean() > 0.98
 

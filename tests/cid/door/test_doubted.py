@@ -10,6 +10,7 @@ import pytest
 
 from cid import auditing, label_trust, surprise_weights
 from cid.auditing import Audit, Estimate
+from cid.door import doubted
 from cid.door.doubted import _nearest
 
 WRONG = [3, 40, 77, 101]
@@ -56,12 +57,13 @@ def test_doubted_labels_stand_beside_what_is_expected_and_their_like(spoilt):
     assert (found["near_1_smiling"] == found["expected"]).mean() > 0.5
 
 
-def test_the_nearest_are_brute_force():
+def test_the_nearest_are_brute_force(monkeypatch):
     features = np.random.default_rng(0).normal(size=(30, 3)) * [1, 10, 0]
     unit = features[:, :2] / features[:, :2].std(axis=0)
     distance = np.linalg.norm(unit[:, None] - unit, axis=2)
     np.fill_diagonal(distance, np.inf)
     rows = np.array([4, 9])
+    monkeypatch.setattr(doubted, "AT_ONCE", 7)
     np.testing.assert_array_equal(_nearest(features, rows), np.argsort(distance[rows])[:, :3])
 
 
@@ -125,6 +127,13 @@ def saved(values):
     return lambda case: np.save("x.npy", values)
 
 
+def change(**columns):
+    def apply(case):
+        case.table = case.table.assign(**columns)
+
+    return apply
+
+
 def named(**columns):
     def save(case):
         pd.DataFrame(columns).to_parquet("x.parquet")
@@ -160,6 +169,7 @@ def unnamed(case):
         (named(image=["0.png"] * 2, a=[1.0, 2]), "x.parquet", "x.parquet has two rows of '0.png'; keep one"),
         (unnamed, "x.parquet", "or pass features as .npy in the order of its rows"),
         (lambda case: None, "x.npy -o doubted.csv", "doubted.csv is where doubted labels are listed"),
+        (change(expected=[0, 1] * 60), "x.npy --label expected", "the output has a column of its own"),
         (lambda case: None, "x.npy --label trust", "the output has a column of its own with this name"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ from study.pipeline import params
 
 PEOPLE = np.repeat(np.arange(50), 40)
 SETS = ["seed", "test", "row", "minority"]
-LABELS = np.tile([0.0, 1.0], 1000)
+LABELS = np.random.default_rng(0).permutation(np.tile([0.0, 1.0], 1000))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,10 +29,28 @@ def test_kinds_are_what_they_say():
     assert len(np.unique(PEOPLE[of_people])) == 50 // CARELESS
 
 
+def test_clerical_errors_happen_to_rows_and_people_together():
+    def wrong(kind):
+        return mislabelled(LABELS, PEOPLE, f"labels.wrong_of_{kind}", 0.1, seed=3) != LABELS
+
+    rows = np.flatnonzero(wrong("slipped_rows"))
+    stretch = np.sort((rows - rows[0] + 1000) % 2000)
+    assert np.ptp(stretch) < 500  # of 200 rows, half of which had the label of the row above
+    given = np.where(wrong("slipped_rows"), 1 - LABELS, LABELS)
+    np.testing.assert_array_equal(given[rows], np.roll(LABELS, 1)[rows])
+    people, counts = np.unique(PEOPLE[wrong("reversed_folders")], return_counts=True)
+    assert len(people) == 5 and (counts == 40).all()
+    swapped = np.where(wrong("swapped_people"), 1 - LABELS, LABELS).reshape(50, 40)
+    (changed,) = np.nonzero((swapped != LABELS.reshape(50, 40)).any(axis=1))
+    right = {tuple(row) for row in LABELS.reshape(50, 40)}
+    assert sum(tuple(swapped[person]) in right for person in changed) >= len(changed) - 2
+
+
 def test_an_image_without_a_label_stays_without():
     labels = np.where(PEOPLE == 0, np.nan, LABELS)
-    given = mislabelled(labels, PEOPLE, "labels.wrong", 0.2)
-    np.testing.assert_array_equal(np.isnan(given), np.isnan(labels))
+    for kind in KINDS:
+        given = mislabelled(labels, PEOPLE, kind, 0.2)
+        np.testing.assert_array_equal(np.isnan(given), np.isnan(labels))
 
 
 def test_training_sees_wrong_labels_and_the_design_and_the_test_do_not(arrays):
