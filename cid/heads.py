@@ -138,7 +138,9 @@ class StandardisedFeatures:
         except IndexError as error:
             raise ValueError(f"rows are no rows of {len(features)} features ({error})") from None
         self.centre = trainable.mean(dim=0)
-        self.spread = trainable.std(dim=0, correction=0).clamp_min(1e-6)
+        squares = (trainable - self.centre).square_()
+        self.spread = squares.mean(dim=0).sqrt_().clamp_min(1e-6)
+        del trainable, squares
         if not torch.isfinite(self.centre + self.spread).all():
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.features = (features - self.centre).div_(self.spread)
