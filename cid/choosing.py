@@ -99,13 +99,25 @@ def candidate_weights(surprise, rival, labels) -> np.ndarray:
     array([1.33, 0.67, 1.  ])
     """
     surprise = reals("weights", surprise)
-    codes, classes = class_codes(labels, len(surprise))
-    powers = []
-    for power in POWERS:
-        raw = surprise**power
-        scale = [surprise[codes == c].sum() / raw[codes == c].sum() for c in range(classes)]
-        powers.append(raw * np.array(scale)[codes])
+    powers = [with_class_totals(surprise**power, surprise, labels) for power in POWERS]
     return np.stack([np.ones_like(surprise), reals("weights", rival), *powers])
+
+
+def with_class_totals(weights, like, labels) -> np.ndarray:
+    """Scale weights (..., n) so that each class keeps the total that the weights ``like`` give it.
+
+    Examples
+    --------
+    >>> with_class_totals([3.0, 1.0, 5.0], like=np.ones(3), labels=[0, 0, 1])
+    array([1.5, 0.5, 1. ])
+    """
+    weights = np.array(weights, dtype=np.float64)
+    codes, classes = class_codes(labels, weights.shape[-1])
+    for code in range(classes):
+        own = codes == code
+        before = like[..., own].sum(axis=-1, keepdims=True)
+        weights[..., own] *= before / weights[..., own].sum(axis=-1, keepdims=True)
+    return weights
 
 
 def held_out_losses(

@@ -90,12 +90,13 @@ class GramStack:
     gram: Tensor  # (sets, size, size): X X^T of each training set, 0 beyond its images
     signs: Tensor  # (sets, 1, size): labels as -1 and 1, 0 beyond the images
     sets: list[OwnUnits]
-    curvature: Curvature
+    curvature: Curvature | None
 
     def numel(self) -> int:
         """Count the numbers in memory."""
         features = sum(own.features.numel() for own in self.sets)
-        return self.gram.numel() + features + self.curvature.numel()
+        curvature = 0 if self.curvature is None else self.curvature.numel()
+        return self.gram.numel() + features + curvature
 
 
 class StandardisedFeatures:
@@ -138,7 +139,9 @@ class StandardisedFeatures:
         except IndexError as error:
             raise ValueError(f"rows are no rows of {len(features)} features ({error})") from None
         self.centre = trainable.mean(dim=0)
-        self.spread = trainable.std(dim=0, correction=0).clamp_min(1e-6)
+        squares = (trainable - self.centre).square_()
+        self.spread = squares.mean(dim=0).sqrt_().clamp_min(1e-6)
+        del trainable, squares
         if not torch.isfinite(self.centre + self.spread).all():
             raise ValueError("features hold NaN, infinite or far too large values; leave them out")
         self.features = (features - self.centre).div_(self.spread)
@@ -153,32 +156,31 @@ class StandardisedFeatures:
         scale = ((features**2).mean(dim=0) - shift**2).clamp_min(1e-6).sqrt()
         return OwnUnits(features.sub_(shift).div_(scale), shift, scale)
 
-    def gram_stack(self, sets: list[Tensor], size: int, trained: list[Tensor]) -> GramStack:
+    def gram_stack(self, sets: list[Tensor], size: int, curved: bool = False) -> GramStack:
         """Return the Gram matrices of training sets, computed now or kept from an earlier call.
 
-        ``sets`` holds the rows of each; ``size`` is the number of images that all are padded to. Of the
-        images of a set, those in ``trained``, bool and as long as its rows, make its curvature.
+        ``sets`` holds the rows of each; ``size`` is the number of images that all are padded to. With
+        ``curved`` the stack has their curvature.
         """
 
         def compute() -> GramStack:
             gram = self.features.new_zeros(len(sets), size, size)
             signs = self.features.new_zeros(len(sets), 1, size)
-            member = torch.zeros_like(signs)
             standardised = [self.in_own_units(rows) for rows in sets]
             for place, (rows, own) in enumerate(zip(sets, standardised, strict=True)):
                 count = len(rows)
                 gram[place, :count, :count] = product(own.features, own.features.T)
                 signs[place, 0, :count] = self.signs[rows]
-                member[place, 0, :count] = trained[place]
-            return GramStack(gram, signs, standardised, _dual_curvature(gram, signs, member))
+            found = _dual_curvature(gram, signs) if curved else None
+            return GramStack(gram, signs, standardised, found)
 
-        key = (size, *(part.cpu().numpy().tobytes() for part in [*sets, *trained]))
+        key = (size, curved, *(rows.cpu().numpy().tobytes() for rows in sets))
         return self.kept(key, compute)
 
-    def curvature(self, trained: Tensor) -> Curvature:
-        """Return the curvature of the images ``trained``, computed now or kept from an earlier call."""
-        key = ("curvature", trained.cpu().numpy().tobytes())
-        return self.kept(key, lambda: _primal_curvature(self, trained))
+    def curvature(self, used: Tensor) -> Curvature:
+        """Return the curvature of the images ``used``, computed now or kept from an earlier call."""
+        key = ("curvature", used.cpu().numpy().tobytes())
+        return self.kept(key, lambda: _primal_curvature(self, used))
 
     def kept(self, key: tuple, compute: Callable):
         """Return what an earlier call with this key has computed, or compute it; memory has a limit."""
@@ -300,10 +302,10 @@ def fit_heads(
     #     for each training set and shared by all heads on it. After that a step takes one product of
     #     n^2 multiplications, whatever d is.
     #
-    # The optimiser sees the inner products of (w, b) in both, and both share the curvature of all heads
-    # on the same images (cid.curvature), from whose reference they start, but for two cases: a correction
-    # (offset) is small, so it starts at 0; and with images that only standardise, the reference knows labels
-    # that a head must not know, and one that stops short of its optimum would keep a trace of them.
+    # The optimiser sees the inner products of (w, b) in both. Heads start from a reference and share its
+    # curvature (cid.curvature) in both, but for two cases, which start at 0: a correction (offset) is small;
+    # and with images that only standardise, a reference would know labels that a head must not know, and
+    # one that stops short of its optimum would keep a trace of them.
     images = int(member.sum(dim=1).max())
     fit = _fit_dual if images <= design.features.shape[1] else _fit_primal
     with torch.autocast(device.type, enabled=False):  # it would not converge in half precision
@@ -389,13 +391,13 @@ class _PrimalProblem:
         return (left * right).sum(1)
 
 
-def _primal_curvature(design: StandardisedFeatures, trained: Tensor) -> Curvature:
+def _primal_curvature(design: StandardisedFeatures, used: Tensor) -> Curvature:
     """Fit the reference of some images and find the curvature around it, over weights.
 
     Of many images every so manieth is used, :data:`SAMPLE` to twice as many: a preconditioner need not be
     exact.
     """
-    sample = trained[:: max(1, len(trained) // SAMPLE)]
+    sample = used[:: max(1, len(used) // SAMPLE)]
     own = design.in_own_units(sample)
     images, size = own.features.shape
     even = own.features.new_full((1, images), 1 / images)
@@ -463,7 +465,7 @@ def _fit_primal(
     """
     # Only images that some head trains on take part, padded by copies of weight 0.
     used = torch.nonzero(member.any(dim=0))[:, 0]
-    shared = design.curvature(torch.nonzero((weights > 0).any(dim=0))[:, 0])
+    shared = design.curvature(used) if from_reference else None
     padding = -len(used) % LANES
     used = torch.cat([used, used[:1].expand(padding)])
     features = design.features[used]
@@ -492,8 +494,11 @@ def _fit_primal(
         room=room,
     )
     start = weights.new_zeros(heads, features.shape[1] + 1)
-    norm_before = _norm_at_zero(problem, start)
-    if from_reference:  # in each head's own units
+    how = {}
+    if from_reference:
+        how["norm_before"] = _norm(problem, start)
+        how["precondition"] = shared.preconditioner(l2, room, torch.matmul)
+        # The reference in each head's own units.
         weight, bias = shared.reference[:, :-1], shared.reference[:, -1:]
         start = torch.cat([weight * scale, bias + (weight * shift).sum(1, keepdim=True)], dim=1)
     unknowns, steps, relative = minimise(
@@ -503,8 +508,7 @@ def _fit_primal(
         tolerance=tolerance,
         max_iterations=max_iterations,
         progress=progress,
-        precondition=shared.preconditioner(l2, room, torch.matmul),
-        norm_before=norm_before,
+        **how,
     )
     v = unknowns[:, :-1] / scale
     bias = unknowns[:, -1] - (v * shift).sum(1)
@@ -593,11 +597,7 @@ def _fit_dual(
     for first in range(0, len(heads_by_set), sets_at_once):
         heads = heads_by_set[first : first + sets_at_once]
         rows = [torch.nonzero(member[own[0]])[:, 0] for own in heads]
-        trained = [
-            (weights[own][:, images] > 0).any(dim=0)
-            for own, images in zip(heads, rows, strict=True)
-        ]
-        stack = design.gram_stack(rows, size, trained)
+        stack = design.gram_stack(rows, size, curved=from_reference)
         stacked_weights = _stacked(weights, heads, rows, size)
         if offset is None:
             stacked_offset = torch.zeros_like(stacked_weights)
@@ -616,16 +616,20 @@ def _fit_dual(
             room=room_in_set,
         )
         sets, slots, _ = stacked_weights.shape
-        reference = stack.curvature.reference.repeat_interleave(slots, dim=0)
+        start = weights.new_zeros(sets * slots, 2 * size + 1)
+        how = {}
+        if from_reference:
+            how["norm_before"] = _norm(problem, start)
+            how["precondition"] = stack.curvature.preconditioner(problem.l2, room_in_set, product)
+            start = stack.curvature.reference.repeat_interleave(slots, dim=0)
         unknowns, steps_taken, stack_relative = minimise(
             problem.objective,
             problem.dot,
-            reference if from_reference else torch.zeros_like(reference),
+            start,
             tolerance=tolerance,
             max_iterations=max_iterations,
             progress=progress,
-            precondition=stack.curvature.preconditioner(problem.l2, room_in_set, product),
-            norm_before=_norm_at_zero(problem, reference),
+            **how,
         )
         steps = max(steps, steps_taken)
         a = unknowns[:, :size].view(sets, slots, size)
@@ -639,12 +643,10 @@ def _fit_dual(
     return weight, bias, steps, relative
 
 
-def _dual_curvature(gram: Tensor, signs: Tensor, member: Tensor) -> Curvature:
-    """Fit the reference of training sets and find the curvature around it, over their images.
-
-    ``member``, like ``signs``, is 1 for the images that some head trains on, else 0.
-    """
+def _dual_curvature(gram: Tensor, signs: Tensor) -> Curvature:
+    """Fit the reference of training sets and find the curvature around it, over their images."""
     sets, size, _ = gram.shape
+    member = (signs != 0).to(gram.dtype)
     weights = member / member.sum(dim=2, keepdim=True)
     problem = _DualProblem(
         gram=gram,
@@ -724,9 +726,9 @@ def _reference(problem: _PrimalProblem | _DualProblem, start: Tensor) -> Tensor:
     )[0]
 
 
-def _norm_at_zero(problem: _PrimalProblem | _DualProblem, unknowns: Tensor) -> Tensor:
+def _norm(problem: _PrimalProblem | _DualProblem, zero: Tensor) -> Tensor:
     """The norm of the gradient at 0, by which convergence is judged wherever a head starts."""
-    gradient = problem.objective(torch.zeros_like(unknowns))[1]
+    gradient = problem.objective(zero)[1]
     return problem.dot(gradient, gradient).clamp_min(1e-30).sqrt()
 
 

@@ -25,6 +25,7 @@ from cid.heads import StandardisedFeatures, fit_heads
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # half decades
 START = slice(2, 6)  # of the grid: where the search begins, .01 to .3
 FOLDS = 5
+STREAM = 3  # of random numbers, for the folds
 NEAR = 1e-3  # losses nearer than this, relative to the least, are equal
 TOLERANCE = (
     1e-5  # as of fit_heads: ten times finer than there, so that losses are right to about NEAR / 10
@@ -32,11 +33,11 @@ TOLERANCE = (
 STEPS = 1000  # the weakest penalties take the most
 
 
-def folds(labels, seed: int = 0) -> np.ndarray:
+def folds(labels, seed: int = 0, stream: int = STREAM) -> np.ndarray:
     """Split a training set into folds: codes 0 to 4, int (n,), of sizes that differ by one at most.
 
-    The images of each class are put into random order by ``numpy.random.default_rng([seed, 3])``, class 0
-    before class 1, and dealt out to the folds in turn.
+    The images of each class are put into random order by ``numpy.random.default_rng([seed, stream])``, class
+    after class, and dealt out to the folds in turn. Folds of another stream are independent.
 
     Examples
     --------
@@ -44,8 +45,9 @@ def folds(labels, seed: int = 0) -> np.ndarray:
     [4, 4, 4, 4, 4]
     """
     labels = array("labels", labels)
-    rng = np.random.default_rng([seed, 3])
-    order = np.concatenate([rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)])
+    rng = np.random.default_rng([seed, stream])
+    members = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    order = np.concatenate(members)
     codes = np.empty(len(labels), dtype=np.int64)
     codes[order] = np.arange(len(order)) % FOLDS
     return codes

@@ -31,9 +31,10 @@ import numpy as np
 
 from cid.arrays import array, class_codes
 from cid.heads import StandardisedFeatures, fit_heads
+from cid.penalty import FOLDS, folds
 from cid.settings import Positive, checked
 
-FOLDS = 5
+STREAM = 5  # of random numbers: folds of their own (cid.penalty.folds)
 L2 = 1.0  # ten times what heads of such training sets take, and more
 MOST = 0.4  # no class has a larger share of wrong labels; beyond one half, right and wrong change names
 STARTS = (
@@ -79,7 +80,7 @@ def label_trust(
         something near. A face-recognition embedding will not do, as it was trained to forget what varies
         within a person.
     labels : array, shape (n,)
-        Any number of classes, each with :data:`FOLDS` images or more.
+        Any number of classes, each with :data:`cid.penalty.FOLDS` images or more.
     l2 : float
         Penalty of the heads, as in :func:`cid.heads.fit_heads`.
     seed : int
@@ -109,21 +110,6 @@ def label_trust(
     return trust_in_labels(logits, codes)
 
 
-def folds(codes, seed: int = 0) -> np.ndarray:
-    """Split images into :data:`FOLDS` folds, class by class: int (n,), as :func:`cid.penalty.folds`.
-
-    >>> np.bincount(folds([0, 1, 2] * 10)).tolist()
-    [6, 6, 6, 6, 6]
-    """
-    codes = array("labels", codes)
-    rng = np.random.default_rng([seed, 5])
-    members = [rng.permutation(np.flatnonzero(codes == code)) for code in np.unique(codes)]
-    order = np.concatenate(members)
-    fold = np.empty(len(codes), dtype=np.int64)
-    fold[order] = np.arange(len(order)) % FOLDS
-    return fold
-
-
 def out_of_fold_logits(
     features, codes, *, l2: float = L2, seed: int = 0, device: str = "auto"
 ) -> np.ndarray:
@@ -144,7 +130,7 @@ def out_of_fold_logits(
             f"trust needs at least 2 classes of {FOLDS} images or more; there are {len(sizes)} classes, the "
             f"smallest of {sizes.min()}"
         )
-    fold = folds(codes, seed)
+    fold = folds(codes, seed, STREAM)
     trains = fold != np.arange(FOLDS)[:, None]  # (folds, n)
     logits = np.zeros((len(codes), len(sizes)))
     for code in range(1 if len(sizes) == 2 else 0, len(sizes)):

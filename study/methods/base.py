@@ -25,9 +25,13 @@ class Sample:
 
     def once(self, key, compute: Callable[[], Any]):
         """Return what ``compute`` returns; it is computed by whichever method asks first."""
-        if key not in self.shared:
-            self.shared[key] = compute()
-        return self.shared[key]
+        return _once(self.shared, key, compute)
+
+
+def _once(shared: dict, key, compute: Callable[[], Any]):
+    if key not in shared:
+        shared[key] = compute()
+    return shared[key]
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,11 @@ class TrainingStack:
     l2: float
     through: str = "loss"  # how weights act: in the loss, or as chances of a sampler
     progress: str | None = None
+    shared: dict = field(default_factory=dict)  # results that methods on these sets share
+
+    def once(self, key, compute: Callable[[], Any]):
+        """As :meth:`Sample.once`."""
+        return _once(self.shared, key, compute)
 
     def sampled(self, weights) -> np.ndarray:
         """Weights as they act: themselves, or how often a sampler with them draws each image."""

@@ -30,18 +30,27 @@ def clusters_of_all(sample: Sample, settings: EraseSettings) -> np.ndarray:
 
 def fit_erased(stack: TrainingStack, weights, clusters, settings: Options) -> Heads:
     """Fit plain heads on features from which no linear model can tell the clusters: :func:`erasure`."""
+    import torch
+
     from cid.heads import Heads, fit_heads
 
+    design = stack.design
+    centre, spread = (
+        part.cpu().numpy().astype(np.float64) for part in (design.centre, design.spread)
+    )
     fitted = []
     for own_weights, groups in zip(weights, clusters, strict=True):
-        member = own_weights > 0
-        labels = stack.labels[member]
-        clean, mean, spread, tell, shift = _cleaned(stack.features, member, groups[member])
-        heads = fit_heads(clean, labels, own_weights[None, member], stack.l2)
-        del clean  # before the next seed's are made
+        rows = np.flatnonzero(own_weights)
+        own = design.in_own_units(torch.from_numpy(rows).to(design.features.device))
+        clean = own.features.cpu().numpy()
+        tell, shift = erasure(clean, groups[rows])
+        for part in _parts(clean):
+            part -= (part @ tell.astype(np.float32)) @ shift.astype(np.float32)
+        heads = fit_heads(clean, stack.labels[rows], own_weights[None, rows], stack.l2)
         # The head of the clean features, as one of the raw features.
-        weight = (heads.weight - tell @ (shift @ heads.weight[0])) / spread
-        bias = heads.bias - weight @ mean
+        weight = heads.weight - tell @ (shift @ heads.weight[0])
+        weight /= own.scale.cpu().numpy() * spread
+        bias = heads.bias - weight @ (centre + own.shift.cpu().numpy() * spread)
         fitted.append(
             Heads(
                 weight.astype(np.float32),
@@ -50,25 +59,8 @@ def fit_erased(stack: TrainingStack, weights, clusters, settings: Options) -> He
                 heads.gradient,
             )
         )
+        del own, clean  # before the next seed's are made: of all of CelebA they take 1.2 GB
     return Heads.joined(fitted)
-
-
-def _cleaned(features, member, groups) -> tuple[np.ndarray, ...]:
-    """The members' features standardised and free of the groups, float32; then their mean and spread,
-    and what was subtracted.
-
-    In place, and in a function of its own so that it is let go of: of all of CelebA, x takes 2.4 GB.
-    """
-    x = features[member].astype(np.float64)
-    mean = x.mean(axis=0)
-    x -= mean
-    squares = sum((part**2).sum(axis=0) for part in _parts(x))
-    spread = np.maximum(np.sqrt(squares / len(x)), 1e-6)
-    x /= spread
-    tell, shift = erasure(x, groups)
-    for part in _parts(x):
-        part -= (part @ tell) @ shift
-    return x.astype(np.float32), mean, spread, tell, shift
 
 
 def _parts(x) -> list[np.ndarray]:
@@ -86,7 +78,8 @@ def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarr
 
     Parameters
     ----------
-    x : float64 array, shape (n, d)
+    x : array, shape (n, d)
+        Products are in its precision, what is solved in float64.
     groups : array, shape (n,)
     share : float, optional
 
@@ -102,16 +95,23 @@ def erasure(x, groups, share: float | None = None) -> tuple[np.ndarray, np.ndarr
     member = (np.asarray(groups)[:, None] == names).astype(float)
     member -= member.mean(axis=0)
     few = n <= d  # S^-1 X^T = X^T (...)^-1: the smaller of the two products has what S is made of
-    product = (x @ x.T if few else x.T @ x) / n
+    product = (x @ x.T if few else x.T @ x).astype(np.float64) / n
     level = np.trace(product) / d
-    square = (product**2).sum()
+    square = np.vdot(product, product)
     if share is None:
-        squares = np.concatenate([(part**2).sum(axis=1) for part in _parts(x)])
+        squares = np.concatenate([np.einsum("ij,ij->i", part, part) for part in _parts(x)])
+        squares = squares.astype(np.float64)
         noise = (squares**2).mean() - square
         share = np.clip(noise / n / max(square - d * level**2, 1e-30), 0, 1)
-    shrunk = (1 - share) * product + share * level * np.eye(len(product))
-    tell = x.T @ np.linalg.solve(shrunk, member) if few else np.linalg.solve(shrunk, x.T @ member)
-    together = x.T @ member / n
+    product *= 1 - share
+    product[np.diag_indices_from(product)] += share * level
+    ours = member.astype(x.dtype)
+    if few:
+        tell = x.T @ np.linalg.solve(product, member).astype(x.dtype)
+    else:
+        tell = np.linalg.solve(product, x.T @ ours)
+    tell = tell.astype(np.float64)
+    together = (x.T @ ours / n).astype(np.float64)
     return tell / n, np.linalg.pinv(together.T @ tell / n, rcond=1e-9, hermitian=True) @ together.T
 
 

@@ -27,13 +27,11 @@ if TYPE_CHECKING:
 
 def fit_trusted(stack: TrainingStack, weights, needed, settings: Options) -> Heads:
     """Train heads whose losses are weighted by weight times trust."""
-    trust = trust_of_sets(stack, weights)
-    trusted = weights * trust
-    for label in (0, 1):
-        of_class = stack.labels == label
-        before = weights[:, of_class].sum(axis=1, keepdims=True)
-        after = trusted[:, of_class].sum(axis=1, keepdims=True)
-        trusted[:, of_class] *= before / after
+    from cid.choosing import with_class_totals
+
+    key = ("trust", (weights > 0).tobytes())
+    trust = stack.once(key, lambda: trust_of_sets(stack, weights))
+    trusted = with_class_totals(weights * trust, weights, stack.labels)
     return stack.fit_each([stack.sampled(trusted)])[0]
 
 
@@ -42,13 +40,14 @@ def trust_of_sets(stack: TrainingStack, weights) -> np.ndarray:
 
     That of :func:`cid.trust.label_trust` for each training set, with the features of the stack.
     """
-    from cid.trust import FOLDS, L2, folds, trust_in_labels
+    from cid.penalty import FOLDS, folds
+    from cid.trust import L2, STREAM, trust_in_labels
 
     trust = np.zeros(weights.shape)
     for row, member in enumerate(weights > 0):
         own = np.flatnonzero(member)
         labels = stack.labels[own]
-        fold = folds(labels)
+        fold = folds(labels, stream=STREAM)
         trains = np.zeros((FOLDS, len(member)), dtype=np.float32)
         trains[:, own] = fold != np.arange(FOLDS)[:, None]
         heads = stack.fit(trains, L2, standardised_by=member)

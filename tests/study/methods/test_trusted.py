@@ -1,5 +1,7 @@
 """Trust in the study: weights times trust, of class labels alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,6 +54,21 @@ def test_heads_are_those_of_weights_times_trust(stack, weights):
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
     plain = fit_heads(stack.features, stack.labels, weights, 0.1).logits(stack.features)
     assert np.abs(plain - expected).max() > 0.1 * expected.std()
+
+
+def test_trust_is_fitted_once_for_all_methods_of_a_stack(stack, weights, monkeypatch):
+    fitted = []
+
+    def counted(own, given):
+        fitted.append(own)
+        return (given > 0).astype(float)
+
+    monkeypatch.setattr("study.methods.trusted.trust_of_sets", counted)
+    fresh = replace(stack, shared={})
+    for name in TRUSTED:
+        fit_method(fresh, name, weights)
+    fit_method(fresh, "trusted", np.roll(weights, 1, axis=0))  # other training sets
+    assert len(fitted) == 2
 
 
 def test_wrong_labels_lose_their_pull(stack, weights):
