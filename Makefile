@@ -17,8 +17,9 @@ reproduce: $(VENV)/.study data   ## run the study, or what of it is out of date
 study: $(VENV)/.study            ## run a kept study in a folder of its own: make study NAME=lfw-smiling-8
 	python -m study run $(NAME)
 
+# Three processes on two cores: a test that starts a study waits for it now and then.
 test: $(VENV)/.test data         ## run all tests
-	OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/.bench data       ## measure every speed side by side; writes benchmarks/
 	dvc repro embed

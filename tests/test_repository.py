@@ -255,7 +255,9 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    for path, filled in findings.documents(params.read()).items():
+    documents = findings.documents(params.read())
+    assert documents.keys() == {findings.README, findings.FINDINGS}
+    for path, filled in documents.items():
         assert path.read_text() == filled, "run `python -m study report readme`"
     results = (ROOT / "docs/results.md").read_text()
     assert overview.results_page(params.read()) == results, "run the same command"

@@ -14,14 +14,15 @@ What is not asked for as ``-m MODULE`` runs in the true Python.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import gc
 import importlib
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -75,6 +76,8 @@ sys.exit(status)
 class Forks:
     """A process that forks, and programs that ask it to.
 
+    The processes of one test run share it: the first one starts it, and it ends when none is left.
+
     Attributes
     ----------
     python : str
@@ -82,33 +85,51 @@ class Forks:
     """
 
     def __init__(self):
-        self.folder = tempfile.TemporaryDirectory()  # a short path: the system limits a socket's
-        folder = Path(self.folder.name)
-        address = str(folder / "forks")
+        run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+        # A short path: the system limits a socket's.
+        folder = Path(tempfile.gettempdir(), f"forks-{run}") if run else Path(tempfile.mkdtemp())
+        folder.mkdir(exist_ok=True)
         self.python = str(folder / "python")
-        text = PROGRAM.format(python=sys.executable, address=address)
-        for name in ("python", "python3", "dvc"):
-            (folder / name).write_text(text)
-            (folder / name).chmod(0o755)
-        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            variables[name] = "1"  # a fork has no threads but its own
-        self.server = subprocess.Popen(
-            [sys.executable, __file__, address, self.python],
-            cwd=folder,
-            env=variables | {"PYTHONHASHSEED": "0"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self.server.stdout.readline() == b"ready\n", "the process that forks did not start"
+        with open(folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                self.user = os.open(folder / "users", os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:  # there is none, or nobody reads it
+                self.user = start(folder)
 
     def close(self) -> None:
-        """End the process and every fork that still runs."""
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
-        self.folder.cleanup()
+        """Use it no longer; without users the process ends, with every fork that still runs."""
+        os.close(self.user)
+
+
+def start(folder: Path) -> int:
+    """Start the process that forks, with its programs in a folder, and return what keeps it.
+
+    That is one end of a pipe: its standard input, which ends when nobody has it open.
+    """
+    address = str(folder / "forks")
+    text = PROGRAM.format(python=sys.executable, address=address)
+    for name in ("python", "python3", "dvc"):
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        variables[name] = "1"  # a fork has no threads but its own
+    variables["PYTHONHASHSEED"] = "0"
+    for name in ("users", "forks"):
+        (folder / name).unlink(missing_ok=True)  # of a process that was killed
+    os.mkfifo(folder / "users")
+    users = os.open(folder / "users", os.O_RDONLY | os.O_NONBLOCK)
+    user = os.open(folder / "users", os.O_WRONLY)
+    hearing, telling = os.pipe()
+    command = [sys.executable, __file__, address, str(folder / "python")]
+    streams = [(os.POSIX_SPAWN_DUP2, users, 0), (os.POSIX_SPAWN_DUP2, telling, 1)]
+    os.posix_spawn(sys.executable, command, variables, file_actions=streams, setsid=True)
+    for number in (users, telling):
+        os.close(number)
+    with open(hearing, "rb") as heard:
+        assert heard.readline() == b"ready\n", "the process that forks did not start"
+    return user
 
 
 # ---- the process that forks --------------------------------------------------------------------
@@ -143,6 +164,7 @@ def serve(address: str) -> Request:
             if file == 0:
                 for pid in running.values():
                     os.kill(pid, signal.SIGKILL)
+                shutil.rmtree(Path(address).parent)
                 sys.exit()
             elif file is listening:
                 program, _ = listening.accept()
@@ -248,6 +270,7 @@ def end(status: object) -> None:
 
 def main(address: str, python: str) -> None:
     del sys.path[0]  # the folder of this file
+    os.chdir(Path(address).parent)
     sys.modules.setdefault("rfc3987_syntax", None)  # as study.pipeline.notebook does, and why
     for name in IMPORTED:
         with suppress(ImportError):  # of another release; a fork imports what it needs

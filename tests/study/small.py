@@ -102,21 +102,28 @@ def parameters(stage: str) -> dict:
     return notebook.stage_parameters(stage, params.read())
 
 
+@contextlib.contextmanager
+def forked_kernel(packages):
+    """A kernel that is a fork and finds the packages of a folder, in the current folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(packages))
+        patch.setattr(sys, "executable", forks().python)
+        with notebook.start_kernel() as kernel:
+            yield kernel
+
+
 def execute(folder, *names: str) -> None:
     """Execute the notebooks of stages one after another in one kernel, without DVC.
 
     The kernel finds the folder's own packages, as a stage's does, and is emptied in between. It is a fork.
     """
-    with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(folder))
-        patch.setattr(sys, "executable", forks().python)
-        with notebook.start_kernel() as kernel:
-            for name in names:
-                source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
-                code = stages.code_digests(stages.read_stages()[name]["deps"])
-                how = {"kernel": kernel, "quiet": True, "code": code}
-                notebook.run_notebook(source, output, parameters(name), **how)
-                run_sync(kernel.empty)()
+    with contextlib.chdir(folder), forked_kernel(folder) as kernel:
+        for name in names:
+            source, output = stages.notebook_of(name), f"build/notebooks/{name}.ipynb"
+            code = stages.code_digests(stages.read_stages()[name]["deps"])
+            how = {"kernel": kernel, "quiet": True, "code": code}
+            notebook.run_notebook(source, output, parameters(name), **how)
+            run_sync(kernel.empty)()
 
 
 def execute_here(folder, *names: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jupyter_core.utils import run_sync
 from ruamel.yaml import YAML
 
 from cid import align
@@ -16,6 +17,7 @@ from study.faces.dataset import write_faces
 from study.pipeline import notebook, params
 from tests.study.faces.test_embed import face_set
 from tests.study.faces.test_onnx import SIDE, made, named
+from tests.study.small import forked_kernel
 
 ROOT = Path(__file__).parents[3]
 MAP = {
@@ -96,7 +98,6 @@ def test_what_is_kept_is_of_these_bytes_and_these_options(data, settings, tmp_pa
 
 def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     records = (
         {"image": {"bytes": data.encoded[row].as_py(), "path": f"{row}.png"},
          "identity": PEOPLE[row], "smiling": row % 2, "landmarks": POINTS.ravel().tolist()}
@@ -105,9 +106,12 @@ def test_the_notebooks_hand_on_what_an_onnx_file_takes(data, settings, tmp_path,
     about = {"name": "noise", "source": "a test", "licence": "CC0"}
     write_faces("data", records, about | {"attributes": ["smiling"], "demographics": []})
     given = {"embed": settings, "model": "linear", "proxies": {"zooms": [1.0]}}
-    for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "proxies"])):
-        used = {name: given[name] for name in names}
-        notebook.run_notebook(ROOT / f"notebooks/compute/{stage}.ipynb", f"{stage}.ipynb", used)
+    with forked_kernel(ROOT) as kernel:
+        for stage, names in (("embed", ["embed", "model"]), ("views", ["embed", "proxies"])):
+            used = {name: given[name] for name in names}
+            source = ROOT / f"notebooks/compute/{stage}.ipynb"
+            notebook.run_notebook(source, f"{stage}.ipynb", used, kernel=kernel)
+            run_sync(kernel.empty)()
     summary = json.loads(Path("build/embed/summary.json").read_text())
     assert summary["files"].startswith("ONNX file mean.onnx, SHA-256 ")
     views, proxy = np.load("build/views/views.npz"), np.load("build/embed/proxy.npy")

@@ -172,10 +172,11 @@ def test_the_probe_sees_what_it_is_there_for(tmp_path):
     page.write_text(
         "<html><body><img src='http://127.0.0.1:9/x.png'><script>undefinedFunction()</script>"
         "<div class='wide' style='overflow: hidden'><p style='width:3000px'>cut off</p></div>"
-        f"<p style='width:3000px'>wide</p>{PROBE}</body></html>"
+        f"<p style='width:1000px'>wide</p>{PROBE}</body></html>"
     )
-    visit = browse({"bad": page}, tmp_path, {500: "light"})
+    visit = browse({"bad": page}, tmp_path, {1280: "dark", 500: "light"})
     assert "undefinedFunction" in visit.said and "CONSOLE" in visit.said
     assert visit.asked == ["http://127.0.0.1:9/x.png"]
-    found = visit.measured["bad", 500]
-    assert found["needed"] > found["width"] and not found["drawn"] and not found["shadowed"]
+    for width, found in ((width, visit.measured["bad", width]) for width in (1280, 500)):
+        assert found["width"] == width and (found["needed"] > width) == (width == 500)
+        assert not found["drawn"] and not found["shadowed"]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from study.pipeline import earlier, findings, overview, params
+from study.pipeline import earlier, findings, overview
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(scope="module")
+def studies():
+    with contextlib.chdir(ROOT):
+        return overview.read_studies()
+
+
 @pytest.fixture
-def here(monkeypatch):
+def here(monkeypatch, studies):
     monkeypatch.chdir(ROOT)
-    return overview.read_studies()
+    return studies
 
 
 def test_a_marked_block_is_written_and_the_rest_stays():
@@ -119,13 +126,6 @@ def test_under_a_long_tail_only_methods_that_were_run_are_spoken_of(monkeypatch,
     shown = gain > 0 and p_holm < 0.05
     assert ("shown to gain for CID on *smiling*" in text) == shown
     assert ("none of them is shown" in text) != shown
-
-
-def test_the_documents_are_as_computed(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    found = findings.documents(params.read())
-    assert found.keys() == {findings.README, findings.FINDINGS}
-    assert all(path.read_text() == text for path, text in found.items())
 
 
 def test_the_figure_of_detectors_is_of_the_committed_reports(monkeypatch):

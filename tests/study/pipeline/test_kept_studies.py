@@ -144,13 +144,19 @@ def test_what_cannot_run_is_said_before_anything_moves(folder, capsys, name, sai
     assert mine() and not Path("found").exists()
 
 
+def heed_signals() -> None:
+    """As a process in the foreground does, whatever started the tests: ``&`` and nohup have signals ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def start(*words: str, **variables: str) -> subprocess.Popen:
     """Start ``python -m study ...``, and wait until its DVC runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "study", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT), "NAP": "600"} | variables,
         stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=heed_signals,
     )
     while not Path("found").exists():
         assert process.poll() is None, "it ended before DVC began"
