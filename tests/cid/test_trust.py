@@ -3,19 +3,14 @@
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
+from cid.penalty import FOLDS, folds
 from cid.trust import (
-    FOLDS,
-    folds,
+    STREAM,
     label_trust,
     out_of_fold_logits,
     trust_by_neighbours_too,
     trust_in_labels,
 )
-=======
-from cid.penalty import FOLDS, folds
-from cid.trust import STREAM, label_trust, out_of_fold_logits, trust_in_labels
->>>>>>> d7221ca5679b032c3143f9a3574a63fbb44eb230
 
 
 def known(rates, n=4000, strength=6.0, seed=0):
