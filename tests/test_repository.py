@@ -32,7 +32,7 @@ CONFIRMATORY = [  # also those that were run again since
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pipeline.study study.pipeline.workspace study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
+study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pipeline.study study.pipeline.workspace study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.confirmed study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
 study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
 study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.pipeline import earlier, overview, protocols
+from study.pipeline import confirmed, earlier, overview, protocols
 from study.pipeline.overview import Study
 from study.pipeline.reproduced import REPORTS
 from study.results.claims import GAINS, OWN_TRUNK, PRIMARY
@@ -101,6 +101,7 @@ def blocks(params: dict) -> dict[str, Callable[[], str]]:
         "recogniser": lambda: recogniser(studies),
         "networks": lambda: networks(studies),
         "wrong_labels": lambda: wrong_labels(studies),
+        "left_alone": lambda: confirmed.left_alone(study.name for study in studies),
     }
 
 
