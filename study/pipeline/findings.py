@@ -217,7 +217,7 @@ def photographs(studies: Iterable[Study]) -> str:
 
 
 def _by_verdict(studies: list[Study]) -> str:
-    """Verdicts on seen people: those of label surprise on accuracy by name, all others counted."""
+    """Verdicts on seen people: gains in accuracy of label surprise by name, all others counted."""
     parts = []
     for method in JUDGED:
         title = SHORT[method][0].upper() + SHORT[method][1:]
@@ -235,9 +235,10 @@ def _by_verdict(studies: list[Study]) -> str:
 
 
 def _with_names(verdict: str, members: list[tuple[Study, str]]) -> str:
-    """The studies of one verdict, each with its gain where the verdict says that there is one."""
-    shown = verdict in GAINS
-    names = [f"`{study.name}`" + (f" {gain}" if shown else "") for study, gain in members]
+    """The studies of one verdict, each with its gain; where there is none, how many they are."""
+    if verdict not in GAINS:
+        return f"*{verdict}* in {len(members)}"
+    names = [f"`{study.name}` {gain.partition(' ')[0]}" for study, gain in members]
     return f"*{verdict}* in {_listed(names)}"
 
 
