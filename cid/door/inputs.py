@@ -1,5 +1,6 @@
 """What a command was handed: rows with their labels, an embedding and features of each, or why there is none."""
 
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ NO_FEATURES = "its features hold NaN or infinite values"
 NO_DIRECTION = "its embedding has norm 0"
 EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
+UNNAMED = re.compile(r"\s*|Unnamed: \d+")  # what a column of numbers of rows is called
 NOT_NAMED = {"embeddings": "no embedding of this name", "features": "no features of this name"}
 
 
@@ -86,16 +88,22 @@ def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[
     columns : sequence of str
         Columns in which two rows of one image may not differ.
     """
+    named = getattr(options, "features", None)
+    # A mistake in them is said before photographs are embedded, which can take hours.
+    features = _features(found.rows, options) if named else None
     if found.source is None:
-        given = _with_embeddings(found.rows, options)
+        given = _with_embeddings(found.rows, options, columns)
     else:
         given = _with_photographs(found.rows, found.source, options, output, columns)
-    return _with_features(given, options) if getattr(options, "features", None) else given
+    return _with_features(given, *features, named) if features else given
 
 
-def _with_embeddings(rows: Rows, options: Namespace) -> Given:
+def _with_embeddings(rows: Rows, options: Namespace, columns: Sequence[str]) -> Given:
     path = Path(options.embeddings)
     vectors, reasons = _vectors_of_rows(path, rows, options, "embeddings")
+    if path.suffix != ".npy":  # an embedding found by name would count twice
+        twice = tables.written_twice(rows, _contents(rows, columns))
+        reasons = [one or other for one, other in zip(twice, reasons, strict=True)]
     norms = np.concatenate(
         [_norms(vectors[start : start + ROWS]) for start in range(0, len(rows), ROWS)]
     )
@@ -107,21 +115,26 @@ def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     return Given(rows, vectors, reasons)
 
 
-def _with_features(given: Given, options: Namespace) -> Given:
-    """Read features in place of those of photographs; a row without them cannot be used."""
+def _features(rows: Rows, options: Namespace) -> tuple[np.ndarray, list[str]]:
+    """Features (n, t) of all rows, and a reason for every row that has none."""
     path = Path(options.features)
     if options.embeddings and path.absolute() == Path(options.embeddings).absolute():
         raise ValueError(
             f"{path} is named by --embeddings and by --features; a face embedding cannot judge labels, so "
             "name features of the task, or leave --features out"
         )
-    vectors, missing = _vectors_of_rows(path, given.rows, options, "features")
-    reasons = [one or other for one, other in zip(given.reasons, missing, strict=True)]
+    vectors, reasons = _vectors_of_rows(path, rows, options, "features")
     sums = np.concatenate(
         [_norms(vectors[start : start + ROWS]) for start in range(0, len(vectors), ROWS)]
     )
     for row in np.flatnonzero(~np.isfinite(sums)):
         reasons[row] = reasons[row] or NO_FEATURES
+    return vectors, reasons
+
+
+def _with_features(given: Given, vectors: np.ndarray, missing: list[str], path: str) -> Given:
+    """Put features in place of those of photographs; a row without them cannot be used."""
+    reasons = [one or other for one, other in zip(given.reasons, missing, strict=True)]
     if all(reasons):
         raise ValueError(f"{path}: no row can be used ({_counted(reasons)})")
     return replace(given, features=vectors, reasons=reasons)
@@ -174,7 +187,7 @@ def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray,
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has two rows of {twice[0]!r}; keep one")
-    vectors = _vectors(table.drop(columns=image), path, what)
+    vectors = _vectors(table.drop(columns=image), rows, path, what)
     places = {name: row for row, name in enumerate(names)}
     chosen = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
     reasons = [""] * len(rows)
@@ -191,11 +204,22 @@ def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray,
     return chosen, reasons
 
 
-def _vectors(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
+def _vectors(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarray:
     lists = [name for name in table if isinstance(table[name].iloc[0], (list, np.ndarray))]
+    if not lists:
+        numbers = [name for name in table if UNNAMED.fullmatch(str(name))]
+        table = table.drop(columns=numbers)  # of the rows, as pandas writes them
+        shared = [name for name in table if name in rows.table]
+        if shared:
+            raise ValueError(
+                f"{path} has the column {shared[0]!r} of {rows.where}, which would count among the {what}; "
+                f"leave it out, or pass {what} as .npy"
+            )
     try:
         if lists:
             return np.stack([np.asarray(cell, np.float32) for cell in table[lists[0]]])
+        if not len(table.columns):
+            raise ValueError
         return table.to_numpy(np.float32)
     except (TypeError, ValueError):
         raise ValueError(
@@ -208,8 +232,7 @@ def _with_photographs(
     rows: Rows, source: Photographs, options: Namespace, output: Path, columns: Sequence[str]
 ) -> Given:
     names = photographs.found_names(source, rows.names, rows.where)
-    cells = [rows.table[column].map(tables.class_text) for column in columns]
-    contents = list(zip(*cells, strict=True)) if cells else [()] * len(rows)
+    contents = _contents(rows, columns)
     twice = tables.written_twice(rows, contents)
     strangers = len(set(source.names) - set(names))
     if strangers:
@@ -232,6 +255,12 @@ def _with_photographs(
     if not found:
         raise ValueError(f"no photograph of {source.where} can be used ({_counted(reasons)})")
     return Given(rows, faces.embedding, reasons, faces.features)
+
+
+def _contents(rows: Rows, columns: Sequence[str]) -> list[tuple]:
+    """The cells of some columns of every row."""
+    cells = [rows.table[column].map(tables.class_text) for column in columns]
+    return list(zip(*cells, strict=True)) if cells else [()] * len(rows)
 
 
 def _tell_faces(found: int, missed: int, folder: Path | None) -> None:

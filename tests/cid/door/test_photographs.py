@@ -164,6 +164,13 @@ def test_what_are_no_photographs_is_named(photos, words, said):
     assert status == 1 and said in err
 
 
+def test_a_mistake_in_features_is_said_before_photographs_are_embedded(photos):
+    np.save("x.npy", np.zeros((90, 3)))
+    status, out, err = photos.run(WEIGH + " --features x.npy")
+    assert status == 1 and "x.npy has 90 rows and labels.csv 120" in err
+    assert "faces:" not in out and not Path("out", kept.FOLDER).exists()
+
+
 def test_no_face_in_any_photograph_is_refused(photos):
     for name in photos.images:
         Image.new("RGB", (20, 20)).save(f"photos/{name}")

@@ -104,6 +104,32 @@ def test_names_of_embeddings_are_matched_in_any_order(case):
     np.testing.assert_allclose(found[case.images], expected[case.images], rtol=1e-6)
 
 
+def numbered(case, **more):
+    """A table with a column a number, as pandas writes it with the numbers of its rows."""
+    columns = {f"e{place}": case.z[:, place] for place in range(8)}
+    pd.DataFrame({"image": case.images, **more, **columns}).to_csv("z.csv")
+
+
+def test_numbers_of_rows_are_no_part_of_an_embedding(case):
+    case.weigh()
+    expected = pd.read_csv("w.csv")["weight"]
+    numbered(case)
+    status, _, err = case.weigh("--embeddings z.csv")
+    assert status == 0, err
+    np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-4)
+
+
+def test_an_image_that_stands_in_two_rows_counts_once_where_embeddings_are_found_by_name(case):
+    numbered(case)
+    case.table = pd.concat([case.table, case.table.iloc[[3, 5]]], ignore_index=True)
+    case.table.loc[121, "smiling"] = 1 - case.table.loc[121, "smiling"]
+    case.write()
+    assert case.weigh("--embeddings z.csv")[0] == 0
+    reasons = pd.read_csv("w.csv", keep_default_na=False)["reason"]
+    assert list(reasons[[3, 120]]) == ["", "listed again in another row"]
+    assert list(reasons[[5, 121]]) == ["listed twice with different values"] * 2
+
+
 def change(**columns):
     def apply(case):
         case.table = case.table.assign(**columns)
@@ -156,8 +182,10 @@ def pickled(case):
         (lambda case: None, "--labels gone.csv", "gone.csv does not exist; name a CSV"),
         (lambda case: None, "--labels .", "is a folder; name a CSV"),
         (lambda case: None, "--embeddings gone.npy", "gone.npy does not exist; name a .npy file"),
-        (lambda case: None, "--embeddings labels.csv", "labels.csv holds no embeddings"),
+        (lambda case: None, "--embeddings labels.csv", "labels.csv has the column 'smiling' of labels.csv"),
         (lambda case: None, "--device tpu", "device is 'tpu'; it must be auto, cpu, cuda"),
+        (lambda case: numbered(case, smiling=case.labels), "--embeddings z.csv", "z.csv has the column 'smiling' of labels.csv, which would count"),
+        (lambda case: pd.DataFrame({"image": case.images}).to_csv("z.csv"), "--embeddings z.csv", "z.csv holds no embeddings"),
         (text(b"\xff\xfe1"), "", "labels.csv is no text in UTF-8"),
         (text(b""), "", "labels.csv has no rows below its line of column names"),
         (text(b"version https://git-lfs.github.com/spec/v1\noid 1\n"), "", "a Git LFS pointer, get the file by"),
