@@ -10,11 +10,12 @@ import pandas as pd
 
 from cid.door import doubted, page, predictions, tables
 from cid.door.faces import say
-from cid.door.inputs import Given, embedded, labelled, opened, tell_left_out
+from cid.door.inputs import Given, embedded, keep_read, labelled, opened, tell_left_out
 from cid.door.tables import Rows
 from cid.door.weigh import only_column, say_time
 
 REFUSED = 3  # the exit status
+TABLE = "audit.csv"
 SIDES = ("train", "test")
 ALIKE = {  # other words for the two sides
     "train": ("train", "training", "0"),
@@ -30,6 +31,7 @@ def run(options: Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    keep_read(options, folder / page.NAME, folder / TABLE)
     found = opened(options)
     rows = found.rows
     sides = split_sides(rows, options.split)
@@ -131,7 +133,7 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
     table = pd.DataFrame(
         [[getattr(row, name) for name in COLUMNS] for row in shown], columns=COLUMNS
     )
-    tables.write_table(folder / "audit.csv", table)
+    tables.write_table(folder / TABLE, table)
     text = page.page(result, trained, audited, Path(options.predictions).name)
     tables.write(folder / page.NAME, lambda file: file.write(text.encode()))
     if result.refusal:
@@ -141,5 +143,5 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
         print(line)
     if result.wrong is not None:
         print(page.wrong_labels(result.wrong))
-    say(f"written: {folder / page.NAME} and {folder / 'audit.csv'}")
+    say(f"written: {folder / page.NAME} and {folder / TABLE}")
     return 0

@@ -76,6 +76,23 @@ def opened(options: Namespace) -> Opened:
     raise ValueError(f"the labels of these {what} are missing; name their table by --labels")
 
 
+def keep_read(options: Namespace, *outputs: Path) -> None:
+    """Refuse outputs that would be written over a file that the options name to be read."""
+    names = [
+        options.labels,
+        options.embeddings,
+        getattr(options, "features", None),
+        getattr(options, "predictions", None),
+        *options.photographs,
+    ]
+    read = [Path(name) for name in names if name and Path(name).exists()]
+    for output in outputs:
+        if output.exists() and any(output.samefile(path) for path in read):
+            raise ValueError(
+                f"{output} would be written over, and it is read here; name another output"
+            )
+
+
 def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[str] = ()) -> Given:
     """Embed the photographs, or read their embeddings.
 

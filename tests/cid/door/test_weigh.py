@@ -130,6 +130,27 @@ def test_an_image_that_stands_in_two_rows_counts_once_where_embeddings_are_found
     assert list(reasons[[5, 121]]) == ["listed twice with different values"] * 2
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "weigh --label smiling -o labels.csv",
+        "weigh --label smiling -o z.npy",
+        "weigh --label smiling -o w.csv --features doubted.csv",
+        "leaks -o ./labels.csv",
+        "audit --label smiling --predictions out/audit.csv -o out",
+    ],
+)
+def test_nothing_is_written_over_what_is_read(case, words):
+    case.predictions.to_csv("doubted.csv", index=False)
+    Path("out").mkdir()
+    case.predictions.to_csv("out/audit.csv", index=False)
+    names = ("labels.csv", "z.npy", "doubted.csv", "out/audit.csv")
+    before = [Path(name).read_bytes() for name in names]
+    status, _, err = case.run(f"{words} --embeddings z.npy --labels labels.csv")
+    assert status == 1 and "would be written over, and it is read here" in err
+    assert before == [Path(name).read_bytes() for name in names]
+
+
 def change(**columns):
     def apply(case):
         case.table = case.table.assign(**columns)
