@@ -54,6 +54,7 @@ def run(options: Namespace) -> int:
     train = usable & (sides == "train")
     test = usable & (sides == "test")
     check_sides(train, test, options.split)
+    _check_classes(texts, train, test, label)
     print(f"images: {train.sum():,} trained, {test.sum():,} are audited, of {len(known)} classes")
     result = _audited(got, texts, train, test, models.classes, options)
     return _leave(result, folder, options, int(train.sum()), int(test.sum()))
@@ -74,6 +75,10 @@ def split_sides(rows: Rows, column: str) -> np.ndarray:
         raise ValueError(
             f"{rows.where}, column {column!r} holds {cells.iloc[strange.argmax()]!r}; write train or test"
         )
+    taken = {side: tables.in_order(set(words[sides == side])) for side in SIDES}
+    if any(names not in ([], [side]) for side, names in taken.items()):
+        said = [f"{', '.join(map(repr, names))} for {side}" for side, names in taken.items()]
+        say(f"column {column!r} of {rows.where}: taken are {'; '.join(said)}")
     missing = [side for side in SIDES if side not in sides]
     if missing:
         raise ValueError(
@@ -89,6 +94,22 @@ def check_sides(train: np.ndarray, test: np.ndarray, column: str) -> None:
             raise ValueError(
                 f"no image of the side {side!r} (column {column!r}) can be used; the line above says why"
             )
+
+
+def _check_classes(texts: np.ndarray, train: np.ndarray, test: np.ndarray, column: str) -> None:
+    """Refuse training images of one class, and test images of a class that no training image has."""
+    trained = set(texts[train])
+    if len(trained) < 2:
+        raise ValueError(
+            f"column {column!r}: the {train.sum():,} training images that can be used are all "
+            f"{trained.pop()!r}; two classes are needed to tell what is unusual"
+        )
+    new = tables.in_order(set(texts[test]) - trained)
+    if new:
+        raise ValueError(
+            f"column {column!r}: {(texts[test] == new[0]).sum():,} test images are {new[0]!r}, and no training "
+            "image is; leave their labels empty, or split anew"
+        )
 
 
 def _with_sides(reasons: list[str], sides: np.ndarray, column: str) -> list[str]:

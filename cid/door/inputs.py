@@ -232,6 +232,11 @@ def _vectors(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarr
                 f"{path} has the column {shared[0]!r} of {rows.where}, which would count among the {what}; "
                 f"leave it out, or pass {what} as .npy"
             )
+    if lists:
+        say(f"{what}: column {lists[0]!r} of {path} is taken")
+    elif len(table.columns):
+        names = list(table)
+        say(f"{what}: {len(names)} columns of {path} are taken, {names[0]!r} to {names[-1]!r}")
     try:
         if lists:
             return np.stack([np.asarray(cell, np.float32) for cell in table[lists[0]]])

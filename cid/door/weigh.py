@@ -199,6 +199,11 @@ def _check_sizes(labels: np.ndarray, known: list[str], column: str) -> None:
             f"column {column!r} has one image of each of its {len(known)} classes, so no class can be "
             "compared with another; name the column of the label, not one of names or numbers"
         )
+    if len(known) > tables.MEASURED and not all(tables.is_number(name) for name in known):
+        say(
+            f"warning: column {column!r} holds {len(known)} different texts, such as {known[0]!r}, each taken "
+            "as a class of its own; if they name people, name the column of the label by --label"
+        )
     few = [name for name in known if counts[name] < FEW]
     if few:
         more = f" (and {len(few) - 1} more such classes)" if len(few) > 1 else ""
