@@ -23,7 +23,12 @@ NO_DIRECTION = "its embedding has norm 0"
 EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
 UNNAMED = re.compile(r"\s*|Unnamed: \d+")  # what a column of numbers of rows is called
+LISTS = (list, np.ndarray)  # of a cell that holds a vector
 NOT_NAMED = {"embeddings": "no embedding of this name", "features": "no features of this name"}
+
+
+class Refused(ValueError):
+    """A table whose mistake is named."""
 
 
 @dataclass(frozen=True)
@@ -222,32 +227,56 @@ def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray,
 
 
 def _vectors(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarray:
-    lists = [name for name in table if isinstance(table[name].iloc[0], (list, np.ndarray))]
-    if not lists:
-        numbers = [name for name in table if UNNAMED.fullmatch(str(name))]
-        table = table.drop(columns=numbers)  # of the rows, as pandas writes them
-        shared = [name for name in table if name in rows.table]
-        if shared:
-            raise ValueError(
-                f"{path} has the column {shared[0]!r} of {rows.where}, which would count among the {what}; "
-                f"leave it out, or pass {what} as .npy"
-            )
-    if lists:
-        say(f"{what}: column {lists[0]!r} of {path} is taken")
-    elif len(table.columns):
-        names = list(table)
-        say(f"{what}: {len(names)} columns of {path} are taken, {names[0]!r} to {names[-1]!r}")
+    lists = [name for name in table if table[name].map(lambda cell: isinstance(cell, LISTS)).any()]
     try:
-        if lists:
-            return np.stack([np.asarray(cell, np.float32) for cell in table[lists[0]]])
-        if not len(table.columns):
-            raise ValueError
-        return table.to_numpy(np.float32)
+        return (
+            _of_lists(table[lists], path, what) if lists else _of_numbers(table, rows, path, what)
+        )
+    except Refused:
+        raise
     except (TypeError, ValueError):
         raise ValueError(
             f"{path} holds no {what}: beside the image, one column of lists of equal length, or a "
             "column of numbers for each dimension"
         ) from None
+
+
+def _of_lists(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
+    """The vectors of the one column of lists, or, of several, that which is called as they are."""
+    names = [name for name in table if str(name).lower() in (what, what[:-1])] or list(table)
+    if len(names) > 1:
+        raise Refused(
+            f"{path} has {len(names)} columns of lists ({tables.listed(names)}); call the one of the "
+            f"{what} {what[:-1]!r}, or leave the others out"
+        )
+    cells = table[names[0]]
+    sizes = cells.map(lambda cell: np.size(cell) if isinstance(cell, LISTS) else 0)
+    odd = np.flatnonzero(sizes != sizes.mode()[0])
+    if len(odd):
+        raise Refused(
+            f"{path}, column {names[0]!r}: row {odd[0] + 1} has {sizes.iloc[odd[0]]} numbers, others "
+            f"{sizes.mode()[0]}; leave the row out"
+        )
+    say(f"{what}: column {names[0]!r} of {path} is taken")
+    return np.stack([np.asarray(cell, np.float32) for cell in cells])
+
+
+def _of_numbers(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarray:
+    """The vectors of a table with a column a number."""
+    unnamed = [name for name in table if UNNAMED.fullmatch(str(name))]
+    table = table.drop(columns=unnamed)  # numbers of rows, as pandas writes them
+    shared = [name for name in table if name in rows.table]
+    if shared:
+        raise Refused(
+            f"{path} has the column {shared[0]!r} of {rows.where}, which would count among the {what}; "
+            f"leave it out, or pass {what} as .npy"
+        )
+    if table.columns.empty:
+        raise ValueError
+    vectors = table.to_numpy(np.float32)
+    names = list(table)
+    say(f"{what}: {len(names)} columns of {path} are taken, {names[0]!r} to {names[-1]!r}")
+    return vectors
 
 
 def _with_photographs(

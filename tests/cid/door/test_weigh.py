@@ -70,7 +70,8 @@ def test_tables_are_csv_parquet_or_npy_in_and_out(case):
     case.weigh()
     expected = pd.read_csv("w.csv")["weight"]
     case.table.to_parquet("labels.parquet")
-    vectors = pd.DataFrame({"image": case.images, "embedding": list(case.z)})
+    columns = {"features": list(case.labels[:, None]), "embedding": list(case.z)}
+    vectors = pd.DataFrame({"image": case.images, **columns})
     vectors.sample(frac=1, random_state=0).to_parquet("z.parquet")
     words = "weigh --embeddings z.parquet --labels labels.parquet --label smiling -o w.parquet"
     assert case.run(words)[0] == 0
@@ -158,6 +159,14 @@ def change(**columns):
     return apply
 
 
+def lists(**columns):
+    def apply(case):
+        made = {name: of(case.z) for name, of in columns.items()}
+        pd.DataFrame({"image": case.images, **made}).to_parquet("z.parquet")
+
+    return apply
+
+
 def rows(count):
     def apply(case):
         case.z = case.z[:count]
@@ -206,6 +215,9 @@ def pickled(case):
         (lambda case: None, "--embeddings labels.csv", "labels.csv has the column 'smiling' of labels.csv"),
         (lambda case: None, "--device tpu", "device is 'tpu'; it must be auto, cpu, cuda"),
         (lambda case: numbered(case, smiling=case.labels), "--embeddings z.csv", "z.csv has the column 'smiling' of labels.csv, which would count"),
+        (lists(z=lambda z: [*z[:3], z[3][:2], *z[4:]]), "--embeddings z.parquet", "column 'z': row 4 has 2 numbers, others 8"),
+        (lists(z=lambda z: [None, *z[1:]]), "--embeddings z.parquet", "column 'z': row 1 has 0 numbers, others 8"),
+        (lists(x=list, z=list), "--embeddings z.parquet", "has 2 columns of lists (x, z); call the one of the embeddings 'embedding'"),
         (lambda case: pd.DataFrame({"image": case.images}).to_csv("z.csv"), "--embeddings z.csv", "z.csv holds no embeddings"),
         (text(b"\xff\xfe1"), "", "labels.csv is no text in UTF-8"),
         (text(b""), "", "labels.csv has no rows below its line of column names"),
