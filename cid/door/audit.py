@@ -10,11 +10,12 @@ import pandas as pd
 
 from cid.door import doubted, page, predictions, tables
 from cid.door.faces import say
-from cid.door.inputs import Given, embedded, labelled, opened, tell_left_out
+from cid.door.inputs import Given, embedded, keep_read, labelled, opened, tell_left_out
 from cid.door.tables import Rows
 from cid.door.weigh import only_column, say_time
 
 REFUSED = 3  # the exit status
+TABLE = "audit.csv"
 SIDES = ("train", "test")
 ALIKE = {  # other words for the two sides
     "train": ("train", "training", "0"),
@@ -30,6 +31,7 @@ def run(options: Namespace) -> int:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    keep_read(options, folder / page.NAME, folder / TABLE)
     found = opened(options)
     rows = found.rows
     sides = split_sides(rows, options.split)
@@ -52,6 +54,7 @@ def run(options: Namespace) -> int:
     train = usable & (sides == "train")
     test = usable & (sides == "test")
     check_sides(train, test, options.split)
+    _check_classes(texts, train, test, label)
     print(f"images: {train.sum():,} trained, {test.sum():,} are audited, of {len(known)} classes")
     result = _audited(got, texts, train, test, models.classes, options)
     return _leave(result, folder, options, int(train.sum()), int(test.sum()))
@@ -72,6 +75,10 @@ def split_sides(rows: Rows, column: str) -> np.ndarray:
         raise ValueError(
             f"{rows.where}, column {column!r} holds {cells.iloc[strange.argmax()]!r}; write train or test"
         )
+    taken = {side: tables.in_order(set(words[sides == side])) for side in SIDES}
+    if any(names not in ([], [side]) for side, names in taken.items()):
+        said = [f"{', '.join(map(repr, names))} for {side}" for side, names in taken.items()]
+        say(f"column {column!r} of {rows.where}: taken are {'; '.join(said)}")
     missing = [side for side in SIDES if side not in sides]
     if missing:
         raise ValueError(
@@ -87,6 +94,22 @@ def check_sides(train: np.ndarray, test: np.ndarray, column: str) -> None:
             raise ValueError(
                 f"no image of the side {side!r} (column {column!r}) can be used; the line above says why"
             )
+
+
+def _check_classes(texts: np.ndarray, train: np.ndarray, test: np.ndarray, column: str) -> None:
+    """Refuse training images of one class, and test images of a class that no training image has."""
+    trained = set(texts[train])
+    if len(trained) < 2:
+        raise ValueError(
+            f"column {column!r}: the {train.sum():,} training images that can be used are all "
+            f"{trained.pop()!r}; two classes are needed to tell what is unusual"
+        )
+    new = tables.in_order(set(texts[test]) - trained)
+    if new:
+        raise ValueError(
+            f"column {column!r}: {(texts[test] == new[0]).sum():,} test images are {new[0]!r}, and no training "
+            "image is; leave their labels empty, or split anew"
+        )
 
 
 def _with_sides(reasons: list[str], sides: np.ndarray, column: str) -> list[str]:
@@ -131,7 +154,7 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
     table = pd.DataFrame(
         [[getattr(row, name) for name in COLUMNS] for row in shown], columns=COLUMNS
     )
-    tables.write_table(folder / "audit.csv", table)
+    tables.write_table(folder / TABLE, table)
     text = page.page(result, trained, audited, Path(options.predictions).name)
     tables.write(folder / page.NAME, lambda file: file.write(text.encode()))
     if result.refusal:
@@ -141,5 +164,5 @@ def _leave(result, folder: Path, options: Namespace, trained: int, audited: int)
         print(line)
     if result.wrong is not None:
         print(page.wrong_labels(result.wrong))
-    say(f"written: {folder / page.NAME} and {folder / 'audit.csv'}")
+    say(f"written: {folder / page.NAME} and {folder / TABLE}")
     return 0

@@ -137,7 +137,7 @@ def _add_trust(command: ArgumentParser, what: str) -> None:
     command.add_argument(
         "--features",
         metavar="FILE",
-        help="of the task, rows as of --embeddings: labels are judged by them (photographs have their own)",
+        help="of the task, rows as of --labels: labels are judged by them (photographs have their own)",
     )
     command.add_argument(
         "--trust",

@@ -1,5 +1,6 @@
 """What a command was handed: rows with their labels, an embedding and features of each, or why there is none."""
 
+import re
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +22,13 @@ NO_FEATURES = "its features hold NaN or infinite values"
 NO_DIRECTION = "its embedding has norm 0"
 EMBEDDINGS = (".npy", ".parquet", ".pq", ".csv", ".tsv", ".txt")
 ROWS = 8192  # looked at together
+UNNAMED = re.compile(r"\s*|Unnamed: \d+")  # what a column of numbers of rows is called
+LISTS = (list, np.ndarray)  # of a cell that holds a vector
 NOT_NAMED = {"embeddings": "no embedding of this name", "features": "no features of this name"}
+
+
+class Refused(ValueError):
+    """A table whose mistake is named."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,23 @@ def opened(options: Namespace) -> Opened:
     raise ValueError(f"the labels of these {what} are missing; name their table by --labels")
 
 
+def keep_read(options: Namespace, *outputs: Path) -> None:
+    """Refuse outputs that would be written over a file that the options name to be read."""
+    names = [
+        options.labels,
+        options.embeddings,
+        getattr(options, "features", None),
+        getattr(options, "predictions", None),
+        *options.photographs,
+    ]
+    read = [Path(name) for name in names if name and Path(name).exists()]
+    for output in outputs:
+        if output.exists() and any(output.samefile(path) for path in read):
+            raise ValueError(
+                f"{output} would be written over, and it is read here; name another output"
+            )
+
+
 def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[str] = ()) -> Given:
     """Embed the photographs, or read their embeddings.
 
@@ -86,16 +110,22 @@ def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[
     columns : sequence of str
         Columns in which two rows of one image may not differ.
     """
+    named = getattr(options, "features", None)
+    # A mistake in them is said before photographs are embedded, which can take hours.
+    features = _features(found.rows, options) if named else None
     if found.source is None:
-        given = _with_embeddings(found.rows, options)
+        given = _with_embeddings(found.rows, options, columns)
     else:
         given = _with_photographs(found.rows, found.source, options, output, columns)
-    return _with_features(given, options) if getattr(options, "features", None) else given
+    return _with_features(given, *features, named) if features else given
 
 
-def _with_embeddings(rows: Rows, options: Namespace) -> Given:
+def _with_embeddings(rows: Rows, options: Namespace, columns: Sequence[str]) -> Given:
     path = Path(options.embeddings)
     vectors, reasons = _vectors_of_rows(path, rows, options, "embeddings")
+    if path.suffix != ".npy":  # an embedding found by name would count twice
+        twice = tables.written_twice(rows, _contents(rows, columns))
+        reasons = [one or other for one, other in zip(twice, reasons, strict=True)]
     norms = np.concatenate(
         [_norms(vectors[start : start + ROWS]) for start in range(0, len(rows), ROWS)]
     )
@@ -107,21 +137,26 @@ def _with_embeddings(rows: Rows, options: Namespace) -> Given:
     return Given(rows, vectors, reasons)
 
 
-def _with_features(given: Given, options: Namespace) -> Given:
-    """Read features in place of those of photographs; a row without them cannot be used."""
+def _features(rows: Rows, options: Namespace) -> tuple[np.ndarray, list[str]]:
+    """Features (n, t) of all rows, and a reason for every row that has none."""
     path = Path(options.features)
     if options.embeddings and path.absolute() == Path(options.embeddings).absolute():
         raise ValueError(
             f"{path} is named by --embeddings and by --features; a face embedding cannot judge labels, so "
             "name features of the task, or leave --features out"
         )
-    vectors, missing = _vectors_of_rows(path, given.rows, options, "features")
-    reasons = [one or other for one, other in zip(given.reasons, missing, strict=True)]
+    vectors, reasons = _vectors_of_rows(path, rows, options, "features")
     sums = np.concatenate(
         [_norms(vectors[start : start + ROWS]) for start in range(0, len(vectors), ROWS)]
     )
     for row in np.flatnonzero(~np.isfinite(sums)):
         reasons[row] = reasons[row] or NO_FEATURES
+    return vectors, reasons
+
+
+def _with_features(given: Given, vectors: np.ndarray, missing: list[str], path: str) -> Given:
+    """Put features in place of those of photographs; a row without them cannot be used."""
+    reasons = [one or other for one, other in zip(given.reasons, missing, strict=True)]
     if all(reasons):
         raise ValueError(f"{path}: no row can be used ({_counted(reasons)})")
     return replace(given, features=vectors, reasons=reasons)
@@ -174,7 +209,7 @@ def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray,
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise ValueError(f"{path} has two rows of {twice[0]!r}; keep one")
-    vectors = _vectors(table.drop(columns=image), path, what)
+    vectors = _vectors(table.drop(columns=image), rows, path, what)
     places = {name: row for row, name in enumerate(names)}
     chosen = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
     reasons = [""] * len(rows)
@@ -191,12 +226,14 @@ def _by_name(path: Path, rows: Rows, image: str, what: str) -> tuple[np.ndarray,
     return chosen, reasons
 
 
-def _vectors(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
-    lists = [name for name in table if isinstance(table[name].iloc[0], (list, np.ndarray))]
+def _vectors(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarray:
+    lists = [name for name in table if table[name].map(lambda cell: isinstance(cell, LISTS)).any()]
     try:
-        if lists:
-            return np.stack([np.asarray(cell, np.float32) for cell in table[lists[0]]])
-        return table.to_numpy(np.float32)
+        return (
+            _of_lists(table[lists], path, what) if lists else _of_numbers(table, rows, path, what)
+        )
+    except Refused:
+        raise
     except (TypeError, ValueError):
         raise ValueError(
             f"{path} holds no {what}: beside the image, one column of lists of equal length, or a "
@@ -204,12 +241,49 @@ def _vectors(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
         ) from None
 
 
+def _of_lists(table: pd.DataFrame, path: Path, what: str) -> np.ndarray:
+    """The vectors of the one column of lists, or, of several, that which is called as they are."""
+    names = [name for name in table if str(name).lower() in (what, what[:-1])] or list(table)
+    if len(names) > 1:
+        raise Refused(
+            f"{path} has {len(names)} columns of lists ({tables.listed(names)}); call the one of the "
+            f"{what} {what[:-1]!r}, or leave the others out"
+        )
+    cells = table[names[0]]
+    sizes = cells.map(lambda cell: np.size(cell) if isinstance(cell, LISTS) else 0)
+    odd = np.flatnonzero(sizes != sizes.mode()[0])
+    if len(odd):
+        raise Refused(
+            f"{path}, column {names[0]!r}: row {odd[0] + 1} has {sizes.iloc[odd[0]]} numbers, others "
+            f"{sizes.mode()[0]}; leave the row out"
+        )
+    say(f"{what}: column {names[0]!r} of {path} is taken")
+    return np.stack([np.asarray(cell, np.float32) for cell in cells])
+
+
+def _of_numbers(table: pd.DataFrame, rows: Rows, path: Path, what: str) -> np.ndarray:
+    """The vectors of a table with a column a number."""
+    unnamed = [name for name in table if UNNAMED.fullmatch(str(name))]
+    table = table.drop(columns=unnamed)  # numbers of rows, as pandas writes them
+    shared = [name for name in table if name in rows.table]
+    if shared:
+        raise Refused(
+            f"{path} has the column {shared[0]!r} of {rows.where}, which would count among the {what}; "
+            f"leave it out, or pass {what} as .npy"
+        )
+    if table.columns.empty:
+        raise ValueError
+    vectors = table.to_numpy(np.float32)
+    names = list(table)
+    say(f"{what}: {len(names)} columns of {path} are taken, {names[0]!r} to {names[-1]!r}")
+    return vectors
+
+
 def _with_photographs(
     rows: Rows, source: Photographs, options: Namespace, output: Path, columns: Sequence[str]
 ) -> Given:
     names = photographs.found_names(source, rows.names, rows.where)
-    cells = [rows.table[column].map(tables.class_text) for column in columns]
-    contents = list(zip(*cells, strict=True)) if cells else [()] * len(rows)
+    contents = _contents(rows, columns)
     twice = tables.written_twice(rows, contents)
     strangers = len(set(source.names) - set(names))
     if strangers:
@@ -232,6 +306,12 @@ def _with_photographs(
     if not found:
         raise ValueError(f"no photograph of {source.where} can be used ({_counted(reasons)})")
     return Given(rows, faces.embedding, reasons, faces.features)
+
+
+def _contents(rows: Rows, columns: Sequence[str]) -> list[tuple]:
+    """The cells of some columns of every row."""
+    cells = [rows.table[column].map(tables.class_text) for column in columns]
+    return list(zip(*cells, strict=True)) if cells else [()] * len(rows)
 
 
 def _tell_faces(found: int, missed: int, folder: Path | None) -> None:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cid.door import tables
 from cid.door.audit import check_sides, split_sides
-from cid.door.inputs import embedded, opened, tell_left_out
+from cid.door.inputs import embedded, keep_read, opened, tell_left_out
 from cid.door.weigh import check_output
 
 COPY = 0.995
@@ -47,6 +47,7 @@ def run(options: Namespace) -> int:
     output = Path(options.output) if options.output else None
     if output is not None:
         check_output(output, (".csv", ".parquet", ".pq"))
+        keep_read(options, output)
     found = opened(options)
     sides = split_sides(found.rows, options.split)
     got = embedded(found, options, output or Path("leaks.csv"), [options.split])

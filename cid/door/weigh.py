@@ -14,7 +14,7 @@ import pandas as pd
 
 from cid.door import doubted, tables
 from cid.door.faces import say
-from cid.door.inputs import embedded, labelled, opened, tell_left_out
+from cid.door.inputs import embedded, keep_read, labelled, opened, tell_left_out
 
 METHODS = ("surprise", "cid", "two-factor")
 RESERVED = (tables.IMAGE, "surprise", "trust", "weight", "reason", *doubted.RESERVED)  # columns
@@ -45,6 +45,8 @@ def run(options: Namespace) -> int:
     output = check_output(Path(options.output), (".csv", ".parquet", ".pq", ".npy"))
     if output.name == doubted.NAME:
         raise ValueError(f"{output} is where doubted labels are listed; name another file")
+    list_of_doubts = output.parent / doubted.NAME
+    keep_read(options, output, list_of_doubts)
     found = opened(options)
     label = options.label or only_column(found.rows.table, (), found.rows.where)
     if label in RESERVED:
@@ -79,9 +81,11 @@ def run(options: Namespace) -> int:
     _tell(result, known, labels)
     if found is not None:
         doubts = doubted.table(found, got, usable, labels, label)
-        tables.write_table(output.parent / doubted.NAME, doubts)
+        tables.write_table(list_of_doubts, doubts)
         for line in doubted.told(found, labels, len(doubts)):
             print(line)
+    elif list_of_doubts.exists():
+        say(f"note: {list_of_doubts} is of an earlier call")
     print(f"written: {output}, {usable.sum():,} weights of mean 1")
     return 0
 
@@ -194,6 +198,11 @@ def _check_sizes(labels: np.ndarray, known: list[str], column: str) -> None:
         raise ValueError(
             f"column {column!r} has one image of each of its {len(known)} classes, so no class can be "
             "compared with another; name the column of the label, not one of names or numbers"
+        )
+    if len(known) > tables.MEASURED and not all(tables.is_number(name) for name in known):
+        say(
+            f"warning: column {column!r} holds {len(known)} different texts, such as {known[0]!r}, each taken "
+            "as a class of its own; if they name people, name the column of the label by --label"
         )
     few = [name for name in known if counts[name] < FEW]
     if few:

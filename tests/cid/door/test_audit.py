@@ -61,6 +61,21 @@ def test_the_sides_of_the_split_and_the_predictions_reach_the_audit_in_order(aud
     assert "model 'a': classes" in out and "80 trained, 40 are audited" in out
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["train", "val", "test"], "taken are 'train' for train; 'test', 'val' for test"),
+        ([0, 0, 1], "taken are '0' for train; '1' for test"),
+        (["train", "train", "test"], ""),
+    ],
+)
+def test_other_words_of_a_split_are_said_to_be_taken_for_a_side(audited, words, said):
+    audited.table["split"] = np.tile(words, 40)
+    audited.write()
+    status, _, err = audited.audit()
+    assert status == 0 and said in err and ("taken are" in err) == bool(said)
+
+
 def scores(case, kind):
     signs = 2.0 * case.labels - 1
     return {"logits": 3 * signs, "probabilities": 0.5 + 0.4 * signs, "classes": case.labels}[kind]
@@ -86,7 +101,7 @@ def test_scores_can_be_of_the_other_class(audited):
 
 
 def test_scores_of_every_class_are_columns_of_their_names(audited):
-    kinds = np.array(["a", "b", "c"])[np.arange(120) % 3]
+    kinds = np.array(["a", "b", "c"])[np.arange(120) // 3 % 3]
     audited.table["smiling"] = kinds
     predicted(audited, **{f"net:{name}": (kinds == name) - 0.5 for name in "cab"})
     status, out, err = audited.audit()
@@ -178,6 +193,15 @@ def twice_labelled(case):
     case.table.loc[1, "image"] = "0.png"
 
 
+def trained_on_one(case):
+    case.table.loc[case.split == "train", "smiling"] = 1
+
+
+def tested_on_another(case):
+    case.table.loc[case.table.index[case.split == "test"][:3], "smiling"] = 2
+    case.predictions["mine"] = case.labels
+
+
 def three_classes(case):
     case.table["smiling"] = np.arange(120) % 3
     case.predictions["mine"] = 0.3
@@ -200,6 +224,8 @@ def three_classes(case):
         (spoil_predictions(mine=[np.inf, 0.5] * 60), "", "holds 'inf'"),
         (spoil_predictions(), "", "has no column of a model beside that of the images"),
         (spoil_predictions(**{"net:1": 0.2}), "", "model 'net' has columns of 1, but the classes are 0, 1"),
+        (trained_on_one, "", "column 'smiling': the 80 training images that can be used are all '1'"),
+        (tested_on_another, "", "column 'smiling': 3 test images are '2', and no training image is; leave their"),
         (three_classes, "", "scores need a column MODEL:CLASS for each (0, 1, 2)"),
         (lambda case: None, "--positive 2", "--positive 2 is no class; there are 0, 1"),
         (lambda case: None, "-o labels.csv", "labels.csv is a file; name a folder"),

@@ -12,6 +12,7 @@ from cid import auditing, label_trust, surprise_weights
 from cid.auditing import Audit, Estimate
 from cid.door import doubted
 from cid.door.doubted import _nearest
+from cid.trust import MOST, LabelTrust
 
 WRONG = [3, 40, 77, 101]
 
@@ -42,7 +43,7 @@ def test_weights_are_surprise_times_trust_and_a_class_keeps_its_total(spoilt):
         expected[own] *= surprise[own].sum() / expected[own].sum()
     np.testing.assert_allclose(found["weight"], expected, rtol=1e-6)
     assert (found["surprise"] >= 1).all()
-    assert "of '0', " in out and "of '1'; trust weighs them down" in out
+    assert "of '0', " in out and "of '1' are labelled as something else; trust weighs" in out
     assert "more likely wrong than right: 4, in doubted.csv" in out
 
 
@@ -82,6 +83,8 @@ def test_without_features_it_says_so_in_one_line_and_goes_on(spoilt):
 def test_trust_no_asks_for_none(spoilt):
     status, out, err = spoilt.weigh("--features x.npy --trust no")
     assert status == 0 and "trust" not in out + err and not Path("doubted.csv").exists()
+    Path("doubted.csv").touch()
+    assert "note: doubted.csv is of an earlier call" in spoilt.weigh("--trust no")[2]
 
 
 def test_a_row_without_features_keeps_its_place_and_has_a_reason(spoilt):
@@ -112,7 +115,25 @@ def test_constant_features_judge_nothing(spoilt):
     np.save("x.npy", np.ones((120, 3)))
     status, _, err = spoilt.weigh("--features x.npy")
     assert status == 0, err
-    assert pd.read_csv("doubted.csv").empty and pd.read_csv("w.csv")["trust"].notna().all()
+    assert "trust: the features are the same of every image; weighing goes on without" in err
+    assert not Path("doubted.csv").exists() and pd.read_csv("w.csv")["trust"].isna().all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_features_that_tell_nothing_of_the_label_judge_nothing(spoilt, seed):
+    np.save("x.npy", np.random.default_rng(seed).permuted(spoilt.x, axis=0))
+    status, _, err = spoilt.weigh("--features x.npy")
+    assert status == 0 and "trust: the features tell the label no better than chance" in err
+    assert not Path("doubted.csv").exists() and pd.read_csv("w.csv")["trust"].isna().all()
+
+
+def test_what_is_true_of_no_label_is_asked_about():
+    rates = np.array([0.0, MOST])
+    found = LabelTrust(np.full(4, 0.9), rates, 1.0, np.array([0, 0, 1, 1]))
+    labels = np.array(["a", "a", "b", "b"])
+    first, second = doubted.told(found, labels, 0)
+    assert "0.0% of 'a', 40.0% of 'b' are labelled as something else" in first
+    assert "are the features those of the same images" in second
 
 
 def test_a_class_that_is_too_small_to_be_judged_is_one_line(spoilt):

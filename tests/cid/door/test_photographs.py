@@ -69,7 +69,7 @@ def test_embeddings_are_kept_for_the_user_alone_and_read_again(photos, monkeypat
 def test_keep_no_keeps_none(photos):
     status, out, _ = photos.run(f"{WEIGH} --keep no")
     assert status == 0 and "kept in" not in out
-    assert sorted(os.listdir("out")) == ["doubted.csv", "w.csv"]
+    assert os.listdir("out") == ["w.csv"]  # these features tell nothing of the label
 
 
 def test_an_interrupt_costs_nothing_that_was_embedded(photos, monkeypatch):
@@ -162,6 +162,13 @@ def test_what_are_no_photographs_is_named(photos, words, said):
     photos.table.to_parquet("labels.parquet")
     status, _, err = photos.run(words)
     assert status == 1 and said in err
+
+
+def test_a_mistake_in_features_is_said_before_photographs_are_embedded(photos):
+    np.save("x.npy", np.zeros((90, 3)))
+    status, out, err = photos.run(WEIGH + " --features x.npy")
+    assert status == 1 and "x.npy has 90 rows and labels.csv 120" in err
+    assert "faces:" not in out and not Path("out", kept.FOLDER).exists()
 
 
 def test_no_face_in_any_photograph_is_refused(photos):

@@ -70,7 +70,8 @@ def test_tables_are_csv_parquet_or_npy_in_and_out(case):
     case.weigh()
     expected = pd.read_csv("w.csv")["weight"]
     case.table.to_parquet("labels.parquet")
-    vectors = pd.DataFrame({"image": case.images, "embedding": list(case.z)})
+    columns = {"features": list(case.labels[:, None]), "embedding": list(case.z)}
+    vectors = pd.DataFrame({"image": case.images, **columns})
     vectors.sample(frac=1, random_state=0).to_parquet("z.parquet")
     words = "weigh --embeddings z.parquet --labels labels.parquet --label smiling -o w.parquet"
     assert case.run(words)[0] == 0
@@ -104,9 +105,64 @@ def test_names_of_embeddings_are_matched_in_any_order(case):
     np.testing.assert_allclose(found[case.images], expected[case.images], rtol=1e-6)
 
 
+def numbered(case, **more):
+    """A table with a column a number, as pandas writes it with the numbers of its rows."""
+    columns = {f"e{place}": case.z[:, place] for place in range(8)}
+    pd.DataFrame({"image": case.images, **more, **columns}).to_csv("z.csv")
+
+
+def test_numbers_of_rows_are_no_part_of_an_embedding(case):
+    case.weigh()
+    expected = pd.read_csv("w.csv")["weight"]
+    numbered(case)
+    status, _, err = case.weigh("--embeddings z.csv")
+    assert status == 0 and "embeddings: 8 columns of z.csv are taken, 'e0' to 'e7'" in err
+    np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-4)
+
+
+def test_an_image_that_stands_in_two_rows_counts_once_where_embeddings_are_found_by_name(case):
+    numbered(case)
+    case.table = pd.concat([case.table, case.table.iloc[[3, 5]]], ignore_index=True)
+    case.table.loc[121, "smiling"] = 1 - case.table.loc[121, "smiling"]
+    case.write()
+    assert case.weigh("--embeddings z.csv")[0] == 0
+    reasons = pd.read_csv("w.csv", keep_default_na=False)["reason"]
+    assert list(reasons[[3, 120]]) == ["", "listed again in another row"]
+    assert list(reasons[[5, 121]]) == ["listed twice with different values"] * 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "weigh --label smiling -o labels.csv",
+        "weigh --label smiling -o z.npy",
+        "weigh --label smiling -o w.csv --features doubted.csv",
+        "leaks -o ./labels.csv",
+        "audit --label smiling --predictions out/audit.csv -o out",
+    ],
+)
+def test_nothing_is_written_over_what_is_read(case, words):
+    case.predictions.to_csv("doubted.csv", index=False)
+    Path("out").mkdir()
+    case.predictions.to_csv("out/audit.csv", index=False)
+    names = ("labels.csv", "z.npy", "doubted.csv", "out/audit.csv")
+    before = [Path(name).read_bytes() for name in names]
+    status, _, err = case.run(f"{words} --embeddings z.npy --labels labels.csv")
+    assert status == 1 and "would be written over, and it is read here" in err
+    assert before == [Path(name).read_bytes() for name in names]
+
+
 def change(**columns):
     def apply(case):
         case.table = case.table.assign(**columns)
+
+    return apply
+
+
+def lists(**columns):
+    def apply(case):
+        made = {name: of(case.z) for name, of in columns.items()}
+        pd.DataFrame({"image": case.images, **made}).to_parquet("z.parquet")
 
     return apply
 
@@ -156,8 +212,13 @@ def pickled(case):
         (lambda case: None, "--labels gone.csv", "gone.csv does not exist; name a CSV"),
         (lambda case: None, "--labels .", "is a folder; name a CSV"),
         (lambda case: None, "--embeddings gone.npy", "gone.npy does not exist; name a .npy file"),
-        (lambda case: None, "--embeddings labels.csv", "labels.csv holds no embeddings"),
+        (lambda case: None, "--embeddings labels.csv", "labels.csv has the column 'smiling' of labels.csv"),
         (lambda case: None, "--device tpu", "device is 'tpu'; it must be auto, cpu, cuda"),
+        (lambda case: numbered(case, smiling=case.labels), "--embeddings z.csv", "z.csv has the column 'smiling' of labels.csv, which would count"),
+        (lists(z=lambda z: [*z[:3], z[3][:2], *z[4:]]), "--embeddings z.parquet", "column 'z': row 4 has 2 numbers, others 8"),
+        (lists(z=lambda z: [None, *z[1:]]), "--embeddings z.parquet", "column 'z': row 1 has 0 numbers, others 8"),
+        (lists(x=list, z=list), "--embeddings z.parquet", "has 2 columns of lists (x, z); call the one of the embeddings 'embedding'"),
+        (lambda case: pd.DataFrame({"image": case.images}).to_csv("z.csv"), "--embeddings z.csv", "z.csv holds no embeddings"),
         (text(b"\xff\xfe1"), "", "labels.csv is no text in UTF-8"),
         (text(b""), "", "labels.csv has no rows below its line of column names"),
         (text(b"version https://git-lfs.github.com/spec/v1\noid 1\n"), "", "a Git LFS pointer, get the file by"),
@@ -214,6 +275,10 @@ def test_what_is_missing_is_named(case, words, said):
             "class '1' has 2 images, which get the total weight",
         ),
         (np.arange(120) // 4, "column 'smiling' holds 30 different numbers, each taken as a class"),
+        (
+            [f"Ann {row // 4}" for row in range(120)],
+            "column 'smiling' holds 30 different texts, such as 'Ann 0', each taken as a class",
+        ),
         (np.r_[[-1] * 6, np.tile([0, 1], 57)], "class '-1' (6 images) stands beside 0 and 1"),
     ],
 )
