@@ -90,7 +90,11 @@ def leading_eigenvectors(
     """
     columns = min(size, rank + SPARE)
     generator = torch.Generator().manual_seed(0)
-    basis = torch.randn(size, columns, generator=generator).to(like).expand(len(like), -1, -1)
+    basis = (
+        torch.randn(size, columns, generator=generator, dtype=torch.float32)
+        .to(like)
+        .expand(len(like), -1, -1)
+    )
     for _ in range(2):
         basis = torch.linalg.qr(times(basis))[0]
     values, vectors = torch.linalg.eigh(basis.mT @ times(basis))

@@ -199,7 +199,7 @@ class StandardisedFeatures:
 
 def fit_heads(
     features, labels, sample_weights, l2, *, risk: Callable = mean_risk, groups=None,
-    offset=None, flipped=None, standardised_by=None, room: int = 1, tolerance: float = 1e-4, max_iterations: int = 500,
+    offset=None, flipped=None, standardised_by=None, room: int = 1, tolerance: float = 1e-5, max_iterations: int = 500,
     strict: bool = True, design: StandardisedFeatures | None = None, device: str = "auto", progress: str | None = None,
 ) -> Heads:  # fmt: skip
     """Fit one L2-regularised logistic regression for every row of sample weights, all together.
