@@ -130,7 +130,8 @@ def test_the_commands_of_a_card_are_understood(card, tmp_path, monkeypatch, caps
 
 def test_every_study_has_a_card_with_the_commands_of_its_head():
     for name in kept.names(ROOT / "studies"):
-        data = kept.resolve(name, ROOT / "studies")["data"].removesuffix("-development")
+        data = kept.resolve(name, ROOT / "studies")["data"]
+        data = data.removesuffix("-development").removesuffix("-confirmation")
         card = (ROOT / "docs/data" / f"{data}.md").read_text()
         head = (ROOT / "studies" / f"{name}.yaml").read_text().partition("\nbase:")[0]
         words = " ".join(head.replace("#", " ").split())
