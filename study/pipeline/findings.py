@@ -501,22 +501,23 @@ def order_from_scratch() -> str:
 
 def wrong_labels(studies: Iterable[Study]) -> str:
     """ERM's accuracy on seen people by the share of wrong training labels, and the gains of some methods."""
-    rows = []
-    shares: list[str] = []
+    found = []
     for study in studies:
         settings = _table(study.name, "ablate-settings")
         asked = [] if settings.empty else settings.loc[settings["setting"] == WRONG, "name"]
         for name in asked:
             baselines = _table(study.name, "ablate-baselines").astype({"value": str})
             gains = _table(study.name, f"ablate-{name}").astype({"value": str})
-            own = baselines[baselines["ablation"] == name]
-            plain = _at(own, "erm")
-            shares = shares or list(plain.index)
-            rows.append([f"`{study.name}`", method_title("erm"), *_percentages(plain, shares)])
-            for method in UNDER_WRONG_LABELS:
-                gained = _at(gains, method)
-                if not gained.empty:
-                    rows.append(["", method_title(method), *_points_at(gained, shares)])
+            plain = _at(baselines[baselines["ablation"] == name], "erm")
+            found.append((study.name, plain, gains))
+    shares = sorted({share for _, plain, _ in found for share in plain.index}, key=float)
+    rows = []
+    for name, plain, gains in found:
+        rows.append([f"`{name}`", method_title("erm"), *_percentages(plain, shares)])
+        for method in UNDER_WRONG_LABELS:
+            gained = _at(gains, method)
+            if not gained.empty:
+                rows.append(["", method_title(method), *_points_at(gained, shares)])
     head = ["study", "method", *(f"{float(share):.0%} wrong" for share in shares)]
     return markdown_table(head, rows)
 
