@@ -6,8 +6,9 @@ strong flatters every method that weighs, because weights make up for a part of 
 
 Exactly: standardise the features (mean 0, variance 1) by all images of the training set. Split these into
 :data:`FOLDS` folds of images, class by class (:func:`folds`). For a penalty of :data:`GRID`, fit the head
-of :func:`cid.heads.fit_heads` without each fold in turn, and take the mean of ``softplus(-y logit)`` over
-all images, each under the head that did not see it. Where several training sets decide together, take the
+of :func:`cid.heads.fit_heads` without each fold in turn (of more than two classes, that of
+:func:`cid.softmax.fit_softmax_heads`), and take the mean of the cross-entropy ``softplus(-y logit)`` over all
+images, each under the head that did not see it. Where several training sets decide together, take the
 mean over them. The largest penalty whose loss is at most ``1 + NEAR`` times the least is chosen
 (:func:`best_penalty`): the rounding of a processor then does not decide between two that are as good as
 each other. :func:`search` fits only as much of the grid as it takes to see the loss rise on both sides.
@@ -21,6 +22,7 @@ import numpy as np
 
 from cid.arrays import array, class_codes, reals
 from cid.heads import StandardisedFeatures, fit_heads
+from cid.softmax import cross_entropies, fit_softmax_heads
 
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # half decades
 START = slice(2, 6)  # of the grid: where the search begins, .01 to .3
@@ -70,7 +72,7 @@ def cross_validated_losses(
     features : array, shape (n, d)
         Of one training set.
     labels : array, shape (n,)
-        0 or 1, with at least two images of each class.
+        0 or 1, or more classes, with at least two images of each.
     sample_weights : array, shape (n,), optional
         Non-negative. They weigh the images in training and in the mean over held-out images; by default
         all images count the same.
@@ -79,7 +81,7 @@ def cross_validated_losses(
     seed : int
         Draws the folds.
     design : StandardisedFeatures, optional
-        Of these features and labels, for other calls on the same images.
+        Of these features and labels, for other calls on the same images; of two classes only.
     device : str
         As in :func:`cid.align.detect`.
 
@@ -100,21 +102,24 @@ def cross_validated_losses(
             "a class has fewer than 2 training images, so that none can be held out; give train.l2 a number"
         )
     weights = np.ones(len(labels)) if sample_weights is None else reals("weights", sample_weights)
-    design = design or StandardisedFeatures(features, labels, device=device)
     in_fold = folds(labels, seed) == np.arange(FOLDS)[:, None]  # (folds, n)
-    heads = fit_heads(
-        features,
-        labels,
-        np.repeat(weights * ~in_fold, len(penalties), axis=0),
-        np.tile(penalties, FOLDS),
-        standardised_by=np.ones(len(labels), dtype=bool),
-        tolerance=TOLERANCE,
-        max_iterations=STEPS,
-        strict=False,
-        design=design,
-    )
-    margins = heads.logits(features).astype(np.float64) * np.where(labels == 1, 1, -1)
-    losses = np.logaddexp(0, -margins).reshape(FOLDS, len(penalties), -1)
+    arguments = {
+        "sample_weights": np.repeat(weights * ~in_fold, len(penalties), axis=0),
+        "l2": np.tile(penalties, FOLDS),
+        "standardised_by": np.ones(len(labels), dtype=bool),
+        "tolerance": TOLERANCE,
+        "max_iterations": STEPS,
+        "strict": False,
+    }
+    if classes == 2:
+        design = design or StandardisedFeatures(features, labels, device=device)
+        heads = fit_heads(features, labels, **arguments, design=design)
+        margins = heads.logits(features).astype(np.float64) * np.where(labels == 1, 1, -1)
+        losses = np.logaddexp(0, -margins)
+    else:
+        heads = fit_softmax_heads(features, codes, **arguments, device=device)
+        losses = cross_entropies(heads.logits(features), codes)
+    losses = losses.reshape(FOLDS, len(penalties), -1)
     held_out = (weights * in_fold)[:, None, :]
     means = (losses * held_out).sum(axis=(0, 2)) / weights.sum()
     converged = (heads.gradient <= 10 * TOLERANCE).reshape(FOLDS, -1).all(axis=0)
@@ -187,7 +192,9 @@ def choose_l2(features, labels, *, seed: int = 0, device: str = "auto") -> float
     >>> choose_l2(noise + 2 * labels[:, None], labels)  # every feature says the same
     0.001
     """
-    design = StandardisedFeatures(features, labels, device=device)
+    design = None
+    if class_codes(labels, len(features))[1] == 2:
+        design = StandardisedFeatures(features, labels, device=device)
 
     def losses_at(penalties) -> np.ndarray:
         return cross_validated_losses(

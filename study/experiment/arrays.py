@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from cid.heads import StandardisedFeatures
+from study.experiment.design import number_of_classes
 from study.faces.dataset import read_labels
 
 
@@ -20,7 +21,7 @@ class Arrays:
     features : float32 array, shape (n, t)
         What linear heads are trained on.
     labels : array, shape (n,)
-        0 or 1, or NaN for an image without a label.
+        Classes from 0, or NaN for an image without a label.
     identities : array, shape (n,)
         True identities. They build the biased sets and the oracles, and evaluate.
     given : array, shape (n,), optional
@@ -38,8 +39,13 @@ class Arrays:
         """The labels that weights, penalties and models see."""
         return self.labels if self.given is None else self.given
 
-    def design(self) -> StandardisedFeatures:
-        """Prepare the features and labels for many fits of heads on the same data set."""
+    def design(self) -> StandardisedFeatures | None:
+        """Prepare the features and labels for many fits of heads on the same data set.
+
+        Heads of more than two classes share nothing, so for these there is nothing to prepare.
+        """
+        if number_of_classes(self.training_labels) > 2:
+            return None
         return StandardisedFeatures(self.features, whole(self.training_labels))
 
     def people(self) -> np.ndarray:

@@ -20,7 +20,9 @@ from cid.auditing import MEASURES, audit, refusal
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
+from study.experiment.design import number_of_classes
 from study.experiment.proxies import degraded
+from study.experiment.scores import predicted, scores_of
 from study.faces.verification import pair_similarities, verification_auc
 
 AS_IT_IS = "as it is"
@@ -36,7 +38,7 @@ def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
     """Thin test images until each person's classes are as frequent as in training: bool (m,).
 
     A test image counts with the size of its (person, class) cell in training over that of the person's
-    larger cell, and systematic sampling keeps as many images, person by person and class by class.
+    largest cell, and systematic sampling keeps as many images, person by person and class by class.
     ``numpy.random.default_rng([seed, 4])`` draws where it starts and the order of a cell's images.
 
     Parameters
@@ -44,7 +46,7 @@ def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
     test_rows, train_rows : int array, shape (m,) and (n,)
         Rows of the data set.
     labels, people : int array
-        Of the whole data set: 0 or 1, and codes from 0.
+        Of the whole data set: classes from 0, and codes from 0.
     seed : int
 
     Examples
@@ -63,12 +65,12 @@ def as_biased(test_rows, train_rows, labels, people, seed: int) -> np.ndarray:
 
 
 def _chances(test_rows, train_rows, labels, people) -> np.ndarray:
-    """The size of every test image's cell in training over that of its person's larger cell."""
-    cells = np.zeros((people.max() + 1, 2))
+    """The size of every test image's cell in training over that of its person's largest cell."""
+    cells = np.zeros((people.max() + 1, number_of_classes(labels)))
     np.add.at(cells, (people[train_rows], labels[train_rows]), 1)
     own = cells[people[test_rows], labels[test_rows]]
-    larger = cells[people[test_rows]].max(axis=1)
-    return own / np.maximum(larger, 1)
+    largest = cells[people[test_rows]].max(axis=1)
+    return own / np.maximum(largest, 1)
 
 
 def true_measures(correct, minority, people, shares) -> dict[str, np.ndarray]:
@@ -220,7 +222,7 @@ def _audited_set(
         "people": people[rows],
         "minority": test["minority"].to_numpy(dtype=float),
         "methods": methods,
-        "classes": (test[methods].to_numpy() > 0).astype(np.int64),
+        "classes": predicted(scores_of(test, methods)),
         "seed": one["seed"],
         "replicates": replicates,
     }

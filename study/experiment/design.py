@@ -5,7 +5,7 @@ which images are held out, and in which order images are used. All of this is dr
 is looked at. Levels of one seed therefore share their test images and differ only in how many images of
 each person and class are used: a curve over the level is a paired comparison.
 
-A *cell* is a person and a class. Identities are used here and in the evaluation only, never by a method
+A *cell* is a person and a class; there are two classes or more, numbered from 0. Identities are used here and in the evaluation only, never by a method
 without identity labels. An image of which nobody knows who it shows is no test image; under ``natural`` it
 trains. Where nobody is known at all, images are held out by chance (:func:`draw_images`), and a study is
 judged by the audit without identities (:mod:`study.experiment.unidentified`).
@@ -55,50 +55,68 @@ def usable_identities(
 
     Every identity needs ``test_per_class`` test images of each class, and training images besides. Under
     ``correlation`` these are, of one class, what the strongest level takes of the majority class, and of
-    the other, what the weakest level takes of the minority class. Under ``longtail`` they are, of each
+    each other one, what the weakest level takes of a minority class. Under ``longtail`` they are, of each
     class, what the head of the distribution takes at the strongest level. Under ``natural``, where
     everybody's images train, they are one of each class.
 
     Parameters
     ----------
     identities, labels : array, shape (n,)
-        Who each image shows, None or below 0 where that is not known; and its label: 0 or 1, or NaN for an
-        image without one, which takes no part.
+        Who each image shows, None or below 0 where that is not known; and its label: a class from 0, or NaN
+        for an image without one, which takes no part.
 
     Returns
     -------
     pandas.DataFrame
-        One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1`` (image counts),
-        ``usable``, ``majority_0``, ``majority_1`` (whether that class can be its majority), ``reason``
+        One row an identity, in sorted order: ``identity``, ``class_0``, ``class_1``, ... (image counts),
+        ``usable``, ``majority_0``, ``majority_1``, ... (whether that class can be its majority), ``reason``
         (empty when usable).
     """
     table = _counts(identities, labels)
-    most, least = _needed(images_per_identity, test_per_class, kind, levels)
-    counts = table[["class_0", "class_1"]].to_numpy()
-    majority_0 = (counts[:, 0] >= most) & (counts[:, 1] >= least)
-    majority_1 = (counts[:, 1] >= most) & (counts[:, 0] >= least)
-    usable = majority_0 | majority_1
+    counts = _of_classes(table, "class")
+    classes = counts.shape[1]
+    most, least = _needed(images_per_identity, test_per_class, kind, levels, classes)
+    # Every class has images to be a minority, and the majority class those to be it.
+    can_be = (counts >= most) & ((counts >= least).sum(axis=1) == classes)[:, None]
+    usable = can_be.any(axis=1)
+    other = "the other" if classes == 2 else "each other"
     if most == least:
         needed = f"{most} of each"
     else:
-        needed = f"{most} of one and {least} of the other"
-    reasons = [f"{a} images of one class, {b} of the other; {needed} are needed" for a, b in counts]
-    return table.assign(
-        usable=usable,
-        majority_0=majority_0,
-        majority_1=majority_1,
-        reason=np.where(usable, "", reasons),
-    )
+        needed = f"{most} of one and {least} of {other}"
+    if classes == 2:
+        found = [f"{a} images of one class, {b} of the other" for a, b in counts]
+    else:
+        found = [f"{', '.join(map(str, own))} images of the {classes} classes" for own in counts]
+    reasons = [f"{own}; {needed} are needed" for own in found]
+    majorities = {f"majority_{code}": can_be[:, code] for code in range(classes)}
+    return table.assign(usable=usable, **majorities, reason=np.where(usable, "", reasons))
+
+
+def number_of_classes(labels) -> int:
+    """How many classes some labels have: one more than the largest, and at least two."""
+    labels = np.asarray(labels, dtype=float)
+    labels = labels[np.isfinite(labels)]
+    return max(2, int(labels.max(initial=0)) + 1)
 
 
 def _counts(identities, labels) -> pd.DataFrame:
     """Images of each class of every identity that has a labelled image."""
     known = pd.notna(labels) & is_known(identities)
     names, codes = np.unique(np.asarray(identities)[known], return_inverse=True)
+    classes = number_of_classes(labels)
     labels = np.asarray(labels)[known]
-    class_0 = np.bincount(codes[labels == 0], minlength=len(names))
-    class_1 = np.bincount(codes[labels == 1], minlength=len(names))
-    return pd.DataFrame({"identity": names, "class_0": class_0, "class_1": class_1})
+    counts = {
+        f"class_{code}": np.bincount(codes[labels == code], minlength=len(names))
+        for code in range(classes)
+    }
+    return pd.DataFrame({"identity": names, **counts})
+
+
+def _of_classes(table: pd.DataFrame, what: str) -> np.ndarray:
+    """The columns ``what_0``, ``what_1``, ... of a table of people, (people, classes)."""
+    columns = [name for name in table if name.startswith(f"{what}_")]
+    return table[columns].to_numpy()
 
 
 def is_known(identities) -> np.ndarray:
@@ -117,16 +135,19 @@ def _numbered(identities) -> np.ndarray:
     return numbers
 
 
-def _needed(images_per_identity: int, test_per_class: int, kind: str, levels) -> tuple[int, int]:
-    """Images of the majority class and of the other from which all levels can be built."""
+def _needed(
+    images_per_identity: int, test_per_class: int, kind: str, levels, classes: int
+) -> tuple[int, int]:
+    """Images of the majority class and of each other one from which all levels can be built."""
     levels = list(levels)
     if kind == "natural":
         majority = minority = 1
     elif kind == "longtail":
-        majority = minority = math.ceil(images_per_identity / 2 * (1 + max(levels)))
+        majority = minority = math.ceil(images_per_identity / classes * (1 + max(levels)))
     else:
-        majority = images_per_identity - minority_images(max(levels), images_per_identity)
-        minority = minority_images(min(levels), images_per_identity)
+        majority = images_per_identity - minority_images(max(levels), images_per_identity, classes)
+        of_all_others = minority_images(min(levels), images_per_identity, classes)
+        minority = math.ceil(of_all_others / (classes - 1))
     return majority + test_per_class, minority + test_per_class
 
 
@@ -142,10 +163,11 @@ def advice(identities, labels, images_per_identity, test_per_class, kind, levels
         return _most_in_training(table, kind)
 
     now = training(images_per_identity, test_per_class)
-    counts = _counts(identities, labels)[["class_0", "class_1"]].to_numpy()
-    largest = 2 * int(counts.max(initial=0))  # that anybody could have
+    counts = _of_classes(_counts(identities, labels), "class")
+    classes = counts.shape[1]
+    largest = classes * int(counts.max(initial=0))  # that anybody could have
     most = min(images_per_identity, largest)
-    sizes = range(most - most % 2, 1, -2)
+    sizes = range(most - most % classes, 1, -classes)
     offers = []
     for tests in dict.fromkeys((test_per_class, 1)):
         # As many images as possible for FEW people; if there are fewer, for the most people.
@@ -165,24 +187,27 @@ def _most_in_training(table: pd.DataFrame, kind: str) -> int:
     usable = int(table["usable"].sum())
     if kind != CORRELATED:
         return usable
-    can_be = table.loc[table["usable"], ["majority_0", "majority_1"]].to_numpy()
+    can_be = _of_classes(table[table["usable"]], "majority")
     majority = _majorities(can_be, np.arange(usable), np.random.default_rng(0))
     balanced = int((majority >= 0).sum())
     return balanced if balanced >= LEAST else usable
 
 
 def _no_numbers_help(counts: np.ndarray, now: int) -> str:
-    """Why no other numbers would include more people; ``counts`` (people, 2) are images by class."""
+    """Why no other numbers would include more people; ``counts`` (people, classes) are images by class."""
     people = len(counts)
+    of_all = "both classes" if counts.shape[1] == 2 else f"all {counts.shape[1]} classes"
     vary = int((counts > 0).all(axis=1).sum())
     if people == 1:
         return "the data show one person, and bias between people needs several"
     if vary < LEAST:
         who = "none" if vary == 0 else "one"
-        return f"{who} of the {people} people has images of both classes, so no other numbers would help"
+        return (
+            f"{who} of the {people} people has images of {of_all}, so no other numbers would help"
+        )
     if now >= vary - 1:  # balanced majorities leave out one of an odd number
         return (
-            f"nearly all of the {vary} people with images of both classes take part, so only more people "
+            f"nearly all of the {vary} people with images of {of_all} take part, so only more people "
             "would help"
         )
     if now >= LEAST:
@@ -190,7 +215,7 @@ def _no_numbers_help(counts: np.ndarray, now: int) -> str:
             "no other numbers would include more people, so only more images or people would help"
         )
     return (
-        f"{vary} of the {people} people have images of both classes, but too few for a training and a test "
+        f"{vary} of the {people} people have images of {of_all}, but too few for a training and a test "
         "image of each, so only more images would help"
     )
 
@@ -219,10 +244,12 @@ def draw_sets(
         Strengths of the bias, rising, 0 for none. They decide who is usable.
     kind : {"correlation", "longtail", "natural"}
         How the training set is biased. ``correlation``: every identity has a majority class, and
-        :func:`minority_images` of its training images are of the other, the same number for everybody.
-        The majority is drawn at random where both classes have the images for it, so that each class
+        :func:`minority_images` of its training images are of the other, the same number for everybody;
+        several others share them as evenly as whole images allow.
+        The majority is drawn at random where several classes have the images for it, so that each class
         is the majority of the same number of people; where too few people could have one of them, others
-        are left out at random. So the two classes have the same number of images at every level. Where
+        are left out at random. So all classes have the same number of images at every level (of more than
+        two, but for single images where the others cannot share evenly). Where
         that would leave fewer than two people in a training set, as with an attribute that is rare for
         everybody, nobody is left out and majorities stay *as they come*: the classes are then unequal.
         ``longtail``: a person has the same number of images of each class, but that number falls from
@@ -234,8 +261,8 @@ def draw_sets(
         Training images of a seen identity, of all (``correlation``) or on average (``longtail``): the
         training set has the same size at every level.
     test_per_class : int
-        Held-out images of each class of every seen identity. Of an unseen one, all images of the rarer
-        class and the same number of the other are test images.
+        Held-out images of each class of every seen identity. Of an unseen one, all images of the rarest
+        class and the same number of each other are test images.
     unseen_share : float in [0, 1)
         Share of the identities that is kept out of training.
     people : int, optional
@@ -270,9 +297,10 @@ def draw_sets(
     if not is_known(identities).any():
         return draw_images(labels, seeds=seeds, kind=kind, share=unseen_share)
     identities = _numbered(identities)
+    classes = number_of_classes(labels)
     wanted = list(levels) if only is None else list(only)
     levels = sorted({*levels, *wanted})
-    built_levels(wanted, images_per_identity, kind)
+    built_levels(wanted, images_per_identity, kind, classes)
     if not 0 <= unseen_share < 1:
         raise ValueError(f"unseen_share is {unseen_share}; it must be in [0, 1)")
 
@@ -302,20 +330,25 @@ def draw_sets(
             f"at least {LEAST} for training are needed"
         )
         raise DoesNotFit(f"{where}: {_too_few(fewest, unseen_share) or advise()}")
-    if kind == CORRELATED and minority_images(max(levels), images_per_identity) == 0:
-        if any(len(np.unique(one.majority[one.seen])) < 2 for one in plans):
+    if kind == CORRELATED and minority_images(max(levels), images_per_identity, classes) == 0:
+        if any(len(np.unique(one.majority[one.seen])) < classes for one in plans):
+            lacks = "everybody's majority is the same class, so a training set would hold one class"
+            if classes > 2:
+                lacks = "a class is nobody's majority, so a training set would lack it"
             raise DoesNotFit(
-                f"bias level {max(levels):g} takes no image of anybody's minority class, and everybody's "
-                "majority is the same class, so a training set would hold one class; lower the level"
+                f"bias level {max(levels):g} takes no image of anybody's minority class, and {lacks}; lower "
+                "the level"
             )
 
     sets = []
     for level in wanted:
         for seed, plan in enumerate(plans):
-            sizes = None if kind == "natural" else _sizes(plan, level, images_per_identity, kind)
+            sizes = None
+            if kind != "natural":
+                sizes = _sizes(plan, level, images_per_identity, kind, classes)
             columns = _set(plan, sizes, identities, labels)
             images = len(columns["row"])
-            level_column = np.full(images, built_level(level, images_per_identity, kind))
+            level_column = np.full(images, built_level(level, images_per_identity, kind, classes))
             sets.append({"level": level_column, "seed": np.full(images, seed), **columns})
     return pd.DataFrame({name: np.concatenate([one[name] for one in sets]) for name in sets[0]})
 
@@ -563,15 +596,21 @@ def _too_many_neighbours(sets: pd.DataFrame, neighbours: int | str) -> str:
 
 
 def unequal_classes(sets: pd.DataFrame, labels) -> bool:
-    """Whether a training set of :func:`draw_sets` has more images of one class than of the other.
+    """Whether a training set of :func:`draw_sets` has more images of one class than of another.
 
-    So it is under ``natural``, and under ``correlation`` where majorities stay as they come. A method that
+    Of more than two classes single images are not counted, which the others of a majority cannot share
+    evenly. So it is under ``natural``, and under ``correlation`` where majorities stay as they come. A method that
     balances classes then gains by that alone, so it is compared with plain training that does.
     """
     train = sets[sets["part"] == "train"]
-    is_1 = np.asarray(labels)[train["row"]] == 1
-    shares = pd.Series(is_1, train.index).groupby([train["level"], train["seed"]]).mean()
-    return bool((shares != 0.5).any())
+    classes = number_of_classes(labels)
+    own = np.asarray(labels)[train["row"]]
+    sets = train.groupby(["level", "seed"]).ngroup().to_numpy()
+    sizes = np.stack(
+        [np.bincount(sets[own == code], minlength=sets.max() + 1) for code in range(classes)]
+    )
+    spare = classes - 1 if classes > 2 else 0
+    return bool((sizes.max(axis=0) - sizes.min(axis=0) > spare).any())
 
 
 @dataclass(frozen=True)
@@ -581,9 +620,8 @@ class _Plan:
     people: np.ndarray  # numbers of the identities that take part
     seen: np.ndarray  # places, among these, of those in training
     chance: np.ndarray  # of all people, uniform: puts them in order
-    majority: (
-        np.ndarray | None
-    )  # class of all people, under correlation; -1 for those not in training
+    # Class of all people, under correlation; -1 for those not in training.
+    majority: np.ndarray | None
     # Rows of images:
     held_out: list[np.ndarray]  # test images of the seen people, by person and class
     training: list[np.ndarray]  # their other images, in the order of use
@@ -609,20 +647,22 @@ def _plan(
     unseen = rng.choice(number, round(unseen_share * number), replace=False)
     # Drawn for every identity, seen or not, so that one draw never shifts the next.
     chance = rng.random(number)
-    shuffled = [[rng.permutation(cells[person, c]) for c in (0, 1)] for person in people]
+    classes = [name for name in members if name.startswith("class_")]
+    codes = range(len(classes))
+    shuffled = [[rng.permutation(cells[person, code]) for code in codes] for person in people]
 
     seen = np.setdiff1d(np.arange(number), unseen)
     majority = None
     if kind == CORRELATED:
-        can_be = members[["majority_0", "majority_1"]].to_numpy()
+        can_be = _of_classes(members, "majority")
         majority = np.full(number, -1)
         majority[seen] = _majorities(can_be[seen], chance[seen], rng, balanced)
         seen = seen[majority[seen] >= 0]
 
     of_unseen = []
     for place in np.sort(unseen):
-        rarer = min(len(rows) for rows in shuffled[place])
-        of_unseen += [rows[:rarer] for rows in shuffled[place]]
+        rarest = min(len(rows) for rows in shuffled[place])
+        of_unseen += [rows[:rarest] for rows in shuffled[place]]
     of_seen = [rows for place in seen for rows in shuffled[place]]
     return _Plan(
         people=people,
@@ -635,13 +675,26 @@ def _plan(
     )
 
 
-def _sizes(plan: _Plan, level: float, images_per_identity: int, kind: str) -> np.ndarray:
-    """Training images of every seen identity and class, shape (identities, 2)."""
+def _sizes(
+    plan: _Plan, level: float, images_per_identity: int, kind: str, classes: int
+) -> np.ndarray:
+    """Training images of every seen identity and class, shape (identities, classes)."""
     if kind == "longtail":
-        return _long_tailed(level, images_per_identity, plan.chance[plan.seen])
-    minority = minority_images(level, images_per_identity)
-    is_majority = plan.majority[plan.seen][:, None] == [0, 1]
-    return np.where(is_majority, images_per_identity - minority, minority)
+        return _long_tailed(level, images_per_identity, plan.chance[plan.seen], classes)
+    minority = minority_images(level, images_per_identity, classes)
+    majority = plan.majority[plan.seen]
+    each, left = divmod(minority, classes - 1)
+    sizes = np.full((len(majority), classes), each)
+    if left:
+        # The classes after a person's majority class, in a circle, take turns with the images left over, so
+        # that over the people of one majority class each has as many of them, or one more.
+        for code in range(classes):
+            people = np.flatnonzero(majority == code)
+            people = people[np.argsort(plan.chance[plan.seen][people])]
+            turns = (np.arange(len(people))[:, None] * left + np.arange(left)) % (classes - 1)
+            sizes[people[:, None], (code + 1 + turns) % classes] += 1
+    sizes[np.arange(len(majority)), majority] = images_per_identity - minority
+    return sizes
 
 
 def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str, np.ndarray]:
@@ -661,11 +714,12 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
     person = identities[row]
     label = labels[row]
     trains = part == "train"
-    # An unknown person's cell is the last one: nobody's.
+    # The cells of unknown people are the last ones: nobody's.
     unknown = person == UNKNOWN
-    cell = 2 * np.where(unknown, identities.max() + 1, person) + (label == 1)
-    cell_sizes = np.bincount(cell[trains], minlength=2 * identities.max() + 4)
-    cell_sizes[-2:] = 0
+    classes = number_of_classes(labels)
+    cell = classes * np.where(unknown, identities.max() + 1, person) + label.astype(int)
+    cell_sizes = np.bincount(cell[trains], minlength=classes * (identities.max() + 2))
+    cell_sizes[-classes:] = 0
     minority = np.full(len(row), np.nan)
     if plan.majority is not None:
         majority = np.full(identities.max() + 1, -1)
@@ -673,8 +727,10 @@ def _set(plan: _Plan, sizes: np.ndarray | None, identities, labels) -> dict[str,
         minority = (label != majority[person]).astype(float)
     elif sizes is None:
         own = cell_sizes[cell]
-        other = cell_sizes[cell ^ 1]  # the person's other class
-        minority = np.where(own == other, np.nan, own < other)
+        of_person = cell_sizes.reshape(-1, classes)
+        largest = of_person.max(axis=1)[cell // classes]
+        smallest = of_person.min(axis=1)[cell // classes]
+        minority = np.where(largest == smallest, np.nan, own < largest)
     minority[(part == "unseen") | unknown] = np.nan
     return {
         "part": part,
@@ -735,36 +791,57 @@ def _majorities(can_be: np.ndarray, chance: np.ndarray, rng, balanced: bool = Tr
     """The majority class of every identity, each class for the same number of people; -1 for people who
     would be one too many.
 
-    ``can_be`` (people, 2) says which class a person's majority can be; ``chance`` puts people in order.
+    ``can_be`` (people, classes) says which class a person's majority can be; ``chance`` puts people in order.
     Unless ``balanced``, nobody is one too many.
     """
+    people, classes = can_be.shape
     order = np.argsort(chance)
-    both = can_be[:, 0] & can_be[:, 1]
-    majority = np.where(both, -1, np.where(can_be[:, 1], 1, 0))
+    choices = can_be.sum(axis=1)
+    majority = np.where(choices == 1, can_be.argmax(axis=1), -1)
+    # Who may be several things joins, in order, the first class that has fewer people than its share.
+    quota = _quotas(people, classes, rng)
     free = order[majority[order] == -1]
-    half = (len(can_be) + int(rng.integers(2))) // 2
-    free_to_0 = int(np.clip(half - (majority == 0).sum(), 0, len(free)))
-    majority[free[:free_to_0]] = 0
-    majority[free[free_to_0:]] = 1
+    for code in range(classes):
+        still_free = free[majority[free] == -1]
+        fitting = still_free[can_be[still_free, code]]
+        if code == classes - 1:
+            wanted = len(fitting)
+        else:
+            wanted = int(np.clip(quota[code] - (majority == code).sum(), 0, len(fitting)))
+        majority[fitting[:wanted]] = code
+    for person in free[majority[free] == -1]:  # who cannot be of the last class
+        sizes = np.bincount(majority[majority >= 0], minlength=classes)
+        majority[person] = np.where(can_be[person], sizes, people + 1).argmin()
     if not balanced:
         return majority
-    surplus = (majority == 1).sum() - (majority == 0).sum()
-    larger = order[majority[order] == (surplus > 0)]
-    majority[larger[: abs(surplus)]] = -1
+    sizes = np.bincount(majority, minlength=classes)
+    for code in range(classes):
+        members = order[majority[order] == code]
+        majority[members[: sizes[code] - sizes.min()]] = -1
     return majority
 
 
-def _long_tailed(level: float, images_per_identity: int, chance: np.ndarray) -> np.ndarray:
-    """Training images of every identity and class, shape (identities, 2); ``chance`` gives the order."""
+def _quotas(people: int, classes: int, rng) -> np.ndarray:
+    """How many people have each class as their majority, (classes,): the same number, or one more by lot."""
+    if classes == 2:  # as it was drawn before there were more
+        first = (people + int(rng.integers(2))) // 2
+        return np.array([first, people - first])
+    return (people + rng.permutation(classes)) // classes
+
+
+def _long_tailed(
+    level: float, images_per_identity: int, chance: np.ndarray, classes: int
+) -> np.ndarray:
+    """Training images of every identity and class, (identities, classes); ``chance`` gives the order."""
     people = len(chance)
     place = (np.argsort(np.argsort(chance)) + 0.5) / people
-    exact = images_per_identity / 2 * (1 + level * (1 - 2 * place))
+    exact = images_per_identity / classes * (1 + level * (1 - 2 * place))
     sizes = np.maximum(1, np.floor(exact)).astype(int)
     # Whole numbers of the same sum at every level: the largest remainders round up, and what the
     # minimum of one image adds is taken from the people with the most images.
-    short = people * images_per_identity // 2 - sizes.sum()
+    short = people * images_per_identity // classes - sizes.sum()
     if short > 0:
         sizes[np.argsort(sizes - exact, kind="stable")[:short]] += 1
     for _ in range(-short):
         sizes[np.argmax(sizes)] -= 1
-    return np.stack([sizes, sizes], axis=1)
+    return np.repeat(sizes[:, None], classes, axis=1)

@@ -25,6 +25,7 @@ from cid.penalty import FOLDS, best_penalty, cross_validated_losses, folds, sear
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
+from study.experiment.design import number_of_classes
 from study.methods.base import TrainingStack
 from study.methods.registry import (
     fit_method,
@@ -33,6 +34,7 @@ from study.methods.registry import (
     needed_column,
     training_code,
 )
+from study.methods.stacks import SoftmaxStack
 
 BASELINE = "erm"  # the method that the choice is made for
 IMAGES = 1500  # that the sets of a choice hold together, at least ...
@@ -150,7 +152,7 @@ def _losses(cell, features, labels, method: str, train: dict, folder) -> dict[fl
         return {"l2": np.array(list(found)), "loss": np.array(list(found.values()))}
 
     code = ["study.experiment.penalties._losses_of", "cid.penalty.search"]
-    code += [] if weighted else training_code(method)
+    code += [] if weighted else training_code(method, number_of_classes(labels))
     kept = store.kept(folder, f"penalty-{method}", inputs, code, compute)
     return dict(zip(kept["l2"].tolist(), kept["loss"].tolist(), strict=True))
 
@@ -161,7 +163,8 @@ def _losses_of(training_set: pd.DataFrame, features, labels, method: str, train:
     seed = int(training_set["seed"].iloc[0])
     own_features = np.ascontiguousarray(features[rows])
     own_labels = labels[rows]
-    design = StandardisedFeatures(own_features, own_labels)
+    classes = number_of_classes(labels)
+    design = StandardisedFeatures(own_features, own_labels) if classes == 2 else None
     own = train["l2"] == "own"
     weights = np.ones(len(rows))
     if own and method in training_set:
@@ -182,7 +185,7 @@ def _losses_of(training_set: pd.DataFrame, features, labels, method: str, train:
             needed = needed.astype(np.int64 if column.endswith(":groups") else np.float32)
         losses = []
         for l2 in penalties:
-            stack = TrainingStack(
+            stack = (TrainingStack if classes == 2 else SoftmaxStack)(
                 seeds=np.full(FOLDS, seed),
                 features=own_features,
                 labels=own_labels,

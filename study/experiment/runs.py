@@ -14,11 +14,13 @@ import pandas as pd
 
 from cid.arrays import pick_device
 from cid.heads import Heads, StandardisedFeatures
+from cid.softmax import SoftmaxHeads
 from study import store
 from study.cores import on_all_cores
 from study.experiment import penalties as cells
 from study.experiment.arrays import whole
-from study.experiment.design import is_known
+from study.experiment.design import is_known, number_of_classes
+from study.experiment.scores import named
 from study.methods.base import TrainingStack
 from study.methods.registry import (
     check_fit_settings,
@@ -34,6 +36,7 @@ from study.methods.registry import (
     weigh_settings,
     weighing_code,
 )
+from study.methods.stacks import SoftmaxStack
 
 SEEDS = 10  # heads fitted together: another seed changes no byte of a full block
 
@@ -191,8 +194,8 @@ def train_sets(
     Returns
     -------
     predictions : pandas.DataFrame
-        One row a test image of a set: ``level``, ``seed``, ``test``, ``row``, ``minority``, and a score
-        (logit of class 1) for every method.
+        One row a test image of a set: ``level``, ``seed``, ``test``, ``row``, ``minority``, and the scores
+        of every method (:mod:`study.experiment.scores`).
     heads : dict of Heads
         Of every method, one head a set, in the order of the sets.
     """
@@ -212,7 +215,8 @@ def train_sets(
     data = None if folder is None else fits.data_digest()
     fitted = on_all_cores(lambda block: fits.fit_block(block, data), blocks(sets), label=progress)
     predictions = pd.concat([table for table, _ in fitted], ignore_index=True)
-    heads = {method: Heads.joined([found[method] for _, found in fitted]) for method in methods}
+    kind = fits.kind
+    heads = {method: kind.joined([found[method] for _, found in fitted]) for method in methods}
     return predictions, heads
 
 
@@ -228,6 +232,14 @@ class _HeadFits:
     robust: dict
     design: StandardisedFeatures | None
     folder: str | Path | None
+
+    @property
+    def classes(self) -> int:
+        return number_of_classes(self.labels)
+
+    @property
+    def kind(self) -> type:
+        return Heads if self.classes == 2 else SoftmaxHeads
 
     def data_digest(self) -> str:
         # A design of all rows standardises in another way than one of the training images.
@@ -257,8 +269,10 @@ class _HeadFits:
                 found[method] = {**vars(heads), "scores": heads.logits(self.features)[at]}
                 if method in files:
                     store.keep(files[method], found[method])
-        scores = {method: found[method].pop("scores") for method in self.methods}
-        heads = {method: Heads(**found[method]) for method in self.methods}
+        scores = {}
+        for method in self.methods:
+            scores |= named(method, found[method].pop("scores"))
+        heads = {method: self.kind(**found[method]) for method in self.methods}
         return table.assign(**scores), heads
 
     def _l2(self, block: pd.DataFrame, method: str) -> float:
@@ -279,16 +293,16 @@ class _HeadFits:
                 "through": self.through,
                 "settings": asdict(fit_settings(method, self.robust)),
             }
-            code = training_code(method)
+            code = training_code(method, self.classes)
             files[method] = store.kept_path(self.folder, f"heads-{method}", inputs, code)
         return files
 
     def _fit(self, methods: list[str], train: pd.DataFrame, seeds, l2: float) -> dict[str, Heads]:
         """Heads of some methods, one for each of the training sets of a block."""
-        design = self.design or StandardisedFeatures(
-            self.features, self.labels, train["row"].unique()
-        )
-        stack = TrainingStack(
+        design = self.design
+        if self.classes == 2 and design is None:
+            design = StandardisedFeatures(self.features, self.labels, train["row"].unique())
+        stack = (TrainingStack if self.classes == 2 else SoftmaxStack)(
             seeds=seeds,
             features=self.features,
             labels=self.labels,

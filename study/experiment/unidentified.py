@@ -15,6 +15,7 @@ from cid.auditing import Audit, audit
 from study import store
 from study.cores import on_all_cores
 from study.experiment.arrays import whole
+from study.experiment.scores import predicted, scores_of
 
 BASELINE = "erm"  # that differences are to
 MEASURES = ("minority", "majority", "balanced")  # of the audit: all but the spread over people
@@ -70,7 +71,7 @@ def audit_held_out(
             "test_embeddings": np.ascontiguousarray(proxy[rows]),
             "test_labels": labels[rows],
             "methods": methods,
-            "classes": (test[methods].to_numpy() > 0).astype(np.int64),
+            "classes": predicted(scores_of(test, methods)),
             "seed": int(seed),
             "replicates": replicates,
         }

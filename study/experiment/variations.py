@@ -25,6 +25,7 @@ from study.experiment.arrays import Arrays
 from study.experiment.design import draw_sets
 from study.experiment.mislabelled import KINDS, mislabelled
 from study.experiment.runs import blocks, tested, train_sets, weigh_sets
+from study.experiment.scores import columns_of, scores_of
 
 
 def train_section(l2: float | str, through: str, robust: dict) -> dict:
@@ -111,12 +112,13 @@ def _run(arrays: Arrays, sets: pd.DataFrame, settings: dict, design, folder) -> 
     missing = [place for place, found in enumerate(scores) if found is None]
     if missing:
         missing_sets = pd.concat([parts[place] for place in missing])
-        computed = _computed(arrays, missing_sets, settings, chosen, design, folder)[methods]
+        computed = _computed(arrays, missing_sets, settings, chosen, design, folder)
+        columns = [name for method in methods for name in columns_of(computed, method)]
         first = 0
         for place in missing:
             last = first + len(tested(parts[place]))
             block = computed[first:last]
-            scores[place] = {method: block[method].to_numpy() for method in methods}
+            scores[place] = {name: block[name].to_numpy() for name in columns}
             store.keep(files[place], scores[place])
             first = last
     tables = [tested(part).assign(**own) for part, own in zip(parts, scores, strict=True)]
@@ -303,7 +305,7 @@ def withheld(arrays: Arrays, sets: pd.DataFrame, methods: list[str], settings: d
         for method in methods:
             side[method] = {
                 "weights": weights[method].to_numpy(),
-                "logits": logits[method].to_numpy(),
+                "logits": scores_of(logits, [method])[:, 0],
             }
         sides.append(side)
     return {method: tuple(side[method] for side in sides) for method in methods}

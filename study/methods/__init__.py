@@ -12,5 +12,5 @@ from importlib import import_module
 MODULES = [
     import_module(f"{__name__}.{found.name}")
     for found in pkgutil.iter_modules(__path__)
-    if found.name not in ("base", "registry")
+    if found.name not in ("base", "registry", "stacks")
 ]

@@ -77,4 +77,5 @@ AUDITED = Method(
     needed=rival_if_trusted,
     fit=fit_audited,
     network=None,
+    two_classes=True,
 )

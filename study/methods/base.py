@@ -73,6 +73,8 @@ class Method:
     fit_settings: type[Options] = NoSettings
     # How networks are trained, a key of :data:`cid.options.KINDS`; None: it trains linear heads only.
     network: str | None = "weighted"
+    # Whether its form is for two classes only.
+    two_classes: bool = False
     # Values of its settings that :mod:`study.tune` tried, on development people.
     tried: Mapping[str, list] = field(default_factory=dict)
 

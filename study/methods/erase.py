@@ -127,5 +127,6 @@ ERASE = Method(
     needed=clusters_of_all,
     fit=fit_erased,
     network=None,
+    two_classes=True,
     tried={"weights.erase_clusters": [2, 5, 10, 20, 40]},
 )

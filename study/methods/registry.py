@@ -148,13 +148,17 @@ def weighing_code(name: str) -> list[str]:
     return ["study.methods.base.Sample", *map(_dotted, functions)]
 
 
-def training_code(name: str) -> list[str]:
+def training_code(name: str, classes: int = 2) -> list[str]:
     """Dotted names of the functions that train heads by a method: what its kept heads depend on."""
-    return [
-        "cid.heads.fit_heads",
-        "study.methods.base.TrainingStack",
-        _dotted(_trained_as(name).fit),
-    ]
+    heads = ["cid.heads.fit_heads", "study.methods.base.TrainingStack"]
+    if classes > 2:
+        heads = ["cid.softmax.fit_softmax_heads", "study.methods.stacks.SoftmaxStack"]
+    return [*heads, _dotted(_trained_as(name).fit)]
+
+
+def of_two_classes(names: Iterable[str]) -> list[str]:
+    """The methods among ``names`` whose form is for two classes only."""
+    return [name for name in names if _trained_as(name).two_classes]
 
 
 def _dotted(function) -> str:

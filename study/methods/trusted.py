@@ -66,6 +66,7 @@ TRUSTED = Method(
     weigh=weigh_balanced,
     fit=fit_trusted,
     network=None,
+    two_classes=True,
 )
 CID_TRUSTED = Method(
     name="cid-trusted",
@@ -78,6 +79,7 @@ CID_TRUSTED = Method(
     weigh_settings=DensitySettings,
     fit=fit_trusted,
     network=None,
+    two_classes=True,
 )
 SURPRISE_TRUSTED = Method(
     name="surprise-trusted",
@@ -89,4 +91,5 @@ SURPRISE_TRUSTED = Method(
     weigh_settings=NeighbourSettings,
     fit=fit_trusted,
     network=None,
+    two_classes=True,
 )

@@ -14,6 +14,7 @@ import numpy as np
 
 from cid.settings import Count, NotNegative, Options, Positive, Share
 from study.methods.base import Method, TrainingStack
+from study.methods.stacks import wrong
 from study.methods.weighting import people_of
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ def fit_jtt(stack: TrainingStack, weights, needed, settings: JTTSettings) -> Hea
     its training early.
     """
     first = stack.fit(weights, l2=settings.jtt_l2)
-    wrong = (first.logits(stack.features) > 0) != (stack.labels == 1)
     upweight = np.float32(settings.jtt_upweight)
-    return stack.fit(weights * np.where(wrong, upweight, np.float32(1)))
+    return stack.fit(weights * np.where(wrong(stack, first), upweight, np.float32(1)))
 
 
 def fit_lff(stack: TrainingStack, weights, needed, settings: LfFSettings) -> Heads:
@@ -237,6 +237,7 @@ AFR = Method(
     fit=fit_afr,
     fit_settings=AFRSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.afr_gamma": [0.5, 1.0, 2.0, 4.0, 8.0],
         "train.robust.afr_l2": [0.3, 1.0, 3.0, 10.0, 30.0],
@@ -252,6 +253,7 @@ SELF = Method(
     fit=fit_selective,
     fit_settings=SELFSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.selective_stop_l2": [1.0, 10.0, 100.0],
         "train.robust.selective_share": [0.1, 0.25, 0.5],
@@ -268,6 +270,7 @@ XRM = Method(
     fit=fit_xrm,
     fit_settings=XRMSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.xrm_rounds": [2, 5, 10],
         "train.robust.xrm_tilt": [3.0, 10.0, 30.0, 100.0],
@@ -285,4 +288,5 @@ LAST_LAYER = Method(
     fit=fit_last_layer,
     fit_settings=LastLayerSettings,
     network="retrain",
+    two_classes=True,
 )

@@ -61,6 +61,7 @@ ULA = Method(
     fit=fit_adjusted,
     fit_settings=AdjustmentSettings,
     network=None,
+    two_classes=True,
     tried={
         "weights.bias_l2": [0.1, 0.3, 1.0, 3.0, 10.0],
         "train.robust.ula_strength": [0.25, 0.5, 1.0, 2.0],

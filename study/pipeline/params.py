@@ -49,12 +49,14 @@ from study.errors import check_repository
 from study.experiment import mislabelled
 from study.experiment.levels import KINDS, REPEATED, built_levels
 from study.faces.network_files import DIGITS, OnnxOptions, is_file, pinned
+from study.faces.tasks import classes_of
 from study.methods.registry import (
     METHODS,
     all_fit_settings,
     all_weigh_settings,
     balancing,
     kind_of,
+    of_two_classes,
     reading,
 )
 
@@ -400,10 +402,15 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
     _check(tree, f"{path}: ")
     tree = filled(tree)
     bias = tree["bias"]
-    for kind in dict.fromkeys([bias["kind"], *tree["breadth"]["kinds"]]):
-        _check_levels(f"{path}: bias.levels", bias["levels"], bias | {"kind": kind})
-    _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias)
-    _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias)
+    classes = classes_of(tree["task"])
+    _check_methods(path, tree)
+    _check_levels(f"{path}: bias.levels", bias["levels"], bias, classes)
+    for kind in tree["breadth"]["kinds"]:
+        for classes_of_task in sorted({classes_of(task) for task in tree["breadth"]["tasks"]}):
+            of_kind = bias | {"kind": kind}
+            _check_levels(f"{path}: bias.levels", bias["levels"], of_kind, classes_of_task)
+    _check_levels(f"{path}: proxies.level", [tree["proxies"]["level"]], bias, classes)
+    _check_levels(f"{path}: ablation.level", [tree["ablation"]["level"]], bias, classes)
     known = {f"{part}.{key}": 0 for part in ("bias", "weights", "train") for key in tree[part]}
     known |= dict.fromkeys(mislabelled.KINDS, 0)
     for name, varied in tree["ablations"].items():
@@ -431,7 +438,7 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
                 continue  # cohorts need a number: the stage `ablate` leaves this value out
             changed = {**tree, section: {**tree[section], key: value}}
             _check(changed, f"{where}.values: ")
-            _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"])
+            _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"], classes)
             if value in values[:number]:
                 raise ValueError(f"{where}.values has {value!r} twice; drop one")
 
@@ -451,10 +458,33 @@ def _check_shares(where: str, values: Sequence) -> None:
         raise ValueError(f"{where} has a share twice; drop one")
 
 
-def _check_levels(where: str, levels: Sequence[float], bias: Mapping) -> None:
+def _check_methods(path: str | Path, tree: Mapping) -> None:
+    """Refuse what is made for two classes where a task has more."""
+    lists = {
+        "methods": ([tree["task"]], tree["methods"]),
+        "breadth.methods": (tree["breadth"]["tasks"], tree["breadth"]["methods"]),
+        "proxies.methods": ([tree["task"]], tree["proxies"]["methods"]),
+        "ablation.methods": ([tree["task"]], tree["ablation"]["methods"]),
+    }
+    for name, (tasks, methods) in lists.items():
+        many = [task for task in tasks if classes_of(task) > 2]
+        binary = of_two_classes(methods)
+        if many and binary:
+            raise ValueError(
+                f"{path}: {name} has {', '.join(binary)}, made for two classes, and {many[0]} has "
+                f"{classes_of(many[0])}; take {'it' if len(binary) == 1 else 'them'} out"
+            )
+    if classes_of(tree["task"]) > 2 and tree["train"]["model"] != "linear":
+        raise ValueError(
+            f"{path}: train.model is {tree['train']['model']}, which is trained for two classes, and "
+            f"{tree['task']} has {classes_of(tree['task'])}; write model: linear"
+        )
+
+
+def _check_levels(where: str, levels: Sequence[float], bias: Mapping, classes: int) -> None:
     """Refuse levels that cannot be built, or that build the same sets."""
     try:
-        built_levels(levels, bias["images_per_identity"], bias["kind"])
+        built_levels(levels, bias["images_per_identity"], bias["kind"], classes)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 

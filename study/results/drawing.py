@@ -25,6 +25,7 @@ from matplotlib.transforms import Bbox
 from pandas import DataFrame
 
 from study import store
+from study.faces.tasks import CROSS
 from study.results.palette import HOLLOW, colour, marker
 from study.results.tables import STRONG
 from study.results.titles import marked_title, method_title
@@ -142,8 +143,8 @@ def without_erm(methods: Iterable[str]) -> list[str]:
 
 
 def words(name: str) -> str:
-    """A name of a column as words."""
-    return name.replace("_", " ")
+    """A name of a column, or of a task, as words."""
+    return name.replace("_", " ").replace(CROSS, " × ")
 
 
 def value_name(value) -> str:

@@ -52,6 +52,7 @@ import pandas as pd
 
 from cid.names import find, suggest
 from study import store
+from study.experiment.scores import columns_of
 from study.results.metrics import (
     METRICS,
     Metric,
@@ -362,12 +363,13 @@ def _check_predictions(predictions: pd.DataFrame, methods, replicates: int, cond
     if replicates < 2:
         raise ValueError(f"replicates is {replicates}; at least 2 are needed, 1000 is usual")
     for method in methods:
-        if method not in predictions:
+        columns = columns_of(predictions, method)
+        if not columns:
             raise ValueError(
                 f"predictions have no column {method!r}{suggest(method, predictions.columns)}; train "
                 "that method or leave it out"
             )
-        bad = ~np.isfinite(predictions[method].to_numpy(dtype=float))
+        bad = ~np.isfinite(predictions[columns].to_numpy(dtype=float)).all(axis=1)
         if bad.any():
             first = predictions[bad].iloc[0]
             raise ValueError(
@@ -392,7 +394,9 @@ def _covariance_inputs(
     predictions, methods, labels, identities, metrics, replicates, seed, condition
 ) -> dict:
     """Everything that covariances depend on besides code."""
-    columns = (condition, "seed", "test", "row", "minority", *methods)
+    columns = [condition, "seed", "test", "row", "minority"]
+    for method in methods:
+        columns += columns_of(predictions, method)
     scores = predictions[[name for name in columns if name in predictions]]
     truth = pd.DataFrame({"label": labels, "identity": identities})
     return {

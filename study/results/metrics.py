@@ -6,18 +6,20 @@ labels sees them. A metric takes ``counts``, shape (R, k): how often each of the
 counts, in R resamples at once. Counts of 1 give the plain number. Intervals and comparisons are in
 :mod:`study.results.inference`.
 
-Labels are 0 or 1, and scores are logits of class 1: an image is classified as 1 when its score is above 0.
+Of two classes labels are 0 or 1, and scores are logits of class 1: an image is classified as 1 when its score
+is above 0. Of C classes labels are 0 to C - 1, and there are logits of all: the largest classifies an image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
+from study.experiment.scores import predicted, scores_of
 from study.results.rounding import INTERVAL
 
 ECE_BINS = 15
@@ -71,8 +73,8 @@ class TestSet:
     """Test images of one training set, n of k people sorted by person, scored by m methods."""
 
     rows: np.ndarray  # (n,), of the data set
-    labels: np.ndarray  # (n,), 0.0 or 1.0
-    scores: np.ndarray  # (n, m), logits
+    labels: np.ndarray  # (n,), 0.0, 1.0, ...: classes
+    scores: np.ndarray  # (n, m), logits of class 1; (n, m, C) of all, where there are more than two
     people: np.ndarray  # (k,), their identities, sorted
     starts: np.ndarray  # (k,), first image of every person
     # (n,), 1.0 where the label is the one rare for its person in training, 0.0 where not, NaN where
@@ -81,7 +83,7 @@ class TestSet:
 
     @classmethod
     def from_images(cls, rows, labels, scores, identities, minority=None) -> TestSet:
-        """A test set from its images in any order; ``scores`` has shape (n, m), the others (n,)."""
+        """A test set from its images in any order; ``scores`` has shape (n, m) or (n, m, C), others (n,)."""
         order = np.argsort(identities, kind="stable")
         people, starts = np.unique(np.asarray(identities)[order], return_index=True)
         if minority is None:
@@ -102,8 +104,12 @@ class TestSet:
     @cached_property
     def correct(self) -> np.ndarray:
         """1 where an image is classified correctly, else 0, shape (n, m)."""
-        predicted = self.scores > 0
-        return (predicted == (self.labels[:, None] == 1)).astype(float)
+        return (predicted(self.scores) == self.labels[:, None]).astype(float)
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return 2 if self.scores.ndim == 2 else self.scores.shape[2]
 
     @cached_property
     def images_per_person(self) -> np.ndarray:
@@ -158,10 +164,14 @@ def _minority_accuracy(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
 
 
 def _balanced_accuracy(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
-    """Mean of the true positive and the true negative rate over all test images; uses class labels."""
-    negatives = mean_over_images(test_set, counts, test_set.correct, test_set.labels == 0)
-    positives = mean_over_images(test_set, counts, test_set.correct, test_set.labels == 1)
-    return (negatives + positives) / 2
+    """Mean, over classes, of the share of a class's test images that are classified right; uses class
+    labels.
+    """
+    shares = [
+        mean_over_images(test_set, counts, test_set.correct, test_set.labels == code)
+        for code in range(test_set.classes)
+    ]
+    return sum(shares) / len(shares)
 
 
 def _identity_balanced_accuracy(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
@@ -172,13 +182,17 @@ def _identity_balanced_accuracy(test_set: TestSet, counts: np.ndarray) -> np.nda
 
 
 def _brier(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
-    """Mean squared distance between the predicted probability of class 1 and the label; uses class
-    labels.
+    """Mean squared distance between the predicted probability of class 1 and the label; of more than two
+    classes, half the sum of these distances over all; uses class labels.
 
     G. W. Brier, "Verification of forecasts expressed in terms of probability", Monthly Weather Review
     78 (1950), in the form for two classes, 0 to 1.
     """
-    squares = (_sigmoid(test_set.scores) - test_set.labels[:, None]) ** 2
+    if test_set.scores.ndim == 2:
+        squares = (_sigmoid(test_set.scores) - test_set.labels[:, None]) ** 2
+    else:
+        own = test_set.labels[:, None, None] == np.arange(test_set.classes)
+        squares = ((_softmax(test_set.scores) - own) ** 2).sum(axis=2) / 2
     return mean_over_images(test_set, counts, squares, np.ones(len(test_set.rows)))
 
 
@@ -186,10 +200,13 @@ def _ece(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     """Mean distance between accuracy and confidence over 15 bins of equal width of the predicted
     class's confidence, weighted by images; uses class labels.
 
-    Confidence is the sigmoid probability of the predicted class; bins are on (0, 1], closed on the
+    Confidence is the probability of the predicted class; bins are on (0, 1], closed on the
     right. Guo et al., "On Calibration of Modern Neural Networks", arXiv 1706.04599 (2017).
     """
-    confidence = _sigmoid(np.abs(test_set.scores))
+    if test_set.scores.ndim == 2:
+        confidence = _sigmoid(np.abs(test_set.scores))
+    else:
+        confidence = _softmax(test_set.scores).max(axis=2)
     bins = np.ceil(confidence * ECE_BINS).astype(int) - 1
     miscalibration = test_set.correct - confidence
     total = np.zeros((len(counts), confidence.shape[1]))
@@ -205,14 +222,23 @@ def _sigmoid(scores: np.ndarray) -> np.ndarray:
     return expit(scores)
 
 
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    from scipy.special import softmax
+
+    return softmax(scores, axis=2)
+
+
 def _auroc(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
-    """Share of (positive, negative) pairs of test images whose logits are in the right order; uses
-    class labels.
+    """Share of (positive, negative) pairs of test images whose logits are in the right order; of more than
+    two classes, the mean over classes of this share with the log-odds of one class against the others;
+    uses class labels.
 
     Ties count by half (Mann and Whitney 1947). With few people, pairs of images are counted for each pair
     of people, once for all resamples; with many, in each resample, by the places of the positives among
     the sorted negatives. All sums are of whole numbers and halves, so their order does not matter.
     """
+    if test_set.scores.ndim == 3:
+        return _one_against_rest(test_set, counts)
     positive = test_set.labels == 1
     positives = counts @ test_set.sum_by_person(positive)
     negatives = counts @ test_set.sum_by_person(~positive)
@@ -222,6 +248,22 @@ def _auroc(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
     else:
         ordered = _ordered_pairs_by_place(test_set, counts, positive)
     return ratio(ordered, pairs[:, None])
+
+
+def _one_against_rest(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
+    """Mean of the AUROC over the classes, each against all others."""
+    from scipy.special import logsumexp
+
+    found = []
+    for code in range(test_set.classes):
+        others = np.delete(test_set.scores, code, axis=2)
+        own = replace(
+            test_set,
+            labels=(test_set.labels == code).astype(float),
+            scores=test_set.scores[:, :, code] - logsumexp(others, axis=2),
+        )
+        found.append(_auroc(own, counts))
+    return np.mean(found, axis=0)
 
 
 def _places(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -376,7 +418,12 @@ def _tnr_gap(test_set: TestSet, counts: np.ndarray) -> np.ndarray:
 
 
 def _rate_gap(test_set: TestSet, counts: np.ndarray, included: np.ndarray) -> np.ndarray:
-    """Largest difference of the accuracy on ``included`` (n,) images between two people who have some."""
+    """Largest difference of the accuracy on ``included`` (n,) images between two people who have some.
+
+    It is of two classes, so NaN of more.
+    """
+    if test_set.classes > 2:
+        return np.full((len(counts), test_set.scores.shape[1]), np.nan)
     correct = test_set.sum_by_person(test_set.correct * included[:, None])
     rates = ratio(correct, test_set.sum_by_person(included)[:, None])
     present = counts > 0
@@ -434,8 +481,9 @@ def evaluate(
     Parameters
     ----------
     predictions : pandas.DataFrame
-        ``level`` (or the column named by ``condition``), ``seed``, ``test``, ``row``, a column of logits
-        for every method and, where the training sets have minority cells, ``minority``.
+        ``level`` (or the column named by ``condition``), ``seed``, ``test``, ``row``, the scores of every
+        method (:mod:`study.experiment.scores`) and, where the training sets have minority cells,
+        ``minority``.
     methods : list of str
     labels, identities : array, shape (n,)
         Of the whole data set, indexed by ``row``.
@@ -480,7 +528,7 @@ def iterate_test_sets(
     seeds = predictions["seed"].to_numpy()
     tests = predictions["test"].astype(str).to_numpy()
     rows = predictions["row"].to_numpy()
-    scores = predictions[list(methods)].to_numpy()
+    scores = scores_of(predictions, methods)
     minority = predictions["minority"].to_numpy() if "minority" in predictions else None
     number = predictions.groupby([values, seeds, tests], observed=True).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
@@ -572,8 +620,8 @@ def accuracy_by_identity(predictions: pd.DataFrame, methods, labels, identities)
     One row per level, test set and identity (the index), one column per method.
     """
     rows = predictions["row"].to_numpy()
-    positive = np.asarray(labels)[rows] == 1
-    correct = (predictions[list(methods)] > 0).eq(positive, axis=0)
+    right = predicted(scores_of(predictions, methods)) == np.asarray(labels)[rows, None]
+    correct = pd.DataFrame(right, predictions.index, columns=list(methods))
     people = pd.Series(np.asarray(identities)[rows], predictions.index, name="identity")
     groups = correct.groupby([predictions["level"], predictions["test"], people], observed=True)
     return groups.mean()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from pandas import DataFrame
 
+from study.faces.tasks import class_names, classes_of
 from study.faces.verification import FALSE_MATCHES
 from study.results.drawing import (
     ACCENT,
@@ -264,7 +265,10 @@ def _weights_above(axis: Axes, x, part: DataFrame, method: str, top: float, task
             )
     for value, count in zip(*np.unique(part["label"], return_counts=True), strict=True):
         first = x[part["label"].to_numpy() == value][0]
-        axis.text(first, -0.05, f"{words(task)} = {value}: {count}", fontsize=8, va="top")
+        name = f"{words(task)} = {value}"
+        if classes_of(task) > 2:
+            name = words(class_names(task)[int(value)])
+        axis.text(first, -0.05, f"{name}: {count}", fontsize=8, va="top")
 
 
 # ---------------------------------------------------------------------------- data and proxy
@@ -273,7 +277,8 @@ def _weights_above(axis: Axes, x, part: DataFrame, method: str, top: float, task
 def audit(people: DataFrame, attribute: str) -> Figure:
     """Draw images per person and label (:func:`study.experiment.design.usable_identities`)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))
-    images = people["class_0"] + people["class_1"]
+    counts = people.filter(regex=r"^class_\d+$")
+    images = counts.sum(axis=1)
     low = images.min()
     high = images.max()
     step = max(1, round((high - low) / 40))
@@ -281,7 +286,10 @@ def audit(people: DataFrame, attribute: str) -> Figure:
     left.set_xlim(low - 3, high + 3)  # whole numbers on the axis, also where all have the same
     left.set(title="Images per person", xlabel="images", ylabel="people")
 
-    spots = people.groupby(["class_0", "class_1", "usable"]).size().reset_index(name="people")
+    x, y = people["class_0"], people["class_1"]
+    if counts.shape[1] > 2:
+        x, y = counts.max(axis=1), counts.min(axis=1)
+    spots = people.assign(x=x, y=y).groupby(["x", "y", "usable"]).size().reset_index(name="people")
     looks = (
         (False, "excluded", {"color": QUIET, "marker": "x", "linewidth": 1.0}),
         (True, "used", {"color": OTHER, "marker": "o", "linewidth": 0.0, "alpha": 0.8}),
@@ -291,10 +299,14 @@ def audit(people: DataFrame, attribute: str) -> Figure:
         if len(part):
             size = (18 + 5 * part["people"]).clip(upper=250)
             name = f"{label}: {part['people'].sum()} people"
-            right.scatter(part["class_0"], part["class_1"], s=size, label=name, **look)
+            right.scatter(part["x"], part["y"], s=size, label=name, **look)
     right.set(title="Label balance inside people", xlim=(0, None), ylim=(0, None))
-    right.set_xlabel(f"images with {words(attribute)} = 0")
-    right.set_ylabel(f"images with {words(attribute)} = 1")
+    if counts.shape[1] == 2:
+        right.set_xlabel(f"images with {words(attribute)} = 0")
+        right.set_ylabel(f"images with {words(attribute)} = 1")
+    else:
+        right.set_xlabel("images of a person's most frequent class")
+        right.set_ylabel("images of their rarest class")
     for axis in (left.xaxis, right.xaxis, right.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))
     for handle in right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0)).legend_handles:

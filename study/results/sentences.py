@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from cid import reference
+from study.faces.tasks import class_names, classes_of
 from study.methods.registry import JUDGED, METHODS
 from study.results.claims import (
     OWN_TRUNK,
@@ -30,7 +31,6 @@ from study.results.titles import (
     without_identities,
 )
 
-CHANCE = 0.5  # accuracy of a guess, where both classes count the same
 _NOT_SHOWN = "is not shown to change"
 
 
@@ -40,7 +40,7 @@ def level_sentence(
     """How good plain training itself is, with a warning where that is near chance.
 
     Near chance means that the 95 % interval of ERM's balanced accuracy, or of its accuracy on minority
-    cells, reaches .5: the task cannot be learned from these pictures, or the bias is learned instead.
+    cells, reaches that of a guess (.5 of two classes): the task cannot be learned from these pictures, or the bias is learned instead.
     """
     rows = area[(area["test"] == test) & (area["method"] == "erm")].set_index("metric")
     levels_of_erm = rows[INTERVAL].dropna(subset="mean").to_dict("index")
@@ -53,17 +53,30 @@ def level_sentence(
     if second in levels_of_erm:
         parts.append(f"{_percent(levels_of_erm[second])} of those in minority cells")
     text = f"Plain training (ERM) classifies *{task}* right on {' and '.join(parts)}{over}."
+    chance = 1 / classes_of(task)  # accuracy of a guess, where all classes count the same
     near = [
         f"{METRICS[metric].title.lower()} {_percent(levels_of_erm[metric])}"
         for metric in ("balanced_accuracy", second)
-        if metric in levels_of_erm and levels_of_erm[metric]["low"] <= CHANCE
+        if metric in levels_of_erm and levels_of_erm[metric]["low"] <= chance
     ]
     if near:
         text += (
-            f" **Warning: near chance.** The interval of {' and of '.join(near)} reaches 50 %, so a gain "
+            f" **Warning: near chance.** The interval of {' and of '.join(near)} reaches {100 * chance:g} %, "
+            "so a gain "
             "over it says little: look whether the pictures show what is to be classified."
         )
     return text
+
+
+def classes_sentence(task: str, what: str) -> str:
+    """What a figure of faces shows, a class beside the other; ``what`` is shown, such as "rows of people"."""
+    if classes_of(task) == 2:
+        return (
+            f"The task: {what} with *{task}* = 0 (left half) and 1 (right half). A label is worth predicting if "
+            "the two halves look different."
+        )
+    names = ", ".join(f"*{name}*" for name in class_names(task))
+    return f"The task: {what}, from left to right {names}. A class is worth predicting if it looks different."
 
 
 def _percent(interval: dict) -> str:
