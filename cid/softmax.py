@@ -120,6 +120,7 @@ def fit_softmax_heads(
     max_iterations: int = 1000,
     strict: bool = True,
     device: str = "auto",
+    prepared: dict | None = None,
 ) -> SoftmaxHeads:
     """Fit one L2-regularised softmax regression for every row of sample weights.
 
@@ -151,6 +152,9 @@ def fit_softmax_heads(
         Added to the logits of the images during fitting, and not part of the head.
     standardised_by, tolerance, max_iterations, strict, device
         As in :func:`cid.heads.fit_heads`.
+    prepared : dict, optional
+        Passed to several calls with the same features, it spares work: what is found of sets with fewer images
+        than features stays in it.
 
     Raises
     ------
@@ -198,8 +202,7 @@ def fit_softmax_heads(
     relative = np.empty(len(weights))
     iterations = 0
     for heads, rows in _by_training_set(member):
-        own_features, shift, scale = _standardised(features[rows])
-        coordinates, back = _fewer(own_features)
+        coordinates, back, shift, scale = _coordinates(features, rows, prepared)
         at = (heads[:, None], rows)
         problem = _Problem(
             features=coordinates,
@@ -273,6 +276,19 @@ def _by_training_set(member: Tensor):
     for number in range(set_of_head.max() + 1):
         heads = torch.as_tensor(np.flatnonzero(set_of_head == number), device=member.device)
         yield heads, torch.nonzero(member[heads[0]])[:, 0]
+
+
+def _coordinates(features: Tensor, rows: Tensor, prepared: dict | None) -> tuple:
+    """Standardised features of a training set as :func:`_fewer` gives them, and the shift and scale (d,)."""
+    few = len(rows) < features.shape[1]
+    key = rows.cpu().numpy().tobytes()
+    if few and prepared is not None and key in prepared:
+        return prepared[key]
+    own_features, shift, scale = _standardised(features[rows])
+    found = (*_fewer(own_features), shift, scale)
+    if few and prepared is not None:
+        prepared[key] = found
+    return found
 
 
 def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:

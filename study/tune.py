@@ -37,6 +37,7 @@ from study.cores import on_all_cores
 from study.experiment import runs, variations
 from study.experiment.arrays import Arrays
 from study.faces import dataset, embed
+from study.faces.tasks import task_labels
 from study.methods.registry import METHODS
 from study.pipeline import params
 
@@ -150,7 +151,7 @@ def main(arguments: list[str]) -> None:
     networks = tree["embed"]["network"], tree["embed"]["trunk"]
     how = {key: tree["embed"].get(key) for key in ("detect", "detector", "mirror", "onnx")}
     found = embed.embed_faces(faces, *networks, **how)
-    labels, identities = faces.labels(tree["task"]), faces.frame["identity"].to_numpy()
+    labels, identities = task_labels(faces, tree["task"]), faces.frame["identity"].to_numpy()
     arrays = Arrays(found.embedding, found.trunk, labels, identities)
     settings = {key: tree[key] for key in ("bias", "weights", "train")} | {"seeds": SEEDS}
     settings["bias"] = settings["bias"] | {"levels": LEVELS}

@@ -8,6 +8,7 @@ import numpy as np
 from cid.heads import StandardisedFeatures
 from study.experiment.design import number_of_classes
 from study.faces.dataset import read_labels
+from study.faces.tasks import task_labels
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def load(task: str, build: str | Path = "build") -> Arrays:
     Parameters
     ----------
     task : str
-        The attribute that gives the labels.
+        The attribute that gives the labels, or several that are crossed (:mod:`study.faces.tasks`).
     build : path
         The folder of their output.
     """
@@ -68,7 +69,7 @@ def load(task: str, build: str | Path = "build") -> Arrays:
     return Arrays(
         proxy=np.load(build / "embed/proxy.npy"),
         features=np.load(build / "embed/trunk.npy"),
-        labels=data.labels(task),
+        labels=task_labels(data, task),
         identities=data.identities(),
     )
 

@@ -26,6 +26,7 @@ from study.experiment.levels import (
     built_levels,
     minority_images,
 )
+from study.faces.tasks import task_labels
 
 UNKNOWN = -1  # the number of an image's person where nobody knows who it shows
 HELD_OUT = "held-out"  # the part of a set that tests where nobody is known
@@ -446,7 +447,7 @@ def check_draws(data, params: Mapping) -> list[str]:
         return [_check_images(data, params)]
     for name, level in (("bias", bias["levels"][0]), ("proxies", params["level"])):
         try:
-            labels = data.labels(params["task"])
+            labels = task_labels(data, params["task"])
             sets = draw_sets(identities, labels, seeds=params["seeds"], only=[level], **bias)
         except ValueError as error:
             raise ValueError(f"params.yaml: {name}: {error}") from None
@@ -483,7 +484,7 @@ def _check_images(data, params: Mapping) -> str:
     """Draw the sets of data of which nobody is known; return a note on what the study leaves out."""
     bias = params["bias"]
     try:
-        labels = data.labels(params["task"])
+        labels = task_labels(data, params["task"])
         sets = draw_images(
             labels, seeds=params["seeds"], kind=bias["kind"], share=bias["unseen_share"]
         )
@@ -522,7 +523,7 @@ def fitting_breadth(
         for task in tasks:
             name = f"breadth, {task} under {kind}"
             try:
-                labels = data.labels(task)
+                labels = task_labels(data, task)
             except ValueError as error:
                 raise ValueError(f"params.yaml: {name}: {error}") from None
             problem = _misfit(

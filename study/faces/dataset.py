@@ -44,7 +44,6 @@ import pyarrow.parquet as pq
 
 from cid.names import suggest
 from cid.pictures import decode
-from study.faces.tasks import attributes_of, crossed
 from study.store import digest, write, write_text
 
 CARD = "card.json"
@@ -70,21 +69,15 @@ class Labels:
     def __len__(self) -> int:
         return len(self.frame)
 
-    def labels(self, task: str) -> np.ndarray:
-        """Return the labels of a task, 0 or 1 of an attribute, or more classes of several that are crossed
-        (:mod:`study.faces.tasks`): int64 (n,), or float64 with NaN if any is missing."""
+    def labels(self, attribute: str) -> np.ndarray:
+        """Return the labels of an attribute, 0 or 1: int64 (n,), or float64 with NaN if any is missing."""
         known = self.card["attributes"]
-        attributes = [task] if task in known else attributes_of(task)
-        for attribute in attributes:
-            if attribute not in known:
-                raise ValueError(
-                    f"the data set {self.card['name']!r} has no attribute {attribute!r}"
-                    f"{suggest(attribute, known)}; it has {', '.join(known)}"
-                )
-        columns = [
-            self.frame[name].to_numpy(dtype=np.float64, na_value=np.nan) for name in attributes
-        ]
-        values = crossed(columns)
+        if attribute not in known:
+            raise ValueError(
+                f"the data set {self.card['name']!r} has no attribute {attribute!r}"
+                f"{suggest(attribute, known)}; it has {', '.join(known)}"
+            )
+        values = self.frame[attribute].to_numpy(dtype=np.float64, na_value=np.nan)
         if np.isnan(values).any():
             return values
         return values.astype(np.int64)
@@ -137,24 +130,6 @@ class FaceSet(Labels):
             f"column 'landmarks' of the data set {self.card['name']!r} has not ten finite numbers in "
             "every row; mend it, or set embed.detect to true"
         )
-
-
-def some_of_each_class(labels, groups: Iterable[Iterable[int]], columns: int = 10) -> list[int]:
-    """Choose rows of a data set to be shown, group after group, equally many of each class side by side.
-
-    ``labels`` (n,) are classes from 0, of the whole data set; ``groups`` hold rows of it. A group gives one
-    line of at most ``columns`` images, and none where it has too few of a class.
-    """
-    labels = np.asarray(labels)
-    classes = int(np.nanmax(labels)) + 1
-    number = columns // classes
-    chosen = []
-    for rows in groups:
-        rows = np.asarray(rows)
-        line = [rows[labels[rows] == code][:number] for code in range(classes)]
-        if all(len(own) == number for own in line):
-            chosen += np.concatenate(line).tolist()
-    return chosen
 
 
 def write_labels(data: FaceSet, folder) -> None:

@@ -4,6 +4,8 @@
 four classes, of which the first attribute decides the upper half: neither, mouth open, smiling, both.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 
 CROSS = " x "
@@ -38,9 +40,32 @@ def class_names(task: str) -> list[str]:
     return names
 
 
-def crossed(columns: list[np.ndarray]) -> np.ndarray:
-    """Classes (n,) from the labels (n,) of several attributes; NaN where one of them is missing."""
-    codes = np.zeros(len(columns[0]))
-    for labels in columns:
-        codes = 2 * codes + labels
-    return codes
+def task_labels(data, task: str) -> np.ndarray:
+    """Return the classes of a task, from 0: int64 (n,), or float64 with NaN where a label is missing.
+
+    ``data`` has ``labels(attribute)``, such as :class:`study.faces.dataset.Labels`, whose ValueError names an
+    attribute that there is none of.
+    """
+    first, *further = [data.labels(attribute) for attribute in attributes_of(task)]
+    classes = first
+    for labels in further:
+        classes = 2 * classes + labels
+    return classes
+
+
+def some_of_each_class(labels, groups: Iterable, columns: int = 10) -> list[int]:
+    """Choose rows of a data set to be shown, group after group, equally many of each class side by side.
+
+    ``labels`` (n,) are classes from 0, of the whole data set; ``groups`` hold rows of it. A group gives one
+    line of at most ``columns`` images, and none where it has too few of a class.
+    """
+    labels = np.asarray(labels)
+    classes = int(np.nanmax(labels)) + 1
+    number = columns // classes
+    chosen = []
+    for rows in groups:
+        rows = np.asarray(rows)
+        line = [rows[labels[rows] == code][:number] for code in range(classes)]
+        if all(len(own) == number for own in line):
+            chosen += np.concatenate(line).tolist()
+    return chosen

@@ -24,7 +24,10 @@ class SoftmaxStack(TrainingStack):
         """Fit heads under weights of shape (heads, n): :func:`cid.softmax.fit_softmax_heads`."""
         from cid.softmax import fit_softmax_heads
 
-        return fit_softmax_heads(self.features, self.labels, weights, l2 or self.l2, **more)
+        prepared = self.once("prepared", dict)
+        return fit_softmax_heads(
+            self.features, self.labels, weights, l2 or self.l2, prepared=prepared, **more
+        )
 
     def fit_each(self, stack: list[np.ndarray]) -> list[SoftmaxHeads]:
         """Fit heads under the weights (seeds, n) of each of several methods, one method after the other."""

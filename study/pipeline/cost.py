@@ -25,6 +25,7 @@ from study.commands import parser, run_renamed
 from study.errors import check_repository
 from study.experiment.design import check_draws, draw_sets
 from study.faces import dataset
+from study.faces.tasks import task_labels
 from study.methods.registry import JUDGED
 from study.pipeline import kept, params, stages
 from study.pipeline.notebook import TIMES, read_times, stage_parameters
@@ -131,7 +132,7 @@ def count_tested(study: Mapping) -> dict[str, tuple[int, int]]:
     identities = faces.identities()
     sets = draw_sets(
         identities,
-        faces.labels(study["task"]),
+        task_labels(faces, study["task"]),
         seeds=study["seeds"],
         only=study["bias"]["levels"][:1],
         **study["bias"],

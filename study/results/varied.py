@@ -15,6 +15,7 @@ from study.experiment import penalties as cells
 from study.experiment import variations
 from study.experiment.arrays import Arrays
 from study.faces.dataset import FaceSet
+from study.faces.tasks import task_labels
 from study.results.inference import BASELINE, Estimates, estimate, summary
 
 
@@ -34,7 +35,7 @@ def breadth(
     """
 
     def study_of(task: str, kind: str) -> Estimates:
-        labelled = replace(arrays, labels=data.labels(task))
+        labelled = replace(arrays, labels=task_labels(data, task))
         changed = settings | {"bias": settings["bias"] | {"kind": kind}}
         return estimate(
             variations.run(labelled, changed, folder=folder),
@@ -105,7 +106,7 @@ def breadth_penalties(
     tables = []
     for task, kind in studies:
         changed = settings | {"bias": settings["bias"] | {"kind": kind}}
-        labelled = replace(arrays, labels=data.labels(task))
+        labelled = replace(arrays, labels=task_labels(data, task))
         table = variations.penalties_of(labelled, changed, folder=folder)
         table.insert(0, "task", task)
         table.insert(1, "kind", kind)
