@@ -1,7 +1,9 @@
-"""Tasks: what a model predicts, an attribute or several crossed.
+"""Tasks: what a model predicts, an attribute or several together.
 
-``smiling`` has the classes 0 and 1, without and with it. ``smiling x mouth_open`` crosses two attributes to
-four classes, of which the first attribute decides the upper half: neither, mouth open, smiling, both.
+- ``smiling``: the classes 0 and 1, without and with it.
+- ``smiling x mouth_open``: two attributes crossed, four classes: neither, mouth open, smiling, both.
+- ``happy | sad | angry``: one of several attributes that exclude each other, such as expressions; three
+  classes, in this order. An image with none of them, or with two, has no label.
 """
 
 from collections.abc import Iterable
@@ -9,20 +11,28 @@ from collections.abc import Iterable
 import numpy as np
 
 CROSS = " x "
+EITHER = " | "
 
 
 def attributes_of(task: str) -> list[str]:
-    """The attributes that a task crosses, most often one.
+    """The attributes that a task is made of, most often one.
 
     >>> attributes_of("smiling x mouth_open")
     ['smiling', 'mouth_open']
+    >>> attributes_of("happy | sad | angry")
+    ['happy', 'sad', 'angry']
     """
-    return [name.strip() for name in task.split(CROSS)]
+    return [name.strip() for name in task.split(EITHER if EITHER in task else CROSS)]
 
 
 def classes_of(task: str) -> int:
-    """How many classes a task has: two of an attribute, twice as many for every further one."""
-    return 2 ** len(attributes_of(task))
+    """How many classes a task has.
+
+    >>> [classes_of(task) for task in ("smiling", "smiling x mouth_open", "happy | sad | angry")]
+    [2, 4, 3]
+    """
+    attributes = attributes_of(task)
+    return len(attributes) if EITHER in task else 2 ** len(attributes)
 
 
 def class_names(task: str) -> list[str]:
@@ -32,6 +42,8 @@ def class_names(task: str) -> list[str]:
     ['neither', 'mouth_open', 'smiling', 'smiling, mouth_open']
     """
     attributes = attributes_of(task)
+    if EITHER in task:
+        return attributes
     names = []
     for code in range(2 ** len(attributes)):
         bits = [code >> place & 1 for place in reversed(range(len(attributes)))]
@@ -41,14 +53,19 @@ def class_names(task: str) -> list[str]:
 
 
 def task_labels(data, task: str) -> np.ndarray:
-    """Return the classes of a task, from 0: int64 (n,), or float64 with NaN where a label is missing.
+    """Return the classes of a task, from 0: int64 (n,), or float64 with NaN where there is none.
 
     ``data`` has ``labels(attribute)``, such as :class:`study.faces.dataset.Labels`, whose ValueError names an
     attribute that there is none of.
     """
-    first, *further = [data.labels(attribute) for attribute in attributes_of(task)]
-    classes = first
-    for labels in further:
+    columns = [data.labels(attribute) for attribute in attributes_of(task)]
+    if EITHER in task:
+        present = np.stack(columns, axis=1)
+        one = present.sum(axis=1) == 1  # not where a label is missing, as a sum with NaN is NaN
+        classes = present.argmax(axis=1)
+        return classes if one.all() else np.where(one, classes, np.nan)
+    classes = columns[0]
+    for labels in columns[1:]:
         classes = 2 * classes + labels
     return classes
 

@@ -77,6 +77,19 @@ def test_a_task_crosses_attributes(faces):
     assert class_names("a x b x c")[5] == "a, c"
 
 
+def test_a_task_is_one_of_several_attributes():
+    class Expressions:
+        def labels(self, attribute):
+            return np.array(
+                {"happy": [1, 0, 0, 1], "sad": [0, 1, 0, 1], "shy": [0, 0, 1, 0]}[attribute]
+            )
+
+    assert classes_of("happy | sad | shy") == 3 == len(class_names("happy | sad | shy"))
+    found = task_labels(Expressions(), "happy | sad | shy")
+    np.testing.assert_array_equal(found, [0, 1, 2, np.nan])  # nobody is happy and sad
+    assert np.isnan(task_labels(Expressions(), "happy | sad")[2])
+
+
 def test_a_missing_label_of_one_attribute_leaves_the_image_out():
     class Missing(Faces):
         def labels(self, attribute):
