@@ -161,7 +161,7 @@ def advice(identities, labels, images_per_identity, test_per_class, kind, levels
 
     def training(images: int, tests: int) -> int:
         table = usable_identities(identities, labels, images, tests, kind, levels)
-        return _most_in_training(table, kind)
+        return most_in_training(table, kind)
 
     now = training(images_per_identity, test_per_class)
     counts = _of_classes(_counts(identities, labels), "class")
@@ -183,7 +183,7 @@ def advice(identities, labels, images_per_identity, test_per_class, kind, levels
     return "; ".join(offers) or _no_numbers_help(counts, now)
 
 
-def _most_in_training(table: pd.DataFrame, kind: str) -> int:
+def most_in_training(table: pd.DataFrame, kind: str) -> int:
     """How many people of :func:`usable_identities` could train at most, if none were kept out."""
     usable = int(table["usable"].sum())
     if kind != CORRELATED:

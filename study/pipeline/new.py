@@ -16,17 +16,19 @@ from pathlib import Path
 import numpy as np
 
 from cid.auditing import FEWEST
-from cid.names import suggest
 from study.commands import parser
 from study.experiment.design import (
     FEW,
     WITHOUT_IDENTITIES,
     check_draws,
     is_known,
+    most_in_training,
+    number_of_classes,
     usable_identities,
 )
 from study.experiment.levels import CORRELATED, REPEATED, built_level, minority_images
 from study.faces import dataset
+from study.faces.tasks import class_names, classes_of, task_labels
 from study.methods.registry import METHODS
 from study.pipeline import cost, kept, notebook, params
 from study.store import write_text
@@ -65,11 +67,21 @@ class Design:
 
 def balanced(table) -> int:
     """Count the people of :func:`usable_identities` who are left once majorities are balanced."""
-    can = table.loc[table["usable"], ["majority_0", "majority_1"]].to_numpy()
+    can = table.loc[table["usable"]].filter(regex=r"^majority_\d+$").to_numpy()
+    if can.shape[1] > 2:
+        return most_in_training(table, CORRELATED)
     only_0 = int((can[:, 0] & ~can[:, 1]).sum())
     only_1 = int((can[:, 1] & ~can[:, 0]).sum())
     both = len(can) - only_0 - only_1
     return len(can) - max(0, abs(only_0 - only_1) - both)
+
+
+def minorities(classes: int) -> dict[int, tuple[int, ...]]:
+    """By how many training images a person has: how many are of minority classes, from no bias on."""
+    if classes == 2:
+        return MINORITIES
+    sizes = (4 * classes, 2 * classes)
+    return {size: (size - size // classes, size // 4, 1) for size in sizes}
 
 
 def made(identities, labels, images: int, tests: int, levels: Sequence[float], kind: str) -> Design:
@@ -83,8 +95,10 @@ def correlated(identities, labels) -> Design:
     """The design with a bias that is built: as strong and with as many levels as enough people allow."""
     several = []
     single = []
-    for images in SIZES:
-        levels = [built_level(1 - 2 * m / images, images) for m in MINORITIES[images]]
+    classes = number_of_classes(labels)
+    for images, rare in minorities(classes).items():
+        even = images - images / classes  # images of minority classes where there is no bias
+        levels = [built_level(1 - m / even, images, classes=classes) for m in rare]
         for tests in TESTS:
             several.append((images, tests, levels))
             single.append((images, tests, levels[-1:]))
@@ -125,12 +139,14 @@ def choose(identities, labels) -> tuple[Design, str]:
             f"{LEAST}; {WITHOUT_IDENTITIES}"
         )
     strongest = built.levels[-1]
-    minority = minority_images(strongest, built.images_per_identity)
+    classes = number_of_classes(labels)
+    minority = minority_images(strongest, built.images_per_identity, classes)
+    of_both = "both classes" if classes == 2 else f"all {classes} classes"
     share = np.nanmean(np.asarray(labels, dtype=float))
     if built.people >= FEW or built.people >= natural.people:
         why = (
             f"{built.people} people have the images for a bias that is built: up to {minority} of "
-            f"{built.images_per_identity} training images are of a person's minority class, and each class "
+            f"{built.images_per_identity} training images are of {_minority(classes)}, and each class "
             "is the majority of equally many people."
         )
         if built.people < FEW:
@@ -138,10 +154,10 @@ def choose(identities, labels) -> tuple[Design, str]:
         return built, why
     why = (
         f"Only the data as they are can be studied. To build a bias, at least {FEW} people must have enough "
-        "images of both classes, and each class must be the majority of equally many people; here it would "
+        f"images of {of_both}, and each class must be the majority of equally many people; here it would "
         f"be {built.people}."
     )
-    if not 0.2 <= share <= 0.8:
+    if classes == 2 and not 0.2 <= share <= 0.8:
         why += f" Label 1 is on {share:.1%} of the images, so it is the majority of few people or of most."
     why += (
         f" Everybody's images train; {natural.people} people are tested, who have at least "
@@ -168,7 +184,7 @@ def choose_task(data: dataset.Labels) -> str:
 def compose(data: dataset.Labels, task: str) -> str:
     """The text of ``studies/NAME.yaml`` for a task, without the prediction of its power."""
     people = data.identities()
-    labels = data.labels(task)
+    labels = task_labels(data, task)
     if not is_known(people).any():
         return _compose_without_people(data, task)
     design, why = choose(people, labels)
@@ -184,7 +200,7 @@ def compose(data: dataset.Labels, task: str) -> str:
     head = [
         f"The data: {takes_part.sum():,} images with this label, of {len(np.unique(people[known])):,} people"
         + (f", and {(~known).sum():,} of people whom nobody knows" if not known.all() else "")
-        + f". {np.nanmean(labels):.0%} have label 1.",
+        + f". {_shares(labels, task)}",
         why,
     ]
     if withheld:
@@ -200,7 +216,7 @@ def compose(data: dataset.Labels, task: str) -> str:
     lines += [
         "bias:",
         f"  kind: {design.kind}",
-        f"  levels: {list(design.levels)}{_levels_comment(design)}",
+        f"  levels: {list(design.levels)}{_levels_comment(design, number_of_classes(labels))}",
     ]
     unused = "  # unused: all images train" if natural else "  # that train"
     lines += [
@@ -234,9 +250,11 @@ def compose(data: dataset.Labels, task: str) -> str:
     if neighbours:
         values = ", ".join(map(str, neighbours))
         lines.append(f"  neighbours: {{setting: weights.neighbours, values: [{values}, auto]}}")
-    if not natural and design.images_per_identity > SIZES[-1]:
-        sizes = [size for size in reversed(SIZES) if size <= design.images_per_identity]
-        sizes = [size for size in sizes if minority_images(level, size) < size / 2]
+    classes = number_of_classes(labels)
+    if not natural and design.images_per_identity > min(minorities(classes)):
+        sizes = [size for size in sorted(minorities(classes)) if size <= design.images_per_identity]
+        even = 1 - 1 / classes
+        sizes = [size for size in sizes if minority_images(level, size, classes) < size * even]
         lines.append(f"  images: {{setting: bias.images_per_identity, values: {sizes}}}")
     if not natural and not many:
         fewer = [number for number in (25, 50) if number < design.people * 0.9]
@@ -268,7 +286,7 @@ def _top(sentences: Iterable[str], data: dataset.Labels, task: str) -> list[str]
 
 def _compose_without_people(data: dataset.Labels, task: str) -> str:
     """As :func:`compose`, for data of which nobody is known."""
-    labels = data.labels(task)
+    labels = task_labels(data, task)
     images = int(labelled(labels).sum())
     tested = round(HELD_OUT_SHARE * images)
     why = (
@@ -282,7 +300,7 @@ def _compose_without_people(data: dataset.Labels, task: str) -> str:
             "few."
         )
     head = [
-        f"The data: {images:,} images with this label. {np.nanmean(labels):.0%} have label 1.",
+        f"The data: {images:,} images with this label. {_shares(labels, task)}",
         why,
         "Methods that use identities, such as the oracle, are left out.",
     ]
@@ -316,12 +334,25 @@ def _allowed(methods: Iterable[str], withheld: bool) -> list[str]:
     return [name for name in methods if not (withheld and METHODS[name].uses_identities)]
 
 
-def _levels_comment(design: Design) -> str:
+def _levels_comment(design: Design, classes: int) -> str:
     if design.kind != CORRELATED:
         return ""
     images = design.images_per_identity
-    counts = ", ".join(str(minority_images(level, images)) for level in design.levels)
-    return f"  # {counts} of {images} training images are of a person's minority class"
+    counts = ", ".join(str(minority_images(level, images, classes)) for level in design.levels)
+    return f"  # {counts} of {images} training images are of {_minority(classes)}"
+
+
+def _minority(classes: int) -> str:
+    return "a person's minority class" if classes == 2 else "a person's minority classes"
+
+
+def _shares(labels: np.ndarray, task: str) -> str:
+    """How many images are of which class, in words."""
+    if classes_of(task) == 2:
+        return f"{np.nanmean(labels):.0%} have label 1."
+    counts = np.bincount(labels[labelled(labels)].astype(int), minlength=classes_of(task))
+    shares = zip(class_names(task), counts / counts.sum(), strict=True)
+    return f"Of the classes, {'; '.join(f'{name}: {share:.0%}' for name, share in shares)}."
 
 
 def _quoted(name: str) -> str:
@@ -357,12 +388,8 @@ def create(name: str, task: str | None = None, folder: Path = kept.STUDIES) -> t
     if path.exists():
         raise ValueError(f"{path} exists, and is not replaced; take another name, or delete it")
     data = dataset.read_faces("data", check_images=False)
-    attributes = data.card["attributes"]
-    if task is not None and task not in attributes:
-        raise ValueError(
-            f"the data set {data.card['name']!r} has no attribute {task!r}{suggest(task, attributes)}; it has "
-            f"{', '.join(attributes)}"
-        )
+    if task is not None:
+        task_labels(data, task)  # refuses what is no attribute
     text = compose(data, task or choose_task(data))
     write_text(path, text)
     try:
@@ -383,7 +410,9 @@ def main(arguments: list[str]) -> None:
     options = parser("new")
     options.add_argument("name", help="of the study: writes studies/NAME.yaml")
     options.add_argument(
-        "--task", help="the attribute to predict (default: the one of most people)"
+        "--task",
+        help="the attribute to predict, 'A x B' to cross two, or 'A | B | C' for one of several (default: the one "
+        "of most people)",
     )
     args = options.parse_args(arguments)
     path, predicted = create(args.name, args.task)
