@@ -36,9 +36,7 @@ GROUPS = {  # in the order in which a newcomer needs them
         ),
     },
     "Look at the results": {
-        "report": Command(
-            "study.pipeline.report", "STEP", "build, publish, headline, readme or pages"
-        ),
+        "report": Command("study.pipeline.report", "STEP", "build, headline or pages"),
         "provenance": Command(
             "study.pipeline.provenance",
             "check|verify",
@@ -72,6 +70,9 @@ GROUPS = {  # in the order in which a newcomer needs them
         "stages": Command("study.pipeline.stages", "check|write", "compare dvc.yaml with the code"),
         "notebooks": Command(
             NOTEBOOK, "clean|check FILES", "strip outputs from notebooks", "main_notebooks"
+        ),
+        "documents": Command(
+            "study.pipeline.documents", "", "the numbers of all reports into README and docs"
         ),
         "protocols": Command(
             "study.pipeline.protocols",

@@ -32,18 +32,18 @@ CONFIRMATORY = [  # also those that were run again since
 # All modules, from the top of the house to its ground; one imports only those that come after it.
 ORDER = """
 people.__main__ study.__main__ study.cli
-study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pipeline.study study.pipeline.workspace study.pipeline.cost study.pipeline.report study.pipeline.findings study.pipeline.confirmed study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
+study.tune study.distributed study.pipeline.rehearse study.pipeline.new study.pipeline.study study.pipeline.workspace study.pipeline.cost study.pipeline.report study.pipeline.documents study.pipeline.findings study.pipeline.confirmed study.pipeline.overview study.pipeline.predicted study.pipeline.pages study.pipeline.verdicts study.pipeline.earlier study.pipeline.provenance study.pipeline.protocols
 study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeline.kept study.pipeline.notebook study.pipeline.stages study.pipeline.params
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
 study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
-study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.unidentified study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.mislabelled
-study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.base
+study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.unidentified study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.scores study.experiment.mislabelled
+study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.stacks study.methods.base
 study.experiment.design study.experiment.levels
 study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
-study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.cores study.store
+study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing
 cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.doubted cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
-cid.auditing cid.trust cid.penalty cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+cid.auditing cid.trust cid.penalty cid.softmax cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
@@ -258,7 +258,7 @@ def test_the_readme_shows_the_committed_numbers(monkeypatch):
     documents = findings.documents(params.read())
     assert documents.keys() == {findings.README, findings.FINDINGS}
     for path, filled in documents.items():
-        assert path.read_text() == filled, "run `python -m study report readme`"
+        assert path.read_text() == filled, "run `python -m study documents`"
     results = (ROOT / "docs/results.md").read_text()
     assert overview.results_page(params.read()) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
@@ -382,7 +382,7 @@ def test_the_first_page_is_short_enough_to_be_read():
 
 @pytest.mark.parametrize("path", ["README.md", "docs/findings.md"])
 def test_every_figure_of_a_result_is_computed(path):
-    """Outside of the blocks that `python -m study report readme` writes there is none."""
+    """Outside of the blocks that `python -m study documents` writes there is none."""
     text = (ROOT / path).read_text()
     prose = re.sub(r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", text, flags=re.DOTALL)
     assert len(prose) < len(text)

@@ -52,7 +52,7 @@ DIFFERENCE = ["mean_difference", "low_difference", "high_difference"]
 
 INTRODUCTION = """# Results, in tables
 
-`python -m study report readme` writes this page from the files in `reports/`; no number on it was
+`python -m study documents` writes this page from the files in `reports/`; no number on it was
 typed in. [All studies in one figure](../reports/index.html) is the same as a page for a browser.
 
 How to read it:

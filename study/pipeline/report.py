@@ -3,8 +3,6 @@
 python -m study report build      write build/report/ from the results of the stages
 python -m study report headline   print where it is, its main numbers, and whether they are
                                   reproduced
-python -m study report readme     write the numbers of all reports into README.md,
-                                  docs/results.md and reports/index.html
 python -m study report pages      write every executed notebook as a page of its own, in build/html/
 """
 
@@ -22,7 +20,6 @@ from study.commands import parser, run_renamed
 from study.faces import annotations
 from study.pipeline import (
     earlier,
-    findings,
     overview,
     pages,
     predicted,
@@ -31,7 +28,7 @@ from study.pipeline import (
     stages,
 )
 from study.pipeline.git import no_git
-from study.pipeline.overview import RESULTS, headline_markdown
+from study.pipeline.overview import headline_markdown
 from study.pipeline.params import read, resolved_text
 from study.pipeline.reproduced import FILE, REPORTS, RUN
 from study.results.metrics import METRICS
@@ -276,15 +273,10 @@ def headline(params: dict) -> str:
 
 def main(arguments: list[str]) -> None:
     options = parser("report")
-    options.add_argument("command", choices=["build", "headline", "readme", "pages"])
+    options.add_argument("command", choices=["build", "headline", "pages"])
     chosen = options.parse_args(arguments).command
     params = read()
-    if chosen == "readme":
-        for path, text in findings.documents(params).items():
-            write_text(path, text)
-        write_text(RESULTS, overview.results_page(params))
-        print(overview.studies_page())
-    elif chosen == "pages":
+    if chosen == "pages":
         executed = sorted(BUILD.glob("notebooks/[!.]*.ipynb")) + sorted(BUILD.glob("paper/*.ipynb"))
         for path in executed:
             print(pages.single(path, BUILD / "html"))

@@ -359,7 +359,7 @@ def test_the_readme_has_a_short_table_and_the_results_page_all_of_them(study):
     begin, end = (mark.format("headline") for mark in findings.MARKS)
     Path("README.md").write_text(f"before\n{begin}\nold\n{end}\nafter\n")
     write_costs()
-    assert cli.main(["report", "readme"]) == 0
+    assert cli.main(["documents"]) == 0
     text = Path("README.md").read_text()
     assert text.startswith(f"before\n{begin}\n| bias |") and text.endswith(f"\n{end}\nafter\n")
     assert findings.documents(study) == {Path("README.md"): text}
