@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from cid.arrays import as_tensor, class_codes, pick_device, reals
+from cid.curvature import padded
 from cid.lbfgs import minimise
 from cid.risks import mean_risk
 from cid.settings import Count, Positive, checked
@@ -79,26 +80,33 @@ class _Problem:
     weights: Tensor  # (h, m): of row sum 1
     l2: Tensor  # (h, 1, 1)
     risk: Callable
-    offset: Tensor | float  # (h, m, C), or 0
+    offset: Tensor | float  # (h, C, m), or 0
+    room: int  # heads that products are padded to
 
     def objective(self, unknowns: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the values (h,) and gradients at unknowns, both (h, C (d + 1))."""
         heads = len(unknowns)
         theta = unknowns.view(heads, -1, self.features.shape[1] + 1)
         weight = theta[:, :, :-1]
-        logits = self.features @ weight.mT + theta[:, None, :, -1]  # (h, m, C)
-        logp = torch.log_softmax(logits + self.offset, dim=2)
-        own = self.codes.expand(heads, -1)[:, :, None]
-        losses = -logp.gather(2, own)[:, :, 0]
+        logits = self._times(weight, self.features.T) + theta[:, :, -1:]  # (h, C, m)
+        logp = torch.log_softmax(logits + self.offset, dim=1)
+        own = self.codes.expand(heads, -1)[:, None, :]
+        losses = -logp.gather(1, own)[:, 0]
         value, share = self.risk(losses, self.weights)
         loss = value + self.l2[:, 0, 0] * (weight * weight).sum(dim=(1, 2))
 
         slope = logp.exp_()
-        slope.scatter_add_(2, own, -torch.ones_like(own, dtype=slope.dtype))
-        slope *= share[:, :, None]  # the derivative by the logits
-        by_weight = slope.mT @ self.features + 2 * self.l2 * weight
-        gradient = torch.cat([by_weight, slope.sum(dim=1)[:, :, None]], dim=2)
+        slope.scatter_add_(1, own, -torch.ones_like(own, dtype=slope.dtype))
+        slope *= share[:, None, :]  # the derivative by the logits
+        by_weight = self._times(slope, self.features) + 2 * self.l2 * weight
+        gradient = torch.cat([by_weight, slope.sum(dim=2, keepdim=True)], dim=2)
         return loss, gradient.flatten(1)
+
+    def _times(self, of_heads: Tensor, matrix: Tensor) -> Tensor:
+        """Products (h, C, k) of (h, C, j) and (j, k), as one of all rows, padded to a multiple of the room."""
+        heads, classes, _ = of_heads.shape
+        products = padded(of_heads.flatten(0, 1), self.room * classes) @ matrix
+        return products[: heads * classes].view(heads, classes, -1)
 
     @staticmethod
     def dot(left: Tensor, right: Tensor) -> Tensor:
@@ -116,6 +124,7 @@ def fit_softmax_heads(
     groups=None,
     offset=None,
     standardised_by=None,
+    room: int = 1,
     tolerance: float = 1e-5,
     max_iterations: int = 1000,
     strict: bool = True,
@@ -130,8 +139,8 @@ def fit_softmax_heads(
     same ``l2``. The features x are standardised by the head's own training images, as there, and heads are
     returned in the units of ``features``.
 
-    The bytes of a head do not depend on heads that train on other images. Those on the same images are
-    fitted together, which can move the last bits.
+    The bytes of a head do not depend on heads that train on other images, nor, up to ``room``, on those on the
+    same images, which are fitted together.
 
     Parameters
     ----------
@@ -150,7 +159,7 @@ def fit_softmax_heads(
     groups : int array, shape (h, n), optional
     offset : float array, shape (h, n, C), optional
         Added to the logits of the images during fitting, and not part of the head.
-    standardised_by, tolerance, max_iterations, strict, device
+    standardised_by, room, tolerance, max_iterations, strict, device
         As in :func:`cid.heads.fit_heads`.
     prepared : dict, optional
         Passed to several calls with the same features, it spares work: what is found of sets with fewer images
@@ -181,6 +190,7 @@ def fit_softmax_heads(
         )
     tolerance = checked("tolerance", tolerance, Positive)
     max_iterations = checked("max_iterations", max_iterations, Count)
+    room = checked("room", room, Count)
     penalties = _penalties(l2, len(weights), device)
     codes = torch.as_tensor(codes, device=device)
     _check_weights(weights, codes, classes)
@@ -210,7 +220,8 @@ def fit_softmax_heads(
             weights=weights[at],
             l2=penalties[heads],
             risk=risk if groups is None else risk(groups[at]),
-            offset=0 if offset is None else offset[at],
+            offset=0 if offset is None else offset[at].mT,
+            room=room,
         )
         start = weights.new_zeros(len(heads), classes * (coordinates.shape[1] + 1))
         with torch.autocast(device.type, enabled=False):  # it would not converge in half precision

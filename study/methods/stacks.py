@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.methods.base import TrainingStack
+from study.methods.base import STACK, TrainingStack
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from cid.softmax import SoftmaxHeads
@@ -30,8 +30,19 @@ class SoftmaxStack(TrainingStack):
         )
 
     def fit_each(self, stack: list[np.ndarray]) -> list[SoftmaxHeads]:
-        """Fit heads under the weights (seeds, n) of each of several methods, one method after the other."""
-        return [self.fit(weights) for weights in stack]
+        """Fit heads under the weights (seeds, n) of each of several methods, some methods together.
+
+        As there, a method's heads are the same to the byte whatever stands beside it.
+        """
+        if self.through == "sampler":
+            return [self.fit(weights) for weights in stack]
+        size = len(self.seeds)
+        fitted = []
+        for first in range(0, len(stack), STACK):
+            part = stack[first : first + STACK]
+            heads = self.fit(np.concatenate(part), room=STACK)
+            fitted += [heads.rows(slice(k * size, (k + 1) * size)) for k in range(len(part))]
+        return fitted
 
     def losses(self, heads: SoftmaxHeads) -> np.ndarray:
         """Cross-entropies ``-log p(label)`` of the images, (heads, n)."""

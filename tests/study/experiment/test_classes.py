@@ -255,3 +255,16 @@ def test_a_study_of_four_classes_is_checked_before_it_runs(faces):
     params["bias"] = params["bias"] | {"images_per_identity": 10}
     with pytest.raises(ValueError, match="params.yaml: bias: .*must be a multiple of 4"):
         check_draws(faces, params)
+
+
+def test_the_heads_of_a_method_are_the_same_beside_others(faces, arrays, weights):
+    proxy, features = arrays
+    sets = draw_sets(
+        faces.people, faces.classes, seeds=2, levels=[0.0, 0.8333], only=[0.8333], **BIAS
+    )
+    methods = ["erm", "cid", "surprise", "oracle", "balanced"]
+    weighed = weigh_sets(sets, proxy, faces.classes, faces.people, methods, weights)
+    _, together = train_sets(weighed, features, faces.classes, methods, {"l2": 0.1})
+    for method in methods:
+        _, alone = train_sets(weighed, features, faces.classes, [method], {"l2": 0.1})
+        np.testing.assert_array_equal(together[method].weight, alone[method].weight)
