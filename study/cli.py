@@ -84,6 +84,8 @@ def print_methods(arguments: list[str]) -> None:
     for method in METHODS.values():
         print(f"{method.name} ({method.title}): {method.description}")
         print(f"    labels: {', '.join(method.uses) or 'none beyond the task'}")
+        if method.two_classes:
+            print("    made for two classes")
         sections = {"weights": method.weigh_settings, "train.robust": method.fit_settings}
         for section, settings in sections.items():
             for name, value in vars(settings()).items():
