@@ -51,8 +51,9 @@ def trust_of_sets(stack: TrainingStack, weights) -> np.ndarray:
         trains = np.zeros((FOLDS, len(member)), dtype=np.float32)
         trains[:, own] = fold != np.arange(FOLDS)[:, None]
         heads = stack.fit(trains, L2, standardised_by=member)
-        logits = np.zeros((len(own), 2))
-        logits[:, 1] = heads.logits(stack.features[own])[fold, np.arange(len(own))]
+        logits = heads.logits(stack.features[own])[fold, np.arange(len(own))]
+        if logits.ndim == 1:  # of two classes, that of class 1
+            logits = np.stack([np.zeros(len(own)), logits], axis=1)
         trust[row, own] = trust_in_labels(logits, labels).probability
     return trust
 
@@ -66,7 +67,6 @@ TRUSTED = Method(
     weigh=weigh_balanced,
     fit=fit_trusted,
     network=None,
-    two_classes=True,
 )
 CID_TRUSTED = Method(
     name="cid-trusted",
@@ -79,7 +79,6 @@ CID_TRUSTED = Method(
     weigh_settings=DensitySettings,
     fit=fit_trusted,
     network=None,
-    two_classes=True,
 )
 SURPRISE_TRUSTED = Method(
     name="surprise-trusted",
@@ -91,5 +90,4 @@ SURPRISE_TRUSTED = Method(
     weigh_settings=NeighbourSettings,
     fit=fit_trusted,
     network=None,
-    two_classes=True,
 )
