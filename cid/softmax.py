@@ -38,8 +38,9 @@ class SoftmaxHeads:
     def logits(self, features) -> np.ndarray:
         """Compute the logits of all classes under every head, float32 (h, n, C)."""
         features = as_tensor(features, "features", 2).float()
-        products = features @ torch.from_numpy(self.weight).mT  # (h, n, C)
-        return products.numpy() + self.bias[:, None, :]
+        heads, classes, _ = self.weight.shape
+        products = features @ torch.from_numpy(self.weight).flatten(0, 1).T  # one product, (n, h C)
+        return products.view(-1, heads, classes).numpy().swapaxes(0, 1) + self.bias[:, None, :]
 
     def rows(self, which: slice) -> SoftmaxHeads:
         """Select some of the heads."""
