@@ -154,6 +154,13 @@ def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(stack, rounds
     assert 10 < wrong[:300].sum() < 150
 
 
+def test_surprise_in_the_logits_is_an_offset_that_no_head_keeps(stack):
+    offsets = 0.4 * (stack.features[None, :, 30] - 5)
+    found = fit_method(stack, "surprise-logits", ONES, offsets)
+    expected = fit_heads(stack.features, stack.labels, ONES, 0.1, offset=offsets)
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
+
+
 def test_ula_does_not_learn_what_the_proxy_explains(stack):
     log_odds = 0.8 * (stack.features[None, :, 30] - 5)
     settings = dict(ula_strength=0.5)
@@ -255,11 +262,12 @@ def test_every_way_of_training_gives_a_head_of_its_own(stack):
     needed = {"group-dro": (2 * PEOPLE + stack.labels)[None], "ula": stack.features[None, :, 0] - 5}
     needed |= dict.fromkeys(("last-layer", "erase"), PEOPLE[None])
     needed["audited"] = ONES
+    needed["surprise-logits"] = stack.features[None, :, 1] - 5
     weights = dict.fromkeys(WAYS, ONES) | {"audited": ONES * (1 + 4 * (PEOPLE > 7))}
     fitted = [fit_method(stack, way, weights[way], needed.get(way)) for way in WAYS]
     logits = np.concatenate([heads.logits(stack.features) for heads in fitted])[:, 300:]
     assert (((logits > 0) == stack.labels[300:]).mean(axis=1) > 0.6).all()
-    assert np.linalg.matrix_rank(logits) == len(WAYS) == 14
+    assert np.linalg.matrix_rank(logits) == len(WAYS) == 15
 
 
 def test_what_a_method_needs_and_lacks_is_named(stack):
