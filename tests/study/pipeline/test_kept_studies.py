@@ -428,7 +428,13 @@ def test_the_stages_that_weigh_and_train_get_all_settings(monkeypatch):
 
 # Settings of methods that came after the first base. No study that stands on it runs these methods, and
 # their defaults stand in their own files.
-LATER = {"surprise-logits": {"logit_strength"}}
+LATER = {
+    "surprise-logits": {"logit_strength"},
+    "afr-crossed": {"afr_crossed_gamma", "afr_crossed_l2"},
+    "selective-crossed": {
+        "selective_crossed_stop_l2", "selective_crossed_share", "selective_crossed_l2",
+    },
+}  # fmt: skip
 
 
 def test_the_first_base_names_every_setting_of_the_methods_of_its_day():
