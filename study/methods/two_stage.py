@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from cid.heads import Heads
 
 HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
+CONVERGED = (
+    1e-5  # part of the gradient at 0 that is left of a corrected head, as in cid.heads.fit_heads
+)
 FOLD_STREAM = 6  # of random numbers, for the folds of their cross-fitted forms
 
 
@@ -181,7 +184,7 @@ def fit_afr_crossed(stack: TrainingStack, weights, needed, settings) -> Heads:
     classes, codes = np.unique(stack.labels, return_inverse=True)
     sizes = [(member & (codes == code)).sum(axis=1) for code in range(len(classes))]
     second = second / np.stack(sizes, axis=1).clip(1)[:, codes]
-    return _corrected(stack, first, second, settings.afr_crossed_l2)
+    return _slightly_corrected(stack, first, second, settings.afr_crossed_l2)
 
 
 def fit_selective_crossed(stack: TrainingStack, weights, needed, settings) -> Heads:
@@ -206,7 +209,7 @@ def fit_selective_crossed(stack: TrainingStack, weights, needed, settings) -> He
             most_disputed = np.argsort(-divergence[row, images], kind="stable")[:count]
             chosen[row, images[most_disputed]] = True
     first = stack.fit(weights)
-    return _corrected(stack, first, weights * chosen, settings.selective_crossed_l2)
+    return _slightly_corrected(stack, first, weights * chosen, settings.selective_crossed_l2)
 
 
 def _out_of_fold(stack: TrainingStack, weights, l2: float | None = None) -> np.ndarray:
@@ -220,6 +223,43 @@ def _out_of_fold(stack: TrainingStack, weights, l2: float | None = None) -> np.n
     heads = stack.fit(np.concatenate([weights * (fold != left) for left in range(FOLDS)]), l2)
     losses = stack.losses(heads).reshape(FOLDS, *weights.shape)
     return np.take_along_axis(losses, fold[None], axis=0)[0]
+
+
+def _slightly_corrected(stack: TrainingStack, first: Heads, weights, l2: float) -> Heads:
+    """As :func:`_corrected`, of heads that have seen the images: there is little left to correct.
+
+    Their gradient is small before the correction starts, and a hundred-thousandth of it would be below the
+    rounding. So the correction has converged when what is left is that part of the gradient at 0, where
+    other heads start.
+    """
+    from cid.heads import Heads
+
+    offset = first.logits(stack.features)
+    part = _gradients(stack, weights, offset) / _gradients(stack, weights, 0 * offset)
+    tolerance = min(float((CONVERGED / part).max()), 0.5)
+    change = stack.fit(weights, l2=l2, offset=offset, tolerance=tolerance)
+    return Heads(
+        first.weight + change.weight,
+        first.bias + change.bias,
+        max(first.iterations, change.iterations),
+        np.maximum(first.gradient, change.gradient * part),
+    )
+
+
+def _gradients(stack: TrainingStack, weights, logits) -> np.ndarray:
+    """Norms (seeds,) of the gradient of the weighted loss by heads of standardised features, at logits."""
+    import torch
+
+    found = []
+    for own_weights, own_logits in zip(weights, logits, strict=True):
+        rows = np.flatnonzero(own_weights)
+        own = stack.design.in_own_units(torch.from_numpy(rows).to(stack.design.features.device))
+        side = np.where(stack.labels[rows] == 1, 1, -1)
+        slope = side / (1 + np.exp(side * own_logits[rows].astype(np.float64)))
+        slope *= own_weights[rows] / own_weights[rows].sum()
+        by_weight = own.features.cpu().numpy().T @ slope.astype(np.float32)
+        found.append(np.hypot(np.linalg.norm(by_weight), slope.sum()))
+    return np.array(found)
 
 
 def _over_class_sizes(stack: TrainingStack, weights, member) -> np.ndarray:
