@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 
-import cid.offsets
 from cid import label_posterior, surprise_offsets, without_class_direction
 from cid.factors import Factors
 from cid.offsets import logs_of_classes
@@ -68,8 +65,3 @@ def test_offsets_are_of_the_kind_of_the_embeddings():
     assert plain.dtype == np.float64 and not plain.any()
     with pytest.raises(ValueError, match="strength"):
         surprise_offsets(EMBEDDINGS, labels, strength=-1)
-
-
-def test_the_example_gives_what_it_shows(one_thread):
-    failed, tried = doctest.testmod(cid.offsets)
-    assert tried and not failed

@@ -11,6 +11,7 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 
 from cid.heads import StandardisedFeatures, balanced_subset, fit_heads
 from cid.penalty import folds
+from cid.prototypes import fit_prototypes
 from cid.risks import generalised_cross_entropy, group_risk
 from study.methods import erase, two_stage
 from study.methods.base import GRAM_STACK, TrainingStack
@@ -175,6 +176,17 @@ def test_crossed_self_corrects_where_heads_that_did_not_see_an_image_disagree(st
     np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
 
 
+def test_dpe_is_the_ensemble_of_cid_on_features_in_units_of_the_training_set(stack):
+    settings = dict(dpe_members=2, dpe_epochs=3)
+    found = fit_method(stack, "dpe", ONES, settings=settings).logits(stack.features)
+    centre, spread = stack.features[:300].mean(axis=0), stack.features[:300].std(axis=0)
+    x = (stack.features - centre) / spread
+    ensemble = fit_prototypes(x[:300], stack.labels[:300], members=2, epochs=3, batch=64)
+    p = ensemble.probabilities(x)
+    expected = np.log(p[:, 1] / p[:, 0])
+    np.testing.assert_allclose(found[0], expected, atol=1e-2 * expected.std())
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(stack, rounds):
     settings = dict(xrm_rounds=rounds, xrm_tilt=2.0)
@@ -314,7 +326,7 @@ def test_every_way_of_training_gives_a_head_of_its_own(stack):
     fitted = [fit_method(stack, way, weights[way], needed.get(way)) for way in WAYS]
     logits = np.concatenate([heads.logits(stack.features) for heads in fitted])[:, 300:]
     assert (((logits > 0) == stack.labels[300:]).mean(axis=1) > 0.6).all()
-    assert np.linalg.matrix_rank(logits) == len(WAYS) == 17
+    assert np.linalg.matrix_rank(logits) == len(WAYS) == 18
 
 
 def test_what_a_method_needs_and_lacks_is_named(stack):

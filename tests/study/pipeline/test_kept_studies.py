@@ -434,6 +434,7 @@ LATER = {
     "selective-crossed": {
         "selective_crossed_stop_l2", "selective_crossed_share", "selective_crossed_l2",
     },
+    "dpe": {"dpe_members", "dpe_epochs", "dpe_batch", "dpe_rate", "dpe_likeness"},
 }  # fmt: skip
 
 
