@@ -35,6 +35,7 @@ _PLACES = {
     "label_trust": "cid.trust",
     "new_posterior": "cid.posterior",
     "audit": "cid.auditing",
+    "surprise_offsets": "cid.offsets",
     "without_class_direction": "cid.posterior",
 }
 __all__ = sorted(_PLACES)

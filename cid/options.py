@@ -30,6 +30,7 @@ KINDS = {
     "jtt": "trained twice; the errors of the first model count more in the second",
     "lff": "images that a biased model finds hard count more",
     "retrain": "the last layer is fitted again on balanced subsets",
+    "offset": "offsets are added to the logits in training, and left out afterwards",
 }
 # px: side of the aligned faces that a network takes; a model that is not here takes features.
 SIDES = {"cnn": 64, "resnet18": 112, "resnet50": 112}

@@ -140,6 +140,18 @@ def posterior_among(
     return replace(found, probability=pairs.in_rows(found.probability))
 
 
+def class_logs(pairs: Pairs, found: Posterior, local_scaling: bool = False) -> np.ndarray:
+    """Log probabilities (n, C) of every class, by the estimate among neighbours that was ``found``.
+
+    ``found`` is of :func:`posterior_among`, whose probabilities are those of the samples' own classes.
+    Samples are in the order of ``pairs``.
+    """
+    prior = np.bincount(pairs.codes) / len(pairs)
+    ((_, _, share),) = _neighbour_shares(pairs, [found.scale], prior, local_scaling)
+    logs = np.log(prior) + found.slope * np.log(share / prior)
+    return logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)
+
+
 def new_posterior(
     embeddings,
     labels,

@@ -93,7 +93,7 @@ class TrainingSet:
 
 def fit(
     model: str, inputs, labels, rows, *, training: str = "weighted", weights=None, groups=None,
-    options: NetworkOptions | None = None, seed: int = 0, device: str = "auto",
+    offset=None, options: NetworkOptions | None = None, seed: int = 0, device: str = "auto",
     base: Fitted | None = None, checkpoint: str | Path | None = None,
     save: Callable[[dict, Path], object] = torch.save,
     on_epoch: Callable[[int, int, float], object] = lambda done, total, risk: None,
@@ -118,6 +118,9 @@ def fit(
         Non-negative, for "weighted" only, scaled to mean 1. By default all are equal.
     groups : int array (m,), optional
         Group codes, needed by "group-dro"; for "retrain", the identities.
+    offset : array (m,), optional
+        Needed by "offset": what is added to the logits in training, such as log-odds of
+        :func:`cid.offsets.surprise_offsets`, and is no part of the network.
     options : NetworkOptions, optional
         By default those of the model, :func:`cid.models.read_options`.
     seed : int
@@ -171,7 +174,10 @@ def fit(
         weights = reals("weights", weights)
     if groups is not None:
         groups, _ = class_codes(groups, len(rows), "groups")
+    if offset is not None:
+        offset = reals("offset", offset)
     _check(model, inputs, labels, rows, training, weights, groups, options)
+    _check_offset(offset, training, len(rows))
     labels = labels[rows]
     if weights is None:
         weights = np.ones(len(rows))
@@ -219,7 +225,7 @@ def fit(
         fitted = base
     else:
         trainer = Trainer(
-            kind="weighted" if training in ("jtt", "retrain") else training,
+            kind="weighted" if training in ("jtt", "retrain", "offset") else training,
             model=model,
             start=start,
             data=data,
@@ -227,6 +233,7 @@ def fit(
             groups=groups,
             options=options,
             seed=seed,
+            offset=offset,
         )
         trainer.train(
             epochs=options.epochs,
@@ -255,7 +262,7 @@ class BatchRisk:
     Parameters
     ----------
     kind : str
-        A key of :data:`cid.options.KINDS` except "jtt" and "retrain", which train as "weighted".
+        A key of :data:`cid.options.KINDS` except "jtt", "retrain" and "offset", which train as "weighted".
     options : NetworkOptions
     weights : float array (n,)
         Of the images of the training set, with mean 1 over those used.
@@ -342,6 +349,8 @@ class Trainer:
     groups : int array (n,) or None
     options : NetworkOptions
     seed : int
+    offset : float array (n,), optional
+        Added to the logits of the images in training.
     """
 
     def __init__(
@@ -355,6 +364,7 @@ class Trainer:
         groups: np.ndarray | None,
         options: NetworkOptions,
         seed: int,
+        offset: np.ndarray | None = None,
     ):
         self.device = data.inputs.device
         self.start = start
@@ -367,6 +377,9 @@ class Trainer:
         self.used = torch.tensor(data.used)
         self.held_out = torch.tensor(data.held_out, device=self.device)
         self.batches = math.ceil(len(data.used) / options.batch)  # in an epoch
+        self.offset = None
+        if offset is not None:
+            self.offset = torch.as_tensor(offset, dtype=torch.float32, device=self.device)
 
         weights = weights / weights[data.used].mean()
         self.sampling = weights[data.used] if options.through == "sampler" else None
@@ -453,7 +466,10 @@ class Trainer:
         inputs = _take(self.data.inputs, self.rows[places], augmentation)
         with self.autocast():
             logits = [network(inputs) for network in self.networks]
-        losses = [softplus(-self.signs[places] * logit.float()) for logit in logits]
+        logits = [logit.float() for logit in logits]
+        if self.offset is not None:
+            logits = [logit + self.offset[places] for logit in logits]
+        losses = [softplus(-self.signs[places] * logit) for logit in logits]
         risk = self.batch_risk(losses, places)
         # backward and update; the scaler only acts in float16
         self.optimizer.zero_grad()
@@ -688,6 +704,14 @@ def _check(model, inputs, labels, rows, training, weights, groups, options) -> N
         np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
     ):
         raise ValueError("weights must be finite, none below 0 and some above")
+
+
+def _check_offset(offset, training: str, n: int) -> None:
+    if training == "offset" and offset is None:
+        raise ValueError("training of the kind offset needs an offset and none was given")
+    _check_per_image("offset", offset, training == "offset", training, n)
+    if offset is not None and not np.isfinite(offset).all():
+        raise ValueError("the offset must be a finite number for each training image")
 
 
 def _check_inputs(model: str, inputs: Tensor) -> None:

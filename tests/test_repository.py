@@ -37,13 +37,13 @@ study.pipeline.publish study.pipeline.reproduced study.pipeline.git study.pipeli
 study.results.plots study.results.drawing study.results.palette study.results.sentences study.results.files study.results.tables study.results.claims
 study.results.varied study.results.sizes study.results.inference study.results.metrics study.results.titles study.results.rounding
 study.experiment.train study.experiment.network_runs study.experiment.factors study.experiment.audited study.experiment.unidentified study.experiment.proxies study.experiment.variations study.experiment.runs study.experiment.penalties study.experiment.arrays study.experiment.scores study.experiment.mislabelled
-study.methods.registry study.methods.audited study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.stacks study.methods.base
+study.methods.registry study.methods.audited study.methods.logits study.methods.prototypes study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.stacks study.methods.base
 study.experiment.design study.experiment.levels
 study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
 study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing
 cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.doubted cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
-cid.auditing cid.trust cid.penalty cid.softmax cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+cid.auditing cid.trust cid.penalty cid.softmaxcid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 

@@ -1,5 +1,6 @@
 """The model that params.yaml names, trained on every training set by every method."""
 
+import numpy as np
 import pandas as pd
 
 from cid.heads import Heads
@@ -68,8 +69,7 @@ def train_model(
             folder=folder,
             progress="fit heads",
         )
-        heads = Heads.joined(list(fitted.values()))
-        sentence = _sentence_of_heads(heads, features.shape[1])
+        sentence = _sentence_of_heads(list(fitted.values()), features.shape[1])
         return predictions, " ".join([sentence, *sentences_of_penalties(penalties)])
 
     model = get_model(name)
@@ -95,10 +95,12 @@ def train_model(
     return predictions, _sentence_of_networks(info, model.title, options)
 
 
-def _sentence_of_heads(heads: Heads, features: int) -> str:
+def _sentence_of_heads(fitted: list[Heads], features: int) -> str:
+    gradient = np.concatenate([heads.gradient for heads in fitted])
+    gradient = gradient[~np.isnan(gradient)]  # of ensembles, which are not linear, it is not known
     return (
-        f"{len(heads.weight):,} linear heads on {features:,} features converged (largest gradient left: "
-        f"{heads.gradient.max():.0e} of the initial one)."
+        f"{len(gradient):,} linear heads on {features:,} features converged (largest gradient left: "
+        f"{gradient.max():.0e} of the initial one)."
     )
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cid.heads import Heads
 
 # In the order in which methods are listed; a file that is not among them comes after these.
-FAMILIES = ("weighting", "robust", "two_stage", "ula", "erase")
+FAMILIES = ("weighting", "robust", "two_stage", "ula", "erase", "logits", "prototypes")
 JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
 
 

@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 MODULES = [
-    "align", "auditing", "classified", "heads", "kin", "lbfgs", "models", "moved", "penalty", "recognition", "risks", "schedule", "training",
+    "align", "auditing", "classified", "heads", "kin", "lbfgs", "models", "moved", "offsets", "penalty", "prototypes", "recognition", "risks", "schedule", "training",
 ]  # fmt: skip
 
 

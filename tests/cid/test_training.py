@@ -144,12 +144,31 @@ def test_methods_of_a_seed_share_start_and_batches(features, monkeypatch):
     for kind in KINDS:
         seen[kind] = {"start": [], "batches": []}
         given = {"groups": groups} if kind in ("group-dro", "retrain") else {}
+        given |= {"offset": groups - 4.5} if kind == "offset" else {}
         # A sampler gives the second training of jtt draws of its own.
         options = read_options("mlp", QUICK | {"through": "loss"})
         fit("mlp", x, labels, rows, training=kind, options=options, seed=7, **given, **CPU)
     for kind, record in seen.items():
         assert all(torch.equal(w, seen["weighted"]["start"][0]) for w in record["start"]), kind
         assert record["batches"][-6:] == seen["weighted"]["batches"], kind  # 3 epochs of 2
+
+
+def test_an_offset_acts_in_training_alone(features):
+    """What it explains is learnt less, what it denies more; one of 0 is plain training to the byte."""
+    x, labels = features
+    rows = np.arange(100)
+    options = read_options("mlp", QUICK | {"learning_rate": 0.02})
+    sides = 2.0 * labels[rows] - 1
+
+    def margins(**given) -> np.ndarray:
+        fitted = fit("mlp", x, labels, rows, options=options, seed=3, **given, **CPU)
+        return sides * fitted.logits(x, rows)
+
+    plain = margins()
+    np.testing.assert_array_equal(margins(training="offset", offset=0 * sides), plain)
+    denied = np.where(rows < 50, -3, 3)
+    gain = margins(training="offset", offset=denied * sides) - plain
+    assert gain[:50].mean() > 0.3 + gain[50:].mean()
 
 
 def test_faces_are_flipped_and_shifted_whole():
@@ -348,6 +367,9 @@ def test_a_resumed_cnn_keeps_its_normalisation_augmentation_and_best_epoch(
         ({"weights": -np.ones(100)}, "none below 0"),
         ({"training": "lff", "weights": np.ones(100)}, "the kind lff takes no weights"),
         ({"training": "group-dro"}, "group-dro needs groups"),
+        ({"training": "offset"}, "offset needs an offset"),
+        ({"training": "offset", "offset": np.full(100, np.nan)}, "offset must be a finite number"),
+        ({"offset": np.ones(100)}, "the kind weighted takes no offset"),
         (
             {"options": read_options("mlp", {"held_out": 0.004})},
             "keeps 0 of 100 images from training",

@@ -27,7 +27,13 @@ def test_sets_are_weighed_set_by_set(people, weights, bias):
     weighed = weigh_sets(sets, proxy, labels, identities, list(METHODS), weights)
     columns = weighed.columns.difference(sets.columns)
     more = [f"{m}:groups" for m in ("cluster-dro", "group-dro", "last-layer", "erase")]
-    assert set(columns) == {*METHODS, *more, "ula:offset", "audited:rival"}
+    assert set(columns) == {
+        *METHODS,
+        *more,
+        "ula:offset",
+        "surprise-logits:offset",
+        "audited:rival",
+    }
     train = sets["part"] == "train"
     assert weighed.loc[~train, columns].isna().all(axis=None)
     assert weighed.loc[train, columns].notna().all(axis=None)

@@ -10,8 +10,10 @@ import pytest
 from sklearn.covariance import ledoit_wolf_shrinkage
 
 from cid.heads import StandardisedFeatures, balanced_subset, fit_heads
+from cid.penalty import folds
+from cid.prototypes import fit_prototypes
 from cid.risks import generalised_cross_entropy, group_risk
-from study.methods import erase
+from study.methods import erase, two_stage
 from study.methods.base import GRAM_STACK, TrainingStack
 from study.methods.erase import erasure
 from study.methods.registry import METHODS, fit_method, fit_weighted_methods
@@ -128,6 +130,63 @@ def test_self_corrects_a_head_where_a_second_one_disagrees_most(stack):
     np.testing.assert_allclose(found, expected, atol=1e-3 * expected.std())
 
 
+def out_of_fold(stack, l2):
+    """Probabilities of the labels of 300 training images by heads that left out a fold of them."""
+    fold = folds(stack.labels[:300], 0, two_stage.FOLD_STREAM)
+    found = np.zeros(300)
+    for left in range(5):
+        weights = ONES.copy()
+        weights[0, :300][fold == left] = 0
+        logits = fit_heads(stack.features, stack.labels, weights, l2).logits(stack.features)[0]
+        side = np.where(stack.labels == 1, 1, -1)
+        found[fold == left] = (1 / (1 + np.exp(-side * logits)))[:300][fold == left]
+    return found
+
+
+def corrected(stack, weights, l2):
+    first = fit_heads(stack.features, stack.labels, ONES, 0.1)
+    before = first.logits(stack.features)
+    change = fit_heads(stack.features, stack.labels, weights, l2, offset=before)
+    return before + change.logits(stack.features)
+
+
+def test_crossed_afr_asks_heads_that_did_not_see_an_image(stack):
+    settings = dict(afr_crossed_gamma=3.0, afr_crossed_l2=0.5)
+    found = fit_method(stack, "afr-crossed", ONES, settings=settings).logits(stack.features)
+    weights = ONES.copy()
+    weights[0, :300] = np.exp(-3 * out_of_fold(stack, 0.1))
+    weights[0, :300] /= np.bincount(stack.labels[:300])[stack.labels[:300]]
+    expected = corrected(stack, weights, 0.5)
+    np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
+
+
+def test_crossed_self_corrects_where_heads_that_did_not_see_an_image_disagree(stack):
+    settings = dict(
+        selective_crossed_stop_l2=5.0, selective_crossed_share=0.2, selective_crossed_l2=0.5
+    )
+    found = fit_method(stack, "selective-crossed", ONES, settings=settings).logits(stack.features)
+    p, q = out_of_fold(stack, 0.1), out_of_fold(stack, 5.0)
+    divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    weights, own = np.zeros_like(ONES), stack.labels[:300]
+    count = round(0.2 * np.bincount(own).min())
+    for label in (0, 1):
+        images = np.flatnonzero(own == label)
+        weights[0, images[np.argsort(-divergence[images])[:count]]] = 1
+    expected = corrected(stack, weights, 0.5)
+    np.testing.assert_allclose(found, expected, atol=2e-3 * expected.std())
+
+
+def test_dpe_is_the_ensemble_of_cid_on_features_in_units_of_the_training_set(stack):
+    settings = dict(dpe_members=2, dpe_epochs=3)
+    found = fit_method(stack, "dpe", ONES, settings=settings).logits(stack.features)
+    centre, spread = stack.features[:300].mean(axis=0), stack.features[:300].std(axis=0)
+    x = (stack.features - centre) / spread
+    ensemble = fit_prototypes(x[:300], stack.labels[:300], members=2, epochs=3, batch=64)
+    p = ensemble.probabilities(x)
+    expected = np.log(p[:, 1] / p[:, 0])
+    np.testing.assert_allclose(found[0], expected, atol=1e-2 * expected.std())
+
+
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(stack, rounds):
     settings = dict(xrm_rounds=rounds, xrm_tilt=2.0)
@@ -152,6 +211,13 @@ def test_xrm_groups_by_class_and_by_the_mistakes_of_the_other_half(stack, rounds
     expected = expected.logits(features)
     np.testing.assert_allclose(found, expected, atol=5e-3 * expected.std())
     assert 10 < wrong[:300].sum() < 150
+
+
+def test_surprise_in_the_logits_is_an_offset_that_no_head_keeps(stack):
+    offsets = 0.4 * (stack.features[None, :, 30] - 5)
+    found = fit_method(stack, "surprise-logits", ONES, offsets)
+    expected = fit_heads(stack.features, stack.labels, ONES, 0.1, offset=offsets)
+    np.testing.assert_allclose(found.weight, expected.weight, atol=1e-4)
 
 
 def test_ula_does_not_learn_what_the_proxy_explains(stack):
@@ -255,11 +321,12 @@ def test_every_way_of_training_gives_a_head_of_its_own(stack):
     needed = {"group-dro": (2 * PEOPLE + stack.labels)[None], "ula": stack.features[None, :, 0] - 5}
     needed |= dict.fromkeys(("last-layer", "erase"), PEOPLE[None])
     needed["audited"] = ONES
+    needed["surprise-logits"] = stack.features[None, :, 1] - 5
     weights = dict.fromkeys(WAYS, ONES) | {"audited": ONES * (1 + 4 * (PEOPLE > 7))}
     fitted = [fit_method(stack, way, weights[way], needed.get(way)) for way in WAYS]
     logits = np.concatenate([heads.logits(stack.features) for heads in fitted])[:, 300:]
     assert (((logits > 0) == stack.labels[300:]).mean(axis=1) > 0.6).all()
-    assert np.linalg.matrix_rank(logits) == len(WAYS) == 14
+    assert np.linalg.matrix_rank(logits) == len(WAYS) == 18
 
 
 def test_what_a_method_needs_and_lacks_is_named(stack):

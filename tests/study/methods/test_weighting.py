@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 
-from cid import density, factors
+from cid import density, factors, surprise_offsets
 from cid.density import class_density, neighbour_width
 from cid.options import KINDS
 from cid.posterior import label_posterior
@@ -31,7 +31,7 @@ SETTINGS = {
     "tau": 0.05, "power": 2.0, "temper": 2.0, "class_prior": "balanced", "include_self": True, "rarity": 1.0,
     "surprise": "auto", "neighbours": "auto", "posterior_tau": "auto",
     "keep_class_direction": False, "local_scaling": False, "clusters": "auto", "erase_clusters": "auto",
-    "bias_l2": 0.1,
+    "bias_l2": 0.1, "logit_strength": 0.75,
 }  # fmt: skip
 LABELS = np.array([0, 0, 0, 0, 1, 1])
 PEOPLE = np.array([7, 7, 7, 8, 7, 8])
@@ -171,6 +171,20 @@ def test_log_odds_are_those_of_a_ridge_model_on_the_proxy(embeddings):
     error = 1 / (1 + np.exp(-found)) - LABELS
     penalty = 0.1 * np.append(weight[:-1], 0)
     np.testing.assert_allclose(z.T @ error / 6 + penalty, 0, atol=1e-3)
+
+
+def test_offsets_are_those_of_the_method_in_cid(embeddings):
+    """Of two classes one number an image, of more one for each class."""
+    wanted = {"neighbours": 3, "logit_strength": 0.5}
+    settings = SETTINGS | wanted | {"surprise": "auto"}
+    found = training_needs("surprise-logits", embeddings, LABELS, None, settings)
+    expected = surprise_offsets(embeddings, LABELS, strength=0.5, neighbours=3)
+    np.testing.assert_allclose(found, expected[:, 1] - expected[:, 0], rtol=1e-6)
+    assert np.ptp(found) > 0
+    three = np.array([0, 1, 2, 0, 1, 2])
+    found = training_needs("surprise-logits", embeddings, three, None, settings)
+    expected = surprise_offsets(embeddings, three, strength=0.5, neighbours=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_the_number_of_clusters_of_many_images_is_chosen_on_some(monkeypatch):
