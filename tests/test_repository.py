@@ -255,12 +255,13 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    documents = findings.documents(params.read())
+    studies = overview.read_studies()
+    documents = findings.documents(params.read(), studies)
     assert documents.keys() == {findings.README, findings.FINDINGS}
     for path, filled in documents.items():
         assert path.read_text() == filled, "run `python -m study report readme`"
     results = (ROOT / "docs/results.md").read_text()
-    assert overview.results_page(params.read()) == results, "run the same command"
+    assert overview.results_page(params.read(), studies) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"

@@ -280,10 +280,11 @@ def main(arguments: list[str]) -> None:
     chosen = options.parse_args(arguments).command
     params = read()
     if chosen == "readme":
-        for path, text in findings.documents(params).items():
+        studies = overview.read_studies()
+        for path, text in findings.documents(params, studies).items():
             write_text(path, text)
-        write_text(RESULTS, overview.results_page(params))
-        print(overview.studies_page())
+        write_text(RESULTS, overview.results_page(params, studies))
+        print(overview.studies_page(studies))
     elif chosen == "pages":
         executed = sorted(BUILD.glob("notebooks/[!.]*.ipynb")) + sorted(BUILD.glob("paper/*.ipynb"))
         for path in executed:
