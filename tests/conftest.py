@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 
 def pytest_collection_modifyitems(items):
@@ -22,6 +21,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="module")
 def one_thread():
     """Sums in one order whatever the machine; small batches gain nothing from more threads."""
+    import torch  # not by the process that hands out tests, which would take seconds for it
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -43,7 +43,7 @@ study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_f
 study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing
 cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.doubted cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
-cid.auditing cid.trust cid.penalty cid.softmaxcid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+cid.auditing cid.trust cid.penalty cid.softmax cid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.weights cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 
@@ -255,12 +255,13 @@ def test_notebooks_hold_no_logic_a_test_could_want(path):
 def test_the_readme_shows_the_committed_numbers(monkeypatch):
     monkeypatch.chdir(ROOT)
     text = (ROOT / "README.md").read_text()
-    documents = findings.documents(params.read())
+    studies = overview.read_studies()
+    documents = findings.documents(params.read(), studies)
     assert documents.keys() == {findings.README, findings.FINDINGS}
     for path, filled in documents.items():
         assert path.read_text() == filled, "run `python -m study documents`"
     results = (ROOT / "docs/results.md").read_text()
-    assert overview.results_page(params.read()) == results, "run the same command"
+    assert overview.results_page(params.read(), studies) == results, "run the same command"
     for name in re.findall(r"\]\(((?!http)[^)#]+)\)|src=\"((?!http)[^\"]+)\"", text):
         target = next(filter(None, name))
         assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"

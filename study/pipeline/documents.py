@@ -15,7 +15,8 @@ from study.store import write_text
 def main(arguments: list[str]) -> None:
     parser("documents").parse_args(arguments)
     params = read()
-    for path, text in findings.documents(params).items():
+    studies = overview.read_studies()
+    for path, text in findings.documents(params, studies).items():
         write_text(path, text)
-    write_text(RESULTS, overview.results_page(params))
-    print(overview.studies_page())
+    write_text(RESULTS, overview.results_page(params, studies))
+    print(overview.studies_page(studies))

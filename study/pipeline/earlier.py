@@ -13,6 +13,7 @@ import io
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +67,13 @@ NUMBERS = ("estimate", "low", "high", "p", "p_holm", "detectable")
 
 def read(path: Path = TABLE) -> list[Row]:
     """The rows of the table; none where there is no table."""
-    if not path.exists():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return [_parsed(row) for row in csv.DictReader(file)]
+    return list(_rows(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+@lru_cache(maxsize=4)
+def _rows(text: str) -> tuple[Row, ...]:
+    """The rows of a table as text; kept, as a page of all studies asks for those of each."""
+    return tuple(_parsed(row) for row in csv.DictReader(io.StringIO(text)))
 
 
 def _parsed(row: dict[str, str]) -> Row:

@@ -42,14 +42,17 @@ UNDER_WRONG_LABELS = (
 SMALLER_STUDY, LARGER_STUDY = "cnn", "cnn-45"
 
 
-def documents(params: dict) -> dict[Path, str]:
-    """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs."""
+def documents(params: dict, studies: list[Study] | None = None) -> dict[Path, str]:
+    """Every document that is here, with its blocks; ``ValueError`` if one lacks a mark that it needs.
+
+    ``studies`` are those of :func:`overview.read_studies`, if the caller has read them.
+    """
     if not (REPORTS / params["study"] / "difference.csv").exists():
         raise ValueError(
             f"{REPORTS / params['study']} holds no gains over people, and the README begins with those; run "
             "`dvc repro` with a study of people in params.yaml"
         )
-    known = blocks(params)
+    known = blocks(params, overview.read_studies() if studies is None else studies)
     texts = {}
     for path, needed in NEEDED.items():
         if not path.exists():
@@ -85,9 +88,8 @@ def filled(text: str, blocks: Mapping[str, Callable[[], str]]) -> str:
     return text
 
 
-def blocks(params: dict) -> dict[str, Callable[[], str]]:
+def blocks(params: dict, studies: list[Study]) -> dict[str, Callable[[], str]]:
     """Every block by name."""
-    studies = overview.read_studies()
     own = REPORTS / params["study"]
     return {
         "headline": lambda: markdown_table(*overview.short_headline(own)),

@@ -108,7 +108,10 @@ class Study:
 
     def gain(self, metric: str, method: str, test: str = "seen") -> str:
         """A method's gain over its reference with its interval; empty for ERM and for what was not run."""
-        row = self.gains.reindex([(test, metric, method)]).iloc[0]
+        key = (test, metric, method)
+        if key not in self.gains.index:
+            return ""
+        row = self.gains.loc[key]
         return points(*row[DIFFERENCE]) if math.isfinite(row["mean_difference"]) else ""
 
     def judged(self, metric: str, method: str, test: str = "seen") -> dict | None:
@@ -513,12 +516,13 @@ def moved_verdicts() -> str:
 # ---------------------------------------------------------------------------- README and docs/results.md
 
 
-def results_page(params: dict) -> str:
+def results_page(params: dict, studies: list[Study] | None = None) -> str:
     """docs/results.md: every table across bias levels, studies and methods, and the words they use.
 
-    A study links to its abstract as a notebook, which code hosts show, and to its page.
+    A study links to its abstract as a notebook, which code hosts show, and to its page. ``studies`` are those of
+    :func:`read_studies`, if the caller has read them.
     """
-    studies = read_studies()
+    studies = read_studies() if studies is None else studies
     head, rows = studies_table(studies)
     link = "[{0}](../reports/{0}/notebooks/00_abstract.ipynb) ([page](../reports/{0}/index.html))"
     rows = [[link.format(name), *rest] for name, *rest in rows]
@@ -647,9 +651,12 @@ def marks(study: Study, axis: Axis) -> list[Mark]:
     return found
 
 
-def studies_page() -> Path:
-    """Write ``reports/index.html``: a forest plot of all studies, and the tables behind it."""
-    studies = read_studies()
+def studies_page(studies: list[Study] | None = None) -> Path:
+    """Write ``reports/index.html``: a forest plot of all studies, and the tables behind it.
+
+    ``studies`` are those of :func:`read_studies`, if the caller has read them.
+    """
+    studies = read_studies() if studies is None else studies
     axes = [make_axis(studies, metric) for metric in PRIMARY]
     groups = {
         heading: [study for study in studies if study.protocol["status"] == state]

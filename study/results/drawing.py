@@ -178,7 +178,8 @@ def used_area(figure: Figure) -> Bbox:
 
     Saving would otherwise lay the figure out twice for every file, which takes longer than to draw it.
     """
-    figure.draw_without_rendering()
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
     with mpl.rc_context(FINAL_LAYOUT):
         figure.set_layout_engine(None)
     return figure.get_tightbbox().padded(mpl.rcParams["savefig.pad_inches"])

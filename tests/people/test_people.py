@@ -10,6 +10,7 @@ import io
 import runpy
 import sys
 from itertools import combinations
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -292,13 +293,18 @@ def test_command_writes_a_valid_data_set_the_same_for_any_number_of_workers(
     head, tmp_path, monkeypatch, capfd
 ):
     folder = tmp_path / "set"
+    # A worker starts as a spawned one does, but has the head: it is forked from a process that loaded it.
+    workers = get_context("forkserver")
+    workers.set_forkserver_preload(["tests.people.loaded"])
+    asked = []
+    monkeypatch.setattr(made, "get_context", lambda how: asked.append(how) or workers)
     # As `python -m people`, with workers: they cannot import what stands in the __main__ of a package.
     options = "--seed 5 --identities 2 --images 2 --size 64 --workers 2".split()
     monkeypatch.setattr(sys, "argv", ["people", str(folder), *options])
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("people", run_name="__main__", alter_sys=True)
     assert not ended.value.code
-    assert capfd.readouterr().out == ""
+    assert capfd.readouterr().out == "" and asked == ["spawn"]
     faces = read_faces(folder)
     assert len(faces) == 4 and faces.image(3).shape == (64, 64, 3)
     alone = [record["image"]["bytes"] for record in made.records(2, 2, seed=5, size=64)]

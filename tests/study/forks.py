@@ -33,14 +33,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 IMPORTED = """
-    IPython.core.pylabtools bs4 dvc.cli dvc.commands.experiments.run dvc.commands.repro dvc.repo
-    dvc.repo.experiments.queue.workspace dvc.repo.reproduce dvc.stage.run facenet_pytorch
-    ipykernel.comm ipykernel.kernelapp ipykernel.zmqshell jinja2 jupyter_client
-    latex2mathml.converter matplotlib.pyplot matplotlib_inline.backend_inline mistune nbclient
-    nbconvert.nbconvertapp nbformat numpy pandas papermill PIL.Image psutil pyarrow.parquet pydantic
-    ruamel.yaml scipy.linalg scipy.optimize scipy.spatial scipy.special scipy.stats seaborn sklearn.cluster
-    sklearn.linear_model sklearn.metrics sklearn.neighbors sklearn.preprocessing tflite threadpoolctl
-    torch torch.nn.functional torchvision tqdm.auto
+    annotated_types bs4 dulwich.ignore dulwich.index dulwich.worktree dvc._debug dvc.analytics dvc.cachemgr
+    dvc.cli.parser dvc.commands.experiments.run dvc.compare dvc.data_cloud dvc.dirs dvc.render.convert
+    dvc.render.match dvc.repo.artifacts dvc.repo.brancher dvc.repo.collect dvc.repo.commit dvc.repo.datasets
+    dvc.repo.diff dvc.repo.experiments.brancher dvc.repo.experiments.ls dvc.repo.experiments.queue.workspace
+    dvc.repo.graph dvc.repo.index dvc.repo.metrics.diff dvc.repo.open_repo dvc.repo.params.diff
+    dvc.repo.plots dvc.repo.reproduce dvc.repo.stage dvc.repo.trie dvc.stage.run dvc.ui.table dvc.utils.diff
+    dvc.utils.plots dvc.utils.strictyaml dvc_data.fs dvc_data.hashfile.db.local dvc_data.hashfile.status
+    dvc_data.index.checkout dvc_render facenet_pytorch flatten_dict fsspec.implementations.memory
+    ipykernel.comm ipykernel.debugger ipykernel.kernelapp ipykernel.zmqshell IPython.core.completerlib
+    IPython.core.logger IPython.core.oinspect IPython.core.pylabtools IPython.extensions.storemagic jinja2
+    jupyter_client latex2mathml.converter matplotlib.backends.backend_svg matplotlib.pyplot
+    matplotlib_inline.backend_inline mistune nbclient nbconvert.nbconvertapp nbformat networkx numpy pandas
+    pandas.io.formats.style papermill PIL.BmpImagePlugin PIL.GifImagePlugin PIL.Image PIL.JpegImagePlugin
+    PIL.PngImagePlugin PIL.PpmImagePlugin psutil pyarrow.dataset pyarrow.pandas_compat pyarrow.parquet
+    pydantic._internal._validators pydantic.json_schema pydantic.plugin._loader pydantic.type_adapter
+    pydantic.types pygit2 rich.json ruamel.yaml.mergevalue scipy.linalg scipy.optimize scipy.spatial
+    scipy.special scipy.stats scmrepo.fs scmrepo.git.backend.pygit2.filter seaborn sklearn.cluster
+    sklearn.linear_model sklearn.metrics sklearn.neighbors sklearn.preprocessing symtable tabulate tflite
+    threadpoolctl torch torch.nn.functional torchvision tornado.locks tornado.platform.asyncio
+    tornado.queues tqdm.auto wcwidth
 """.split()
 
 # What `python` is: the other end of :func:`serve`, in a Python that imports next to nothing.

@@ -1,6 +1,6 @@
 """A tiny study in a copy of the repository, for the tests that need a finished one.
 
-The data are a dozen people of the embedded data set, so detection, alignment and embedding are real.
+The data are nine people of the embedded data set, so detection, alignment and embedding are real.
 One finished study is made per test run; every test file that asks for one gets a copy.
 """
 
@@ -26,7 +26,7 @@ from study.pipeline import notebook, params, stages
 from tests.study.forks import Forks
 
 ROOT = Path(__file__).parents[2]
-PEOPLE = 12
+PEOPLE = 9
 IMAGES = 10  # of each class of a person
 STAGES = ["data", "embed", "views", "weights", "train", "evaluate", "factors", "proxies", "breadth",
           "ablate", "paper", "report", "publish"]  # fmt: skip

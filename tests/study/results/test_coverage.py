@@ -122,13 +122,17 @@ def test_the_short_way_is_what_a_study_does():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_intervals_hold_the_truth_as_often_as_they_say(kind):
-    found = coverage(kind, 500).set_index("quantity")
-    assert 0.93 <= found.loc["gain", "coverage"] <= 0.97
-    assert 0.9 <= found.loc["gain", "se/sd"] <= 1.1
+    """The bounds are two standard errors of a share of 250 studies, and three of a spread among them.
+
+    Standard errors that are a fifth too narrow, or that leave out the people, do not pass.
+    """
+    found = coverage(kind, 250).set_index("quantity")
+    assert 0.92 <= found.loc["gain", "coverage"] <= 0.98
+    assert 0.86 <= found.loc["gain", "se/sd"] <= 1.14
     # Nothing of people or seeds is left in a slope here, and the largest of three noisy variances of the
     # pairs is taken: wider than needed, never narrower.
-    assert 0.93 <= found.loc["slope", "coverage"] <= 1
-    assert 0.95 <= found.loc["slope", "se/sd"] <= 1.35
+    assert 0.92 <= found.loc["slope", "coverage"] <= 1
+    assert 0.91 <= found.loc["slope", "se/sd"] <= 1.39
 
 
 # Spread over people, pooled over the seeds: seeds, people, images; share of the pairs that are tested;
