@@ -31,7 +31,7 @@ from study.methods.registry import (
     fit_method,
     fit_settings,
     is_weighted,
-    needed_column,
+    needed_columns,
     training_code,
 )
 from study.methods.stacks import SoftmaxStack
@@ -128,7 +128,7 @@ def _losses(cell, features, labels, method: str, train: dict, folder) -> dict[fl
     weighted = train["l2"] == "auto" or is_weighted(method)
     columns = []
     if train["l2"] == "own":
-        columns = [name for name in (method, needed_column(method)) if name in cell]
+        columns = [name for name in [method, *needed_columns(cell, method)] if name in cell]
     robust = train.get("robust", {})
     inputs = {}
     if folder is not None:
@@ -178,11 +178,13 @@ def _losses_of(training_set: pd.DataFrame, features, labels, method: str, train:
     def by_training(penalties) -> np.ndarray:
         """As the above, of a method that trains in a way of its own, which standardises by fold."""
         in_fold = folds(own_labels, seed) == np.arange(FOLDS)[:, None]
-        column = needed_column(method)
+        columns = needed_columns(training_set, method)
         needed = None
-        if column in training_set:
-            needed = np.tile(training_set[column].to_numpy(), (FOLDS, 1))
-            needed = needed.astype(np.int64 if column.endswith(":groups") else np.float32)
+        if columns:
+            needed = training_set[columns].to_numpy()
+            needed = needed[:, 0] if len(columns) == 1 else needed
+            needed = np.broadcast_to(needed, (FOLDS, *needed.shape))
+            needed = needed.astype(np.int64 if columns[0].endswith(":groups") else np.float32)
         losses = []
         for l2 in penalties:
             stack = (TrainingStack if classes == 2 else SoftmaxStack)(

@@ -30,6 +30,7 @@ from study.methods.registry import (
     get_method,
     is_weighted,
     needed_column,
+    needed_columns,
     training_code,
     training_needs,
     training_weights,
@@ -95,8 +96,9 @@ def weigh_sets(
 
     training_sets = [training_set for _, training_set in train.groupby(["level", "seed"])]
     weighed = pd.concat(on_all_cores(weigh, training_sets))
-    needed_columns = [needed_column(method) for method in methods]
-    columns = [*methods, *filter(None, needed_columns)]
+    columns = list(methods)
+    for method in methods:
+        columns += needed_columns(weighed, method)
     return pd.concat([sets, weighed.reindex(sets.index)[columns]], axis=1)
 
 
@@ -137,7 +139,8 @@ def _weigh(embeddings, labels, people, methods, settings, folder) -> dict[str, n
         arrays = store.kept(folder, f"weights-{method}", inputs, code, compute)
         columns[method] = arrays["weights"]
         if spec.needed:
-            columns[needed_column(method)] = arrays["needed"].astype(float)
+            needed = arrays["needed"].astype(float)
+            columns |= named(needed_column(method), needed)
     return columns
 
 
@@ -284,7 +287,7 @@ class _HeadFits:
         images = store.digest(train["seed"].to_numpy(), train["row"].to_numpy(), *at)
         files = {}
         for method in self.methods:
-            columns = [name for name in (method, needed_column(method)) if name in train]
+            columns = [name for name in [method, *needed_columns(train, method)] if name in train]
             inputs = {
                 "data": data,
                 "images": images,
@@ -325,9 +328,11 @@ class _HeadFits:
             heads = dict(zip(weighted, fit_weighted_methods(stack, weights), strict=True))
         for method in methods:
             if method not in heads:
-                column = needed_column(method)
                 dtype = np.int64 if get_method(method).needs == "groups" else np.float32
-                needed = spread(column, dtype) if column in train else None
+                columns = [spread(column, dtype) for column in needed_columns(train, method)]
+                needed = None
+                if columns:
+                    needed = columns[0] if len(columns) == 1 else np.stack(columns, axis=2)
                 weights = spread(method, np.float32)
                 heads[method] = fit_method(stack, method, weights, needed, self.robust)
         return heads

@@ -93,6 +93,7 @@ DPE = Method(
     fit=fit_prototype_ensembles,
     fit_settings=PrototypeSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.dpe_rate": [3e-4, 1e-3, 3e-3, 1e-2],
         "train.robust.dpe_epochs": [10, 20, 40],

@@ -76,6 +76,20 @@ def needed_column(name: str) -> str | None:
     return f"{name}:{needs}" if needs else None
 
 
+def needed_columns(table, name: str) -> list[str]:
+    """Names of the columns, in a table of training sets, of what a method needs besides weights.
+
+    One, or one a class, ``NAME:offset:0``, ...; none where it needs nothing or the table lacks it.
+    """
+    column = needed_column(name)
+    if column is None or column in table:
+        return [column] if column else []
+    columns = []
+    while f"{column}:{len(columns)}" in table:
+        columns.append(f"{column}:{len(columns)}")
+    return columns
+
+
 def weigh_settings(name: str, section: Mapping[str, Any]) -> Options:
     """The settings by which a method weighs, from the section ``weights`` of params.yaml.
 
@@ -222,7 +236,8 @@ def training_needs(
     settings: Mapping[str, Any],
     shared: dict | None = None,
 ) -> np.ndarray | None:
-    """What a method needs besides weights, (n,): int codes of groups, or float log-odds; or None.
+    """What a method needs besides weights: int codes of groups (n,), or float log-odds (n,), of more than two
+    classes offsets (n, C); or None.
 
     Arguments and errors are those of :func:`training_weights`.
     """

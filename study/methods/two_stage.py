@@ -379,6 +379,7 @@ AFR_CROSSED = Method(
     fit=fit_afr_crossed,
     fit_settings=CrossedAFRSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.afr_crossed_gamma": [0.5, 1.0, 2.0, 4.0, 8.0],
         "train.robust.afr_crossed_l2": [0.3, 1.0, 3.0, 10.0, 30.0],
@@ -394,6 +395,7 @@ SELF_CROSSED = Method(
     fit=fit_selective_crossed,
     fit_settings=CrossedSELFSettings,
     network=None,
+    two_classes=True,
     tried={
         "train.robust.selective_crossed_stop_l2": [1.0, 10.0, 100.0],
         "train.robust.selective_crossed_share": [0.1, 0.25, 0.5],
