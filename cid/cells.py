@@ -1,8 +1,8 @@
 """Densities of classes too large for all pairs: each sample sees its likeliest cells, and draws from the rest.
 
 The samples of a class are divided into cells of about :data:`SIZE` by k-means. What a cell adds to a
-sample's density can be told from the cell's centre, roughly and never too high but for rounding (Jensen's
-inequality). So every sample sees exactly the :data:`LOOKS` cells that promise most, and :data:`DRAWS` samples
+sample's density can be told roughly from the cell's centre and spread: the mean of the kernel over a normal
+distribution. So every sample sees exactly the :data:`LOOKS` cells that promise most, and :data:`DRAWS` samples
 of all others, drawn by strata with chances in proportion to what the centres promise. Each draw counts by one
 over its chance (Horvitz and Thompson, "A generalization of sampling without replacement from a finite
 universe", 1952), so a density is right in the mean, and differences of neighbouring draws tell its standard
@@ -25,15 +25,16 @@ from cid.pairs import half_squares
 from cid.precision import true_float32
 
 SIZE = 64  # samples in a cell, about
-LOOKS = 32  # cells that a sample sees exactly
+LOOKS = 32  # cells that a sample sees exactly,
+FEWEST = 8  # or so many, where the others hold less than
+WORTH = 0.1  # of its density, as wide kernels have it
 DRAWS = 4096  # samples of other cells that it sees; even
 CANDIDATES = 512  # cells near its own, among which those are that it looks into
+TRIED = 8  # groups that tell so
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
-AT_ONCE = 256  # samples that meet the draws at once
-UNIFORM = (
-    0.02  # share of the draws that goes by the number of samples, whatever the centres promise
-)
+AT_ONCE = 512  # samples whose kernels are computed at once
+UNIFORM = 0.02  # share of the draws that goes by the number of samples, whatever the cells promise
 DOUBTFUL = 0.02  # error, as a share of the density, above which a density is computed again,
 AGAIN = 0.01  # up to this share of all
 FEW = 2 * SIZE * LOOKS  # samples of a class of which all pairs are no more work
@@ -41,6 +42,8 @@ COARSE = 256  # samples a coarse cell from which its centre is found
 ROUNDS = 6  # of k-means, for coarse cells
 FINE = 4  # rounds within them
 SETTLED = 4  # rounds in which samples move to cells of other coarse ones
+COVERED = 20_000  # samples whose spread around their centres is looked at
+FILLED = 0.5  # of their dimensions, as a cell's are fewer than those of all together
 NEXT = 64  # cells among which a sample then finds its nearest
 SHOWN = 50_000  # samples from which on progress is shown
 
@@ -130,24 +133,33 @@ class Cells:
     own: torch.Tensor  # (n,), 2 ^ -half
     edges: np.ndarray  # (K + 1,): where the samples of each cell begin, and where the last ends
     size: torch.Tensor  # (K,), samples of each, as floats
-    centres: torch.Tensor  # (K, d), mean of u, weighted by `own`
-    level: torch.Tensor  # (K,), log2 of the mean of `own`
+    centres: torch.Tensor  # (K, d), mean of u
+    centre_half: torch.Tensor  # (K,), |centre|^2 / 2
+    spread: torch.Tensor  # (K,), ln 2 times the variance of u along a dimension that it fills
+    dimensions: float  # that cells fill
 
     @classmethod
     def of(cls, unit, mean, tau: float, edges: np.ndarray) -> "Cells":
         """Make cells of unit vectors (n, d) in their order, which are overwritten."""
         u = unit.sub_(mean.float()).mul_(powers_of_two(tau))
         half = half_squares(u).float()
-        own = torch.exp2(-half)
         count = torch.from_numpy(np.diff(edges))
         code = torch.repeat_interleave(count)
-        mass = torch.zeros(len(count)).index_add_(0, code, own)
-        centres = torch.zeros(len(count), u.shape[1])
-        for part in torch.arange(len(u)).split(CHUNK):
-            centres.index_add_(0, code[part], u[part] * own[part, None])
-        centres /= mass[:, None]
-        size = count.float()
-        return cls(u, half, own, edges, size, centres, (mass / size).log2())
+        centres, _ = _means(u, code, len(count))
+        within = half_squares(u) - half_squares(centres)[code]  # in the sum over a cell
+        variance = 2 * torch.zeros(len(count)).double().index_add_(0, code, within) / count
+        dimensions = FILLED * _dimensions(u, centres, code)
+        return cls(
+            u=u,
+            half=half,
+            own=torch.exp2(-half),
+            edges=edges,
+            size=count.float(),
+            centres=centres,
+            centre_half=half_squares(centres).float(),
+            spread=(math.log(2) * variance.clamp_min(0) / dimensions).float(),
+            dimensions=dimensions,
+        )
 
     def __len__(self) -> int:
         return len(self.size)
@@ -160,6 +172,14 @@ class Cells:
     def kernel(self, rows, others) -> torch.Tensor:
         """``2 ^ (u_i . u_j - half_j)``, which times ``own_i`` is the kernel; (r, s)."""
         return torch.addmm(-self.half[others], self.u[rows], self.u[others].T).exp2_()
+
+
+def _dimensions(u: torch.Tensor, centres: torch.Tensor, code: torch.Tensor) -> float:
+    """Dimensions that samples fill around their centres: the participation ratio of their variances."""
+    some = torch.arange(0, len(u), math.ceil(len(u) / COVERED))
+    within = (u[some] - centres[code[some]]).double()
+    product = within.T @ within
+    return max(1.0, float(product.trace() ** 2 / (product**2).sum().clamp_min(1e-300)))
 
 
 def divided(u: torch.Tensor, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -245,7 +265,9 @@ def _settled(u: torch.Tensor, code: torch.Tensor, n_cells: int) -> torch.Tensor:
             near = nearness.topk(min(NEXT, n_cells), dim=1).indices
             for cell, around in zip(some.tolist(), near, strict=True):
                 rows = members[cell]
-                inner = torch.addmm(-half[around], u[rows], centres[around].T)
+                inner = torch.addmm(
+                    -half[around], u.index_select(0, rows), centres.index_select(0, around).T
+                )
                 found[rows] = around[inner.argmax(dim=1)]
         code = found
     return code
@@ -258,10 +280,11 @@ def _estimated(cells: Cells, rng: np.random.Generator) -> tuple[torch.Tensor, to
     n = len(cells.u)
     total = torch.zeros(n, dtype=torch.float64)
     error = torch.zeros(n, dtype=torch.float64)
+    looks = _needed_looks(cells)
     bar = tqdm(total=n, desc="density", unit="image", mininterval=5, leave=False, disable=n < SHOWN)
     with bar:
         for first, last in _batches(cells.edges, BATCH):
-            looked, groups = _seen(cells, first, last)
+            looked, groups = _seen(cells, first, last, looks)
             start = int(cells.edges[first])
             _look(cells, looked, total, start)
             for begin, end, promised in groups:
@@ -288,29 +311,45 @@ def _batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
 Group = tuple[int, int, np.ndarray]
 
 
-def _seen(cells: Cells, first: int, last: int) -> tuple[np.ndarray, list[Group]]:
-    """The cells (m, LOOKS) that each sample of some cells looks into, its own among them; and the groups."""
+def _needed_looks(cells: Cells) -> int:
+    """Into how many cells each sample looks, by what some groups find in more of them."""
+    groups = _batches(cells.edges, GROUP)
+    left = np.zeros(2)  # of the density, beyond few and many cells
+    tried = groups[:: math.ceil(len(groups) / TRIED)]
+    for first, last in tried:
+        rows = cells.rows(first, last)
+        for place, looks in enumerate((FEWEST, LOOKS)):
+            promised = _promised(cells, first, last, looks)[1]
+            left[place] += float(promised.sum()) / (rows.stop - rows.start)
+    return LOOKS if left[0] - left[1] > WORTH * len(tried) else FEWEST
+
+
+def _seen(cells: Cells, first: int, last: int, looks: int) -> tuple[np.ndarray, list[Group]]:
+    """The cells (m, looks) that each sample of some cells looks into, its own among them; and the groups."""
     looked = []
     groups = []
     for begin, end in _batches(cells.edges[first : last + 1], GROUP):
-        some, promised = _promised(cells, first + begin, first + end)
+        some, promised = _promised(cells, first + begin, first + end, looks)
         looked.append(some.numpy())
         groups.append((first + begin, first + end, promised.numpy()))
     return np.concatenate(looked), groups
 
 
-def _promised(cells: Cells, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _promised(cells: Cells, first: int, last: int, looks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """What the cells' centres promise to the samples of some cells, each as a share of its density.
 
     Returns
     -------
-    looked : int tensor, shape (m, LOOKS)
+    looked : int tensor, shape (m, looks)
         Cells of which one sample, in the mean, promises most, and the sample's own.
     promised : float64 tensor, shape (K,)
         What each cell promises to all samples here that do not look into it.
     """
-    around = torch.addmm(cells.level, cells.centres[first:last], cells.centres.T)
-    around = around.add_(cells.level[first:last, None]).exp2_()
+    some = slice(first, last)
+    around = torch.addmm(-cells.centre_half, cells.centres[some], cells.centres.T)
+    width = 1 + cells.spread[some, None] + cells.spread
+    around = around.sub_(cells.centre_half[some, None]).div_(width)
+    around = around.sub_(width.log2_(), alpha=cells.dimensions / 2).exp2_()
     whole = around @ cells.size
     likely = (around / (1 + whole)[:, None]).sum(dim=0)
     likely[first:last] = math.inf
@@ -319,14 +358,16 @@ def _promised(cells: Cells, first: int, last: int) -> tuple[torch.Tensor, torch.
     rows = cells.rows(first, last)
     number = torch.from_numpy(np.diff(cells.edges[first : last + 1]))  # of samples in each
     beyond = whole - around[:, near] @ cells.size[near]
-    share = torch.addmm(cells.level[near], cells.u[rows], cells.centres[near].T)
-    share = share.sub_(cells.half[rows, None]).exp2_()
+    width = 1 + cells.spread[near]
+    level = -cells.centre_half[near] / width - cells.dimensions / 2 * width.log2()
+    share = torch.addmm(level, cells.u[rows], (cells.centres[near] / width[:, None]).T)
+    share = share.addcmul_(cells.half[rows, None], 1 / width, value=-1).exp2_()
     # 1: the sample itself
     total = 1 + share @ cells.size[near] + torch.repeat_interleave(beyond.clamp_min(0), number)
     share.div_(total[:, None])
     own = torch.searchsorted(near, torch.repeat_interleave(torch.arange(first, last), number))
     share[torch.arange(len(share)), own] = math.inf
-    top = share.topk(min(LOOKS, len(near)), dim=1, sorted=False).indices
+    top = share.topk(min(looks, len(near)), dim=1, sorted=False).indices
     share.scatter_(1, top, 0)
     promised = ((number / (1 + whole)) @ around * cells.size).double()
     promised[near] = (share.sum(dim=0) * cells.size[near]).double()
@@ -339,9 +380,20 @@ def _look(cells: Cells, looked: np.ndarray, total: torch.Tensor, start: int) -> 
     by_cell = np.argsort(flat, kind="stable")
     some, begins = np.unique(flat[by_cell], return_index=True)
     lookers = torch.from_numpy(start + by_cell // looked.shape[1])
+    # Memory that is used again: new one for each cell takes as long as the products.
+    vectors = torch.empty(AT_ONCE, cells.u.shape[1])
+    buffer = torch.empty(AT_ONCE * int(cells.size.max()))
     for cell, rows in zip(some.tolist(), lookers.tensor_split(begins[1:].tolist()), strict=True):
-        for part in rows.split(1024):
-            total[part] += cells.kernel(part, cells.rows(cell)).sum(dim=1) * cells.own[part]
+        others = cells.rows(cell)
+        size = others.stop - others.start
+        one = torch.ones(size)
+        minus = -cells.half[others]
+        seen = cells.u[others].T
+        for part in rows.split(AT_ONCE):
+            ours = torch.index_select(cells.u, 0, part, out=vectors[: len(part)])
+            kernel = buffer[: len(part) * size].view(len(part), size)
+            torch.addmm(minus, ours, seen, out=kernel).exp2_()
+            total.index_add_(0, part, (kernel @ one).mul_(cells.own[part]).double())
 
 
 def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> None:
@@ -355,10 +407,11 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
     ends = np.searchsorted(cell, np.arange(len(cells) + 1))
     drawn = torch.from_numpy(drawn[pairwise])
     lift = torch.from_numpy(-np.log2(DRAWS * chance[pairwise])).to(cells.u) - cells.half[drawn]
-    vectors = cells.u[drawn].T.contiguous()
+    vectors = cells.u.index_select(0, drawn).T
+    buffer = torch.empty(AT_ONCE, DRAWS)
     for start in range(rows.start, rows.stop, AT_ONCE):
         some = slice(start, min(start + AT_ONCE, rows.stop))
-        kernel = torch.addmm(lift, cells.u[some], vectors).exp2_()
+        kernel = torch.addmm(lift, cells.u[some], vectors, out=buffer[: some.stop - start]).exp2_()
         known = looked[start - rows.start : some.stop - rows.start]
         # Draws of cells that a sample has seen whole do not count for it.
         number = ends[known + 1] - ends[known]
