@@ -23,7 +23,7 @@ __version__ = "0.2.0"
 
 # The public names, and the modules that hold them; a module is imported when a name is first used.
 _PLACES = {
-    "cid_weights": "cid.weights",
+    "cid_weights": "cid.large",
     "surprise_weights": "cid.weights",
     "two_factor_weights": "cid.weights",
     "inverse_weights": "cid.weights",
