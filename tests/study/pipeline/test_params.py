@@ -247,3 +247,27 @@ def test_a_slip_is_said_before_anything_runs(tmp_path):
         assert done.stderr == (
             "error: params.yaml: weights.rarety is unknown (did you mean 'rarity'?); delete or rename it\n"
         )
+
+
+def test_methods_for_two_classes_are_refused_where_a_task_has_more(tree):
+    tree["task"] = "smiling x mouth_open"
+    tree["bias"] |= {"images_per_identity": 8, "levels": [0.0, 0.667]}
+    tree["proxies"]["level"] = tree["ablation"]["level"] = 0.667
+    tree["ablations"] = {}
+    tree["breadth"]["tasks"] = ["smiling x mouth_open", "eyes_closed"]
+    for section in (tree, tree["breadth"], tree["proxies"], tree["ablation"]):
+        section["methods"] = ["erm", "surprise", "oracle"]
+    params.check(tree)
+    tree["breadth"]["methods"] = ["erm", "xrm", "erase"]
+    with pytest.raises(
+        ValueError, match=r"breadth.methods has xrm, erase, made for two .* take them out"
+    ):
+        params.check(tree)
+    tree["breadth"]["methods"] = ["erm", "jtt"]
+    tree["bias"]["images_per_identity"] = 10
+    with pytest.raises(ValueError, match=r"bias.levels: .* must be a multiple of 4"):
+        params.check(tree)
+    tree["bias"]["images_per_identity"] = 8
+    tree["train"] |= {"model": "mlp"}
+    with pytest.raises(ValueError, match="mlp, which is trained for two classes.*: linear$"):
+        params.check(tree)
