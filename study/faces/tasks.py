@@ -39,7 +39,7 @@ def class_names(task: str) -> list[str]:
     """What the classes of a task are, in their order.
 
     >>> class_names("smiling x mouth_open")
-    ['neither', 'mouth_open', 'smiling', 'smiling, mouth_open']
+    ['neither', 'mouth_open', 'smiling', 'smiling and mouth_open']
     """
     attributes = attributes_of(task)
     if EITHER in task:
@@ -48,7 +48,7 @@ def class_names(task: str) -> list[str]:
     for code in range(2 ** len(attributes)):
         bits = [code >> place & 1 for place in reversed(range(len(attributes)))]
         present = [name for name, bit in zip(attributes, bits, strict=True) if bit]
-        names.append(", ".join(present) or ("neither" if len(attributes) == 2 else "none"))
+        names.append(" and ".join(present) or ("neither" if len(attributes) == 2 else "none"))
     return names
 
 

@@ -190,6 +190,7 @@ def idea(
     levels = list(training_sets)
     shown = sorted({levels[0], levels[len(levels) // 2], levels[-1]})
     columns = min(20, max(len(training_sets[level]) for level in shown))
+    gaps = max(training_sets[level]["label"].nunique() for level in shown) - 1
     top = max(training_sets[level][method].max() for level in shown)
 
     own = np.flatnonzero(identities == person)
@@ -215,13 +216,13 @@ def idea(
     for axis, (name, rows, part, limits) in zip(axes, strips, strict=True):
         x = np.arange(len(rows), dtype=float)
         if part is not None:
-            x += 0.35 * (part["label"].to_numpy() > part["label"].min())
+            x += 0.35 * np.unique(part["label"], return_inverse=True)[1]
             _weights_above(axis, x, part, method, top, task)
         for left, row in zip(x, rows, strict=True):
             _draw_face(axis, crops[row], left, 0, 0.94)
             if identities[row] != person:
                 axis.add_patch(_frame(left))
-        axis.set(xlim=(0, columns + 0.4), ylim=limits, aspect="equal")
+        axis.set(xlim=(0, columns + 0.05 + 0.35 * gaps), ylim=limits, aspect="equal")
         axis.axis("off")
         axis.text(-0.25, 0.47, name, ha="right", va="center", fontsize=9)
     add_legend(figure, loc="lower center", reverse=True)

@@ -73,8 +73,8 @@ def test_a_task_crosses_attributes(faces):
     assert attributes_of("axis x box") == ["axis", "box"]
     np.testing.assert_array_equal(task_labels(faces, "a x b"), faces.classes)
     np.testing.assert_array_equal(task_labels(faces, "b"), faces.classes % 2)
-    assert class_names("a x b") == ["neither", "b", "a", "a, b"]
-    assert class_names("a x b x c")[5] == "a, c"
+    assert class_names("a x b") == ["neither", "b", "a", "a and b"]
+    assert class_names("a x b x c")[5] == "a and c"
 
 
 def test_a_task_is_one_of_several_attributes():
