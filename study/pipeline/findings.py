@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from study.faces.tasks import classes_of
 from study.pipeline import confirmed, earlier, overview, protocols
 from study.pipeline.overview import Study
 from study.pipeline.reproduced import REPORTS
@@ -102,6 +103,7 @@ def blocks(params: dict, studies: list[Study]) -> dict[str, Callable[[], str]]:
         "rivals": lambda: rivals(studies),
         "recogniser": lambda: recogniser(studies),
         "networks": lambda: networks(studies),
+        "classes": lambda: several_classes(studies),
         "wrong_labels": lambda: wrong_labels(studies),
         "left_alone": lambda: confirmed.left_alone(study.name for study in studies),
     }
@@ -297,6 +299,16 @@ def _study_sentence(study: Study) -> str:
         f"{study.people:,} seen people{sets}. Faces found: {100 * proxy['detected']:.1f} %; verification AUC "
         f"{proxy['verification_auc']:.3f}{right}. ERM {erm:.1f} %. Gains: {'; '.join(gains)}."
     )
+
+
+def several_classes(studies: Iterable[Study]) -> str:
+    """One bullet for every study of more than two classes, with what a guess would get right."""
+    lines = []
+    for study in studies:
+        classes = classes_of(study.params["task"])
+        if classes > 2:
+            lines.append(f"- {classes} classes, a guess {100 / classes:g} %. {_study_sentence(study)}\n")
+    return "".join(lines) or "- No study has more than two classes.\n"
 
 
 def faces(studies: Iterable[Study]) -> str:

@@ -20,12 +20,13 @@ def data(classes=3, n=120, d=30):
 
 def test_an_ensemble_tells_classes_apart():
     features, labels = data()
-    found = fit_prototypes(features, labels, members=3, batch=32, device="cpu")
+    options = {"members": 3, "batch": 32, "likeness": 500.0, "device": "cpu"}
+    found = fit_prototypes(features, labels, **options)
     probability = found.probabilities(features)
     np.testing.assert_allclose(probability.sum(axis=1), 1, rtol=1e-5)
     assert (probability.argmax(axis=1) == labels).mean() > 0.95
     assert found.places.shape == (3, 3, 30) and found.scales.shape == (3,)
-    again = fit_prototypes(features, labels, members=3, batch=32, device="cpu")
+    again = fit_prototypes(features, labels, **options)
     np.testing.assert_array_equal(found.places, again.places)
 
 
