@@ -73,7 +73,7 @@ def content_digest(tree: Mapping, folder: Path = kept.STUDIES) -> str:
 def _meant(tree: Mapping, folder: Path = kept.STUDIES) -> dict:
     """Parameters with what they mean where they say nothing, and nothing of what came since the base."""
     base = folder / f"{FIRST_BASE}.yaml"
-    filled = YAML(typ="safe").load(base) if base.exists() else {}
+    filled = params.parsed(base) if base.exists() else {}
     kept.merge(filled, copy.deepcopy(MEANT))
     return kept.merge(filled, _without_newer_defaults(tree, filled))
 
