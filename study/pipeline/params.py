@@ -325,10 +325,15 @@ def parsed(path: str | Path) -> Any:
 
     A text is parsed once in a process, however often its file is read.
     """
-    return pickle.loads(_parsed(Path(path).read_bytes()))  # a copy: callers change what they get
+    return parsed_text(Path(path).read_bytes())
 
 
-@lru_cache(maxsize=128)
+def parsed_text(text: bytes) -> Any:
+    """As :func:`parsed`, of what a file holds."""
+    return pickle.loads(_parsed(text))  # a copy: callers change what they get
+
+
+@lru_cache(maxsize=512)
 def _parsed(text: bytes) -> bytes:
     return pickle.dumps(YAML(typ="safe").load(text))
 

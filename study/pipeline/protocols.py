@@ -27,7 +27,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from study.commands import parser
@@ -331,7 +330,7 @@ def _resolved_at(commit: str, path: str) -> Mapping | None:
 
 def _parsed(text: str):
     try:
-        return YAML(typ="safe").load(text)
+        return params.parsed_text(text.encode())
     except (YAMLError, RecursionError):
         return None
 
