@@ -130,6 +130,6 @@ def _check_own(study: Mapping, path: Path) -> None:
 
 def _load(path: Path) -> Any:
     try:
-        return YAML(typ="safe").load(path)
+        return params.parsed(path)
     except (YAMLError, RecursionError):
         return params.load(path)  # raises the sentence that says what is wrong, and in which line

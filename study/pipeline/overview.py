@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
 
 from study.methods.registry import METHODS
 from study.pipeline import earlier, pages, predicted, protocols
+from study.pipeline.params import parsed
 from study.pipeline.reproduced import FILE, REPORTS
 from study.results import claims
 from study.results.claims import PRIMARY
@@ -182,7 +182,7 @@ def read_study(folder: Path) -> Study:
     return Study(
         name=folder.name,
         card=_read_json(folder / "card.json"),
-        params=YAML(typ="safe").load(folder / "params.yaml"),
+        params=parsed(folder / "params.yaml"),
         levels=about["levels"],
         model=about["model"],
         protocol=_read_json(folder / FILE)["protocol"],
@@ -320,10 +320,9 @@ def studies_table(studies: Iterable[Study]) -> Printed:
 
 def power_table() -> Printed:
     """Predicted and found power of the committed studies that have a prediction."""
-    yaml = YAML(typ="safe")
     folders = [file.parent for file in sorted(REPORTS.glob("[!.]*/power.csv"))]
     return predicted.table(
-        (folder.name, yaml.load(folder / "params.yaml"), pd.read_csv(folder / "power.csv"))
+        (folder.name, parsed(folder / "params.yaml"), pd.read_csv(folder / "power.csv"))
         for folder in folders
     )
 

@@ -27,7 +27,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from study.commands import parser
@@ -73,7 +72,7 @@ def content_digest(tree: Mapping, folder: Path = kept.STUDIES) -> str:
 def _meant(tree: Mapping, folder: Path = kept.STUDIES) -> dict:
     """Parameters with what they mean where they say nothing, and nothing of what came since the base."""
     base = folder / f"{FIRST_BASE}.yaml"
-    filled = YAML(typ="safe").load(base) if base.exists() else {}
+    filled = params.parsed(base) if base.exists() else {}
     kept.merge(filled, copy.deepcopy(MEANT))
     return kept.merge(filled, _without_newer_defaults(tree, filled))
 
@@ -331,7 +330,7 @@ def _resolved_at(commit: str, path: str) -> Mapping | None:
 
 def _parsed(text: str):
     try:
-        return YAML(typ="safe").load(text)
+        return params.parsed_text(text.encode())
     except (YAMLError, RecursionError):
         return None
 

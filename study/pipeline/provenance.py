@@ -15,8 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from ruamel.yaml import YAML
-
 from cid.names import suggest
 from study.commands import parser, run_renamed
 from study.faces.network_files import is_file
@@ -66,10 +64,9 @@ def made_of(place: Place | None = None) -> dict:
     and, if they are not known, ``parameters`` are None.
     """
     parameters, folder = place or Place(params.read(), HERE)
-    yaml = YAML(typ="safe")
     data = repository() / "data.dvc"
     return {
-        "data": yaml.load(data)["outs"][0]["md5"] if data.exists() else None,
+        "data": params.parsed(data)["outs"][0]["md5"] if data.exists() else None,
         "parameters": _short(parameters) if parameters else None,
         "packages": _short(Path(stages.PINS).read_text()),
         "code": stages.code_digests(_all_deps()),
@@ -80,7 +77,7 @@ def made_of(place: Place | None = None) -> dict:
 def _ran(folder: Path) -> dict:
     """The stages that dvc.lock records in a folder."""
     lock = folder / "dvc.lock"
-    return YAML(typ="safe").load(lock)["stages"] if lock.exists() else {}
+    return params.parsed(lock)["stages"] if lock.exists() else {}
 
 
 def _stages(folder: Path) -> str:

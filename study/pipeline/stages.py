@@ -31,6 +31,7 @@ import study
 from cid.names import suggest
 from study import source
 from study.commands import COMMANDS, parser, run_renamed
+from study.pipeline.params import parsed
 from study.store import KEPT, digest, write_text
 
 DVC = Path("dvc.yaml")
@@ -54,7 +55,7 @@ def read_stages() -> dict[str, dict]:
             f"{DVC} is missing in {Path.cwd()}; run this in the root of the repository"
         )
     try:
-        return YAML(typ="safe").load(DVC)["stages"]
+        return parsed(DVC)["stages"]
     except (YAMLError, KeyError, TypeError):
         raise ValueError(f"{DVC} holds no stages; restore it with `git checkout {DVC}`") from None
 
