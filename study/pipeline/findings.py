@@ -307,7 +307,9 @@ def several_classes(studies: Iterable[Study]) -> str:
     for study in studies:
         classes = classes_of(study.params["task"])
         if classes > 2:
-            lines.append(f"- {classes} classes, a guess {100 / classes:g} %. {_study_sentence(study)}\n")
+            lines.append(
+                f"- {classes} classes, a guess {100 / classes:g} %. {_study_sentence(study)}\n"
+            )
     return "".join(lines) or "- No study has more than two classes.\n"
 
 
