@@ -155,19 +155,24 @@ def result(own: Path) -> str:
         rows = table[(table["level"] == level) & (table["method"] == method)]
         return rows[rows["metric"] == metric].iloc[0]
 
-    def pair(method: str) -> str:
-        accuracy, minority = (100 * at(summary, method, metric)["mean"] for metric in PRIMARY)
-        return f"{accuracy:.1f} % ({minority:.1f} %)"
+    def right(method: str, metric: str) -> str:
+        return f"{100 * at(summary, method, metric)['mean']:.1f} %"
 
-    gained = []
-    for method in ("surprise", "cid", "oracle"):
-        row = at(gains, method, "accuracy")
-        gained.append(f"{SHORT[method]} {pair(method)}, {points(*row[INTERVAL])}")
+    def gain(method: str) -> str:
+        mean, low, high = (
+            f"{100 * value:+.2f}" for value in at(gains, method, "accuracy")[INTERVAL]
+        )
+        return f"{SHORT[method]} {mean} ({low} to {high})".replace("-", "−")
+
+    accuracy, minority = PRIMARY
+    compared = ("surprise", "cid", "oracle")
+    of_minority = (f"{SHORT[method]} {right(method, minority)}" for method in compared)
     return (
         f"**Result.** When {about['images'] - rare} of each person's {about['images']} training images show one class "
-        f"(*bias level* {level:g}), plain training (*ERM*) reaches an accuracy of {pair('erm')}; in brackets, "
-        "on *minority cells*: images of the class that was rare for their person. Accuracy, and the gain in "
-        f"points: {'; '.join(gained)}."
+        f"(*bias level* {level:g}), plain training (*ERM*) gets {right('erm', accuracy)} of the test images right. "
+        f"Gains over it, in points with 95 % intervals: {_listed(map(gain, compared))}, which knows who is who. Of "
+        f"images of the class that was rare for their person (*minority cells*), ERM gets {right('erm', minority)} "
+        f"right, {_listed(of_minority)}."
     )
 
 
