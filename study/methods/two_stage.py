@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from cid.heads import Heads
 
 HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
-CONVERGED = (
-    1e-5  # part of the gradient at 0 that is left of a corrected head, as in cid.heads.fit_heads
-)
+CONVERGED = 1e-4  # part of the gradient at 0 that is left of a corrected head
+STEPS = 2000  # of a correction, at most
 FOLD_STREAM = 6  # of random numbers, for the folds of their cross-fitted forms
 
 
@@ -229,15 +228,15 @@ def _slightly_corrected(stack: TrainingStack, first: Heads, weights, l2: float) 
     """As :func:`_corrected`, of heads that have seen the images: there is little left to correct.
 
     Their gradient is small before the correction starts, and a hundred-thousandth of it would be below the
-    rounding. So the correction has converged when what is left is that part of the gradient at 0, where
-    other heads start.
+    rounding. So the correction has converged when what is left is :data:`CONVERGED` of the gradient at 0,
+    where other heads start.
     """
     from cid.heads import Heads
 
     offset = first.logits(stack.features)
     part = _gradients(stack, weights, offset) / _gradients(stack, weights, 0 * offset)
     tolerance = min(float((CONVERGED / part).max()), 0.5)
-    change = stack.fit(weights, l2=l2, offset=offset, tolerance=tolerance)
+    change = stack.fit(weights, l2=l2, offset=offset, tolerance=tolerance, max_iterations=STEPS)
     return Heads(
         first.weight + change.weight,
         first.bias + change.bias,
