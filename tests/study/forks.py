@@ -128,6 +128,9 @@ def start(folder: Path) -> int:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         variables[name] = "1"  # a fork has no threads but its own
     variables["PYTHONHASHSEED"] = "0"
+    variables["PYDEVD_DISABLE_FILE_VALIDATION"] = (
+        "1"  # the debugger of kernels says nothing of itself
+    )
     for name in ("users", "forks"):
         (folder / name).unlink(missing_ok=True)  # of a process that was killed
     os.mkfifo(folder / "users")
