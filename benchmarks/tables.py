@@ -96,6 +96,28 @@ def label_issues(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+TARGETS = {(500_000, 128): (6, 0.05), (500_000, 512): (15, 0.02)}  # times, and 95 % within
+
+
+def large(found: pd.DataFrame) -> str:
+    """Densities by cells: speed, errors of weights, and how often intervals of 95 % hold the density."""
+    lines = [
+        "| images of a class, d | exact time / by cells [range] | error of a weight, median | 95 % below | largest | standard error, median | intervals of 95 % hold | target | met |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found.to_dict("records"):
+        n, d = int(row["n"]), int(row["d"])
+        times, within = TARGETS.get((n, d), (None, None))
+        target = f"at least {times} x, 95 % within {within:.0%}" if times else ""
+        met = [row["ratio"] >= times, row["95 %"] <= within] if times else []
+        cells = [f"{n:,}, {d}", f"{row['ratio']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"]
+        cells += [f"{row[name]:.2%}" for name in ("median", "95 %", "largest", "error")]
+        cells += [f"{row['held']:.1%}", target]
+        cells += ["/".join("yes" if one else "no" for one in met)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def fill(page: str, name: str, text: str) -> str:
     """The page with what stands between its marks of that name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -111,6 +133,7 @@ def filled(page: str) -> str:
     page = fill(page, "kernels", kernels(pd.read_csv(HERE / "kernels.csv")))
     found = pd.read_csv(HERE / "label_issues.csv")
     page = fill(page, "label issues", label_issues(found))
+    page = fill(page, "large", large(pd.read_csv(HERE / "large.csv")))
     return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
 
 

@@ -25,12 +25,9 @@ from cid.pairs import half_squares
 from cid.precision import true_float32
 
 SIZE = 64  # samples in a cell, about
-LOOKS = 32  # cells that a sample sees exactly,
-FEWEST = 8  # or so many, where the others hold less than
-WORTH = 0.1  # of its density, as wide kernels have it
+LOOKS = 32  # cells that a sample sees exactly
 DRAWS = 4096  # samples of other cells that it sees; even
 CANDIDATES = 512  # cells near its own, among which those are that it looks into
-TRIED = 8  # groups that tell so
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
 AT_ONCE = 512  # samples whose kernels are computed at once
@@ -280,11 +277,10 @@ def _estimated(cells: Cells, rng: np.random.Generator) -> tuple[torch.Tensor, to
     n = len(cells.u)
     total = torch.zeros(n, dtype=torch.float64)
     error = torch.zeros(n, dtype=torch.float64)
-    looks = _needed_looks(cells)
     bar = tqdm(total=n, desc="density", unit="image", mininterval=5, leave=False, disable=n < SHOWN)
     with bar:
-        for first, last in _batches(cells.edges, BATCH):
-            looked, groups = _seen(cells, first, last, looks)
+        for first, last in batches(cells.edges, BATCH):
+            looked, groups = _seen(cells, first, last)
             start = int(cells.edges[first])
             _look(cells, looked, total, start)
             for begin, end, promised in groups:
@@ -295,7 +291,7 @@ def _estimated(cells: Cells, rng: np.random.Generator) -> tuple[torch.Tensor, to
     return total, error
 
 
-def _batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
+def batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
     """Cells that follow one another with up to so many samples: the first, and that after the last."""
     found = []
     first = 0
@@ -311,37 +307,28 @@ def _batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
 Group = tuple[int, int, np.ndarray]
 
 
-def _needed_looks(cells: Cells) -> int:
-    """Into how many cells each sample looks, by what some groups find in more of them."""
-    groups = _batches(cells.edges, GROUP)
-    left = np.zeros(2)  # of the density, beyond few and many cells
-    tried = groups[:: math.ceil(len(groups) / TRIED)]
-    for first, last in tried:
-        rows = cells.rows(first, last)
-        for place, looks in enumerate((FEWEST, LOOKS)):
-            promised = _promised(cells, first, last, looks)[1]
-            left[place] += float(promised.sum()) / (rows.stop - rows.start)
-    return LOOKS if left[0] - left[1] > WORTH * len(tried) else FEWEST
-
-
-def _seen(cells: Cells, first: int, last: int, looks: int) -> tuple[np.ndarray, list[Group]]:
-    """The cells (m, looks) that each sample of some cells looks into, its own among them; and the groups."""
+def _seen(cells: Cells, first: int, last: int) -> tuple[np.ndarray, list[Group]]:
+    """The cells (m, LOOKS) that each sample of some cells looks into, its own among them; and the groups."""
     looked = []
     groups = []
-    for begin, end in _batches(cells.edges[first : last + 1], GROUP):
-        some, promised = _promised(cells, first + begin, first + end, looks)
+    for begin, end in batches(cells.edges[first : last + 1], GROUP):
+        some, _, promised = promised_by(cells, first + begin, first + end, LOOKS)
         looked.append(some.numpy())
         groups.append((first + begin, first + end, promised.numpy()))
     return np.concatenate(looked), groups
 
 
-def _promised(cells: Cells, first: int, last: int, looks: int) -> tuple[torch.Tensor, torch.Tensor]:
+def promised_by(
+    cells: Cells, first: int, last: int, looks: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the cells' centres promise to the samples of some cells, each as a share of its density.
 
     Returns
     -------
     looked : int tensor, shape (m, looks)
-        Cells of which one sample, in the mean, promises most, and the sample's own.
+        Cells of which one sample, in the mean, promises most, and the sample's own, which comes first.
+    left : tensor, shape (m,)
+        What all other cells promise together.
     promised : float64 tensor, shape (K,)
         What each cell promises to all samples here that do not look into it.
     """
@@ -367,11 +354,12 @@ def _promised(cells: Cells, first: int, last: int, looks: int) -> tuple[torch.Te
     share.div_(total[:, None])
     own = torch.searchsorted(near, torch.repeat_interleave(torch.arange(first, last), number))
     share[torch.arange(len(share)), own] = math.inf
-    top = share.topk(min(looks, len(near)), dim=1, sorted=False).indices
+    top = share.topk(min(looks, len(near)), dim=1).indices
     share.scatter_(1, top, 0)
     promised = ((number / (1 + whole)) @ around * cells.size).double()
     promised[near] = (share.sum(dim=0) * cells.size[near]).double()
-    return near[top], promised
+    left = (share @ cells.size[near]).mul_(total)
+    return near[top], left, promised
 
 
 def _look(cells: Cells, looked: np.ndarray, total: torch.Tensor, start: int) -> None:

@@ -25,14 +25,13 @@ def people(n=1500, d=24, per_person=20, seed=0):
 def small(monkeypatch):
     """Cells so small that a set of fifteen hundred has many."""
     for name, value in {
-        "SIZE": 16, "LOOKS": 6, "FEWEST": 6, "DRAWS": 256, "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
+        "SIZE": 16, "LOOKS": 6, "DRAWS": 256, "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
     }.items():  # fmt: skip
         monkeypatch.setattr(cells, name, value)
 
 
 def test_who_looks_into_every_cell_sees_the_exact_density(small, monkeypatch):
     monkeypatch.setattr(cells, "LOOKS", 10_000)
-    monkeypatch.setattr(cells, "WORTH", 0)
     monkeypatch.setattr(cells, "CANDIDATES", 10_000)
     vectors, labels = people(n=900)
     density, error = cell_density(vectors, labels, TAU, few=0)
@@ -73,17 +72,6 @@ def test_the_most_doubtful_are_computed_again_from_all_pairs(small, monkeypatch)
     monkeypatch.setattr(cells, "AGAIN", 0)
     before, doubt = cell_density(vectors, labels, TAU, few=0)
     assert np.median((doubt / before)[again]) > np.median((doubt / before)[~again])
-
-
-def test_samples_look_into_few_cells_where_more_hold_next_to_nothing(small, monkeypatch):
-    monkeypatch.setattr(cells, "FEWEST", 1)
-    seen = []
-    looked = cells._seen
-    monkeypatch.setattr(cells, "_seen", lambda *given: seen.append(given[-1]) or looked(*given))
-    vectors, labels = people()
-    for tau in (TAU, 100.0):  # a narrow kernel, and one that reaches all alike
-        cell_density(vectors, np.zeros_like(labels), tau, few=0)
-    assert sorted(set(seen)) == [1, 6] and seen[0] == 6 and seen[-1] == 1
 
 
 def test_the_same_seed_gives_the_same_bytes_also_of_a_file(small, tmp_path):
