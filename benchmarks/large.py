@@ -1,6 +1,6 @@
-"""Densities by cells against the exact loop, on embeddings resampled from those of real photographs.
+"""Densities and posteriors by cells against the exact loops, on embeddings resampled from real photographs.
 
-    python -m benchmarks.large N D BUILD ...     one row of `large.csv`, and the table of `README.md`
+    python -m benchmarks.large N D BUILD ...     two rows of `large.csv`, and the table of `README.md`
 
 BUILD is the folder `build/` of a clone that ran a study of photographs. D is 128 for its proxy, or more for as
 many directions of its trunk, in which people are apart from the differences between images of one person.
@@ -23,6 +23,7 @@ from benchmarks.common import one_thread
 from cid.arrays import unit_vectors
 from cid.cells import cell_density
 from cid.density import class_density, neighbour_width
+from cid.large import label_posterior
 
 HERE = Path(__file__).parent
 TOLD = 2000  # samples whose exact density is computed
@@ -62,8 +63,11 @@ def means(vectors: np.ndarray, people: np.ndarray) -> np.ndarray:
     return total / np.bincount(people)[:, None]
 
 
-def resampled(vectors: np.ndarray, people: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
-    """Embeddings (n, d) of made-up people: mixtures of real ones, with the differences within one of them."""
+def resampled(vectors: np.ndarray, people: np.ndarray, n: int, seed: int = 0):
+    """Embeddings (n, d) of made-up people, and labels (n,) of which nine in ten are as the person's others.
+
+    A person is a mixture of real ones, with the differences between images of one of them.
+    """
     rng = np.random.default_rng(seed)
     sizes = []
     while sum(sizes) < n:
@@ -90,7 +94,9 @@ def resampled(vectors: np.ndarray, people: np.ndarray, n: int, seed: int = 0) ->
         angle = rng.uniform(0, np.pi / 2, size=(len(some), 1))
         found[rows] = made[person[rows]] + np.cos(angle) * within[one]
         found[rows] += np.sin(angle) * within[other] + noise * rng.normal(size=found[rows].shape)
-    return found
+    usual = rng.random(len(sizes)) < 0.5
+    labels = (usual[person] == (rng.random(n) < 0.9)).astype(int)
+    return found, labels
 
 
 def seconds(call) -> tuple[float, object]:
@@ -110,6 +116,34 @@ def exact(unit: torch.Tensor, tau: float, rows: np.ndarray) -> np.ndarray:
     return total / len(unit)
 
 
+def speed(n: int, ours: float, before: float, after: float) -> dict:
+    """Seconds and ratios; those of the exact loop are of a part of the samples, before and after ours."""
+    more = (n / PART) ** 2
+    return {
+        "ours, s": ours,
+        "exact, s": (before + after) / 2 * more,
+        "ratio": (before + after) / 2 * more / ours,
+        "low": min(before, after) * more / ours,
+        "high": max(before, after) * more / ours,
+    }
+
+
+def measured_posterior(vectors: np.ndarray, labels: np.ndarray) -> dict:
+    """How much faster neighbours of likely cells are, and how far the weights from those of the nearest."""
+    part = vectors[:PART], labels[:PART]
+    before, _ = seconds(lambda: label_posterior(*part, method="exact"))
+    ours, (_, check) = seconds(
+        lambda: label_posterior(vectors, labels, method="cells", return_check=True)
+    )
+    after, _ = seconds(lambda: label_posterior(*part, method="exact"))
+    return speed(len(vectors), ours, before, after) | {
+        "median": check.median,
+        "95 %": check.most,
+        "largest": check.largest,
+        "recall": check.recall,
+    }
+
+
 def measured(vectors: np.ndarray) -> dict:
     """How much faster cells are, how far from the exact weights, and how often intervals hold them."""
     n = len(vectors)
@@ -123,12 +157,7 @@ def measured(vectors: np.ndarray) -> dict:
     true = exact(unit_vectors(vectors, "cpu"), tau, rows)
     found, error = density[rows], error[rows]
     off = np.abs((1 / found) / (1 / found).mean() / ((1 / true) / (1 / true).mean()) - 1)
-    return {
-        "ours, s": ours,
-        "exact, s": (before + after) / 2 * (n / PART) ** 2,
-        "ratio": (before + after) / 2 * (n / PART) ** 2 / ours,
-        "low": min(before, after) * (n / PART) ** 2 / ours,
-        "high": max(before, after) * (n / PART) ** 2 / ours,
+    return speed(n, ours, before, after) | {
         "median": np.median(off),
         "95 %": np.quantile(off, 0.95),
         "largest": off.max(),
@@ -139,16 +168,21 @@ def measured(vectors: np.ndarray) -> dict:
 
 def main(arguments: list[str]) -> None:
     n, d = int(arguments[0]), int(arguments[1])
-    vectors = resampled(*real([Path(build) for build in arguments[2:]], d), n)
+    vectors, labels = resampled(*real([Path(build) for build in arguments[2:]], d), n)
     with one_thread():
-        row = {"n": n, "d": d} | measured(vectors)
+        add({"part": "density", "n": n, "d": d} | measured(vectors))
+        add({"part": "posterior", "n": n, "d": d} | measured_posterior(vectors, labels))
+
+
+def add(row: dict) -> None:
+    """Write a row into the table, in the place of an earlier one of the same case."""
     file = HERE / "large.csv"
-    rows = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=list(row))
-    rows = rows[(rows["n"] != n) | (rows["d"] != d)]
-    rows = pd.DataFrame([*rows.to_dict("records"), row]).sort_values(["d", "n"])
-    rows.to_csv(file, index=False, float_format="%.4g")
+    case = ["part", "d", "n"]
+    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
+    rows = [one for one in rows if any(one[key] != row[key] for key in case)]
+    pd.DataFrame([*rows, row]).sort_values(case).to_csv(file, index=False, float_format="%.4g")
     tables.write()
-    print(row)
+    print(row, flush=True)
 
 
 if __name__ == "__main__":

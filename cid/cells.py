@@ -26,7 +26,8 @@ from cid.precision import true_float32
 
 SIZE = 64  # samples in a cell, about
 LOOKS = 32  # cells that a sample sees exactly
-DRAWS = 4096  # samples of other cells that it sees; even
+DRAWS = 4096, 8192  # samples of other cells that it sees: of long vectors, of short ones; even
+NUMBERS = 2**20  # of the vectors that it draws, within these limits
 CANDIDATES = 512  # cells near its own, among which those are that it looks into
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
@@ -389,14 +390,15 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
 
     The columns of the first half of the draws are strata 0, 2, 4, ..., those of the second 1, 3, 5, ...
     """
-    cell, drawn, chance = _drawn(cells, promised, rng)
-    pairwise = np.concatenate([np.arange(0, DRAWS, 2), np.arange(1, DRAWS, 2)])
+    draws = int(np.clip(NUMBERS // cells.u.shape[1], *DRAWS)) // 2 * 2
+    cell, drawn, chance = _drawn(cells, promised, draws, rng)
+    pairwise = np.concatenate([np.arange(0, draws, 2), np.arange(1, draws, 2)])
     column = np.argsort(pairwise)
     ends = np.searchsorted(cell, np.arange(len(cells) + 1))
     drawn = torch.from_numpy(drawn[pairwise])
-    lift = torch.from_numpy(-np.log2(DRAWS * chance[pairwise])).to(cells.u) - cells.half[drawn]
+    lift = torch.from_numpy(-np.log2(draws * chance[pairwise])).to(cells.u) - cells.half[drawn]
     vectors = cells.u.index_select(0, drawn).T
-    buffer = torch.empty(AT_ONCE, DRAWS)
+    buffer = torch.empty(AT_ONCE, draws)
     for start in range(rows.start, rows.stop, AT_ONCE):
         some = slice(start, min(start + AT_ONCE, rows.stop))
         kernel = torch.addmm(lift, cells.u[some], vectors, out=buffer[: some.stop - start]).exp2_()
@@ -408,17 +410,19 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
         first = np.repeat(ends[known].reshape(-1), number)
         rank = np.arange(len(first)) - np.repeat(number.cumsum() - number, number)
         kernel[torch.from_numpy(row), torch.from_numpy(column[first + rank])] = 0
-        one, other = kernel[:, : DRAWS // 2], kernel[:, DRAWS // 2 :]
+        one, other = kernel[:, : draws // 2], kernel[:, draws // 2 :]
         total[some] += kernel.sum(dim=1) * cells.own[some]
         error[some] = torch.linalg.vector_norm(one - other, dim=1) * cells.own[some]
 
 
-def _drawn(cells: Cells, promised: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw :data:`DRAWS` samples, one of each stratum: their cells in rising order, rows, and chances each."""
+def _drawn(
+    cells: Cells, promised: np.ndarray, draws: int, rng
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw samples, one of each stratum: their cells in rising order, rows, and chances each."""
     size = np.diff(cells.edges)
     chance = (1 - UNIFORM) * promised / max(promised.sum(), 1e-300) + UNIFORM * size / size.sum()
     ends = chance.cumsum()
-    at = (np.arange(DRAWS) + rng.random(DRAWS)) / DRAWS * ends[-1]
+    at = (np.arange(draws) + rng.random(draws)) / draws * ends[-1]
     cell = np.minimum(np.searchsorted(ends, at, side="right"), len(size) - 1)
     within = (at - ends[cell] + chance[cell]) / chance[cell] * size[cell]
     within = np.clip(within.astype(np.int64), 0, size[cell] - 1)

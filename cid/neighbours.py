@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from cid.cells import BATCH, Cells, batches, divided, promised_by
-from cid.pairs import nearest
+from cid.pairs import half_squares, nearest
 from cid.precision import true_float32
 
-LOOKS = 128  # cells into which a sample looks
-AROUND = 16  # cells around its own, which tell how near its neighbours are at least
+LOOKS = 64  # cells into which a sample looks
+AROUND = 8  # cells around its own, which tell how near its neighbours are at least
 GROUP = 512  # samples whose likeliest cells are found together, about
 AT_ONCE = 512  # samples that look into a cell at once
 AGAIN = 0.01  # share of the samples, the most doubtful, that look at all
@@ -50,7 +50,7 @@ def likely_neighbours(unit: torch.Tensor, k: int, seed: int = 0) -> Neighbours:
     most = np.sort(np.argsort(-doubt, kind="stable")[: math.ceil(AGAIN * len(doubt))])
     most = np.union1d(most, np.flatnonzero(doubt == math.inf))
     for rows in np.array_split(most, math.ceil(len(most) / AT_ONCE)):
-        found[rows] = _among_all(cells, torch.from_numpy(rows), k)
+        found[rows] = _nearest_rows(cells.u, cells.half, torch.from_numpy(rows), k)
     again = np.zeros(len(doubt), dtype=bool)
     again[most] = True
     place = np.argsort(order)
@@ -127,20 +127,22 @@ def _within_reach(cells: Cells, looked: np.ndarray, reach: torch.Tensor, start: 
             ours = torch.index_select(cells.u, 0, part + start, out=vectors[: len(part)])
             nearness = buffer[: len(part) * size].view(len(part), size)
             torch.addmm(minus, ours, seen, out=nearness)
-            place = (nearness >= reach[part, None]).view(-1).nonzero()[:, 0]
-            row = part[place // size]
-            column = others.start + place % size
-            other = row + start != column
-            found.append((row[other], column[other], nearness.view(-1)[place][other]))
-    return tuple(torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+            place = np.flatnonzero((nearness >= reach[part, None]).numpy())
+            row, column = np.divmod(place, size)
+            found.append(
+                (part.numpy()[row], others.start + column, nearness.numpy().reshape(-1)[place])
+            )
+    row, column, near = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    other = row + start != column  # than itself
+    return row[other], column[other], near[other]
 
 
-def _among_all(cells: Cells, rows: torch.Tensor, k: int) -> np.ndarray:
-    """The k nearest (m, k) of some samples among all, in blocks of samples."""
+def _nearest_rows(u: torch.Tensor, half: torch.Tensor, rows: torch.Tensor, k: int) -> np.ndarray:
+    """The k nearest others (m, k) of some vectors among all (n, d), in blocks of vectors."""
     values, columns = [], []
-    for start in range(0, len(cells.u), BATCH):
-        others = slice(start, min(start + BATCH, len(cells.u)))
-        nearness = torch.addmm(-cells.half[others], cells.u[rows], cells.u[others].T)
+    for start in range(0, len(u), BATCH):
+        others = slice(start, min(start + BATCH, len(u)))
+        nearness = torch.addmm(-half[others], u[rows], u[others].T)
         inside = ((rows >= start) & (rows < others.stop)).nonzero()[:, 0]
         nearness[inside, rows[inside] - start] = -math.inf
         near = nearest(nearness, min(k, nearness.shape[1]))
@@ -148,3 +150,14 @@ def _among_all(cells: Cells, rows: torch.Tensor, k: int) -> np.ndarray:
         columns.append(near + start)
     best = nearest(torch.cat(values, dim=1), k)
     return torch.cat(columns, dim=1).gather(1, best).numpy()
+
+
+@true_float32()
+def neighbours_among_all(unit: torch.Tensor, rows: np.ndarray, k: int) -> np.ndarray:
+    """The k nearest others (m, k) of some unit vectors among all (n, d), the nearest first."""
+    centred = unit - unit.mean(dim=0, dtype=torch.float64).float()
+    half = half_squares(centred).float()
+    found = [
+        _nearest_rows(centred, half, part, k) for part in torch.from_numpy(rows).split(AT_ONCE)
+    ]
+    return np.concatenate(found)

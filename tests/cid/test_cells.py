@@ -25,7 +25,7 @@ def people(n=1500, d=24, per_person=20, seed=0):
 def small(monkeypatch):
     """Cells so small that a set of fifteen hundred has many."""
     for name, value in {
-        "SIZE": 16, "LOOKS": 6, "DRAWS": 256, "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
+        "SIZE": 16, "LOOKS": 6, "DRAWS": (256, 256), "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
     }.items():  # fmt: skip
         monkeypatch.setattr(cells, name, value)
 
