@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from cid.arrays import as_tensor, class_codes, unit_vectors
-from cid.density import CHUNK, class_density, farthest, powers_of_two, precise_enough
+from cid.density import CHUNK, class_density, farthest, powers_of_two, precise_enough, probes
 from cid.pairs import half_squares
 from cid.precision import true_float32
 
@@ -87,6 +87,25 @@ def cell_density(
         else:
             density[rows], error[rows] = _of_class(vectors, rows, tau, seed)
     return density, error
+
+
+@true_float32()
+def width_in_parts(vectors, near: int = 5, share: float = 0.5) -> float:
+    """:func:`cid.density.neighbour_width` of embeddings (n, d) that are read in parts, from memory or a file."""
+    rows = probes(len(vectors)).numpy()
+    ours = _unit(vectors, rows)
+    mean = ours.mean(dim=0)
+    ours -= mean
+    half = half_squares(ours).float()
+    best = torch.full((len(rows), near + 1), -math.inf)  # the sample itself is one of them
+    for start in range(0, len(vectors), CHUNK):
+        theirs = _unit(vectors, np.arange(start, min(start + CHUNK, len(vectors)))) - mean
+        theirs_half = half_squares(theirs).float()
+        for place in torch.arange(len(rows)).split(AT_ONCE):
+            nearness = torch.addmm(-theirs_half, ours[place], theirs.T).sub_(half[place, None])
+            found = torch.cat([best[place], nearness], dim=1)
+            best[place] = found.topk(near + 1, dim=1).values
+    return max(share * -float(best[:, -1].clamp_max(0).median()), 1e-6)
 
 
 def _of_all_pairs(vectors, rows: np.ndarray, tau: float) -> np.ndarray:

@@ -18,8 +18,8 @@ from cid.arrays import (
     unit_vectors,
     warn_of_many_classes,
 )
-from cid.cells import cell_density
-from cid.density import Precision, neighbour_width
+from cid.cells import cell_density, width_in_parts
+from cid.density import Precision
 from cid.neighbours import Neighbours, likely_neighbours, neighbours_among_all
 from cid.posterior import (
     Posterior,
@@ -122,7 +122,9 @@ def cid_weights(
         )
         return (weights, weights * 0) if return_error else weights
     tau = checked("tau", tau, WidthOrAuto)
-    tau = neighbour_width(embeddings, device=device) if tau == "auto" else tau
+    if tau == "auto":
+        stored = isinstance(embeddings, np.memmap)
+        tau = width_in_parts(embeddings if stored else as_tensor(embeddings, ndim=2))
     few = {"few": EXACT} if method == "auto" else {}
     density, error = cell_density(embeddings, labels, tau, seed=seed, **few)
     weights = inverse_weights(density, labels, class_prior=class_prior, power=power)

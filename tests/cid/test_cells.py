@@ -8,7 +8,7 @@ import pytest
 import cid
 from cid import cells, large, weights
 from cid.cells import cell_density
-from cid.density import class_density
+from cid.density import class_density, neighbour_width
 
 TAU = 0.05
 
@@ -91,6 +91,20 @@ def test_a_kernel_too_narrow_for_float32_is_computed_from_all_pairs(small):
     density, error = cell_density(*twice, 1e-4, few=0)
     np.testing.assert_array_equal(density, class_density(*twice, 1e-4))
     assert not error.any()
+
+
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_the_width_of_embeddings_in_a_file_is_found_in_parts(monkeypatch, tmp_path, kind):
+    vectors, _ = people()
+    monkeypatch.setattr(cells, "CHUNK", 400)
+    monkeypatch.setattr(cells, "AT_ONCE", 300)
+    np.save(tmp_path / "e.npy", vectors.astype(kind))
+    stored = np.load(tmp_path / "e.npy", mmap_mode="r")
+    rtol = 1e-5 if kind == "float32" else 1e-3
+    assert cells.width_in_parts(stored) == pytest.approx(neighbour_width(vectors), rel=rtol)
+    density, _ = cell_density(stored, np.zeros(len(stored), int), TAU, few=0)
+    whole = cell_density(vectors.astype(kind), np.zeros(len(stored), int), TAU, few=0)[0]
+    np.testing.assert_array_equal(density, whole)
 
 
 def test_weights_are_exact_up_to_a_size_and_then_say_their_error(small, monkeypatch):
