@@ -25,17 +25,17 @@ from cid.pairs import half_squares
 from cid.precision import true_float32
 
 SIZE = 64  # samples in a cell, about
-LOOKS = 32  # cells that a sample sees exactly
-DRAWS = 4096, 8192  # samples of other cells that it sees: of long vectors, of short ones; even
-NUMBERS = 2**20  # of the vectors that it draws, within these limits
+LOOKS = 16, 32  # cells that a sample sees exactly: of long vectors, of short ones
+DRAWS = 4096, 8192  # samples of other cells that it sees, likewise; even
+SHORT = 256  # numbers in a vector, up to which it is short
 CANDIDATES = 512  # cells near its own, among which those are that it looks into
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
 AT_ONCE = 512  # samples whose kernels are computed at once
 UNIFORM = 0.02  # share of the draws that goes by the number of samples, whatever the cells promise
-DOUBTFUL = 0.02  # error, as a share of the density, above which a density is computed again,
+DOUBTFUL = 0.05  # error, as a share of the density, above which a density is computed again,
 AGAIN = 0.01  # up to this share of all
-FEW = 2 * SIZE * LOOKS  # samples of a class of which all pairs are no more work
+FEW = 2 * SIZE * LOOKS[1]  # samples of a class of which all pairs are no more work
 COARSE = 256  # samples a coarse cell from which its centre is found
 ROUNDS = 6  # of k-means, for coarse cells
 FINE = 4  # rounds within them
@@ -180,6 +180,10 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.size)
+
+    def of_length(self, numbers: tuple[int, int]) -> int:
+        """Which of two numbers holds for vectors of this length."""
+        return numbers[self.u.shape[1] <= SHORT]
 
     def rows(self, first: int, last: int | None = None) -> slice:
         """The samples of a cell, or of all cells from the first to before the last."""
@@ -328,11 +332,11 @@ Group = tuple[int, int, np.ndarray]
 
 
 def _seen(cells: Cells, first: int, last: int) -> tuple[np.ndarray, list[Group]]:
-    """The cells (m, LOOKS) that each sample of some cells looks into, its own among them; and the groups."""
+    """The cells (m, looks) that each sample of some cells looks into, its own among them; and the groups."""
     looked = []
     groups = []
     for begin, end in batches(cells.edges[first : last + 1], GROUP):
-        some, _, promised = promised_by(cells, first + begin, first + end, LOOKS)
+        some, _, promised = promised_by(cells, first + begin, first + end, cells.of_length(LOOKS))
         looked.append(some.numpy())
         groups.append((first + begin, first + end, promised.numpy()))
     return np.concatenate(looked), groups
@@ -409,7 +413,7 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
 
     The columns of the first half of the draws are strata 0, 2, 4, ..., those of the second 1, 3, 5, ...
     """
-    draws = int(np.clip(NUMBERS // cells.u.shape[1], *DRAWS)) // 2 * 2
+    draws = cells.of_length(DRAWS)
     cell, drawn, chance = _drawn(cells, promised, draws, rng)
     pairwise = np.concatenate([np.arange(0, draws, 2), np.arange(1, draws, 2)])
     column = np.argsort(pairwise)
