@@ -96,6 +96,35 @@ def label_issues(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+TARGETS = {  # times as fast, and 95 % of the weights within
+    ("density", 500_000, 128): (6, 0.05),
+    ("density", 500_000, 512): (15, 0.02),
+    ("posterior", 100_000, 128): (6, 0.01),
+    ("posterior", 500_000, 128): (25, 0.01),
+}
+
+
+def large(found: pd.DataFrame) -> str:
+    """Densities and posteriors by cells: speed, errors of weights, and what tells of the errors."""
+    lines = [
+        "| part | images of a class, d | exact time / by cells [range] | error of a weight, median | 95 % below | largest | standard error, median | intervals of 95 % hold | recall | target | met |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in found.to_dict("records"):
+        n, d = int(row["n"]), int(row["d"])
+        times, within = TARGETS.get((row["part"], n, d), (None, None))
+        target = f"at least {times} x, 95 % within {within:.0%}" if times else ""
+        met = [row["ratio"] >= times, row["95 %"] <= within] if times else []
+        cells = [row["part"], f"{n:,}, {d}"]
+        cells += [f"{row['ratio']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"]
+        cells += [f"{row[name]:.2%}" for name in ("median", "95 %", "largest")]
+        told = [(row["error"], ".2%"), (row["held"], ".1%"), (row.get("recall"), ".2%")]
+        cells += ["" if pd.isna(value) else f"{value:{form}}" for value, form in told]
+        cells += [target, "/".join("yes" if one else "no" for one in met)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def fill(page: str, name: str, text: str) -> str:
     """The page with what stands between its marks of that name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -111,6 +140,7 @@ def filled(page: str) -> str:
     page = fill(page, "kernels", kernels(pd.read_csv(HERE / "kernels.csv")))
     found = pd.read_csv(HERE / "label_issues.csv")
     page = fill(page, "label issues", label_issues(found))
+    page = fill(page, "large", large(pd.read_csv(HERE / "large.csv")))
     return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
 
 

@@ -24,14 +24,14 @@ __version__ = "0.2.0"
 # The public names, and the modules that hold them; a module is imported when a name is first used.
 _PLACES = {
     "cid_weights": "cid.large",
-    "surprise_weights": "cid.weights",
+    "surprise_weights": "cid.large",
     "two_factor_weights": "cid.weights",
     "inverse_weights": "cid.weights",
     "effective_sample_size": "cid.weights",
     "CIDWeights": "cid.weights",
     "class_density": "cid.density",
     "neighbour_width": "cid.density",
-    "label_posterior": "cid.posterior",
+    "label_posterior": "cid.large",
     "label_trust": "cid.trust",
     "new_posterior": "cid.posterior",
     "audit": "cid.auditing",

@@ -20,24 +20,22 @@ import numpy as np
 import torch
 
 from cid.arrays import as_tensor, class_codes, unit_vectors
-from cid.density import CHUNK, class_density, farthest, powers_of_two, precise_enough
+from cid.density import CHUNK, class_density, farthest, powers_of_two, precise_enough, probes
 from cid.pairs import half_squares
 from cid.precision import true_float32
 
 SIZE = 64  # samples in a cell, about
-LOOKS = 32  # cells that a sample sees exactly,
-FEWEST = 8  # or so many, where the others hold less than
-WORTH = 0.1  # of its density, as wide kernels have it
-DRAWS = 4096  # samples of other cells that it sees; even
+LOOKS = 16, 32  # cells that a sample sees exactly: of long vectors, of short ones
+DRAWS = 4096, 8192  # samples of other cells that it sees, likewise; even
+SHORT = 256  # numbers in a vector, up to which it is short
 CANDIDATES = 512  # cells near its own, among which those are that it looks into
-TRIED = 8  # groups that tell so
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
 AT_ONCE = 512  # samples whose kernels are computed at once
 UNIFORM = 0.02  # share of the draws that goes by the number of samples, whatever the cells promise
-DOUBTFUL = 0.02  # error, as a share of the density, above which a density is computed again,
+DOUBTFUL = 0.05  # error, as a share of the density, above which a density is computed again,
 AGAIN = 0.01  # up to this share of all
-FEW = 2 * SIZE * LOOKS  # samples of a class of which all pairs are no more work
+FEW = 2 * SIZE * LOOKS[1]  # samples of a class of which all pairs are no more work
 COARSE = 256  # samples a coarse cell from which its centre is found
 ROUNDS = 6  # of k-means, for coarse cells
 FINE = 4  # rounds within them
@@ -89,6 +87,25 @@ def cell_density(
         else:
             density[rows], error[rows] = _of_class(vectors, rows, tau, seed)
     return density, error
+
+
+@true_float32()
+def width_in_parts(vectors, near: int = 5, share: float = 0.5) -> float:
+    """:func:`cid.density.neighbour_width` of embeddings (n, d) that are read in parts, from memory or a file."""
+    rows = probes(len(vectors)).numpy()
+    ours = _unit(vectors, rows)
+    mean = ours.mean(dim=0)
+    ours -= mean
+    half = half_squares(ours).float()
+    best = torch.full((len(rows), near + 1), -math.inf)  # the sample itself is one of them
+    for start in range(0, len(vectors), CHUNK):
+        theirs = _unit(vectors, np.arange(start, min(start + CHUNK, len(vectors)))) - mean
+        theirs_half = half_squares(theirs).float()
+        for place in torch.arange(len(rows)).split(AT_ONCE):
+            nearness = torch.addmm(-theirs_half, ours[place], theirs.T).sub_(half[place, None])
+            found = torch.cat([best[place], nearness], dim=1)
+            best[place] = found.topk(near + 1, dim=1).values
+    return max(share * -float(best[:, -1].clamp_max(0).median()), 1e-6)
 
 
 def _of_all_pairs(vectors, rows: np.ndarray, tau: float) -> np.ndarray:
@@ -163,6 +180,10 @@ class Cells:
 
     def __len__(self) -> int:
         return len(self.size)
+
+    def of_length(self, numbers: tuple[int, int]) -> int:
+        """Which of two numbers holds for vectors of this length."""
+        return numbers[self.u.shape[1] <= SHORT]
 
     def rows(self, first: int, last: int | None = None) -> slice:
         """The samples of a cell, or of all cells from the first to before the last."""
@@ -280,11 +301,10 @@ def _estimated(cells: Cells, rng: np.random.Generator) -> tuple[torch.Tensor, to
     n = len(cells.u)
     total = torch.zeros(n, dtype=torch.float64)
     error = torch.zeros(n, dtype=torch.float64)
-    looks = _needed_looks(cells)
     bar = tqdm(total=n, desc="density", unit="image", mininterval=5, leave=False, disable=n < SHOWN)
     with bar:
-        for first, last in _batches(cells.edges, BATCH):
-            looked, groups = _seen(cells, first, last, looks)
+        for first, last in batches(cells.edges, BATCH):
+            looked, groups = _seen(cells, first, last)
             start = int(cells.edges[first])
             _look(cells, looked, total, start)
             for begin, end, promised in groups:
@@ -295,7 +315,7 @@ def _estimated(cells: Cells, rng: np.random.Generator) -> tuple[torch.Tensor, to
     return total, error
 
 
-def _batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
+def batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
     """Cells that follow one another with up to so many samples: the first, and that after the last."""
     found = []
     first = 0
@@ -311,37 +331,28 @@ def _batches(edges: np.ndarray, most: int) -> list[tuple[int, int]]:
 Group = tuple[int, int, np.ndarray]
 
 
-def _needed_looks(cells: Cells) -> int:
-    """Into how many cells each sample looks, by what some groups find in more of them."""
-    groups = _batches(cells.edges, GROUP)
-    left = np.zeros(2)  # of the density, beyond few and many cells
-    tried = groups[:: math.ceil(len(groups) / TRIED)]
-    for first, last in tried:
-        rows = cells.rows(first, last)
-        for place, looks in enumerate((FEWEST, LOOKS)):
-            promised = _promised(cells, first, last, looks)[1]
-            left[place] += float(promised.sum()) / (rows.stop - rows.start)
-    return LOOKS if left[0] - left[1] > WORTH * len(tried) else FEWEST
-
-
-def _seen(cells: Cells, first: int, last: int, looks: int) -> tuple[np.ndarray, list[Group]]:
+def _seen(cells: Cells, first: int, last: int) -> tuple[np.ndarray, list[Group]]:
     """The cells (m, looks) that each sample of some cells looks into, its own among them; and the groups."""
     looked = []
     groups = []
-    for begin, end in _batches(cells.edges[first : last + 1], GROUP):
-        some, promised = _promised(cells, first + begin, first + end, looks)
+    for begin, end in batches(cells.edges[first : last + 1], GROUP):
+        some, _, promised = promised_by(cells, first + begin, first + end, cells.of_length(LOOKS))
         looked.append(some.numpy())
         groups.append((first + begin, first + end, promised.numpy()))
     return np.concatenate(looked), groups
 
 
-def _promised(cells: Cells, first: int, last: int, looks: int) -> tuple[torch.Tensor, torch.Tensor]:
+def promised_by(
+    cells: Cells, first: int, last: int, looks: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What the cells' centres promise to the samples of some cells, each as a share of its density.
 
     Returns
     -------
     looked : int tensor, shape (m, looks)
-        Cells of which one sample, in the mean, promises most, and the sample's own.
+        Cells of which one sample, in the mean, promises most, and the sample's own, which comes first.
+    left : tensor, shape (m,)
+        What all other cells promise together.
     promised : float64 tensor, shape (K,)
         What each cell promises to all samples here that do not look into it.
     """
@@ -367,11 +378,12 @@ def _promised(cells: Cells, first: int, last: int, looks: int) -> tuple[torch.Te
     share.div_(total[:, None])
     own = torch.searchsorted(near, torch.repeat_interleave(torch.arange(first, last), number))
     share[torch.arange(len(share)), own] = math.inf
-    top = share.topk(min(looks, len(near)), dim=1, sorted=False).indices
+    top = share.topk(min(looks, len(near)), dim=1).indices
     share.scatter_(1, top, 0)
     promised = ((number / (1 + whole)) @ around * cells.size).double()
     promised[near] = (share.sum(dim=0) * cells.size[near]).double()
-    return near[top], promised
+    left = (share @ cells.size[near]).mul_(total)
+    return near[top], left, promised
 
 
 def _look(cells: Cells, looked: np.ndarray, total: torch.Tensor, start: int) -> None:
@@ -401,14 +413,15 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
 
     The columns of the first half of the draws are strata 0, 2, 4, ..., those of the second 1, 3, 5, ...
     """
-    cell, drawn, chance = _drawn(cells, promised, rng)
-    pairwise = np.concatenate([np.arange(0, DRAWS, 2), np.arange(1, DRAWS, 2)])
+    draws = cells.of_length(DRAWS)
+    cell, drawn, chance = _drawn(cells, promised, draws, rng)
+    pairwise = np.concatenate([np.arange(0, draws, 2), np.arange(1, draws, 2)])
     column = np.argsort(pairwise)
     ends = np.searchsorted(cell, np.arange(len(cells) + 1))
     drawn = torch.from_numpy(drawn[pairwise])
-    lift = torch.from_numpy(-np.log2(DRAWS * chance[pairwise])).to(cells.u) - cells.half[drawn]
+    lift = torch.from_numpy(-np.log2(draws * chance[pairwise])).to(cells.u) - cells.half[drawn]
     vectors = cells.u.index_select(0, drawn).T
-    buffer = torch.empty(AT_ONCE, DRAWS)
+    buffer = torch.empty(AT_ONCE, draws)
     for start in range(rows.start, rows.stop, AT_ONCE):
         some = slice(start, min(start + AT_ONCE, rows.stop))
         kernel = torch.addmm(lift, cells.u[some], vectors, out=buffer[: some.stop - start]).exp2_()
@@ -420,17 +433,19 @@ def _draw(cells: Cells, rows: slice, looked, promised, rng, total, error) -> Non
         first = np.repeat(ends[known].reshape(-1), number)
         rank = np.arange(len(first)) - np.repeat(number.cumsum() - number, number)
         kernel[torch.from_numpy(row), torch.from_numpy(column[first + rank])] = 0
-        one, other = kernel[:, : DRAWS // 2], kernel[:, DRAWS // 2 :]
+        one, other = kernel[:, : draws // 2], kernel[:, draws // 2 :]
         total[some] += kernel.sum(dim=1) * cells.own[some]
         error[some] = torch.linalg.vector_norm(one - other, dim=1) * cells.own[some]
 
 
-def _drawn(cells: Cells, promised: np.ndarray, rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw :data:`DRAWS` samples, one of each stratum: their cells in rising order, rows, and chances each."""
+def _drawn(
+    cells: Cells, promised: np.ndarray, draws: int, rng
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw samples, one of each stratum: their cells in rising order, rows, and chances each."""
     size = np.diff(cells.edges)
     chance = (1 - UNIFORM) * promised / max(promised.sum(), 1e-300) + UNIFORM * size / size.sum()
     ends = chance.cumsum()
-    at = (np.arange(DRAWS) + rng.random(DRAWS)) / DRAWS * ends[-1]
+    at = (np.arange(draws) + rng.random(draws)) / draws * ends[-1]
     cell = np.minimum(np.searchsorted(ends, at, side="right"), len(size) - 1)
     within = (at - ends[cell] + chance[cell]) / chance[cell] * size[cell]
     within = np.clip(within.astype(np.int64), 0, size[cell] - 1)

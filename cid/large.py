@@ -1,21 +1,53 @@
 """The front door for training sets of any size: exact while all pairs can be compared, else estimated.
 
-Up to :data:`EXACT` samples of a class these functions are those of :mod:`cid.weights`. Beyond, a density comes
-from a part of all pairs (:mod:`cid.cells`), with a standard error for each.
+Up to a size these functions are those of :mod:`cid.weights` and :mod:`cid.posterior`. Beyond, a density comes
+from a part of all pairs (:mod:`cid.cells`), with a standard error for each, and neighbours from likely places
+(:mod:`cid.neighbours`), with a check of what was missed.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from cid.arrays import class_codes, like, pick_device
-from cid.cells import cell_density
-from cid.density import Precision, neighbour_width
-from cid.settings import ClassPrior, Exponent, Truth, Whole, WidthOrAuto, checked, one_of
+from cid.arrays import (
+    as_tensor,
+    class_codes,
+    like,
+    pick_device,
+    unit_vectors,
+    warn_of_many_classes,
+)
+from cid.cells import cell_density, width_in_parts
+from cid.density import Precision
+from cid.neighbours import Neighbours, likely_neighbours, neighbours_among_all
+from cid.posterior import (
+    Posterior,
+    of_kind,
+    posterior_of_neighbours,
+    probability_of,
+    two_classes,
+    without_class_direction,
+)
+from cid.posterior import label_posterior as exact_label_posterior
+from cid.settings import (
+    ClassPrior,
+    Exponent,
+    ExponentOrAuto,
+    Truth,
+    Whole,
+    WidthOrAuto,
+    checked,
+    one_of,
+)
 from cid.weights import cid_weights as exact_cid_weights
-from cid.weights import inverse_weights
+from cid.weights import inverse_weights, log_product
+from cid.weights import surprise_weights as exact_surprise_weights
 
 Method = one_of("auto", "exact", "cells")
-EXACT = 100_000  # samples of a class, up to which "auto" compares all with all
+EXACT = 100_000  # samples of a class, up to which "auto" compares all for a density
+MANY = 50_000  # samples, up to which it does for neighbours
+CHECKED = 1000  # samples whose neighbours are compared with those among all
 
 
 def cid_weights(
@@ -90,7 +122,9 @@ def cid_weights(
         )
         return (weights, weights * 0) if return_error else weights
     tau = checked("tau", tau, WidthOrAuto)
-    tau = neighbour_width(embeddings, device=device) if tau == "auto" else tau
+    if tau == "auto":
+        stored = isinstance(embeddings, np.memmap)
+        tau = width_in_parts(embeddings if stored else as_tensor(embeddings, ndim=2))
     few = {"few": EXACT} if method == "auto" else {}
     density, error = cell_density(embeddings, labels, tau, seed=seed, **few)
     weights = inverse_weights(density, labels, class_prior=class_prior, power=power)
@@ -108,3 +142,174 @@ def _by_cells(labels, method: str, include_self: bool, precision: str, device) -
     codes, _ = class_codes(labels)
     plain = include_self and precision == "single"
     return plain and np.bincount(codes).max() > EXACT and pick_device(device).type == "cpu"
+
+
+def label_posterior(
+    embeddings,
+    labels,
+    *,
+    estimator: str = "knn",
+    scale: float | str = "auto",
+    slope: float | str = "auto",
+    local_scaling: bool = False,
+    device: str = "auto",
+    method: str = "auto",
+    seed: int = 0,
+    return_check: bool = False,
+):
+    """Estimate each sample's label posterior from its neighbours: :func:`cid.posterior.label_posterior`.
+
+    >>> embeddings = [[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.2, 1]]
+    >>> label_posterior(embeddings, [0, 0, 0, 1, 1, 0], scale=2, slope=1.0).probability.round(2)
+    array([0.83, 0.83, 0.83, 0.42, 0.42, 0.33])
+
+    Parameters
+    ----------
+    embeddings, labels, estimator, scale, slope, local_scaling, device
+        As there.
+    method : {"auto", "exact", "cells"}
+        "exact" compares all samples with each other. "cells" looks for the nearest in the likeliest cells of
+        each (:mod:`cid.neighbours`), on the CPU. "auto" does so beyond :data:`MANY` samples, and is exact on a
+        GPU, with a kernel and under local scaling.
+    seed : int
+        Of the cells. The same seed gives the same bytes on the same machine and number of threads.
+    return_check : bool
+        Also return what the cells missed, measured on some samples: a :class:`Check`.
+
+    Returns
+    -------
+    posterior : Posterior
+    check : Check
+        Only with ``return_check``.
+
+    Raises
+    ------
+    ValueError
+        As there.
+    """
+    method = checked("method", method, Method)
+    seed = checked("seed", seed, Whole)
+    plain = estimator == "knn" and local_scaling is False
+    if method == "cells" and not plain:
+        raise ValueError(
+            "method 'cells' needs estimator 'knn' and local_scaling false; set them, or method 'exact'"
+        )
+    options = {"estimator": estimator, "local_scaling": local_scaling, "device": device}
+    many = plain and len(labels) > MANY and pick_device(device).type == "cpu"
+    if method == "exact" or method == "auto" and not many:
+        found = exact_label_posterior(embeddings, labels, scale=scale, slope=slope, **options)
+        return (found, EXACT_CHECK) if return_check else found
+    unit = unit_vectors(embeddings, "cpu").float()
+    codes = two_classes(labels, len(unit))
+    found, near = posterior_of_neighbours(
+        codes, scale, slope, lambda k: likely_neighbours(unit, k, seed)
+    )
+    result = of_kind(found, found.probability, embeddings)
+    return (result, _check(unit, codes, found, near)) if return_check else result
+
+
+@dataclass(frozen=True)
+class Check:
+    """What cells missed, among samples whose neighbours were looked up among all."""
+
+    recall: float  # share of the nearest that were found
+    median: float  # how far a weight 1 / probability is from the exact one, as a share of that
+    most: float  # 95 of 100 are nearer
+    largest: float
+    looked_up: float  # share of all samples whose neighbours are exact, as they were in doubt
+
+
+EXACT_CHECK = Check(1.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def _check(unit, codes: np.ndarray, found: Posterior, near: Neighbours) -> Check:
+    """Compare the neighbours of some samples with those among all, and the weights that follow from them."""
+    rows = np.linspace(0, len(codes) - 1, min(CHECKED, len(codes))).astype(int)
+    true = neighbours_among_all(unit, rows, near.rows.shape[1])
+    recall = [np.isin(one, other).mean() for one, other in zip(true, near.rows[rows], strict=True)]
+    exact = probability_of(codes, rows, true[:, : int(found.scale)], found.slope)
+    off = np.abs(exact / found.probability[rows] - 1)
+    return Check(
+        recall=float(np.mean(recall)),
+        median=float(np.median(off)),
+        most=float(np.quantile(off, 0.95)),
+        largest=float(off.max()),
+        looked_up=float(near.again.mean()),
+    )
+
+
+def surprise_weights(
+    embeddings,
+    labels,
+    *,
+    neighbours: int | str = "auto",
+    surprise: float | str = "auto",
+    class_prior: str = "balanced",
+    keep_class_direction: bool = False,
+    local_scaling: bool = False,
+    device: str = "auto",
+    method: str = "auto",
+    seed: int = 0,
+    return_check: bool = False,
+):
+    """Compute label surprise weights, ``w_i ~ 1 / p(y_i | z_i)``: :func:`cid.weights.surprise_weights`.
+
+    >>> embeddings = [[1, 0], [1, 0.1], [1, 0.2], [0, 1], [0.1, 1], [0.2, 1]]
+    >>> labels = [0, 0, 1, 1, 1, 0]  # each of two people has one image of their rarer class
+    >>> options = {"neighbours": 2, "surprise": 1.0, "keep_class_direction": True}
+    >>> weights = surprise_weights(embeddings, labels, **options)
+    >>> bool(weights[2] > weights[3])
+    True
+
+    Parameters
+    ----------
+    embeddings, labels, neighbours, surprise, class_prior, keep_class_direction, local_scaling, device
+        As there.
+    method, seed, return_check
+        As in :func:`label_posterior`.
+
+    Returns
+    -------
+    weights : array or tensor, shape (n,)
+        As there.
+    check : Check
+        Only with ``return_check``.
+
+    Raises
+    ------
+    ValueError
+        As there.
+    """
+    method = checked("method", method, Method)
+    many = len(labels) > MANY and not local_scaling and pick_device(device).type == "cpu"
+    if method == "exact" or method == "auto" and not many:
+        weights = exact_surprise_weights(
+            embeddings,
+            labels,
+            neighbours=neighbours,
+            surprise=surprise,
+            class_prior=class_prior,
+            keep_class_direction=keep_class_direction,
+            local_scaling=local_scaling,
+            device=device,
+        )
+        return (weights, EXACT_CHECK) if return_check else weights
+    surprise = checked("surprise", surprise, ExponentOrAuto)
+    warn_of_many_classes(labels)
+    cleaned = embeddings
+    if not keep_class_direction:
+        cleaned = without_class_direction(embeddings, labels, device="cpu")
+    posterior, check = label_posterior(
+        cleaned,
+        labels,
+        scale=neighbours,
+        slope="auto" if surprise == "auto" else 1.0,
+        local_scaling=local_scaling,
+        method="cells",
+        seed=seed,
+        return_check=True,
+    )
+    logs = log_product(posterior.probability, surprise=surprise)
+    weights = inverse_weights(logs, labels, class_prior=class_prior, log=True)
+    weights = like(as_tensor(weights, "weights"), embeddings)
+    return (weights, check) if return_check else weights

@@ -319,6 +319,36 @@ def class_directions(pairs: Pairs, neighbours: int = 5) -> torch.Tensor:
 Shares = tuple[float, float, np.ndarray]
 
 
+def posterior_of_neighbours(codes: np.ndarray, scale, slope, find) -> tuple[Posterior, Any]:
+    """:func:`label_posterior` of samples whose neighbours something else finds.
+
+    ``find`` is called with the number of neighbours and returns an object whose ``rows`` (n, k) hold their row
+    numbers, the nearest first. It is returned, too.
+    """
+    slope = checked("slope", slope, Slope)
+    tried = _scales("knn", scale, len(codes))
+    near = find(max(tried))
+    prior = np.bincount(codes) / len(codes)
+    shares = [(k, len(prior), _shares_among(codes, near.rows[:, :k], prior)) for k in tried]
+    return _likeliest(shares, prior, codes, slope), near
+
+
+def probability_of(codes: np.ndarray, rows, neighbours: np.ndarray, slope: float) -> np.ndarray:
+    """Posterior of the own label (m,) of some samples, from their neighbours (m, k) and a slope."""
+    prior = np.bincount(codes) / len(codes)
+    share = _shares_among(codes, neighbours, prior)
+    base, odds = _odds_against_own([share], prior, codes[rows])
+    return 1 / (1 + np.exp(base + slope * odds[0]).sum(axis=0))
+
+
+def _shares_among(codes: np.ndarray, neighbours: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Smoothed class shares (m, C) among neighbours (m, k)."""
+    n_classes = len(prior)
+    labels = codes[neighbours]
+    counted = np.stack([(labels == code).sum(axis=1) for code in range(n_classes)], axis=1)
+    return (counted + n_classes * prior) / (neighbours.shape[1] + n_classes)
+
+
 def _neighbour_shares(
     pairs: Pairs, tried, prior, local_scaling, rows=None, new=None
 ) -> Iterator[Shares]:

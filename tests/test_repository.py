@@ -43,7 +43,7 @@ study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_f
 study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing
 cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.doubted cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
-cid.auditing cid.trust cid.penalty cid.softmax cid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.large cid.weights cid.cells cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
+cid.auditing cid.trust cid.penalty cid.softmax cid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.large cid.weights cid.neighbours cid.cells cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
 """.split()
 
 

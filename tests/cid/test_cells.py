@@ -8,7 +8,7 @@ import pytest
 import cid
 from cid import cells, large, weights
 from cid.cells import cell_density
-from cid.density import class_density
+from cid.density import class_density, neighbour_width
 
 TAU = 0.05
 
@@ -25,14 +25,13 @@ def people(n=1500, d=24, per_person=20, seed=0):
 def small(monkeypatch):
     """Cells so small that a set of fifteen hundred has many."""
     for name, value in {
-        "SIZE": 16, "LOOKS": 6, "FEWEST": 6, "DRAWS": 256, "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
+        "SIZE": 16, "LOOKS": (6, 6), "DRAWS": (256, 256), "CANDIDATES": 40, "GROUP": 64, "BATCH": 500, "NEXT": 8,
     }.items():  # fmt: skip
         monkeypatch.setattr(cells, name, value)
 
 
 def test_who_looks_into_every_cell_sees_the_exact_density(small, monkeypatch):
-    monkeypatch.setattr(cells, "LOOKS", 10_000)
-    monkeypatch.setattr(cells, "WORTH", 0)
+    monkeypatch.setattr(cells, "LOOKS", (10_000, 10_000))
     monkeypatch.setattr(cells, "CANDIDATES", 10_000)
     vectors, labels = people(n=900)
     density, error = cell_density(vectors, labels, TAU, few=0)
@@ -75,17 +74,6 @@ def test_the_most_doubtful_are_computed_again_from_all_pairs(small, monkeypatch)
     assert np.median((doubt / before)[again]) > np.median((doubt / before)[~again])
 
 
-def test_samples_look_into_few_cells_where_more_hold_next_to_nothing(small, monkeypatch):
-    monkeypatch.setattr(cells, "FEWEST", 1)
-    seen = []
-    looked = cells._seen
-    monkeypatch.setattr(cells, "_seen", lambda *given: seen.append(given[-1]) or looked(*given))
-    vectors, labels = people()
-    for tau in (TAU, 100.0):  # a narrow kernel, and one that reaches all alike
-        cell_density(vectors, np.zeros_like(labels), tau, few=0)
-    assert sorted(set(seen)) == [1, 6] and seen[0] == 6 and seen[-1] == 1
-
-
 def test_the_same_seed_gives_the_same_bytes_also_of_a_file(small, tmp_path):
     vectors, labels = people()
     first = cell_density(vectors, labels, TAU, few=0)
@@ -103,6 +91,18 @@ def test_a_kernel_too_narrow_for_float32_is_computed_from_all_pairs(small):
     density, error = cell_density(*twice, 1e-4, few=0)
     np.testing.assert_array_equal(density, class_density(*twice, 1e-4))
     assert not error.any()
+
+
+def test_the_width_of_embeddings_in_a_file_is_found_in_parts(monkeypatch, tmp_path):
+    vectors, _ = people()
+    monkeypatch.setattr(cells, "CHUNK", 400)
+    monkeypatch.setattr(cells, "AT_ONCE", 300)
+    np.save(tmp_path / "e.npy", vectors.astype(np.float16))
+    stored = np.load(tmp_path / "e.npy", mmap_mode="r")
+    assert cells.width_in_parts(stored) == pytest.approx(neighbour_width(stored), rel=1e-5)
+    density, _ = cell_density(stored, np.zeros(len(stored), int), TAU, few=0)
+    whole = cell_density(vectors.astype(np.float16), np.zeros(len(stored), int), TAU, few=0)[0]
+    np.testing.assert_array_equal(density, whole)
 
 
 def test_weights_are_exact_up_to_a_size_and_then_say_their_error(small, monkeypatch):
