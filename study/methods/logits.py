@@ -61,5 +61,5 @@ SURPRISE_LOGITS = Method(
     needed=surprise_in_logits,
     fit=fit_with_offsets,
     network="offset",
-    tried={"weights.logit_strength": [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0]},
+    tried={"weights.logit_strength": [0.25, 0.5, 0.75, 1.0, 1.25]},
 )
