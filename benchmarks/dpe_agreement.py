@@ -4,8 +4,7 @@
     python benchmarks/dpe_agreement.py
 
 Both train on the same biased images, which are made here, with the same settings and without group labels;
-every seed draws other images. The package keeps the epoch of a member with the best worst class on what it
-trains on, which here is the last or as good. What is compared are accuracies on test images, and the
+every seed draws other images. What is compared are accuracies on test images, and the
 ensembles' probabilities: between the two implementations, and between two runs of the package by another
 seed on the same images, which is the noise.
 """
