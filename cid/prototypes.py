@@ -7,7 +7,8 @@ length. It is trained on a random subset with equally many images of each class,
 pushed away from those of the members before it. The ensemble averages the members' probabilities.
 
 Loss, penalties and defaults are those of the authors' package ``dpe`` 0.2.0, with which a benchmark
-compares this. There the best epoch of a member is chosen on group labels; here it is the last.
+compares this. As there, the epoch of a member is kept whose worst group is best; without group labels the
+groups are the classes, here of all images that are given.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def fit_prototypes(
         own = start.to(device).requires_grad_()
         scale = torch.ones(1, device=device, requires_grad=True)
         optimiser = torch.optim.SGD([own, scale], lr=learning_rate, momentum=MOMENTUM)
+        best, kept = -1.0, (own, scale)
         for _ in range(epochs):
             order = subset[torch.randperm(len(subset), generator=generator)]
             for some in order.tensor_split(max(1, len(order) // batch)):
@@ -127,8 +129,11 @@ def fit_prototypes(
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-        places = torch.cat([places, own.detach()[None]])
-        scales.append(float(scale.detach().abs()))
+            worst = _worst_class(x, labels, own.detach(), n_classes)
+            if worst >= best:
+                best, kept = worst, (own.detach().clone(), scale.detach().clone())
+        places = torch.cat([places, kept[0][None]])
+        scales.append(float(kept[1].abs()))
     return Prototypes(places.cpu().numpy(), np.array(scales, dtype=np.float32))
 
 
@@ -144,6 +149,12 @@ def _distances(x: Tensor, places: Tensor) -> Tensor:
     """Distances (n, C) of vectors of unit length from prototypes, brought to unit length."""
     cosine = x @ normalize(places).T
     return (2 - 2 * cosine).clamp_min(1e-12).sqrt()
+
+
+def _worst_class(x: Tensor, labels: Tensor, places: Tensor, n_classes: int) -> float:
+    """The smallest accuracy of a class, by the nearest prototype."""
+    right = (_distances(x, places).argmin(dim=1) == labels).float()
+    return min(float(right[labels == code].mean()) for code in range(n_classes))
 
 
 def _cross_entropy(x: Tensor, labels: Tensor, places: Tensor, scale: Tensor) -> Tensor:

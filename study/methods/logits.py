@@ -23,7 +23,7 @@ class LogitSettings(Options):
     keep_class_direction: Truth = False  # leave the label's own direction in the proxy
     neighbours: CountOrAuto = "auto"  # that estimate p(y|z)
     local_scaling: Truth = False  # cosines less how crowded a place is (CSLS)
-    logit_strength: Positive = 1.25  # times log p(c|z), which is added to the logit of class c
+    logit_strength: Positive = 1.0  # times log p(c|z), which is added to the logit of class c
 
 
 def surprise_in_logits(sample: Sample, settings: LogitSettings) -> np.ndarray:
@@ -61,5 +61,5 @@ SURPRISE_LOGITS = Method(
     needed=surprise_in_logits,
     fit=fit_with_offsets,
     network="offset",
-    tried={"weights.logit_strength": [0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0]},
+    tried={"weights.logit_strength": [0.25, 0.5, 0.75, 1.0, 1.25]},
 )

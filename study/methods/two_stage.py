@@ -59,7 +59,7 @@ class SELFSettings(Options):
 
 @dataclass(frozen=True)
 class CrossedAFRSettings(Options):
-    afr_crossed_gamma: NotNegative = 0.5  # an image weighs exp(-gamma p), p out of fold
+    afr_crossed_gamma: NotNegative = 4.0  # an image weighs exp(-gamma p), p out of fold
     afr_crossed_l2: Positive = 3.0  # penalty of the change of the first head
 
 
