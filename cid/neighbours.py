@@ -17,7 +17,7 @@ from cid.cells import BATCH, Cells, batches, divided, promised_by
 from cid.pairs import half_squares, nearest
 from cid.precision import true_float32
 
-LOOKS = 64  # cells into which a sample looks
+LOOKS = 48  # cells into which a sample looks
 AROUND = 8  # cells around its own, which tell how near its neighbours are at least
 GROUP = 512  # samples whose likeliest cells are found together, about
 AT_ONCE = 512  # samples that look into a cell at once
