@@ -28,7 +28,8 @@ SIZE = 64  # samples in a cell, about
 LOOKS = 16, 32  # cells that a sample sees exactly: of long vectors, of short ones
 DRAWS = 4096, 8192  # samples of other cells that it sees, likewise; even
 SHORT = 256  # numbers in a vector, up to which it is short
-CANDIDATES = 512  # cells near its own, among which those are that it looks into
+CANDIDATES = 512  # cells near its own, among which those are that it looks into, at least,
+PART = 4  # or one in so many of all cells, as those of large sets are many
 GROUP = 512  # samples that share their draws, about
 BATCH = 2**16  # samples whose cells are looked up at once
 AT_ONCE = 512  # samples whose kernels are computed at once
@@ -364,7 +365,8 @@ def promised_by(
     whole = around @ cells.size
     likely = (around / (1 + whole)[:, None]).sum(dim=0)
     likely[first:last] = math.inf
-    near = likely.topk(min(max(CANDIDATES, last - first), len(cells)), sorted=False).indices
+    number = max(CANDIDATES, len(cells) // PART, last - first)
+    near = likely.topk(min(number, len(cells)), sorted=False).indices
     near = near.sort().values
     rows = cells.rows(first, last)
     number = torch.from_numpy(np.diff(cells.edges[first : last + 1]))  # of samples in each

@@ -1,8 +1,8 @@
 """The nearest neighbours of every sample of hundreds of thousands, from its likeliest cells.
 
 The samples are divided into cells (:mod:`cid.cells`), and each looks for its neighbours in the :data:`LOOKS` cells
-that promise most. All who look into a cell do so in one matrix product; lists of candidates that each sample
-searches alone, as inverted files have them, read seven times as long at the same recall. What cells that were
+that promise most; all who look into a cell do so in one matrix product. faiss's inverted files take about as
+long at the same recall, and would be one more package. What cells that were
 left out promise, against the nearness of the last neighbour found, tells which samples are in doubt. The most
 doubtful look at all.
 """
@@ -17,7 +17,7 @@ from cid.cells import BATCH, Cells, batches, divided, promised_by
 from cid.pairs import half_squares, nearest
 from cid.precision import true_float32
 
-LOOKS = 64  # cells into which a sample looks
+LOOKS = 48  # cells into which a sample looks
 AROUND = 8  # cells around its own, which tell how near its neighbours are at least
 GROUP = 512  # samples whose likeliest cells are found together, about
 AT_ONCE = 512  # samples that look into a cell at once
