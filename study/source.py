@@ -10,7 +10,6 @@ Everything is read from the sources; nothing is imported, so a digest costs mill
 
 import ast
 import hashlib
-from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import version
@@ -22,7 +21,6 @@ LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn")  # whose versions may mo
 PARSING = (
     Lock()
 )  # two threads that parse at once can fail: "AST constructor recursion depth mismatch"
-BLOCKS = ("body", "handlers", "orelse", "finalbody", "cases")  # fields that hold statements
 Definition = tuple[str, str]  # a module and a name of its top level, or "" for all of it
 
 
@@ -256,22 +254,10 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, Definition]
     return made, imported
 
 
-def _statements_in(node: ast.AST) -> Iterator[ast.AST]:
-    """As ``ast.walk``, but for expressions, which hold no docstring and are most of a tree."""
-    waiting = deque([node])
-    while waiting:
-        part = waiting.popleft()
-        blocks = (getattr(part, name, None) for name in BLOCKS)
-        for block in blocks:
-            if isinstance(block, list):  # that of a lambda is an expression
-                waiting.extend(block)
-        yield part
-
-
 def _text(node: ast.AST) -> str:
     """A piece of code without comments, docstrings and layout."""
     text = ast.dump(node)
-    for part in _statements_in(node):
+    for part in ast.walk(node):
         documented = isinstance(part, (ast.Module, ast.FunctionDef, ast.ClassDef))
         if documented and ast.get_docstring(part):
             text = text.replace(ast.dump(part.body[0]), "", 1)
