@@ -51,6 +51,8 @@ GRID = {  # (method, setting): values; declared where the methods are, in study/
 }
 ADAPTS = ("weights.neighbours", "weights.posterior_tau", "weights.clusters")
 DEFINED = ("weights.rarity",)
+# Whose grids have not been run in full: their settings are defaults, which nothing was chosen by.
+DEFAULTS = ("afr-crossed", "selective-crossed", "dpe")
 NEAR, SHARE = (1, 3, 5, 10), (1.0, 0.5, 0.25)  # of cid.density.neighbour_width
 
 
