@@ -136,6 +136,11 @@ def _tell(table: pd.DataFrame) -> None:
     )
     if people / m <= 2 * BY_CHANCE:
         print("nothing speaks for people on both sides beyond chance")
+    else:
+        print(
+            "what to do: look at the pairs below; where they are right, leave the test images with same_person 1 "
+            "out of the test, or split anew by film, album or person, and run this again"
+        )
     print(f"the surest pairs (test image, its nearest training image, cosine), {SHOWN} at most:")
     surest = table.sort_values("cosine", ascending=False, kind="stable").head(SHOWN)
     for row in surest.itertuples():

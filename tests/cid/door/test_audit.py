@@ -279,6 +279,9 @@ def test_the_surest_pairs_are_printed_and_all_are_written(case):
     assert "2.png  1.png  1.0000" in out.split("surest pairs")[1].splitlines()[1]
     copies = int((found["cosine"] > 0.995).sum())
     assert f"near copies: {copies} of 40 test images" in out
+    advised = "split anew by film, album or person" in out
+    assert advised == (found["same_person"].mean() > 2 * leaks.BY_CHANCE)
+    assert advised != ("nothing speaks for people" in out)
 
 
 def test_one_image_on_each_side_is_enough_for_leaks(case):
