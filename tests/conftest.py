@@ -7,10 +7,11 @@ import pytest
 def pytest_collection_modifyitems(items):
     """What takes minutes first, as a process that began it last would be waited for.
 
-    `test_cookbook` makes a study that `test_study` is also about: it has other tests before it.
+    `test_cookbook` makes a study that the second half of it and `test_study` are also about: these have other
+    tests before them.
     """
     order = ("/test_cookbook.py", "tests/cid/", "tests/study/methods/", "tests/study/experiment/",
-             "tests/study/results/", "/test_study.py", "tests/")  # fmt: skip
+             "tests/study/results/", "/test_study.py", "/test_cookbook_later.py", "tests/")  # fmt: skip
 
     def place(item) -> int:
         return next(i for i, part in enumerate(order) if part in item.nodeid)
