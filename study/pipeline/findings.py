@@ -16,7 +16,7 @@ from study.faces.tasks import classes_of
 from study.pipeline import confirmed, earlier, overview, protocols
 from study.pipeline.overview import Study
 from study.pipeline.reproduced import REPORTS
-from study.results.claims import GAINS, OWN_TRUNK, PRIMARY
+from study.results.claims import GAINS, HARM, OWN_TRUNK, PRIMARY
 from study.results.rounding import INTERVAL
 from study.results.sentences import controls_sentence, lead_sentence
 from study.results.sizes import people_and_images
@@ -252,7 +252,12 @@ def _with_names(verdict: str, members: list[tuple[Study, str]]) -> str:
 
 
 def _counted(by_verdict: Mapping[str, list]) -> str:
-    parts = [f"{len(found)} *{verdict}*" for verdict, found in by_verdict.items()]
+    """How many studies show a gain or harm, by its verdict, and how many neither."""
+    told = (*GAINS, HARM)
+    parts = [f"{len(found)} *{word}*" for word, found in by_verdict.items() if word in told]
+    others = sum(len(found) for word, found in by_verdict.items() if word not in told)
+    if others:
+        parts.append(f"{others} without a gain shown")
     return _listed(parts or ["none judged"])
 
 

@@ -81,8 +81,8 @@ def test_a_gain_is_printed_where_the_verdict_says_that_there_is_one(here, monkey
     text = findings.photographs([judged])
     assert text == (
         "- *Run again*: confirmatory before, with other settings; exploratory now (1 study). Label "
-        "surprise, accuracy: *supported* in `lfw-mouth` +1.00; minority cells: 1 *no gain*. "
-        "CID, accuracy: 1 *does harm*; minority cells: 1 *not testable*.\n"
+        "surprise, accuracy: *supported* in `lfw-mouth` +1.00; minority cells: 1 without "
+        "a gain shown. CID, accuracy: 1 *does harm*; minority cells: 1 without a gain shown.\n"
     )
     assert findings.in_short([judged]) == (
         "On photographs, label surprise raises accuracy in 1 of 1 study run again; CID raises accuracy in 0 "
