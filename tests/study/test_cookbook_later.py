@@ -5,15 +5,11 @@ import re
 import pytest
 
 from tests.study import test_cookbook as cookbook
-from tests.study.small import call, finished_study, needs_data
+from tests.study.small import call, needs_data
 
 pytestmark = needs_data
+study = cookbook.study  # a copy of its own, as fixtures are made for each file
 photographs = cookbook.photographs
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return finished_study(tmp_path_factory)
 
 
 @pytest.mark.parametrize(
