@@ -4,8 +4,8 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALL = $(PIP) -c requirements.lock
-# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.9 GB
-# to install in place of 6.7. Hashes are then not checked.
+# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.8 GB
+# to install in place of 6.6. Hashes are then not checked.
 TORCH ?=
 
 .PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
@@ -79,7 +79,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock hashes/study.txt
-	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.9 GB,6.7 GB on Linux, where torch carries CUDA)."
+	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.8 GB,6.6 GB on Linux, where torch carries CUDA)."
 ifeq ($(TORCH),)
 	$(PIP) --require-hashes -r hashes/study.txt
 	$(PIP) --no-deps --no-build-isolation -e .

@@ -483,7 +483,7 @@ def test_torch_for_processors_comes_from_the_index_that_is_named_at_the_version_
         text=True,
         check=True,
     ).stdout
-    assert "1.9 GB" in told and "--require-hashes" not in told
+    assert "1.8 GB" in told and "--require-hashes" not in told
     torch, rest = (line for line in told.splitlines() if " -m pip install " in line)
     assert rest.endswith("-c requirements.lock -e '.[study]'")
     python, *command = shlex.split(torch)
