@@ -66,9 +66,10 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study people data --seed 0
 
-networks: $(VENV)/.networks      ## two more recognition networks, MobileFaceNet and SFace; says what to write into params.yaml
+networks: $(VENV)/.networks      ## three more networks: MobileFaceNet, SFace, one taught no face; says what to write into params.yaml
 	python -m study mobilefacenet
 	python -m study sface
+	python -m study imagenet
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
 	python -m study notebooks clean notebooks/*/*.ipynb

@@ -88,7 +88,7 @@ def photographs(study):
     small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
     made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
     (study / "networks").mkdir()
-    for name in ("mobilefacenet", "sface"):
+    for name in ("mobilefacenet", "sface", "efficientnet-lite0"):
         made(study / "networks" / f"{name}.onnx")  # so that none is fetched
 
 
