@@ -24,7 +24,7 @@ COLUMNS = 120
 LINES = 50
 # Plain, so that the picture asks for no font: rich's own names one on the web.
 PICTURE = """\
-<svg class="{unique_id}" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<svg class="{unique_id}" viewBox="0 0 {width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{
   font-family: monospace; font-size: {char_height}px; line-height: {line_height}px;
@@ -34,8 +34,8 @@ PICTURE = """\
 </style>
 <defs>{lines}</defs>
 {backgrounds}
-<rect width="{width}" height="{height}" fill="#ffffff" stroke="#cccccc"/>
-<g class="{unique_id}-matrix" transform="translate(9, 9)">{matrix}</g>
+<rect width="{width}" height="{terminal_height}" fill="#ffffff" stroke="#cccccc"/>
+<g class="{unique_id}-matrix" transform="translate(9, 0)">{matrix}</g>
 </svg>
 """
 
