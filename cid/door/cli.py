@@ -77,6 +77,11 @@ def parser() -> Parser:
         default="balanced",
         help="total weight of a class: the same for all (default), or as many images as it has",
     )
+    weigh.add_argument(
+        "--exact",
+        action="store_true",
+        help="compare all images with each other, also beyond 50,000",
+    )
     _add_trust(weigh, "weigh down images whose labels look wrong")
     weigh.add_argument("-o", "--output", required=True, help=".csv, .parquet or .npy")
     audit = commands.add_parser("audit", help=COMMANDS["audit"], description=COMMANDS["audit"])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cid import cid_weights, effective_sample_size, surprise_weights, two_factor_weights
+from cid import cid_weights, effective_sample_size, large, surprise_weights, two_factor_weights
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,28 @@ def test_the_weights_are_those_of_the_library_in_the_order_of_the_rows(case, met
     size = effective_sample_size(expected)
     assert f"effective sample size: {size * 120:,.0f} of 120" in out
     assert "better than chance" in out and "weights can matter" in out
+
+
+@pytest.mark.parametrize(
+    "method, weights",
+    [("surprise", surprise_weights), ("cid", cid_weights), ("two-factor", two_factor_weights)],
+)
+def test_of_many_images_those_in_likely_places_are_compared_unless_all_are_asked_for(
+    case, monkeypatch, method, weights
+):
+    expected = weights(case.z, case.labels)
+    likely = []
+    cells = large.likely_neighbours
+    monkeypatch.setattr(
+        large, "likely_neighbours", lambda *given: likely.append(given) or cells(*given)
+    )
+    monkeypatch.setattr(large, "MANY", 50)
+    for more, said, found_in_cells in (("", "likely places", True), ("--exact", "", False)):
+        likely.clear()
+        status, _, err = case.weigh(f"--method {method} {more}")
+        assert status == 0 and said in err and bool(likely) is found_in_cells
+        # Of twelve people the cells are so few that they miss nobody.
+        np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-4)
 
 
 def test_labels_that_nobody_nearby_tells_are_said_to_be_so(case):
