@@ -98,7 +98,8 @@ def of_parquet(files: Sequence[Path]) -> Photographs:
                 places[name] = (path, group, row)
                 names.append(name)
         others = [name for name in shard.schema_arrow.names if name != column]
-        frame = pq.read_table(path, columns=others).to_pandas()
+        frame = pq.read_table(path, columns=others).to_pandas(ignore_metadata=True)
+        frame = tables.without_row_numbers(frame)
         frame = _with_class_names(frame, shard.schema_arrow.metadata)
         if tables.IMAGE != column and tables.IMAGE in frame:
             frame = frame.drop(columns=tables.IMAGE)

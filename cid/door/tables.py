@@ -108,10 +108,15 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path).to_pandas()
+        return without_row_numbers(pq.read_table(path).to_pandas(ignore_metadata=True))
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"{path} is not a readable Parquet file ({reason})") from None
+
+
+def without_row_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """Drop what pandas adds to Parquet files where rows have no names; an index with a name is a column."""
+    return table.drop(columns=[name for name in table if str(name).startswith("__index_level_")])
 
 
 def as_text(cells: pd.Series) -> pd.Series:

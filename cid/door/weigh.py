@@ -14,7 +14,7 @@ import pandas as pd
 
 from cid.door import doubted, tables
 from cid.door.faces import say
-from cid.door.inputs import embedded, keep_read, labelled, opened, tell_left_out
+from cid.door.inputs import UNNAMED, embedded, keep_read, labelled, opened, tell_left_out
 
 METHODS = ("surprise", "cid", "two-factor")
 RESERVED = (tables.IMAGE, "surprise", "trust", "weight", "reason", *doubted.RESERVED)  # columns
@@ -219,7 +219,8 @@ def check_output(path: Path, kinds: tuple[str, ...]) -> Path:
 
 def only_column(table: pd.DataFrame, but: tuple[str, ...], where: str) -> str:
     """Return the one column that can be the label; ValueError if there are several or none."""
-    columns = [name for name in table if name != tables.IMAGE and name not in but]
+    named = [name for name in table if not UNNAMED.fullmatch(str(name))]
+    columns = [name for name in named if name != tables.IMAGE and name not in but]
     if len(columns) == 1:
         return columns[0]
     have = f"it has {tables.listed(columns)}" if columns else "it has no column for it"

@@ -97,7 +97,15 @@ class Listing:
         people = self.table["identity"].astype(object)
         people = people.map(lambda name: dataset.tidy(str(name)), na_action="ignore")
         people = people.where(people != "", np.nan)
-        self.table = self.table.assign(identity=people)
+        self.table = self.table.assign(identity=_whole(people))
+
+
+def _whole(people: pd.Series) -> pd.Series:
+    """Numbers of people that became fractions, as pandas writes a column with an empty cell: 100.0 is 100."""
+    known = people.dropna()
+    if known.empty or not known.str.fullmatch(r"\d+\.0").all():
+        return people
+    return people.str.removesuffix(".0")
 
 
 def only(listing: Listing, part: str) -> Listing:
@@ -863,6 +871,7 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     try:
         dataset.check_replaceable(options.out)  # before a download, or hours of reading
+        _check_own(Path(options.out))
         folder = options.folder
         if getattr(options, "download", False):
             folder = download(options.source, folder)
@@ -895,6 +904,16 @@ def main(arguments: list[str]) -> None:
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{options.out} is as it was") from None
     _print_result(out, said)
+
+
+def _check_own(out: Path) -> None:
+    """Refuse a data set beside whose files others lie, which would be lost with it."""
+    own = {dataset.CARD, dataset.EXCLUDED, *(path.name for path in out.glob("faces-*.parquet"))}
+    others = sorted({path.name for path in out.iterdir()} - own) if out.is_dir() else []
+    if others:
+        raise ValueError(
+            f"{out / others[0]} is no part of a data set, and would be lost; move it away"
+        )
 
 
 def difference(listing: Listing, out, keep_names=False, show_images=False) -> str:

@@ -102,9 +102,12 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--out", required=True, help="CSV to write")
     options.add_argument("--hashed", nargs="+", metavar="COLUMN", help="columns to keep by digest")
     args = options.parse_args(arguments)
+    out = Path(args.out)
+    if out.exists() and Path(args.table).exists() and out.samefile(args.table):
+        raise ValueError(f"{out} would be written over, and it is read here; name another --out")
     if args.hashed:
         table = hashed(args.table, args.folder, args.hashed)
     else:
         table = joined(args.table, args.folder)
-    write_text(Path(args.out), table.to_csv(index=False))
+    write_text(out, table.to_csv(index=False))
     print(f"{args.out}: labels of {len(table):,} images")

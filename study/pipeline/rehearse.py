@@ -42,7 +42,7 @@ def read_annotations(path: str | Path, task: str) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         problem = str(error).partition("\n")[0]
         raise ValueError(f"{path} is no parquet file or .csv ({problem})") from None
-    if frame.index.name is not None:  # pandas stores an index with a name as a column
+    if any(name is not None for name in frame.index.names):  # pandas stores them as columns
         frame = frame.reset_index()
     for column in ("image", "identity", task):
         if column not in frame:

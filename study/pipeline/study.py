@@ -196,6 +196,8 @@ def _check_tried(name: str) -> None:
         raise ValueError(
             f"{report} holds a report that was not made by `try`; name this one otherwise"
         )
+    if report.is_dir() and any(report.iterdir()) and not (report / FILE).exists():
+        raise ValueError(f"{report} is no report, and would be lost; move it away")
 
 
 def _text_with(values: Mapping[str, Any]) -> str:

@@ -108,6 +108,22 @@ def test_tables_are_csv_parquet_or_npy_in_and_out(case):
     np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-4)
 
 
+def test_an_index_that_pandas_stores_is_a_column_or_no_more_than_row_numbers(case):
+    case.weigh()
+    expected = pd.read_csv("w.csv")["weight"]
+    words = "weigh --embeddings z.npy --labels labels.parquet -o w.csv"
+    plain = case.table[["image", "smiling"]]
+    for stored in (plain.set_index("image"), plain.set_index("smiling"), plain):
+        stored.to_parquet("labels.parquet", index=True)
+        assert case.run(words)[0] == 0
+        np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-6)
+    vectors = pd.DataFrame(case.z).add_prefix("d").set_index(pd.Index(case.images, name="image"))
+    vectors[::-1].to_parquet("z.parquet")
+    plain.to_csv("labels.csv")  # with the numbers of its rows
+    assert case.run("weigh --embeddings z.parquet --labels labels.csv -o w.csv")[0] == 0
+    np.testing.assert_allclose(pd.read_csv("w.csv")["weight"], expected, rtol=1e-6)
+
+
 def shuffled(case):
     case.table = case.table.sample(frac=1, random_state=0)
 

@@ -154,6 +154,20 @@ def test_who_is_left_for_confirmation_is_never_imported_for_development(crowd, t
     assert found["all"].card["name"] == "celeba" and "part" not in found["all"].card
 
 
+def test_numbers_of_people_that_became_fractions_are_the_same_people(crowd):
+    """As pandas writes a column in which a cell is empty. With other names other people would be left alone."""
+    expected = importers.only(importers.celeba(crowd), "development").table
+    file = crowd / "identity_CelebA.txt"
+    rows = [line.split() for line in file.read_text().splitlines()]
+    table = pd.DataFrame(rows, columns=["image_id", "identity"]).astype({"identity": float})
+    table.loc[0, "identity"] = None
+    table.to_csv(crowd / "identity_CelebA.csv", index=False)
+    file.unlink()
+    found = importers.only(importers.celeba(crowd), "development").table
+    first = expected["image"] == "000001.jpg"
+    assert found["identity"].tolist() == expected["identity"][~first].tolist()
+
+
 def test_an_image_of_nobody_known_is_in_no_part(crowd):
     """It may show somebody who is left alone."""
     table = crowd / "identity_CelebA.txt"
@@ -745,6 +759,22 @@ def test_another_folder_is_not_overwritten(source, monkeypatch, capsys):
     for where in (out, out / "thesis.tex"):
         assert cli.main(["import", "lfw", "x", "--download", "--out", str(where), *LFW]) == 1
         assert "is not a data set" in capsys.readouterr().err
+
+
+def test_files_beside_a_data_set_are_not_lost_with_it(source, capsys):
+    imported(source)
+    notes = source.parent / "out" / "notes.txt"
+    notes.write_text("years")
+    words = ["import", "folder", str(source), "--labels", str(source.parent / "labels.csv")]
+    words += ["--attribute", "glasses", "--out", str(source.parent / "out")]
+    assert cli.main(words) == 1
+    assert (
+        "notes.txt is no part of a data set, and would be lost; move it away"
+        in capsys.readouterr().err
+    )
+    assert notes.read_text() == "years"
+    notes.unlink()
+    assert cli.main(words) in (None, 0)
 
 
 def test_nothing_usable_says_why(source):

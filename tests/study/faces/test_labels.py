@@ -77,6 +77,14 @@ def test_labels_come_back_to_the_photographs_that_they_were_of(photographs, caps
     ]
 
 
+def test_the_table_that_is_read_is_not_written_over(photographs, capsys):
+    table = photographs / "named.csv"
+    before = table.read_bytes()
+    assert run(table, photographs / "photos", "--out", table, "--hashed", "score") == 1
+    assert "named.csv would be written over, and it is read here" in capsys.readouterr().err
+    assert table.read_bytes() == before
+
+
 def test_what_does_not_fit_is_named(photographs, capsys):
     table, source = photographs / "table.csv", photographs / "photos"
     named = photographs / "named.csv"
@@ -138,3 +146,4 @@ def test_every_study_has_a_card_with_the_commands_of_its_head():
         words = " ".join(head.replace("#", " ").split())
         for command in re.findall(r"python -m study import .+?(?= `| *$)", words):
             assert command in card, f"{name}: {command}"
+        assert f"`{name}`" in card or data == "celeba", f"{name} is not on the card"

@@ -274,6 +274,7 @@ def test_a_list_of_one_value_a_line_stays_so(tmp_path, monkeypatch):
         (["x", "seeds=["], "'seeds=[': '[' is no value as in params.yaml"),
         (["x", "seeds.more=1"], "seeds.more is no key: seeds of params.yaml has no keys in it"),
         (["x", "--to", "evalute"], "--to 'evalute' is unknown (did you mean 'evaluate'?)"),
+        (["notes", "seeds=2"], "reports/notes is no report, and would be lost; move it away"),
         (["others", "seeds=2"], "reports/others holds a report that was not made by `try`"),
     ],
 )  # fmt: skip
@@ -281,6 +282,8 @@ def test_what_cannot_be_tried_is_said_before_anything_runs(folder, capsys, words
     shutil.copy(ROOT / "dvc.yaml", ".")
     Path("reports/others").mkdir(parents=True)
     Path("reports/others/provenance.json").write_text("{}")
+    Path("reports/notes").mkdir()
+    Path("reports/notes/mine.md").touch()
     assert cli.main(["try", *words]) == 1
     assert said in capsys.readouterr().err
     assert mine() and not Path("found").exists() and not Path("build/studies").exists()

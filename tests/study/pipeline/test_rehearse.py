@@ -144,3 +144,8 @@ def test_an_index_with_a_name_is_a_column(tmp_path):
     table.set_index("identity").to_parquet(tmp_path / "t.parquet")
     found = rehearse.read_annotations(tmp_path / "t.parquet", "hat")
     assert found["identity"].tolist() == ["x", "y"] and found["hat"].tolist() == [0, 1]
+    table.set_index(["identity", "image"]).to_parquet(tmp_path / "two.parquet")
+    assert rehearse.read_annotations(tmp_path / "two.parquet", "hat")["image"].tolist() == [
+        "a",
+        "b",
+    ]
