@@ -787,7 +787,7 @@ def _files(folder) -> tuple[Callable[[str], bytes], dict[str, int]]:
         )
     paths: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGES:
+        if path.suffix.lower() in IMAGES and path.is_file():  # no link to nothing, no folder
             name = annotations.plain(path.relative_to(folder).as_posix())
             if name in paths:
                 raise ValueError(f"{paths[name]} and {path} have the same name; rename one of them")

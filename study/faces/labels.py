@@ -31,7 +31,11 @@ def digests(folder: str | Path) -> pd.DataFrame:
         If the folder is missing or holds no image.
     """
     folder = Path(folder)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGES and file.is_file()
+    ]
     if not files:
         missing = "holds no image" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder} {missing}; name the folder of the photographs")

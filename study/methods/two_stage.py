@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cid.heads import Heads
 
 HELD_OUT = 0.2  # share of the images that AFR and SELF keep for their second step
-CONVERGED = 1e-4  # part of the gradient at 0 that is left of a corrected head
+CONVERGED = 1e-5  # part of the gradient at 0 that may be left of a head, as in cid.heads
 STEPS = 2000  # of a correction, at most
 FOLD_STREAM = 6  # of random numbers, for the folds of their cross-fitted forms
 
@@ -158,14 +158,7 @@ def fit_selective(stack: TrainingStack, weights, needed, settings: SELFSettings)
     stopped = stack.fit(weights * ~held_out, l2=settings.selective_stop_l2)
     p = np.exp(-stack.losses(first)).clip(1e-7, 1 - 1e-7)
     q = np.exp(-stack.losses(stopped)).clip(1e-7, 1 - 1e-7)
-    divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    chosen = np.zeros_like(held_out)
-    for row in range(len(held_out)):
-        classes = [np.flatnonzero(held_out[row] & (stack.labels == label)) for label in (0, 1)]
-        count = max(1, round(settings.selective_share * min(map(len, classes))))
-        for members in classes:
-            most_disputed = np.argsort(-divergence[row, members], kind="stable")[:count]
-            chosen[row, members[most_disputed]] = True
+    chosen = _most_disputed(stack, held_out, p, q, settings.selective_share)
     return _corrected(stack, first, weights * chosen, settings.selective_l2)
 
 
@@ -180,10 +173,8 @@ def fit_afr_crossed(stack: TrainingStack, weights, needed, settings) -> Heads:
     probability = np.exp(-_out_of_fold(stack, weights))
     second = weights * np.exp(-settings.afr_crossed_gamma * probability)
     first = stack.fit(weights)
-    classes, codes = np.unique(stack.labels, return_inverse=True)
-    sizes = [(member & (codes == code)).sum(axis=1) for code in range(len(classes))]
-    second = second / np.stack(sizes, axis=1).clip(1)[:, codes]
-    return _slightly_corrected(stack, first, second, settings.afr_crossed_l2)
+    second = _over_class_sizes(stack, second, member)
+    return _corrected(stack, first, second, settings.afr_crossed_l2)
 
 
 def fit_selective_crossed(stack: TrainingStack, weights, needed, settings) -> Heads:
@@ -197,18 +188,9 @@ def fit_selective_crossed(stack: TrainingStack, weights, needed, settings) -> He
         np.exp(-_out_of_fold(stack, weights, l2)).clip(1e-7, 1 - 1e-7)
         for l2 in (None, settings.selective_crossed_stop_l2)
     )
-    divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-    chosen = np.zeros_like(member)
-    for row in range(len(member)):
-        present = np.unique(stack.labels[member[row]])
-        classes = [np.flatnonzero(member[row] & (stack.labels == label)) for label in present]
-        smallest = min(len(images) for images in classes)
-        count = max(1, round(settings.selective_crossed_share * smallest))
-        for images in classes:
-            most_disputed = np.argsort(-divergence[row, images], kind="stable")[:count]
-            chosen[row, images[most_disputed]] = True
+    chosen = _most_disputed(stack, member, p, q, settings.selective_crossed_share)
     first = stack.fit(weights)
-    return _slightly_corrected(stack, first, weights * chosen, settings.selective_crossed_l2)
+    return _corrected(stack, first, weights * chosen, settings.selective_crossed_l2)
 
 
 def _out_of_fold(stack: TrainingStack, weights, l2: float | None = None) -> np.ndarray:
@@ -224,12 +206,37 @@ def _out_of_fold(stack: TrainingStack, weights, l2: float | None = None) -> np.n
     return np.take_along_axis(losses, fold[None], axis=0)[0]
 
 
-def _slightly_corrected(stack: TrainingStack, first: Heads, weights, l2: float) -> Heads:
-    """As :func:`_corrected`, of heads that have seen the images: there is little left to correct.
+def _most_disputed(stack: TrainingStack, members, p, q, share: float) -> np.ndarray:
+    """The members about whom two heads disagree most (KL divergence), equally many of each class.
 
-    Their gradient is small before the correction starts, and a hundred-thousandth of it would be below the
-    rounding. So the correction has converged when what is left is :data:`CONVERGED` of the gradient at 0,
-    where other heads start.
+    Parameters
+    ----------
+    members : bool array (seeds, n)
+        Among whom to choose.
+    p, q : float arrays (seeds, n)
+        Each head's probability of the image's own class.
+    share : float
+        How many of a class, as a share of the members of the smallest.
+    """
+    divergence = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    chosen = np.zeros_like(members)
+    for row in range(len(members)):
+        present = np.unique(stack.labels[members[row]])
+        classes = [np.flatnonzero(members[row] & (stack.labels == label)) for label in present]
+        smallest = min(len(images) for images in classes)
+        count = max(1, round(share * smallest))
+        for images in classes:
+            most_disputed = np.argsort(-divergence[row, images], kind="stable")[:count]
+            chosen[row, images[most_disputed]] = True
+    return chosen
+
+
+def _corrected(stack: TrainingStack, first: Heads, weights, l2: float) -> Heads:
+    """Heads refitted under weights, pulled towards what they were: ``l2 / 2`` times the change squared.
+
+    The gradient of a head that is nearly right is small before the correction starts, and a
+    hundred-thousandth of it can lie below the rounding. So a correction has converged when what is left is
+    :data:`CONVERGED` of the gradient at 0, where other heads start.
     """
     from cid.heads import Heads
 
@@ -261,24 +268,11 @@ def _gradients(stack: TrainingStack, weights, logits) -> np.ndarray:
     return np.array(found)
 
 
-def _over_class_sizes(stack: TrainingStack, weights, member) -> np.ndarray:
+def _over_class_sizes(stack: TrainingStack, weights, members) -> np.ndarray:
     """Weights over the number of members of an image's class in its set."""
-    counts = [(member & (stack.labels == label)).sum(axis=1) for label in (0, 1)]
-    own_class = np.where(stack.labels == 1, 1, 0)
-    return weights / np.stack(counts, axis=1)[:, own_class]
-
-
-def _corrected(stack: TrainingStack, first: Heads, weights, l2: float) -> Heads:
-    """Heads refitted under weights, pulled towards what they were: ``l2 / 2`` times the change squared."""
-    from cid.heads import Heads
-
-    change = stack.fit(weights, l2=l2, offset=first.logits(stack.features))
-    return Heads(
-        first.weight + change.weight,
-        first.bias + change.bias,
-        max(first.iterations, change.iterations),
-        np.maximum(first.gradient, change.gradient),
-    )
+    classes, codes = np.unique(stack.labels, return_inverse=True)
+    sizes = [(members & (codes == code)).sum(axis=1) for code in range(len(classes))]
+    return weights / np.stack(sizes, axis=1).clip(1)[:, codes]
 
 
 def fit_xrm(stack: TrainingStack, weights, needed, settings: XRMSettings) -> Heads:

@@ -569,6 +569,17 @@ def test_what_cannot_be_used_is_left_out_and_listed(source, content, reason):
     assert list(data.card["excluded"].values()) == [1]
 
 
+def test_links_to_nothing_and_folders_named_like_images_are_left_out(source):
+    """Those with a row are listed; the others are no images without a label."""
+    for name in ("listed.jpg", "other.jpg"):
+        (source / "ann" / name).symlink_to(source / "gone.jpg")
+    (source / "album.jpg").mkdir()
+    add(source, "ann/listed.jpg,ann,1")
+    data = imported(source)
+    assert len(data) == 6
+    assert reasons(data) == {"ann/listed.jpg": "no such image"}
+
+
 def test_a_large_image_is_measured_before_it_is_unpacked(monkeypatch):
     monkeypatch.setattr(importers, "MAX_PIXELS", 100)
     with pytest.raises(ValueError, match="too large to unpack: 24 x 20 pixels"):

@@ -64,6 +64,7 @@ def test_labels_come_back_to_the_photographs_that_they_were_of(photographs, caps
     moved = photographs / "elsewhere"
     moved.mkdir()
     (source / "Ann").rename(moved / "somebody")
+    (moved / "gone.png").symlink_to(photographs / "gone.png")
     (source / "Bob/Bob_1.png").rename(moved / "b.png")
     Image.new("RGB", (8, 8), (99, 0, 0)).save(moved / "new.png")
     assert run(table, moved, "--out", out) == 0

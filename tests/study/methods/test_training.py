@@ -150,6 +150,16 @@ def corrected(stack, weights, l2):
     return before + change.logits(stack.features)
 
 
+def test_a_head_that_is_right_already_is_corrected_all_the_same(stack):
+    """What is left of its gradient is near the rounding, so it cannot fall to a hundred-thousandth of that."""
+    labels = np.random.default_rng(1).integers(0, 2, 400)  # as uncertain as they can be
+    stack = replace(stack, labels=labels, design=StandardisedFeatures(stack.features, labels))
+    first = stack.fit(ONES, l2=1e-5)
+    found = two_stage._corrected(stack, first, ONES, 3.0).logits(stack.features)
+    before = first.logits(stack.features)
+    np.testing.assert_allclose(found, before, atol=1e-2 * before.std())
+
+
 def test_crossed_afr_asks_heads_that_did_not_see_an_image(stack):
     settings = dict(afr_crossed_gamma=3.0, afr_crossed_l2=0.5)
     found = fit_method(stack, "afr-crossed", ONES, settings=settings).logits(stack.features)
