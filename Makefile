@@ -4,8 +4,8 @@ VENV   := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 INSTALL = $(PIP) -c requirements.lock
-# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.9 GB
-# to install in place of 6.7. Hashes are then not checked.
+# The address of a package index with builds of torch for processors alone, which pytorch.org names: 1.8 GB
+# to install in place of 6.6. Hashes are then not checked.
 TORCH ?=
 
 .PHONY: reproduce test study html bench lab cost check verify kills data people networks rehearse celeba clean-notebooks
@@ -66,9 +66,10 @@ data: $(VENV)/.study             ## fetch the data set from the remote inside th
 people: $(VENV)/.test            ## render the virtual people anew; then `dvc add data && dvc push`
 	python -m study people data --seed 0
 
-networks: $(VENV)/.networks      ## two more recognition networks, MobileFaceNet and SFace; says what to write into params.yaml
+networks: $(VENV)/.networks      ## three more networks: MobileFaceNet, SFace, one taught no face; says what to write into params.yaml
 	python -m study mobilefacenet
 	python -m study sface
+	python -m study imagenet
 
 clean-notebooks: $(VENV)/.study  ## strip outputs from the source notebooks before a commit
 	python -m study notebooks clean notebooks/*/*.ipynb
@@ -79,7 +80,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.study: $(VENV)/bin/python pyproject.toml requirements.lock hashes/study.txt
-	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.9 GB,6.7 GB on Linux, where torch carries CUDA)."
+	@echo "Installing pinned packages into $(VENV): a few minutes, $(if $(TORCH),1.8 GB,6.6 GB on Linux, where torch carries CUDA)."
 ifeq ($(TORCH),)
 	$(PIP) --require-hashes -r hashes/study.txt
 	$(PIP) --no-deps --no-build-isolation -e .

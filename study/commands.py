@@ -55,6 +55,7 @@ GROUPS = {  # in the order in which a newcomer needs them
         "detector": Command("study.faces.detector", "", "the file of the face detector"),
         "mobilefacenet": Command("study.faces.mobilefacenet", "", "a second recognition network"),
         "sface": Command("study.faces.sface", "", "a third one"),
+        "imagenet": Command("study.faces.imagenet", "", "a network that was taught no face"),
     },
     "Share the work": {
         "distributed": Command(

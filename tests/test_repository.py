@@ -40,7 +40,7 @@ study.experiment.train study.experiment.network_runs study.experiment.factors st
 study.methods.registry study.methods.audited study.methods.logits study.methods.prototypes study.methods.erase study.methods.ula study.methods.two_stage study.methods.robust study.methods.trusted study.methods.weighting study.methods.stacks study.methods.base
 study.experiment.design study.experiment.levels
 study.faces.labels study.faces.importers study.faces.looks study.faces.parquet_files study.faces.parts study.faces.annotations study.faces.people study.faces.render people.records people.image people.person people.head people.raster
-study.faces.mobilefacenet study.faces.sface study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
+study.faces.mobilefacenet study.faces.sface study.faces.imagenet study.faces.shipped study.faces.detector study.faces.embed study.faces.verification study.faces.onnx study.faces.network_files study.faces.dataset study.faces.tasks study.cores study.store
 study.source study.errors study.commands cid.distributed cid.networks cid.schedule cid.training cid.models cid.choosing
 cid.__main__ cid.door.cli cid.door.leaks cid.door.audit cid.door.weigh cid.door.detector cid.door.page cid.door.predictions cid.door.doubted cid.door.inputs cid.door.faces cid.door.kept cid.door.photographs cid.door.tables cid.pictures
 cid.auditing cid.trust cid.penalty cid.softmax cid.prototypes cid.heads cid.curvature cid.lbfgs cid.risks cid.classified cid.estimates cid.kin cid.offsets cid.large cid.weights cid.neighbours cid.cells cid.factors cid.posterior cid.density cid.pairs cid.recognition cid.dlib cid.detection cid.blazeface cid.tflite cid.align cid.precision cid.arrays cid.options cid.settings cid.reference cid.names cid.moved
@@ -483,7 +483,7 @@ def test_torch_for_processors_comes_from_the_index_that_is_named_at_the_version_
         text=True,
         check=True,
     ).stdout
-    assert "1.9 GB" in told and "--require-hashes" not in told
+    assert "1.8 GB" in told and "--require-hashes" not in told
     torch, rest = (line for line in told.splitlines() if " -m pip install " in line)
     assert rest.endswith("-c requirements.lock -e '.[study]'")
     python, *command = shlex.split(torch)

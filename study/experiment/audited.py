@@ -398,12 +398,19 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _rank_correlation(one: pd.Series, other: pd.Series) -> float:
+    """Spearman's rank correlation; NaN where one of the two is the same everywhere."""
+    if min(one.nunique(), other.nunique()) < 2:
+        return float("nan")
+    return one.corr(other, method="spearman")
+
+
 def _agreement(methods: pd.DataFrame, measure: str) -> dict[str, float]:
     """How well estimates of one measure agree with the truth over methods."""
     found = {}
     for prefix, column in (("", "estimate"), ("plain_", "plain")):
         error = methods[column] - methods["truth"]
-        found[f"{prefix}rank_{measure}"] = methods[column].corr(methods["truth"], method="spearman")
+        found[f"{prefix}rank_{measure}"] = _rank_correlation(methods[column], methods["truth"])
         found[f"{prefix}error_{measure}"] = error.mean()
         found[f"{prefix}scatter_{measure}"] = error.std(ddof=0)
     found[f"covered_{measure}"] = methods["covered"].mean()

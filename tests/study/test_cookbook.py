@@ -69,15 +69,8 @@ def target(name: str, *variables: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def photographs(study, tmp_path_factory):
-    """What the recipes take from their user: photographs with labels, a network's weights, a network."""
-    from facenet_pytorch import InceptionResnetV1
-
-    home = tmp_path_factory.mktemp("home")
-    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
-    weights.parent.mkdir()
-    torch.manual_seed(0)
-    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
+def photographs(study):
+    """What the recipes take from their user: photographs with labels, and a network."""
     faces = read_faces(study / "data")
     table = pd.DataFrame(
         {"image": [f"{i}/{k}.png" for k, i in enumerate(faces.frame["identity"])],
@@ -95,28 +88,40 @@ def photographs(study, tmp_path_factory):
     small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
     made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
     (study / "networks").mkdir()
-    for name in ("mobilefacenet", "sface"):
+    for name in ("mobilefacenet", "sface", "efficientnet-lite0"):
         made(study / "networks" / f"{name}.onnx")  # so that none is fetched
+
+
+@pytest.fixture(scope="module")
+def facenet(tmp_path_factory):
+    """The variable that says where the weights of FaceNet lie; they are drawn by lot."""
+    from facenet_pytorch import InceptionResnetV1
+
+    home = tmp_path_factory.mktemp("home")
+    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
+    weights.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
     return {"TORCH_HOME": str(home)}
 
 
 @pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
-def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, commands):
+def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, facenet, commands):
     """Nothing is put back in between but by the cookbook itself."""
-    follow(study, photographs, commands)
+    follow(study, commands, **facenet)
 
 
-def follow(study, photographs: dict[str, str], commands: list[str]) -> None:
-    """Run the commands of a recipe."""
+def follow(study, commands: list[str], **variables: str) -> None:
+    """Run the commands of a recipe, with further variables of the environment."""
     before = (study / "params.yaml").read_bytes()
     for command in commands:
         words = command.split()
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in map(str.strip, lines):
             if line.startswith(("dvc exp run", "python -m study try")):
-                run_study(study, line, **photographs)
+                run_study(study, line, **variables)
             else:
-                call(study, "bash", "-c", line, **photographs)
+                call(study, "bash", "-c", line, **variables)
     if commands[0].startswith(("python -m study", "make")):
         assert (study / "params.yaml").read_bytes() == before
 

