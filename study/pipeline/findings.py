@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from study.faces.imagenet import NETWORK as IMAGENET
 from study.faces.tasks import classes_of
 from study.pipeline import confirmed, earlier, overview, protocols
 from study.pipeline.overview import Study
@@ -420,9 +421,11 @@ def recogniser(studies: Iterable[Study]) -> str:
         if gains.empty or against.empty:
             continue
         network = _about(study.name)["proxy"]["network"]
-        lines.append(f"- `{study.name}`. {controls_sentence(gains, against, network)}\n")
+        told = _table(study.name, "proxies-controls-auc")
+        general = _of_photographs_in_general(gains, against, told)
+        lines.append(f"- `{study.name}`. {controls_sentence(gains, against, network)}{general}\n")
         if study.params["proxies"].get("trunks"):
-            rows += _own_trunk(study.name, gains, _table(study.name, "proxies-controls-auc"))
+            rows += _by_proxy(study.name, network, gains, told)
     head = [
         "study, heads on",
         "proxy",
@@ -438,12 +441,34 @@ def recogniser(studies: Iterable[Study]) -> str:
     return "".join(lines) + "\n" + markdown_table(head, rows)
 
 
-def _own_trunk(study: str, gains: pd.DataFrame, told: pd.DataFrame) -> list[list[str]]:
-    """What label surprise gains with the heads' own features and with the true identities as the proxy."""
+def _of_photographs_in_general(
+    gains: pd.DataFrame, against: pd.DataFrame, told: pd.DataFrame
+) -> str:
+    """What label surprise gains with a network as the proxy that was taught on ImageNet, if one was tried."""
+    first = gains["trunk"].iloc[0]
+    found = []
+    for table in (gains, against):
+        at = table.query("test == 'seen' and metric == 'accuracy' and method == 'surprise'")
+        at = at[at["trunk"] == first].set_index("proxy")[INTERVAL]
+        found.append(at[at.index.map(network_title) == IMAGENET.name])
+    gain, change = found
+    if gain.empty or change.empty:
+        return ""
+    of_proxy = told[(told["trunk"] == first) & (told["proxy"] == gain.index[0])].iloc[0]
+    return (
+        f" With `{IMAGENET.name}`, which was taught on ImageNet and on no face (AUC "
+        f"{of_proxy['verification AUC']:.2f}), it gains {points(*gain.iloc[0])}, which differs by "
+        f"{points(*change.iloc[0])}."
+    )
+
+
+def _by_proxy(study: str, network: str, gains: pd.DataFrame, told: pd.DataFrame) -> list[list[str]]:
+    """What label surprise gains with every network, the heads' own features and the true identities as proxy."""
     rows = []
     of_method = gains[gains["method"] == "surprise"]
+    files = [proxy for proxy in dict.fromkeys(of_method["proxy"]) if ".onnx" in proxy]
     for trunk in dict.fromkeys(of_method["trunk"]):
-        for proxy in (OWN_TRUNK, "true identity"):
+        for proxy in (network, *files, OWN_TRUNK, "true identity"):
             at = of_method[(of_method["trunk"] == trunk) & (of_method["proxy"] == proxy)]
             if at.empty:
                 continue
@@ -456,7 +481,7 @@ def _own_trunk(study: str, gains: pd.DataFrame, told: pd.DataFrame) -> list[list
             rows.append(
                 [
                     f"`{study}`, {network_title(trunk)}",
-                    proxy,
+                    network_title(proxy),
                     f"{measured['verification AUC']:.2f}",
                     "–" if right is None else f"{right:.2f}",
                     points(*accuracy),
