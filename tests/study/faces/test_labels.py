@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from study import cli
 from study.faces import labels
+from study.faces.dataset import read_faces
 from study.pipeline import kept
 
 ROOT = Path(__file__).parents[3]
@@ -135,6 +138,71 @@ def test_the_commands_of_a_card_are_understood(card, tmp_path, monkeypatch, caps
             assert words[:3] == ["python", "-m", "study"]
             assert cli.main(words[3:]) == 1
             assert re.match(r"error: .*\b(LFW|PINS|CMU|CELEBA)\b", capsys.readouterr().err)
+
+
+def picture(folder: Path, name: str, number: int) -> Path:
+    """A small picture that no other number has, of the kind that the end of its name says."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(number).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    (image.convert("L") if path.suffix == ".pgm" else image).save(path)
+    return path
+
+
+def committed(table: str, paths: list[Path], **columns) -> None:
+    """A table as those of docs/data/, of made-up photographs."""
+    found = [hashlib.sha256(path.read_bytes()).hexdigest()[: labels.DIGITS] for path in paths]
+    Path("docs/data").mkdir(parents=True)
+    pd.DataFrame({labels.DIGEST: found, **columns}).to_csv(f"docs/data/{table}", index=False)
+
+
+def made_lfw() -> None:
+    names = [f"{person}/{person}_000{k}.jpg" for person in ("Ann_A", "Bob_B") for k in (1, 2, 3, 4)]
+    paths = [picture(Path("LFW"), name, number) for number, name in enumerate(names)]
+    scores = [0.1, 0.9, 0.05, 0.95] * 2
+    committed("lfw-labels.csv", paths, p_mouth_open=scores, p_eyeglasses=scores, p_smiling=scores)
+
+
+def made_pins() -> None:
+    names = [f"pins_{person}/{k}.jpg" for person in ("Ann", "Bob") for k in range(4)]
+    paths = [picture(Path("PINS"), name, number) for number, name in enumerate(names)]
+    committed("pins-labels.csv", paths, mouth_open=[0, 1] * 4, turned=[0, 0, 1, 1] * 2)
+
+
+def made_cmu() -> None:
+    for number, person in enumerate(("an2i", "at33")):
+        for look in ("open", "sunglasses"):
+            picture(Path("CMU"), f"{person}/{person}_left_angry_{look}.pgm", 2 * number + len(look))
+
+
+def made_celeba() -> None:
+    names = [f"{k + 1:06d}.jpg" for k in range(40)]
+    for number, name in enumerate(names):
+        picture(Path("CELEBA/img_align_celeba"), name, number)
+    people = "".join(f"{name} {number // 2}\n" for number, name in enumerate(names))
+    Path("CELEBA/identity_CelebA.txt").write_text(people)
+    signs = "".join(f"{name} {(-1) ** number}\n" for number, name in enumerate(names))
+    Path("CELEBA/list_attr_celeba.txt").write_text(f"{len(names)}\nSmiling\n{signs}")
+
+
+@pytest.mark.parametrize(
+    "card, make, images",
+    [("lfw", made_lfw, 8), ("pins", made_pins, 8), ("cmu-faces", made_cmu, 4), ("celeba", made_celeba, None)],
+)  # fmt: skip
+def test_the_commands_of_a_card_run(card, make, images, tmp_path, monkeypatch, capsys):
+    """One after another, on made-up files in the place of the photographs."""
+    monkeypatch.chdir(tmp_path)
+    make()
+    for words in commands_of(ROOT / "docs/data" / f"{card}.md"):
+        if (
+            "smiling=smiling+p_smiling" in words
+        ):  # the half of the label that is not in the repository
+            table = pd.read_csv("labels.csv")
+            table.assign(smiling=table["p_smiling"].round()).to_csv("labels.csv", index=False)
+        assert cli.main(words[3:]) in (None, 0), capsys.readouterr().err
+        if "import" in words and images:
+            assert len(read_faces("data")) == images
 
 
 def test_every_study_has_a_card_with_the_commands_of_its_head():
