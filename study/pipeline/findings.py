@@ -102,6 +102,7 @@ def blocks(params: dict, studies: list[Study]) -> dict[str, Callable[[], str]]:
         "detectors": detectors,
         "factors": lambda: factors(own) + "\n",
         "rivals": lambda: rivals(studies),
+        "logits": lambda: weights_or_logits(studies),
         "recogniser": lambda: recogniser(studies),
         "networks": lambda: networks(studies),
         "classes": lambda: several_classes(studies),
@@ -409,6 +410,21 @@ def rivals(studies: Iterable[Study]) -> str:
             kind = "photographs" if _of_photographs(study) else "rendered people"
             lines.append(f"- `{study.name}` ({kind}). {lead_sentence(lead)}\n")
     return "".join(lines) or "- No study has all rivals.\n"
+
+
+def weights_or_logits(studies: Iterable[Study]) -> str:
+    """What label surprise gains as weights and in the logits, in every study of heads that has both."""
+    rows = []
+    for study in studies:
+        both = ("surprise", "surprise-logits")
+        if not _of_heads(study) or not all(study.gain("accuracy", method) for method in both):
+            continue
+        for method, use in zip(both, ("weights", "logits"), strict=True):
+            gains = [study.gain(metric, method, test) for metric, test in ENDPOINTS.values()]
+            rows.append([f"`{study.name}`, {use}", *(gain or "–" for gain in gains)])
+    if not rows:
+        return "- No study has label surprise in the logits.\n"
+    return markdown_table(["study, used as", *ENDPOINTS], rows)
 
 
 def recogniser(studies: Iterable[Study]) -> str:

@@ -91,6 +91,34 @@ def test_a_gain_is_printed_where_the_verdict_says_that_there_is_one(here, monkey
     assert findings.photographs([]).startswith("- There is no study")
 
 
+def test_weights_and_logits_stand_side_by_side(here):
+    rows = findings.weights_or_logits(here).splitlines()[2:]
+    studies = [study for study in here if study.gain("accuracy", "surprise-logits")]
+    assert len(rows) == 2 * len(studies) > 0
+    for study, weights, logits in zip(studies, rows[::2], rows[1::2], strict=True):
+        for row, method in ((weights, "surprise"), (logits, "surprise-logits")):
+            assert row.startswith(f"| `{study.name}`, ")
+            assert study.gain("accuracy", method) in row
+            assert study.gain("accuracy", method, "unseen") in row
+
+
+def test_the_networks_of_all_trunks_stand_in_one_table(here):
+    text = findings.recogniser(here)
+    tried = [study for study in here if study.params["proxies"].get("trunks")]
+    assert tried
+    for study in tried:
+        gains = pd.read_csv(ROOT / f"reports/{study.name}/proxies-controls.csv")
+        at = gains.query("test == 'seen' and metric == 'accuracy' and method == 'surprise'")
+        rows = [line for line in text.splitlines() if line.startswith(f"| `{study.name}`, ")]
+        left_out = {"untrained", "pixels", "random"}
+        assert len(rows) == (~at["proxy"].isin(left_out)).sum()
+        of_imagenet = at[at["proxy"].str.contains("efficientnet")]
+        sentence = next(line for line in text.splitlines() if line.startswith(f"- `{study.name}`."))
+        assert ("taught on ImageNet" in sentence) == (len(of_imagenet) > 0)
+        if len(of_imagenet):
+            assert f"it gains {100 * of_imagenet['mean'].iloc[0]:+.2f} [" in sentence
+
+
 @pytest.mark.parametrize(
     "mean, p_holm, said",
     [
