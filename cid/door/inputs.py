@@ -90,12 +90,16 @@ def keep_read(options: Namespace, *outputs: Path) -> None:
         getattr(options, "predictions", None),
         *options.photographs,
     ]
-    read = [Path(name) for name in names if name and Path(name).exists()]
     for output in outputs:
-        if output.exists() and any(output.samefile(path) for path in read):
-            raise ValueError(
-                f"{output} would be written over, and it is read here; name another output"
-            )
+        keep(output, [Path(name) for name in names if name])
+
+
+def keep(output: Path, read: Sequence[Path]) -> None:
+    """Refuse an output that would be written over one of the files that are read."""
+    if output.exists() and any(path.exists() and output.samefile(path) for path in read):
+        raise ValueError(
+            f"{output} would be written over, and it is read here; name another output"
+        )
 
 
 def embedded(found: Opened, options: Namespace, output: Path, columns: Sequence[str] = ()) -> Given:

