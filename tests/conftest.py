@@ -1,7 +1,17 @@
 """What tests share: their order, and small data."""
 
+import gc
+
 import numpy as np
 import pytest
+
+gc.set_threshold(100_000, 50, 100)  # libraries make a million objects that stay: look through them rarely
+
+
+def pytest_collection_finish():
+    """What was imported stays: no later look for garbage goes through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
@@ -10,8 +20,9 @@ def pytest_collection_modifyitems(items):
     `test_cookbook` makes a study that the second half of it and `test_study` are also about: these have other
     tests before them.
     """
-    order = ("/test_cookbook.py", "tests/cid/", "tests/study/methods/", "tests/study/experiment/",
-             "tests/study/results/", "/test_study.py", "/test_cookbook_later.py", "tests/")  # fmt: skip
+    order = ("/test_cookbook.py", "/test_browser.py", "tests/cid/", "tests/study/methods/",
+             "tests/study/experiment/", "/test_study.py", "/test_cookbook_later.py", "/test_kernels.py",
+             "tests/study/results/", "tests/")  # fmt: skip
 
     def place(item) -> int:
         return next(i for i, part in enumerate(order) if part in item.nodeid)

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from benchmarks import kernels
-from tests.study.small import finished_study, needs_data
+from tests.study.small import edit, finished_study, needs_data
 
+FEW = ["erm", "cid", "surprise"]
 CLAIM = {
     "task": "smiling",
     "kind": "correlation",
@@ -63,9 +64,10 @@ def test_the_libraries_obey(study, tmp_path, monkeypatch):
     """Scores differ in their last digits from those of the study, and by no more."""
     monkeypatch.chdir(study)
     kernels.copy_of(study, tmp_path, "virtual-people")
+    edit(tmp_path, methods=FEW)
     kernels.compute(tmp_path, ("train",), kernels.PLAIN)
     places = [folder / "build/train/predictions.parquet" for folder in (study, tmp_path)]
-    own, plain = (pd.read_parquet(path).select_dtypes("float32").to_numpy() for path in places)
+    own, plain = (pd.read_parquet(path)[FEW].to_numpy() for path in places)
     assert 0 < np.abs(own - plain).max() < 0.05
 
 

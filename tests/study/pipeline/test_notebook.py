@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from study import source
 from study.cli import main
 from study.pipeline import notebook, stages
+from tests.study.small import forks
 
 ROOT = Path(__file__).parents[3]
 FIXTURES = Path(__file__).parent / "notebooks"
@@ -56,6 +57,12 @@ def folder(tmp_path, monkeypatch):
     fill(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def forked_kernels(monkeypatch):
+    """Kernels start as forks, which import in no time."""
+    monkeypatch.setattr(sys, "executable", forks().python)
 
 
 # ---- parameters: everything here stops before a kernel starts ----------------------------------
@@ -170,6 +177,7 @@ def test_normalised_outputs_keep_what_a_reader_wants(executed):
 SENTENCE = "ValueError: tau must be above 0, got -1; set weights.tau in params.yaml."
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_a_raising_cell(folder, capfd):
     assert main(["stage", "raises"]) == 1
     error = capfd.readouterr().err
@@ -215,6 +223,7 @@ def test_a_kernel_does_not_warn_of_missing_widgets(tmp_path, monkeypatch):
     assert given["PYTHONWARNINGS"] == "error::ResourceWarning,ignore:IProgress not found"
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     shutil.copy(FIXTURES / "raises.ipynb", "notebooks/paper/again.ipynb")
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
@@ -238,6 +247,7 @@ def test_sections_run_side_by_side_and_every_failure_is_said(folder, capfd):
     assert output.data["text/plain"] == "'1'" and output.metadata == {"figure": {"name": "x"}}
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_a_section_is_executed_again_only_if_what_it_uses_has_changed(folder, monkeypatch, capfd):
     # Two threads of papermill would write into the folder of the last test: it keeps a working folder.
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -281,6 +291,7 @@ display(x, metadata={{"figure": {{"name": "figure-{name}"}}}})
     assert changed == {"build/paper/b.ipynb", "build/paper/figures/figure-b.svg"}
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_an_executed_notebook_names_the_code_that_it_ran(folder):
     Path("dvc.yaml").write_text(
         STAGES.replace("sleeps}", "sleeps, deps: [notebooks/compute/quick.ipynb]}").replace(
@@ -333,6 +344,7 @@ def test_what_is_edited_while_a_stage_runs_is_not_recorded_as_what_it_ran_with(
     assert bool(list(Path("build/runs").glob("stage-noisy-*"))) == (what is None)
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_a_kernel_has_executed_what_it_was_started_with(folder):
     nb = nbformat.v4.new_notebook()
     nb.cells = [nbformat.v4.new_code_cell("print(first)")]
@@ -342,6 +354,7 @@ def test_a_kernel_has_executed_what_it_was_started_with(folder):
     assert notebook.read_notebook("y.ipynb").cells[0].outputs[0].text == "///\n"
 
 
+@pytest.mark.usefixtures("forked_kernels")
 def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
     """The second finds what the first imported, and nothing else of it."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
@@ -349,10 +362,10 @@ def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
     Path("notebooks/paper").mkdir()
     cells = [
         "import os, sys\nx = 'seen' in globals()\nseen = True",
-        "print(x, 'colorsys' in sys.modules)",
+        "print(x, 'wave' in sys.modules)",
     ]
     for name in "abc":
-        code = [*cells, "import colorsys\nopen(f'pid-{os.getpid()}', 'a').close()", "x"]
+        code = [*cells, "import wave\nopen(f'pid-{os.getpid()}', 'a').close()", "x"]
         nb = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, code)))
         Path(f"notebooks/paper/{name}.ipynb").write_text(notebook.dumps(nb))
     assert main(["paper"]) == 0
@@ -367,6 +380,7 @@ def test_sections_share_a_kernel_and_no_names(folder, monkeypatch):
     "name, message",
     [("exits", "cell 2 of 3 (Leaves early): SystemExit"), ("dies", "the kernel died")],
 )
+@pytest.mark.usefixtures("forked_kernels")
 def test_a_notebook_that_ends_early_is_no_success(folder, name, message):
     with pytest.raises(notebook.CellFailed) as failure:
         notebook.run_notebook(FIXTURES / f"{name}.ipynb", f"{name}.ipynb")
