@@ -23,7 +23,7 @@ from study.experiment.arrays import whole
 from study.experiment.design import number_of_classes
 from study.experiment.proxies import degraded
 from study.experiment.scores import predicted, scores_of
-from study.faces.verification import pair_similarities, verification_auc
+from study.faces.verification import pair_similarities, right_pairs, verification_auc
 
 AS_IT_IS = "as it is"
 BASELINE = "erm"  # that differences are to
@@ -165,15 +165,15 @@ def audit_study(
         if noise_level is not None and np.isclose(level, noise_level, atol=1e-3) and len(noise):
             proxies = degraded(proxy, identities, noise)
         chosen = _first_sets(tested, sets[sets["level"] == level], labels, people)
-        auc = _auc(proxies, people, chosen[0])
+        told_apart = _verification(proxies, people, chosen[0])
         for name, embeddings in proxies.items():
             some = chosen if name == AS_IT_IS else chosen[:OTHERS]
-            tasks += [(level, name, auc[name], embeddings, one) for one in some]
+            tasks += [(level, name, told_apart[name], embeddings, one) for one in some]
 
     def audited(task) -> pd.DataFrame:
-        level, name, auc, embeddings, one = task
+        level, name, verification, embeddings, one = task
         table = _audited_set(one, embeddings, labels, people, methods, replicates, folder)
-        return table.assign(level=level, proxy=name, auc=auc)
+        return table.assign(level=level, proxy=name, **verification)
 
     found = pd.concat(on_all_cores(audited, tasks, label="audit"), ignore_index=True)
     return {"audit": _over_sets(found), "audit-quality": quality(found)}
@@ -196,13 +196,18 @@ def _first_sets(tested: pd.DataFrame, train: pd.DataFrame, labels, people) -> li
     return chosen
 
 
-def _auc(proxies: dict[str, np.ndarray], people, one: dict) -> dict[str, float]:
-    """How well every proxy tells people apart, on the test images of one set: all are of known people."""
+def _verification(proxies: dict[str, np.ndarray], people, one: dict) -> dict[str, dict[str, float]]:
+    """How well every proxy tells people apart, on the test images of one set: all are of known people.
+
+    By proxy: ``auc``, and ``right_pairs``, the share of pairs of one person that is found with one false
+    match in a thousand.
+    """
     rows = one["test"]["row"].to_numpy()
     found = {}
     for name, proxy in proxies.items():
         unit = proxy[rows] / np.linalg.norm(proxy[rows], axis=1, keepdims=True)
-        found[name] = verification_auc(*pair_similarities(unit, people[rows]))
+        pairs = pair_similarities(unit, people[rows])
+        found[name] = {"auc": verification_auc(*pairs), "right_pairs": right_pairs(*pairs)}
     return found
 
 
@@ -369,7 +374,8 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``level``, ``proxy``; ``auc`` of verification; number of ``sets``; of one audit the ``tested`` and
+        ``level``, ``proxy``; ``auc`` of verification and ``right_pairs``, the share of pairs of one person
+        that is found with one false match in a thousand; number of ``sets``; of one audit the ``tested`` and
         ``flagged`` images; the share of true minority images that was ``found`` and of others that was
         flagged, ``false``; the share of audits that was ``refused``, and that would have been with as many
         flagged images as are needed, because of the proxy: ``distrusted``. For the ``minority`` and ``balanced``
@@ -386,6 +392,7 @@ def quality(found: pd.DataFrame) -> pd.DataFrame:
             "level": level,
             "proxy": proxy,
             "auc": part["auc"].iloc[0],
+            "right_pairs": part["right_pairs"].iloc[0],
             "sets": len(of_audit),
             **of_audit[["tested", "flagged", "found", "false", "refused", "distrusted"]]
             .astype(float)

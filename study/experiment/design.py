@@ -215,9 +215,11 @@ def _no_numbers_help(counts: np.ndarray, now: int) -> str:
         return (
             "no other numbers would include more people, so only more images or people would help"
         )
+    twice = int((counts > 1).all(axis=1).sum())
+    have = {0: "nobody has", 1: "only one of them has"}.get(twice, f"only {twice} of them have")
     return (
-        f"{vary} of the {people} people have images of {of_all}, but too few for a training and a test "
-        "image of each, so only more images would help"
+        f"{vary} of the {people} people have images of {of_all}, but {have} a training and a test image "
+        "of each, so only more images would help"
     )
 
 
@@ -417,6 +419,22 @@ def _too_few(plan: "_Plan", unseen_share: float) -> str:
 # ---- what the data allow -----------------------------------------------------------------------
 
 
+def _left_out_by_balance(identities, labels, bias: Mapping) -> list[str]:
+    """A line if balanced majorities keep more than half of those out of training who could take part."""
+    settings = (bias[key] for key in ("images_per_identity", "test_per_class", "kind", "levels"))
+    table = usable_identities(identities, labels, *settings)
+    usable = int(table["usable"].sum())
+    training = most_in_training(table, bias["kind"])
+    if 2 * training >= usable:
+        return []
+    can_be = _of_classes(table[table["usable"]], "majority").sum(axis=0)
+    return [
+        f"At most {training} of {usable} usable people train, because every class is the majority of the "
+        f"same number of people, and only {can_be.min()} have enough images of class {can_be.argmin()} for "
+        "it: with fewer bias.images_per_identity more could, and bias.kind natural takes everybody."
+    ]
+
+
 def check_draws(data, params: Mapping) -> list[str]:
     """Draw what every stage of a study will draw, at one level, to find early what cannot work.
 
@@ -432,7 +450,7 @@ def check_draws(data, params: Mapping) -> list[str]:
     -------
     list of str
         A line for everything that the stages ``breadth`` and ``ablate`` will leave out, because the data
-        do not allow it, and one if majorities stay as they come.
+        do not allow it, and one if majorities stay as they come, or leave out most people.
 
     Raises
     ------
@@ -464,6 +482,8 @@ def check_draws(data, params: Mapping) -> list[str]:
                 "Majorities stay as they come, because hardly anybody has enough images for both classes to "
                 "be the majority: classes are unequal, so compare with balanced what balances them."
             )
+        elif name == "bias":
+            notes += _left_out_by_balance(identities, labels, bias)
     studies, left_out = fitting_breadth(
         data, bias, params["seeds"], params["tasks"], params["kinds"], neighbours
     )

@@ -130,6 +130,10 @@ class OnnxNetwork(nn.Module):
         read = {name for graph in graphs for node in graph.node for name in node.input}
         read |= {one.name for one in (*model.graph.output, *model.graph.initializer)}
         inputs = [one for one in model.graph.input if one.name in read]
+        if any(_in_training(node) for graph in graphs for node in graph.node):
+            raise ValueError(
+                f"{self.path} normalises by each batch, as in training; export it after model.eval()"
+            )
         if inputs and len(inputs) < len(model.graph.input):
             del model.graph.input[:]
             model.graph.input.extend(inputs)
@@ -339,7 +343,8 @@ def _first_operations(graph, name: str) -> tuple[list[str], float, float]:
     The kinds of its operations, and a and b of the a x + b that they make of x together; where a constant
     differs between channels, its mean counts.
     """
-    constants = _constants(graph)
+    arrays = _arrays(graph)
+    constants = {name: float(array.mean()) for name, array in arrays.items()}
     kinds = []
     a = 1.0
     b = 0.0
@@ -363,13 +368,46 @@ def _first_operations(graph, name: str) -> tuple[list[str], float, float]:
                 a *= factor
                 b *= factor
             kinds.append(node.op_type)
-        elif node.op_type not in ("Identity", "Transpose", "Cast"):
+        elif node.op_type in ("BatchNormalization", "Conv"):
+            factors = _per_channel(node, arrays)
+            if factors is None:
+                return kinds, a, b
+            a, b = factors[0] * a, factors[0] * b + factors[1]
+            kinds.append(node.op_type)
+        elif node.op_type not in ("Identity", "Transpose", "Cast", "Gather", "Clip"):
             return kinds, a, b
         name = node.output[0]
 
 
-def _constants(graph) -> dict[str, float]:
-    """Return the means of the constants of a graph of onnx, by name."""
+def _per_channel(node, arrays: dict[str, np.ndarray]) -> tuple[float, float] | None:
+    """Return a and b of what a batch normalisation or a convolution of single pixels makes of three channels.
+
+    a x + b in the mean over channels; None if it is another one, as a layer of a network is.
+    """
+    known = [arrays.get(name) for name in node.input[1:]]
+    if any(array is None for array in known):
+        return None
+    if node.op_type == "Conv":
+        weight = known[0]
+        bias = known[1] if len(known) > 1 else np.zeros(len(weight))
+        if len(weight) != 3 or weight.ndim != 4 or weight.shape[2:] != (1, 1):
+            return None
+        return float(weight.sum(axis=(1, 2, 3)).mean()), float(bias.mean())
+    scale, shift, mean, variance = known
+    epsilon = next((one.f for one in node.attribute if one.name == "epsilon"), 1e-5)
+    factor = scale / np.sqrt(variance + epsilon)
+    return float(factor.mean()), float((shift - factor * mean).mean())
+
+
+def _in_training(node) -> bool:
+    """Whether a node of onnx normalises by the batch that it gets."""
+    if node.op_type != "BatchNormalization":
+        return False
+    return any(one.name == "training_mode" and one.i for one in node.attribute)
+
+
+def _arrays(graph) -> dict[str, np.ndarray]:
+    """Return the constants of a graph of onnx that hold real numbers, by name."""
     from onnx import numpy_helper
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -378,10 +416,7 @@ def _constants(graph) -> dict[str, float]:
             if node.op_type == "Constant" and attribute.name == "value":
                 tensors[node.output[0]] = attribute.t
     arrays = {name: numpy_helper.to_array(tensor) for name, tensor in tensors.items()}
-    numbers = {
-        name: array for name, array in arrays.items() if array.size and array.dtype.kind == "f"
-    }
-    return {name: float(array.mean()) for name, array in numbers.items()}
+    return {name: array for name, array in arrays.items() if array.size and array.dtype.kind == "f"}
 
 
 def _graphs(graph) -> Iterator:

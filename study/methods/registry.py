@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 # In the order in which methods are listed; a file that is not among them comes after these.
 FAMILIES = ("weighting", "robust", "two_stage", "ula", "erase", "logits", "prototypes")
+# By setting, the exponents of the factors that it estimates.
+RAISED = {
+    "tau": ("power", "rarity"),
+    "posterior_tau": ("surprise",),
+    "neighbours": ("surprise",),
+    "sharpness": ("surprise",),
+}
 JUDGED = ("surprise", "cid", "cid-power")  # methods that verdicts are about, if they were run
 
 
@@ -143,6 +150,23 @@ def _together(classes) -> dict[str, tuple[Any, Any]]:
 def reading(names: Iterable[str], setting: str) -> list[str]:
     """The methods among ``names`` whose weights depend on a key of the section ``weights``."""
     return [n for n in names if setting in field_types(get_method(n).weigh_settings)]
+
+
+def fitting_by(names: Iterable[str], setting: str) -> list[str]:
+    """The methods among ``names`` whose training depends on a key of the section ``train.robust``."""
+    return [n for n in names if setting in field_types(_trained_as(n).fit_settings)]
+
+
+def without_effect(name: str, setting: str, section: Mapping[str, Any]) -> str:
+    """The exponents, if all are 0, that leave a setting of a method's weights without effect, or no text.
+
+    A factor to the power of 0 is 1, whatever its density or posterior was estimated with.
+    """
+    own = weigh_settings(name, section)
+    exponents = [key for key in RAISED.get(setting, ()) if hasattr(own, key)]
+    if exponents and not any(getattr(own, key) for key in exponents):
+        return " and ".join(f"weights.{key}" for key in exponents)
+    return ""
 
 
 def balancing(names: Iterable[str], section: Mapping[str, Any]) -> list[str]:

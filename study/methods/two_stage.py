@@ -364,7 +364,7 @@ SELF = Method(
 )
 AFR_CROSSED = Method(
     name="afr-crossed",
-    title="AFR, cross-fitted",
+    title="Cross-fitted AFR",
     colour="#3d9fc9",
     uses=("class",),
     summary="AFR on all images: the first model's probabilities come out of fold",
@@ -380,7 +380,7 @@ AFR_CROSSED = Method(
 )
 SELF_CROSSED = Method(
     name="selective-crossed",
-    title="SELF, cross-fitted",
+    title="Cross-fitted SELF",
     colour="#2f5d8a",
     uses=("class",),
     summary="SELF on all images: the two models disagree out of fold",

@@ -15,6 +15,7 @@ progress bars or memory addresses, and cells run with a fixed hash seed.
 """
 
 import errno
+import itertools
 import logging
 import os
 import re
@@ -32,7 +33,7 @@ from typing import Any
 from study import source
 from study.commands import parser, run_renamed
 from study.pipeline import params, stages
-from study.store import write_text
+from study.store import digest, write_text
 
 # nbformat checks no value against a grammar of internationalised addresses, which jsonschema would
 # compile at import, for more than a second.
@@ -40,6 +41,7 @@ sys.modules.setdefault("rfc3987_syntax", None)
 import nbformat  # noqa: E402
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+LAB = "written"  # metadata of a copy to run by hand: the digest of its cells as they were written
 INJECTED = "injected-parameters"  # papermill's tag of the cell that holds the parameters
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ONE_LEVEL = ("proxies", "ablate")  # stages at one level of bias, which their own section names
@@ -494,9 +496,31 @@ def lab() -> list[Path]:
         for cell in _code_cells(nb)[:1]:
             cell.source = f"import os\n\nos.chdir({str(Path.cwd())!r})\n{cell.source}"
         _tidy(nb)
+        nb.metadata[LAB] = _sources(nb)
         written.append(Path("build/lab", path.name))
+        _put_aside(written[-1], nb)
         write_text(written[-1], dumps(nb))
     return written
+
+
+def _sources(nb: nbformat.NotebookNode) -> str:
+    """Digest of the sources of a notebook's cells."""
+    return digest([[cell.cell_type, cell.source] for cell in nb.cells])[:16]
+
+
+def _put_aside(path: Path, nb: nbformat.NotebookNode) -> None:
+    """Rename a copy whose cells were edited, so that a new one does not take its place."""
+    if not path.exists():
+        return
+    there = read_notebook(path)
+    if _sources(there) in (there.metadata.get(LAB), nb.metadata[LAB]):
+        return
+    numbers = itertools.count(1)
+    aside = next(
+        a for n in numbers if not (a := path.with_stem(f"{path.stem}-edited-{n}")).exists()
+    )
+    path.rename(aside)
+    print(f"{path} was edited, and is {aside.name} now", file=sys.stderr)
 
 
 # ---- cleaning ----------------------------------------------------------------------------------

@@ -57,9 +57,11 @@ from study.methods.registry import (
     all_fit_settings,
     all_weigh_settings,
     balancing,
+    fitting_by,
     kind_of,
     of_two_classes,
     reading,
+    without_effect,
 )
 
 PARAMS = Path("params.yaml")
@@ -456,6 +458,16 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
                 f"{where}.setting is {setting}, which no method of ablation.methods reads, so its figure would "
                 f"be flat; add {' or '.join(reading(METHODS, key))} to them, or drop this ablation"
             )
+        if section == "weights" and all(
+            without_effect(name, key, tree["weights"]) for name in reading(methods, key)
+        ):
+            exponents = without_effect(reading(methods, key)[0], key, tree["weights"])
+            raise ValueError(
+                f"{where}.setting is {setting}, which is without effect where {exponents} is 0, so its "
+                "figure would be flat; raise that, or drop this ablation"
+            )
+        if setting == "train.robust":
+            _check_robust(where, values, methods)
         for number, value in enumerate(values):  # every one must be what the setting may have
             if setting == "bias.people" and value is None and bias["cohorts"]:
                 continue  # cohorts need a number: the stage `ablate` leaves this value out
@@ -464,6 +476,20 @@ def check(tree: Any, path: str | Path = PARAMS) -> None:
             _check_levels(f"{where}.values", [tree["ablation"]["level"]], changed["bias"], classes)
             if value in values[:number]:
                 raise ValueError(f"{where}.values has {value!r} twice; drop one")
+
+
+def _check_robust(where: str, values: Sequence, methods: Sequence[str]) -> None:
+    """Refuse values of ``train.robust`` that differ in nothing that a method of the ablation reads."""
+    if not all(isinstance(value, Mapping) for value in values):
+        return  # which is said of every value on its own
+    keys = sorted({key for value in values for key in value})
+    differ = [key for key in keys if any(v.get(key) != values[0].get(key) for v in values)]
+    if differ and not any(fitting_by(methods, key) for key in differ):
+        readers = " or ".join(sorted({name for key in differ for name in fitting_by(METHODS, key)}))
+        raise ValueError(
+            f"{where}.values differ in {', '.join(differ)}, which no method of ablation.methods reads, so "
+            f"its figure would be flat; add {readers or 'one that does'} to them, or drop this ablation"
+        )
 
 
 def _check_shares(where: str, values: Sequence) -> None:

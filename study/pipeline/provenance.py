@@ -21,6 +21,7 @@ from study.faces.network_files import is_file
 from study.pipeline import kept, params, protocols, stages
 from study.pipeline.git import WORKSPACES, git, is_shallow, no_git, repository
 from study.pipeline.notebook import INJECTED, stage_parameters
+from study.pipeline.publish import LATEST, main_numbers
 from study.pipeline.reproduced import FILE, REPORTS, Verified, run_of, verify
 from study.store import digest, write_text
 
@@ -36,6 +37,7 @@ class Place(NamedTuple):
 
 
 HERE = Path()
+KINDS = {".csv", ".html", ".ipynb", ".jpg", ".json", ".png", ".svg", ".yaml"}  # of a report's files
 FREE = {key.rpartition(".")[2] for key in kept.WHOLE}  # mappings whose keys are a free choice
 REMEDY = (
     "run it (`dvc repro`, or `make study NAME=...` for a kept one); where that runs nothing, DVC was told by "
@@ -240,6 +242,7 @@ def check(folder: Path) -> list[str]:
         if now[name] is not None and then[name] != now[name]
     ]
     lines += _data_edited()
+    lines += _latest_edited(folder)
     edited = then.get("edited") or {}
     if place.folder is not None and place.parameters:
         edited = edited | _parameters_since_run(place.parameters, place.folder)
@@ -263,7 +266,20 @@ def _own_files(folder: Path) -> list[str]:
     lines = [
         f"{folder / name}: {words[name in now]}" for name in then if now.get(name) != then[name]
     ]
-    return lines + [f"{folder / name}: not of this report" for name in now if name not in then]
+    more = [name for name in now if name not in then and Path(name).suffix in KINDS]
+    return lines + [f"{folder / name}: not of this report" for name in more]
+
+
+def _latest_edited(folder: Path) -> list[str]:
+    """A line if the main numbers in ``latest/`` are not the report's, where they are of its study."""
+    shown = LATEST / "metrics.json"
+    if not shown.is_file() or not Path(params.PARAMS).is_file():
+        return []
+    if params.read()["study"] != folder.name or folder.parent != REPORTS:
+        return []
+    if json.loads(shown.read_text(encoding="utf-8")) == main_numbers(folder):
+        return []
+    return [f"{shown}: not the numbers of this report; `python -m study publish` writes it again"]
 
 
 def _data_edited() -> list[str]:
@@ -288,7 +304,7 @@ def checked(folder: Path, commit: str = "HEAD") -> Verified:
     if lines := check(folder):
         more = f", and {len(lines) - 1} more" if len(lines) > 1 else ""
         sentence = f"{folder} is not what is here: {lines[0]}{more}; {REMEDY}."
-        return Verified(lines, False, sentence)
+        return Verified(lines, False, sentence, current=False)
     return verify(folder, commit)
 
 

@@ -32,7 +32,8 @@ CHARTS = ("gain-seen.svg", "against-bias-seen.svg")
 def publish(run: Path = RUN) -> Path:
     """Copy a report to ``reports/<study>/``, replacing the report that stands there.
 
-    A report that differs from it by rounding alone stays.
+    A report that differs from it by rounding alone stays. So does what somebody put beside a report's
+    files, such as notes.
 
     Parameters
     ----------
@@ -59,9 +60,24 @@ def publish(run: Path = RUN) -> Path:
         print(reason)
     else:
         shutil.copytree(run, draft)
+        _copy_others(target, draft)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
     return target / "index.html"
+
+
+def _copy_others(target: Path, draft: Path) -> None:
+    """Copy what lies in a report's folder and is none of its files into the new one, where nothing has its name."""
+    record = target / FILE
+    made = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if "files" not in made:  # of a time before there were digests
+        return
+    for path in sorted(target.rglob("*")):
+        name = path.relative_to(target)
+        if path.is_file() and path != record and name.as_posix() not in made["files"]:
+            if not (draft / name).exists():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, draft / name)
 
 
 def write_latest(run: Path = RUN) -> None:

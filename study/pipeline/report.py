@@ -253,13 +253,17 @@ def _figure(name: str, data: dict) -> str:
     return pages.embedded(name, data)
 
 
-def headline(params: dict) -> str:
-    """Where the report is, its main numbers, and whether they are those that were committed."""
+def headline(params: dict) -> tuple[str, bool]:
+    """Where the report is, its main numbers, and whether they are those that were committed.
+
+    And whether the report is of the data, settings and code at hand, and as it was written.
+    """
+    current = True
     folder = REPORTS / params["study"]
     if not (folder / FILE).exists():
         raise ValueError(f"{folder} holds no report yet; run `dvc repro`, which writes it")
     try:
-        reproduced = provenance.checked(folder).sentence
+        _, _, reproduced, current = provenance.checked(folder)
     except ValueError:
         reproduced = "There is no committed report of this study to compare with"
         reason = no_git()
@@ -268,10 +272,11 @@ def headline(params: dict) -> str:
         about = "Held-out images of people seen in training; gains in points with 95 % intervals."
     else:
         about = "Nobody knows whom the images show; estimates of the audit, with 95 % intervals."
-    return f"\nOpen {folder.resolve() / 'index.html'}\n\n{about}\n\n{headline_markdown(folder)}\n{reproduced}"
+    text = f"\nOpen {folder.resolve() / 'index.html'}\n\n{about}\n\n{headline_markdown(folder)}\n{reproduced}"
+    return text, current
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     options = parser("report")
     options.add_argument("command", choices=["build", "headline", "pages"])
     chosen = options.parse_args(arguments).command
@@ -286,7 +291,10 @@ def main(arguments: list[str]) -> None:
         stages.check_unedited("report", stood)
         print(page)
     else:
-        print(headline(params))
+        text, current = headline(params)
+        print(text)
+        return int(not current)
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,6 +25,9 @@ class Verified(NamedTuple):
     lines: list[str]  # one for each file that differs
     within: bool  # the same verdicts, no mean outside its interval, few beyond MOVES
     sentence: str  # the same in words
+    current: bool = (
+        True  # the report is of the data, settings and code at hand, and as it was written
+    )
 
 
 class Difference(NamedTuple):

@@ -9,6 +9,7 @@ so an edit runs what it can change and nothing else.
 """
 
 import ast
+import atexit
 import builtins
 import hashlib
 import io
@@ -39,6 +40,7 @@ METHODS = Path("study/methods")
 COMPUTE = Path("notebooks/compute")
 PAPER = Path("notebooks/paper")
 EXECUTED = Path("build/notebooks")
+DIGESTS = Path("build/code.json")  # of code, as stages found them
 CODE = "code"  # in the metadata of an executed notebook: digests of the code that its stage ran
 TEMPLATES = "study/pipeline/templates"
 PINS = "requirements.lock"
@@ -380,7 +382,45 @@ def _digest_of(file: str) -> str:
 
 @cache  # by content: a stage asks twice for the digests of its code
 def _digest_of_code(file: str, content: bytes) -> str:
-    return digest(source.text(file))
+    """Digest of what a file of Python does.
+
+    Every stage asks for the same files, and a short one would spend half of its time on them, so they are
+    kept in :data:`DIGESTS`.
+    """
+    known = _kept_digests()
+    key = hashlib.sha256(content).hexdigest()
+    if key not in known:
+        if not _FOUND:
+            atexit.register(_keep_digests)
+        _FOUND[key] = known[key] = digest(source.text(file))
+    return known[key]
+
+
+_FOUND: dict[str, str] = {}  # what this process adds to those that are kept
+
+
+@cache
+def _kept_digests() -> dict[str, str]:
+    """Digests of code by the SHA-256 of its file, as earlier stages found them."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(DIGESTS.read_text(encoding="utf-8"))
+        if kept["by"] == _digested_by():
+            return kept["digests"]
+    return {}
+
+
+@cache
+def _digested_by() -> str:
+    """What a digest of code depends on besides its file: the version of Python, and how it is found."""
+    return digest(sys.version, Path(source.__file__).read_bytes())
+
+
+def _keep_digests() -> None:
+    """Leave the digests of code for the next stage, where there are stages."""
+    if DIGESTS.parent.is_dir():
+        kept = {"by": _digested_by(), "digests": _kept_digests()}
+        with suppress(OSError):  # a full disk: they are found again
+            write_text(DIGESTS, json.dumps(kept, indent=0))
 
 
 def _copy(original: Path, copy: Path) -> None:

@@ -964,7 +964,14 @@ def _draw_flags(axis: Axes, proxies: DataFrame) -> None:
         color=TEXT,
         label="the audit distrusts the proxy",
     )
-    axis.set(ylim=(-0.03, 1.1), xlabel="verification AUC of the proxy", title="Proxies")
+    for _, row in rows.iterrows():
+        place = (row["auc"], row["found"])
+        look = {"ha": "center", "fontsize": 8, "color": TEXT}
+        axis.annotate(
+            f"{row['right_pairs']:.0%}", place, (0, 6), textcoords="offset points", **look
+        )
+    axis.set(ylim=(-0.03, 1.1), xlabel="verification AUC (right pairs at the points)")
+    axis.set(title="Proxies")
     axis.yaxis.set_major_formatter(percent_tick)
 
 

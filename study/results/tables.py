@@ -304,13 +304,15 @@ def audited_table(proxies: pd.DataFrame) -> Printed:
     what is flagged.
     """
     head = [
-        "bias", "proxy", "AUC", "minority flagged", "others flagged", "audits refused", "for the proxy",
+        "bias", "proxy", "AUC", RIGHT, "minority flagged", "others flagged", "audits refused",
+        "for the proxy",
         "rank, minority", "the same, plain", "error, minority", "error, balanced", "the same, plain",
         "covered", "differences covered",
     ]  # fmt: skip
     rows = []
     for _, row in proxies.iterrows():
-        cells = [f"{row['level']:g}", row["proxy"], _two_digits(row["auc"])]
+        cells = [f"{row['level']:g}", row["proxy"]]
+        cells += [_two_digits(row["auc"]), _percent(row["right_pairs"])]
         cells += [_percent(row[name]) for name in ("found", "false", "refused", "distrusted")]
         if row["proxy"] != "as it is":  # of few sets, which show what is flagged and no more
             rows.append(cells + [NONE] * (len(head) - len(cells)))

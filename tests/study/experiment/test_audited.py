@@ -104,6 +104,7 @@ def test_an_audit_stands_beside_the_truth(study, monkeypatch, tmp_path):
     assert own["refused"] == 1 and own["distrusted"] == 0  # of six or seven flagged images
     assert quality.loc["noise 3", "distrusted"] == 1
     assert own["auc"] == pytest.approx(1) and quality.loc["random", "auc"] < 0.6
+    assert own["right_pairs"] == pytest.approx(1) and quality.loc["random", "right_pairs"] < 0.2
     assert own["rank_minority"] == pytest.approx(1) and own["plain_rank_minority"] == pytest.approx(
         1
     )

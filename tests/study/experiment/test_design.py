@@ -213,7 +213,8 @@ def people_of(*counts):
          "15 of 15 .* bias.unseen_share 0.999 keeps 15 of them out; lower it to 0.866 at most"),
         ([(40, 40)] * 2, {"unseen_share": 0.5}, "keeps 1 of them out, and a third person is needed"),
         ([(5, 5)] * 3, {}, "0 of 3 .*: with images_per_identity 4 and test_per_class 2: 2 people"),
-        ([(1, 40)] * 15, {}, "15 of the 15 people have images of both classes, but too few"),
+        ([(1, 40)] * 15, {}, "15 of the 15 people have images of both classes, but nobody has a training and a test image"),
+        ([(1, 40)] * 15 + [(40, 40)], {}, "16 of the 16 people .*, but only one of them has a training and"),
         ([(2, 40)] * 15, {}, "with images_per_identity 20 and test_per_class 1: 15 people"),
         ([(0, 24), (24, 24)] * 3, {"levels": [1.0], "images_per_identity": 10, "test_per_class": 0},
          None),
@@ -327,6 +328,15 @@ def test_that_majorities_come_as_they_are_is_said():
     about = planned(bias=planned()["bias"] | {"levels": [0.9], "test_per_class": 2})
     (line,) = check_draws(data, about)
     assert line.startswith("Majorities stay as they come")
+
+
+def test_that_balanced_majorities_leave_out_most_people_is_said():
+    about = planned(bias=planned()["bias"] | {"levels": [0.9], "test_per_class": 1})
+    few_of_one = [(40, 3)] * 38 + [(3, 40)] * 2
+    (line,) = check_draws(Data(people_of(*few_of_one)), about)
+    assert line.startswith("At most 4 of 40 usable people train")
+    assert "only 2 have enough images of class 1" in line
+    assert check_draws(Data(people_of(*[(40, 3)] * 12, *[(3, 40)] * 8)), about) == []
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5, 0.9, 1.0])

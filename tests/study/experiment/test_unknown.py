@@ -145,7 +145,8 @@ def test_only_the_known_measure(some, settings):
     one = {"train": train, "test": pd.DataFrame({"row": np.flatnonzero(known)[-20:]})}
     without = one | {"train": train[known[train]]}
     measured = [
-        audited._auc({"own": some.proxy}, some.identities + 1, given) for given in (one, without)
+        audited._verification({"own": some.proxy}, some.identities + 1, given)
+        for given in (one, without)
     ]
     assert measured[0] == measured[1]
     natural = settings | {"bias": NATURAL, "seeds": 1}

@@ -224,6 +224,8 @@ BATCH = [("ReduceMean", ["m"], "c", {"axes": [0]}), ("Sub", ["m", "c"], "v")]
     "steps, said",
     [
         ([*MEANS, *DROPPED], "gives an image other numbers at every run, as in training, .*; export it after model.eval"),
+        ([("BatchNormalization", ["x", F4([1, 1, 1]), F4([0, 0, 0]), F4([0, 0, 0]), F4([1, 1, 1])], "n", {"training_mode": 1}),
+          ("GlobalAveragePool", ["n"], "p"), ("Flatten", ["p"], "v")], "normalises by each batch, as in training; export it after model.eval"),
         ([*MEANS, *BATCH], "an embedding of zeros|other numbers beside other images, as in training"),
         ([*MEANS, ("Mul", ["m", F4(2)], "d"), ("ReduceMean", ["d"], "c", {"axes": [0]}), ("Sub", ["d", "c"], "e"),
           ("Add", ["e", F4([1, 2, 3])], "v")], "other numbers beside other images, as in training"),
@@ -232,7 +234,7 @@ BATCH = [("ReduceMean", ["m"], "c", {"axes": [0]}), ("Sub", ["m", "c"], "v")]
         ([*MEANS, ("Mul", ["m", F4(0)], "v")], "an embedding of zeros, which has no direction, for 2 of 2 made-up images"),
         ([*MEANS, ("Sub", ["m", F4(2)], "d"), ("Sqrt", ["d"], "v")], "values that are not finite for 2 of 2 made-up images"),
     ],
-    ids=["dropout", "batch", "batch shifted", "constant", "zero", "nan"],
+    ids=["dropout", "training mode", "batch", "batch shifted", "constant", "zero", "nan"],
 )  # fmt: skip
 def test_a_network_that_is_not_ready_is_refused_before_a_face_is_embedded(tmp_path, steps, said):
     path = tmp_path / "net.onnx"
@@ -247,8 +249,13 @@ def test_a_network_that_is_not_ready_is_refused_before_a_face_is_embedded(tmp_pa
         [("Sub", ["x", F4(127.5)], "a"), ("Mul", ["a", F4(1 / 128)], "n")],
         [("Div", ["x", F4(255)], "a"), ("Sub", ["a", F4([0.5, 0.4, 0.4]).reshape(3, 1, 1)], "b"), ("Div", ["b", F4(0.2)], "n")],
         [("Mul", [F4(1 / 255), "x"], "n")],
+        [("Clip", ["x", F4(0), F4(255)], "a"), ("Gather", ["a", np.array([2, 1, 0])], "b", {"axis": 1}),
+         ("Sub", ["b", F4(127.5)], "c"), ("Mul", ["c", F4(1 / 128)], "n")],
+        [("BatchNormalization", ["x", F4([1, 1, 1]), F4([0, 0, 0]), F4([130, 120, 110]), F4([4900] * 3)], "n")],
+        [("Conv", ["x", F4(np.eye(3) / 128).reshape(3, 3, 1, 1), F4([-1, -1, -1])], "n")],
+        [("Conv", ["x", F4([1 / 255] * 3).reshape(3, 1, 1, 1)], "n", {"group": 3})],
     ],
-    ids=["sub mul", "div sub div", "mul"],
+    ids=["sub mul", "div sub div", "mul", "clip and swap first", "batch", "convolution", "by channel"],
 )  # fmt: skip
 def test_a_network_that_normalises_pixels_itself_gets_pixels(tmp_path, capsys, first):
     path = tmp_path / "net.onnx"
@@ -268,8 +275,19 @@ def test_a_network_that_normalises_pixels_itself_gets_pixels(tmp_path, capsys, f
         [("Mul", ["x", F4(127.5 / 128)], "n")],  # of what is normalised already
         [("Sub", ["x", F4(0.5)], "a"), ("Div", ["a", F4(0.2)], "n")],  # of 0..1
         [("Sub", ["x", "x"], "a"), ("Add", ["a", "x"], "n")],
+        [
+            (
+                "BatchNormalization",
+                ["x", F4([1, 1, 1]), F4([0, 0, 0]), F4([0.1, 0, 0]), F4([0.3] * 3)],
+                "n",
+            )
+        ],
+        [("Conv", ["x", F4(np.eye(3)).reshape(3, 3, 1, 1)], "n")],
+        [
+            ("Conv", ["x", F4(np.full((3, 3, 3, 3), 1 / 255))], "n", {"pads": [1, 1, 1, 1]})
+        ],  # a layer
     ],
-    ids=["scale", "unit", "itself"],
+    ids=["scale", "unit", "itself", "batch of what is normalised", "convolution", "layer"],
 )
 def test_other_first_operations_do_not_count_as_normalisation(tmp_path, capsys, first):
     name = own(

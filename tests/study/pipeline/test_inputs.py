@@ -400,7 +400,7 @@ def test_a_report_without_a_commit_says_why_on_its_front_and_on_the_screen(
     front, made_of = text.split("<nav", 1)
     assert said in unescape(front) and said in unescape(made_of)
     publish.publish()
-    assert ("compare with." if program == "exit 0" else said) in report.headline(study)
+    assert ("compare with." if program == "exit 0" else said) in report.headline(study)[0]
 
 
 def test_a_report_with_a_commit_has_no_warning(study, monkeypatch, capsys):

@@ -119,6 +119,24 @@ def test_copies_to_run_by_hand_hold_the_parameters(folder, capsys):
     assert section.cells[1].source.startswith("import os")
 
 
+def test_a_copy_that_was_edited_is_put_aside(folder, capsys):
+    (folder / "dvc.yaml").write_text(STAGES.split("  misspelt")[0])
+    copy = folder / "build/lab/noisy.ipynb"
+    edited = copy.with_stem("noisy-edited-1")
+    for _again in range(2):
+        assert main(["lab"]) == 0
+    nb = notebook.read_notebook(copy)
+    nb.cells[3].outputs = [nbformat.v4.new_output("stream", text="run by hand")]
+    nbformat.write(nb, copy)
+    assert main(["lab"]) == 0 and not edited.exists()  # its cells are as they were
+    nb.cells[3].source = "mine"
+    nbformat.write(nb, copy)
+    assert main(["lab"]) == 0
+    assert "noisy.ipynb was edited, and is noisy-edited-1.ipynb now" in capsys.readouterr().err
+    assert notebook.read_notebook(edited).cells[3].source == "mine"
+    assert notebook.read_notebook(copy).cells[3].source != "mine"
+
+
 # ---- running -----------------------------------------------------------------------------------
 
 

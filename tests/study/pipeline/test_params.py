@@ -84,6 +84,8 @@ def put(tree, key, value):
         ("ablations.tau.setting", "weights.tua", "ablations.tau.setting 'weights.tua' is unknown (did you mean 'weights.tau'?)"),
         ("ablations.tau.valeus", [1], "ablations.tau.valeus is unknown (did you mean 'values'?)"),
         ("ablations.new", {"setting": "weights.tau"}, "ablations.new.values is missing"),
+        ("ablations.new", {"setting": "train.robust", "values": [{"afr_gamma": 1.0}, {"afr_gamma": 2.0}]},
+         "ablations.new.values differ in afr_gamma, which no method of ablation.methods reads, so its figure would be flat; add afr"),
     ],
 )  # fmt: skip
 def test_what_may_not_stand_there_is_named_with_what_may(tree, key, value, said):
@@ -232,6 +234,19 @@ def test_checking_imports_nothing_heavy():
     code = "import sys, study.pipeline.params; print(*{m.partition('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert not {"torch", "sklearn", "pandas", "scipy"} & set(done.stdout.split())
+
+
+def test_an_ablation_of_what_a_factor_of_power_0_was_made_with_is_refused(tree):
+    tree["ablation"]["methods"] = ["erm", "cid-power"]
+    tree["ablations"] = {"tau": {"setting": "weights.tau", "values": [0.01, 0.1]}}
+    params.check(tree)
+    tree["weights"]["power"] = 0
+    with pytest.raises(
+        ValueError, match="is without effect where weights.power is 0, so its figure"
+    ):
+        params.check(tree)
+    tree["ablation"]["methods"] += ["cid"]  # whose power is 1
+    params.check(tree)
 
 
 def test_a_slip_is_said_before_anything_runs(tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from study import cli
-from study.pipeline import params, protocols, provenance, publish, report, reproduced
+from study.pipeline import params, protocols, provenance, publish, reproduced
 from study.results.rounding import MOVES
 
 ROOT = Path(__file__).parents[3]
@@ -115,8 +115,9 @@ def test_parameters_that_a_stage_did_not_run_with_are_named(repository, capsys):
     said = capsys.readouterr().out
     assert f"{repository} is not what is here: {line}; run it (`dvc repro`" in said
     assert "`dvc repro --force` makes them anew" in said and "Reproduced" not in said
-    headline = report.headline(params.read())
-    assert line in headline and "Reproduced" not in headline
+    assert cli.main(["report", "headline"]) == 1
+    said = capsys.readouterr().out
+    assert line in said and "Reproduced" not in said
 
 
 def test_an_edited_number_and_a_missing_page_are_named(repository, capsys):
@@ -136,7 +137,9 @@ def test_an_edited_number_and_a_missing_page_are_named(repository, capsys):
     assert provenance.check(repository)[-1] == f"{repository}/more.csv: not of this report"
     assert cli.main(["provenance", "check"]) == 1 and cli.main(["provenance", "verify"]) == 1
     assert "Reproduced" not in capsys.readouterr().out
-    (repository / "more.csv").unlink()
+    (repository / "more.csv").rename(repository / "notes.txt")  # which is somebody's own
+    assert not any("notes.txt" in line for line in provenance.check(repository))
+    (repository / "notes.txt").unlink()
     made = json.loads((repository / reproduced.FILE).read_text())
     del made["files"]  # of a report from before its record held them: as committed
     (repository / reproduced.FILE).write_text(json.dumps(made))
@@ -356,6 +359,17 @@ def move_means(folder: Path, part: float) -> None:
 def is_clean() -> bool:
     done = subprocess.run(["git", "status", "--porcelain", "reports"], capture_output=True)
     return done.stdout == b""
+
+
+def test_main_numbers_that_were_edited_are_named(repository):
+    made_anew(repository)
+    publish.write_latest(repository)
+    assert provenance.check(repository) == []
+    shown = publish.LATEST / "metrics.json"
+    numbers = json.loads(shown.read_text())
+    shown.write_text(json.dumps(numbers | {"erm": 99.0}))
+    (line,) = provenance.check(repository)
+    assert line.startswith(f"{shown}: not the numbers of this report")
 
 
 @pytest.mark.parametrize(

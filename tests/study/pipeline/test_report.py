@@ -323,11 +323,19 @@ def test_a_report_is_published_in_its_own_folder_only(study):
     report.build(study)
     Path("reports/other").mkdir(parents=True)
     Path("reports/other/keep.txt").touch()
+    gone = reproduced.RUN / "of-the-last-one.csv"
+    gone.touch()
+    provenance.seal(reproduced.RUN)
     assert publish.publish() == Path("reports/virtual-people/index.html")
-    Path("reports/virtual-people/of-the-last-one.csv").touch()
-    publish.publish()
-    files = {p.relative_to(reproduced.RUN) for p in reproduced.RUN.rglob("*")}
+    gone.unlink()
+    provenance.seal(reproduced.RUN)
     there = Path("reports/virtual-people")
+    (there / "mine").mkdir()
+    (there / "mine/notes.md").write_text("look at person 3 again")
+    publish.publish()
+    assert (there / "mine/notes.md").read_text() == "look at person 3 again"
+    shutil.rmtree(there / "mine")
+    files = {p.relative_to(reproduced.RUN) for p in reproduced.RUN.rglob("*")}
     assert {p.relative_to(there) for p in there.rglob("*")} == files
     assert sorted(p.name for p in Path("reports").iterdir()) == ["other", "virtual-people"]
     assert Path("reports/other/keep.txt").exists()

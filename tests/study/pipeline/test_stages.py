@@ -182,6 +182,38 @@ def test_what_only_says_something_else_is_not_done_again(one_stage):
     assert one_stage() == (True, 5, "8")
 
 
+def test_digests_of_code_are_found_once(tmp_path, monkeypatch):
+    """And again by another Python, or after an edit."""
+
+    def digests() -> dict[str, str]:
+        for known in (stages._digest_of_code, stages._kept_digests, stages._digested_by):
+            known.cache_clear()
+        monkeypatch.setattr(stages, "_FOUND", {})
+        found = stages.code_digests(["study/one.py", "study/two.py"])
+        stages._keep_digests()
+        return found
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stages.atexit, "register", lambda work: None)
+    asked = []
+    text = stages.source.text
+    monkeypatch.setattr(stages.source, "text", lambda file: asked.append(file) or text(file))
+    for folder in ("study", "build"):
+        Path(folder).mkdir()
+    Path("study/one.py").write_text("x = 1  # a comment\n")
+    Path("study/two.py").write_text("y = 2\n")
+    first = digests()
+    assert asked == ["study/one.py", "study/two.py"] and digests() == first and len(asked) == 2
+    Path("study/one.py").write_text("x = 1  # another\n")
+    assert digests() == first and asked[2:] == ["study/one.py"]
+    monkeypatch.setattr(stages.sys, "version", "another")
+    assert digests() == first and len(asked) == 5
+    stages.DIGESTS.write_text("torn")
+    assert digests() == first and len(asked) == 7
+    for known in (stages._digest_of_code, stages._kept_digests, stages._digested_by):
+        known.cache_clear()
+
+
 def test_large_outputs_are_not_kept_twice(one_stage, monkeypatch):
     monkeypatch.setattr(stages, "LARGE", 1)
     assert [one_stage()[:2] for _ in range(2)] == [(False, 1), (False, 2)]

@@ -91,6 +91,7 @@ def audited(proxies=("as it is", "noise 0.4"), minority=0.7) -> tuple:
     told = {
         "level": 0.9,
         "auc": 0.9,
+        "right_pairs": 0.25,
         "found": 0.8,
         "false": 0.1,
         "distrusted": [0.0, 1.0][: len(proxies)],
