@@ -182,8 +182,15 @@ FACES = ["torchvision", "facenet_pytorch", "face_recognition_models", "tflite"]
             "import " + ", ".join(name for name in METHOD),
         ),
         (
-            ["torch", "sklearn"],
-            "import study.results.plots, study.results.sentences, study.results.files",
+            [
+                "torch",
+                "sklearn",
+                "scipy",
+                "seaborn",
+            ],  # of every section of the paper, several at a time
+            "import study.results.plots, study.results.sentences, study.results.files\n"
+            "import study.results.tables\n"
+            "assert 'pyarrow.parquet' not in sys.modules",
         ),
         (
             ["torch", "sklearn", "matplotlib", "papermill"],  # each a second or more of a stage
@@ -195,7 +202,10 @@ FACES = ["torchvision", "facenet_pytorch", "face_recognition_models", "tflite"]
             "study = estimate(table, ['erm'], np.arange(8) % 2, np.arange(8) // 4, replicates=20)\n"
             "assert study.point['seen', 'accuracy'] == 1",
         ),
-        (["torch", "pandas", "papermill"], "from study.pipeline import params; params.read()"),
+        (
+            ["torch", "sklearn", "scipy", "pandas", "papermill"],
+            "from study.pipeline import params; params.read()",
+        ),
         (  # what `pip install .` brings is enough for who has embeddings
             [
                 *FACES,

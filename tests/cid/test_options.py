@@ -87,7 +87,6 @@ def test_a_name_is_found_or_the_nearest_is_named():
         ("cid.options", "numpy torch sklearn scipy pandas"),
         ("study.methods.registry", "torch sklearn scipy pandas"),
         ("study.faces.network_files", "numpy torch sklearn scipy pandas"),
-        ("cid.density", "sklearn scipy pandas"),
     ],
 )
 def test_what_only_reads_names_and_facts_imports_nothing_heavy(module, heavy):

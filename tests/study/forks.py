@@ -63,6 +63,8 @@ import os, signal, socket, sys
 words = sys.argv[1:]
 if os.path.basename(sys.argv[0]) == "dvc":
     words = ["-m", "dvc", *words]
+if words[:1] == ["-u"]:  # what it writes appears when it ends
+    del words[0]
 if words[:1] != ["-m"]:
     os.execv({python!r}, [{python!r}, *words])
 variables = [f"{{name}}={{value}}" for name, value in os.environ.items()]

@@ -8,7 +8,6 @@ import re
 
 import pandas as pd
 import pytest
-import torch
 
 from study.faces.dataset import read_faces
 from tests.study.faces.test_onnx import made
@@ -36,7 +35,7 @@ ENDS = {
     "eyes-closed": ["data", "weights"],
     "longtail": ["data", "weights"],
     "levels": ["data", "weights"],
-    "facenet": ["embed"],
+    "facenet": ["data"],  # that its weights are read from a file is tested with `study.faces.embed`
     "net": ["embed", "weights", "train"],
     "grid": ["data", "ablate"],
     "controls": ["views", "proxies"],
@@ -92,36 +91,23 @@ def photographs(study):
         made(study / "networks" / f"{name}.onnx")  # so that none is fetched
 
 
-@pytest.fixture(scope="module")
-def facenet(tmp_path_factory):
-    """The variable that says where the weights of FaceNet lie; they are drawn by lot."""
-    from facenet_pytorch import InceptionResnetV1
-
-    home = tmp_path_factory.mktemp("home")
-    weights = home / "checkpoints" / "20180402-114759-vggface2.pt"
-    weights.parent.mkdir()
-    torch.manual_seed(0)
-    torch.save(InceptionResnetV1(classify=True, num_classes=8631).state_dict(), weights)
-    return {"TORCH_HOME": str(home)}
-
-
 @pytest.mark.parametrize("commands", recipes(), ids=lambda c: re.sub(r"\W+", "-", c[0])[:40])
-def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, facenet, commands):
+def test_the_recipes_of_the_cookbook_run_one_after_another(study, photographs, commands):
     """Nothing is put back in between but by the cookbook itself."""
-    follow(study, commands, **facenet)
+    follow(study, commands)
 
 
-def follow(study, commands: list[str], **variables: str) -> None:
-    """Run the commands of a recipe, with further variables of the environment."""
+def follow(study, commands: list[str]) -> None:
+    """Run the commands of a recipe."""
     before = (study / "params.yaml").read_bytes()
     for command in commands:
         words = command.split()
         lines = target(*words[1:]) if words[0] == "make" else [command]
         for line in map(str.strip, lines):
             if line.startswith(("dvc exp run", "python -m study try")):
-                run_study(study, line, **variables)
+                run_study(study, line)
             else:
-                call(study, "bash", "-c", line, **variables)
+                call(study, "bash", "-c", line)
     if commands[0].startswith(("python -m study", "make")):
         assert (study / "params.yaml").read_bytes() == before
 
@@ -131,7 +117,7 @@ def words_of(study, command: str) -> list[str]:
     return call(study, "bash", "-c", f"printf '%s\\n' {command}").splitlines()
 
 
-def run_study(study, command: str, **variables: str) -> None:
+def run_study(study, command: str) -> None:
     """Run a study's command up to the first stage of :data:`ENDS`, then the other stages here."""
     command, _, last = command.partition(" --to ")
     words = words_of(study, command)
@@ -139,7 +125,7 @@ def run_study(study, command: str, **variables: str) -> None:
     first, *others = ENDS.get(name, [last])
     tried = words[0] != "dvc"
     end = ["--to", first] if tried else [first]
-    output = call(study, *words, *end, **variables)
+    output = call(study, *words, *end)
     known = f"Stage '{first}' is cached" in output  # as another recipe left it
     assert first in STAGES and (known or first in ran(output))
     if others:

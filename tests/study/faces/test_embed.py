@@ -434,6 +434,23 @@ def test_facenet_gives_unit_vectors_and_a_trunk_without_its_weights(monkeypatch)
     assert torch.equal(vector, expected) and trunk.std() > 0
 
 
+def test_facenets_weights_are_read_from_where_facenet_pytorch_keeps_them(monkeypatch, tmp_path):
+    """Of a network that knows 8,631 people, whose last layer is left out; they are drawn by lot."""
+    from facenet_pytorch import InceptionResnetV1
+
+    weights = tmp_path / "checkpoints" / "20180402-114759-vggface2.pt"
+    weights.parent.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = InceptionResnetV1(classify=True, num_classes=8631)
+    torch.save(net.state_dict(), weights)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    found = recognition.NETWORKS["facenet-vggface2"].load().net.state_dict()
+    expected = net.state_dict()
+    assert found.keys() <= expected.keys() and "last_linear.weight" in found
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
 # --- networks that never learned from a face ---
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import subprocess
-import sys
 
 import matplotlib
 import numpy as np
@@ -354,14 +352,6 @@ def test_every_one_of_many_attributes_is_named_in_letters_that_can_be_read():
     assert len(axis.get_yticklabels()) == 40 and len(axis.get_xticklabels()) == 41
     page = 1216 / axis.figure.get_figwidth() / 72  # pixels of a page's widest figure per point
     assert axis.get_yticklabels()[0].get_fontsize() * page > 10
-
-
-def test_drawing_imports_nothing_heavy():
-    """Every section of the paper imports these, several at a time."""
-    code = "import sys; import study.results.plots, study.results.tables; print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "sklearn", "scipy", "pyarrow.parquet", "seaborn"}
-    assert heavy & set(run.stdout.split()) == set()
 
 
 def test_the_gain_of_a_study_of_one_level_is_a_list():
