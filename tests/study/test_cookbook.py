@@ -6,10 +6,9 @@ study, so that two processes can share the work.
 
 import re
 
-import pandas as pd
 import pytest
 
-from study.faces.dataset import read_faces
+from benchmarks.cookbook import bring
 from tests.study.faces.test_onnx import made
 from tests.study.small import (
     ROOT,
@@ -70,22 +69,7 @@ def target(name: str, *variables: str) -> list[str]:
 @pytest.fixture(scope="module")
 def photographs(study):
     """What the recipes take from their user: photographs with labels, and a network."""
-    faces = read_faces(study / "data")
-    table = pd.DataFrame(
-        {"image": [f"{i}/{k}.png" for k, i in enumerate(faces.frame["identity"])],
-         "identity": faces.frame["identity"], "glasses": faces.frame["smiling"]}
-    )  # fmt: skip
-    for row, name in enumerate(table["image"]):
-        path = study / "PHOTOS" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(faces.encoded[row].as_py())
-    table.to_csv(study / "labels.csv", index=False)
-    table.rename(columns={"glasses": "smiling"}).to_parquet(study / "annotations.parquet")
-    with open(study / ".git" / "info" / "exclude", "a") as file:
-        file.write("PHOTOS\nlabels.csv\nannotations.parquet\nMODEL.onnx\n")
-    small = [("AveragePool", "x", "small", {"kernel_shape": [14, 14], "strides": [14, 14]})]
-    small += [("Flatten", "small", "v")]  # 8 x 8 pixels of each channel
-    made(study / "MODEL.onnx", ("n", 3, 112, 112), small, [("v", ("n", 192))])
+    bring(study)
     (study / "networks").mkdir()
     for name in ("mobilefacenet", "sface", "efficientnet-lite0"):
         made(study / "networks" / f"{name}.onnx")  # so that none is fetched
