@@ -40,7 +40,9 @@ def bring(folder: Path) -> None:
     people = pd.DataFrame({"image": names, "identity": faces.frame["identity"]})
     labels = people.assign(glasses=faces.frame["smiling"])
     labels.to_csv(folder / "labels.csv", index=False)
-    people.assign(smiling=faces.frame["smiling"]).to_parquet(folder / "annotations.parquet")
+    smiling = faces.frame["smiling"]
+    annotations = people.assign(smiling=smiling, Smiling=smiling)  # as CelebA writes it
+    annotations.to_parquet(folder / "annotations.parquet")
     write_network(folder / "MODEL.onnx")
     with open(folder / ".git" / "info" / "exclude", "a") as file:
         file.write("\n".join(BROUGHT) + "\n")
