@@ -125,14 +125,6 @@ def large(found: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def cookbook(times: pd.DataFrame) -> str:
-    """What every command of the cookbook took."""
-    lines = ["| command | seconds |", "|---|---|"]
-    lines += [f"| `{row['command']}` | {row['seconds']:.0f} |" for _, row in times.iterrows()]
-    total = times["seconds"].sum()
-    return "\n".join([*lines, f"| all | {total:.0f} |"])
-
-
 def fill(page: str, name: str, text: str) -> str:
     """The page with what stands between its marks of that name replaced."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
@@ -149,7 +141,6 @@ def filled(page: str) -> str:
     found = pd.read_csv(HERE / "label_issues.csv")
     page = fill(page, "label issues", label_issues(found))
     page = fill(page, "large", large(pd.read_csv(HERE / "large.csv")))
-    page = fill(page, "cookbook", cookbook(pd.read_csv(HERE / "cookbook.csv")))
     return fill(page, "profile", stages(pd.read_csv(HERE / "profile.csv")))
 
 
