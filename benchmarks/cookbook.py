@@ -9,6 +9,7 @@ annotations, and a recognition network. `make lab` is left out, which waits for 
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 import subprocess
 import sys
@@ -23,10 +24,10 @@ TABLE = Path(__file__).with_name("cookbook.csv")
 BROUGHT = ("PHOTOS", "labels.csv", "annotations.parquet", "MODEL.onnx")
 
 
-def commands(text: str) -> list[str]:
-    """The commands of a cookbook, in its order."""
+def recipes(text: str) -> list[list[str]]:
+    """The commands of every block of a cookbook, in its order."""
     blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    return [command for block in blocks for command in re.findall(r"(?m)^\$ (.+)$", block)]
+    return [re.findall(r"(?m)^\$ (.+)$", block) for block in blocks]
 
 
 def bring(folder: Path) -> None:
@@ -69,7 +70,8 @@ def main() -> int:
     with open(TABLE, "w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(["command", "seconds"])
-        for command in commands(Path("COOKBOOK.md").read_text(encoding="utf-8")):
+        followed = recipes(Path("COOKBOOK.md").read_text(encoding="utf-8"))
+        for command in itertools.chain.from_iterable(followed):
             if command == "make lab":
                 continue
             print(f"$ {command}", flush=True)

@@ -5,9 +5,8 @@ import gc
 import numpy as np
 import pytest
 
-gc.set_threshold(
-    100_000, 50, 100
-)  # libraries make a million objects that stay: look through them rarely
+# Libraries make a million objects that stay: look through them rarely.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_collection_finish():

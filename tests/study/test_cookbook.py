@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from benchmarks.cookbook import bring
+from benchmarks import cookbook
 from tests.study.faces.test_onnx import made
 from tests.study.small import (
     ROOT,
@@ -52,8 +52,7 @@ def recipes(later: bool = False) -> list[list[str]]:
     """The commands of every block of COOKBOOK.md up to the middle, or from there on."""
     first, heading, second = (ROOT / "COOKBOOK.md").read_text().partition(MIDDLE)
     assert heading
-    blocks = re.findall(r"```console\n(.*?)```", second if later else first, re.DOTALL)
-    return [re.findall(r"(?m)^\$ (.+)$", block) for block in blocks]
+    return cookbook.recipes(second if later else first)
 
 
 def target(name: str, *variables: str) -> list[str]:
@@ -69,7 +68,7 @@ def target(name: str, *variables: str) -> list[str]:
 @pytest.fixture(scope="module")
 def photographs(study):
     """What the recipes take from their user: photographs with labels, and a network."""
-    bring(study)
+    cookbook.bring(study)
     (study / "networks").mkdir()
     for name in ("mobilefacenet", "sface", "efficientnet-lite0"):
         made(study / "networks" / f"{name}.onnx")  # so that none is fetched

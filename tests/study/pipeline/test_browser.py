@@ -29,8 +29,10 @@ PAGES = [
 ]
 STUCK = 3600  # seconds, far more than a busy machine takes
 SCREENS = {1280: "light", 420: "dark"}  # width in pixels, and what its reader prefers
-# What a page measures of itself once it is loaded, and again whenever the page that frames it asks.
+# What a page measures of itself once it is loaded, and again whenever the page that frames it asks. Its
+# pictures are loaded and take their place, but nobody looks at them, so they are not painted.
 PROBE = """
+<style>img { visibility: hidden }</style>
 <script>
 function measure() {
   const wide = [...document.querySelectorAll(".wide")];
